@@ -1,0 +1,279 @@
+// warp on the CPU; ../warp.h says what the results mean.
+//
+// The work is cut into units of one image and a range of parts. A unit scans its whole IUV map in raster order and
+// writes only its own parts, so that the result does not depend on how many units or threads there are.
+#include "../warp.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "parallel.h"
+
+namespace dsa_fast {
+namespace {
+
+// A foreground pixel of one row, and where it lands.
+struct Hit {
+  int32_t x;
+  Texel texel;
+};
+
+constexpr int64_t kChunk = 256;  // pixels of a row looked at together; their hits stay in the first-level cache
+
+// Writes the pixels x0 <= x < x1 of row y whose part is in [part_begin, part_end) to hits, in order; returns how many.
+template <typename T>
+int64_t collect_hits(const IuvMap& map, int64_t b, int64_t y, int64_t x0, int64_t x1, int32_t size,
+                     int32_t part_begin, int32_t part_end, Hit* hits) {
+  const T* row = static_cast<const T*>(map.data) + b * map.stride[0] + y * map.stride[2];
+  const T* i = row;
+  const T* u = row + map.stride[1];
+  const T* v = row + 2 * map.stride[1];
+  const int64_t step = map.stride[3];
+  int64_t n = 0;
+  for (int64_t x = x0; x < x1; ++x) {
+    Texel texel;
+    if constexpr (std::is_same_v<T, uint8_t>) {
+      texel = texel_of(i[x * step], u[x * step], v[x * step], size);
+    } else {
+      texel = texel_of(to_float(i[x * step]), to_float(u[x * step]), to_float(v[x * step]), size);
+    }
+    if (texel.part >= part_begin && texel.part < part_end) hits[n++] = {static_cast<int32_t>(x), texel};
+  }
+  return n;
+}
+
+using CollectHits = decltype(&collect_hits<float>);
+
+CollectHits collect_hits_for(DType iuv_dtype) {
+  return visit_iuv_dtype(iuv_dtype,
+                         [](auto tag) -> CollectHits { return &collect_hits<typename decltype(tag)::type>; });
+}
+
+struct Unit {
+  int64_t b;
+  int32_t part_begin, part_end;
+};
+
+// Calls f(y, hits, n) for all hits of the unit, in raster order.
+template <typename F>
+void for_each_hits(const IuvMap& map, CollectHits collect, const Unit& unit, int64_t size, const F& f) {
+  Hit hits[kChunk];
+  for (int64_t y = 0; y < map.H; ++y) {
+    for (int64_t x0 = 0; x0 < map.W; x0 += kChunk) {
+      const int64_t n = collect(map, unit.b, y, x0, std::min(x0 + kChunk, map.W), static_cast<int32_t>(size),
+                                unit.part_begin, unit.part_end, hits);
+      if (n > 0) f(y, hits, n);
+    }
+  }
+}
+
+// Calls f(units of one worker) on several threads: an image each or, when there are fewer images than threads, a
+// range of an image's parts each.
+template <typename F>
+void parallel_units(int64_t images, const F& f) {
+  if (images == 0) return;
+  const int64_t groups = std::min<int64_t>(kParts, (num_threads() + images - 1) / images);
+  parallel_for(images * groups, [&](int64_t begin, int64_t end) {
+    f([=](const auto& run) {
+      for (int64_t k = begin; k < end; ++k) {
+        const int64_t group = k % groups;
+        run(Unit{k / groups, static_cast<int32_t>(kParts * group / groups),
+                 static_cast<int32_t>(kParts * (group + 1) / groups)});
+      }
+    });
+  });
+}
+
+template <typename In, typename Out>
+void warp_last(const WarpArgs& a) {
+  const CollectHits collect = collect_hits_for(a.iuv.dtype);
+  const int64_t cells = a.S * a.S;
+  const int64_t plane = a.C * cells;  // of one part
+  parallel_units(a.iuv.B, [&](const auto& for_each_unit) {
+    for_each_unit([&](const Unit& unit) {
+      Out* out = static_cast<Out*>(a.out) + unit.b * kParts * plane;  // [24, C, S, S]
+      for (int32_t p = unit.part_begin; p < unit.part_end; ++p) {
+        for (int64_t c = 0; c < a.C; ++c) {
+          std::fill_n(out + p * plane + c * cells, cells, convert<Out>(a.fill[c]));
+        }
+      }
+      const In* img = static_cast<const In*>(a.img) + unit.b * a.img_stride[0];  // [C, H, W]
+      for_each_hits(a.iuv, collect, unit, a.S, [&](int64_t y, const Hit* hits, int64_t n) {
+        for (int64_t c = 0; c < a.C; ++c) {
+          const In* row = img + c * a.img_stride[1] + y * a.img_stride[2];
+          Out* channel = out + c * cells;
+          for (int64_t k = 0; k < n; ++k) {
+            channel[hits[k].texel.part * plane + hits[k].texel.cell] = convert<Out>(row[hits[k].x * a.img_stride[3]]);
+          }
+        }
+      });
+    });
+  });
+}
+
+template <typename In, typename Out>
+void warp_mean(const WarpArgs& a) {
+  using Sum = std::conditional_t<std::is_same_v<In, uint8_t>, int64_t, Wide<In>>;
+  const CollectHits collect = collect_hits_for(a.iuv.dtype);
+  const int64_t cells = a.S * a.S;
+  const int64_t plane = a.C * cells;
+  parallel_units(a.iuv.B, [&](const auto& for_each_unit) {
+    std::vector<Sum> sum;        // [parts of the unit, C, S, S]
+    std::vector<int32_t> count;  // [parts of the unit, S, S]
+    for_each_unit([&](const Unit& unit) {
+      const int64_t parts = unit.part_end - unit.part_begin;
+      sum.assign(static_cast<size_t>(parts * plane), Sum(0));
+      count.assign(static_cast<size_t>(parts * cells), 0);
+      const In* img = static_cast<const In*>(a.img) + unit.b * a.img_stride[0];
+      for_each_hits(a.iuv, collect, unit, a.S, [&](int64_t y, const Hit* hits, int64_t n) {
+        for (int64_t k = 0; k < n; ++k) {
+          ++count[static_cast<size_t>((hits[k].texel.part - unit.part_begin) * cells + hits[k].texel.cell)];
+        }
+        for (int64_t c = 0; c < a.C; ++c) {
+          const In* row = img + c * a.img_stride[1] + y * a.img_stride[2];
+          Sum* channel = sum.data() + c * cells;
+          for (int64_t k = 0; k < n; ++k) {
+            const In value = row[hits[k].x * a.img_stride[3]];
+            Sum& total = channel[(hits[k].texel.part - unit.part_begin) * plane + hits[k].texel.cell];
+            if constexpr (std::is_same_v<In, uint8_t>) {
+              total += value;
+            } else {
+              total += widen(value);
+            }
+          }
+        }
+      });
+      Out* out = static_cast<Out*>(a.out) + (unit.b * kParts + unit.part_begin) * plane;
+      for (int64_t p = 0; p < parts; ++p) {
+        for (int64_t c = 0; c < a.C; ++c) {
+          const Out fill = convert<Out>(a.fill[c]);
+          const int32_t* n = count.data() + p * cells;
+          const Sum* total = sum.data() + (p * a.C + c) * cells;
+          Out* channel = out + (p * a.C + c) * cells;
+          for (int64_t k = 0; k < cells; ++k) {
+            channel[k] =
+                n[k] == 0 ? fill
+                          : convert<Out>(static_cast<Wide<In>>(total[k]) / static_cast<Wide<In>>(n[k]));
+          }
+        }
+      }
+    });
+  });
+}
+
+template <typename Grad, typename Img>
+void backward(const WarpBackwardArgs& a) {
+  const CollectHits collect = collect_hits_for(a.iuv.dtype);
+  const int64_t cells = a.S * a.S;
+  const int64_t pixels = a.iuv.H * a.iuv.W;
+  const bool last = a.reduce == Reduce::kLast;
+  parallel_for(a.iuv.B, [&](int64_t begin, int64_t end) {
+    std::vector<int32_t> map(static_cast<size_t>(kParts * cells));  // [24, S, S]: the winner, or the count
+    for (int64_t b = begin; b < end; ++b) {
+      const Unit unit{b, 0, kParts};
+      std::fill(map.begin(), map.end(), 0);
+      for_each_hits(a.iuv, collect, unit, a.S, [&](int64_t y, const Hit* hits, int64_t n) {
+        for (int64_t k = 0; k < n; ++k) {
+          int32_t& entry = map[static_cast<size_t>(hits[k].texel.part * cells + hits[k].texel.cell)];
+          entry = last ? static_cast<int32_t>(y * a.iuv.W + hits[k].x) : entry + 1;
+        }
+      });
+      Img* grad_img = static_cast<Img*>(a.grad_img) + b * a.C * pixels;                  // [C, H, W]
+      const Grad* grad = static_cast<const Grad*>(a.grad) + b * a.grad_stride[0];        // [24, C, S, S]
+      std::fill_n(grad_img, a.C * pixels, convert<Img>(0.0f));
+      for_each_hits(a.iuv, collect, unit, a.S, [&](int64_t y, const Hit* hits, int64_t n) {
+        for (int64_t k = 0; k < n; ++k) {
+          const Texel texel = hits[k].texel;
+          const int32_t entry = map[static_cast<size_t>(texel.part * cells + texel.cell)];
+          const int64_t pixel = y * a.iuv.W + hits[k].x;
+          if (last && entry != pixel) continue;
+          const Grad* from = grad + texel.part * a.grad_stride[1] + texel.cell / a.S * a.grad_stride[3] +
+                             texel.cell % a.S * a.grad_stride[4];
+          for (int64_t c = 0; c < a.C; ++c) {
+            const Grad value = from[c * a.grad_stride[2]];
+            grad_img[c * pixels + pixel] =
+                last ? convert<Img>(value)
+                     : convert<Img>(widen(value) / static_cast<Wide<Grad>>(entry));
+          }
+        }
+      });
+    }
+  });
+}
+
+}  // namespace
+
+void warp_cpu(const WarpArgs& args) {
+  visit_dtype(args.img_dtype, [&](auto in) {
+    visit_dtype(args.out_dtype, [&](auto out) {
+      using In = typename decltype(in)::type;
+      using Out = typename decltype(out)::type;
+      args.reduce == Reduce::kLast ? warp_last<In, Out>(args) : warp_mean<In, Out>(args);
+    });
+  });
+}
+
+void warp_count_cpu(const CountArgs& args) {
+  const CollectHits collect = collect_hits_for(args.iuv.dtype);
+  const int64_t cells = args.S * args.S;
+  parallel_units(args.iuv.B, [&](const auto& for_each_unit) {
+    for_each_unit([&](const Unit& unit) {
+      int32_t* count = args.count + unit.b * kParts * cells;  // [24, S, S]
+      std::fill(count + unit.part_begin * cells, count + unit.part_end * cells, 0);
+      for_each_hits(args.iuv, collect, unit, args.S, [&](int64_t, const Hit* hits, int64_t n) {
+        for (int64_t k = 0; k < n; ++k) ++count[hits[k].texel.part * cells + hits[k].texel.cell];
+      });
+    });
+  });
+}
+
+void warp_backward_cpu(const WarpBackwardArgs& args) {
+  visit_float_dtype(args.grad_dtype, [&](auto grad) {
+    visit_float_dtype(args.grad_img_dtype, [&](auto img) {
+      backward<typename decltype(grad)::type, typename decltype(img)::type>(args);
+    });
+  });
+}
+
+}  // namespace dsa_fast
+
+#ifdef DSA_FAST_TORCH
+#include "../torch_args.h"
+
+namespace dsa_fast {
+namespace {
+
+Tensor warp_op(const Tensor& img, const Tensor& iuv, int64_t size, const std::vector<double>& fill,
+               const std::string& reduce, ScalarType dtype) {
+  Tensor out = empty_dsap(img, iuv, size, dtype);
+  warp_cpu(warp_args(img, iuv, size, fill, reduce, out));
+  return out;
+}
+
+Tensor warp_count_op(const Tensor& iuv, int64_t size) {
+  Tensor count = empty_count(iuv, size);
+  warp_count_cpu(count_args(iuv, size, count));
+  return count;
+}
+
+Tensor warp_backward_op(const Tensor& grad, const Tensor& iuv, const std::string& reduce, ScalarType dtype) {
+  Tensor grad_img = empty_grad_img(grad, iuv, dtype);
+  warp_backward_cpu(warp_backward_args(grad, iuv, reduce, grad_img));
+  return grad_img;
+}
+
+}  // namespace
+}  // namespace dsa_fast
+
+STABLE_TORCH_LIBRARY(dsa_fast, m) {
+  m.def("warp(Tensor img, Tensor iuv, int size, float[] fill, str reduce, ScalarType dtype) -> Tensor");
+  m.def("warp_count(Tensor iuv, int size) -> Tensor");
+  m.def("warp_backward(Tensor grad, Tensor iuv, str reduce, ScalarType dtype) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(dsa_fast, CPU, m) {
+  m.impl("warp", TORCH_BOX(&dsa_fast::warp_op));
+  m.impl("warp_count", TORCH_BOX(&dsa_fast::warp_count_op));
+  m.impl("warp_backward", TORCH_BOX(&dsa_fast::warp_backward_op));
+}
+#endif  // DSA_FAST_TORCH

@@ -1,0 +1,429 @@
+// warp on CUDA; ../warp.h says what the results mean.
+//
+// Threads race for a texel, but only through integer maxima and sums, whose result does not depend on their order:
+//   last: atomicMax of the pixels' raster indexes leaves each texel its winner; a gather then writes every texel once.
+//   mean: the pixels of each texel are listed in a segment of their own. Where segments lie, and the order within
+//         one, does depend on the race: hence floating point segments are sorted before they are summed.
+// The kernels use no shared memory and no barrier, so that they also run, thread by thread, on a CPU
+// (tests/cpp/cuda_shim.h).
+#include "../warp.h"
+
+#include <algorithm>
+
+#if defined(__CUDACC__)
+#include <cuda_runtime.h>
+#else
+#include "cuda_shim.h"
+#endif
+
+#ifndef DSA_FAST_MAX_BLOCKS
+#define DSA_FAST_MAX_BLOCKS 65535  // of a grid's dimension; kernels loop over what is beyond
+#endif
+
+namespace dsa_fast {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kFillChunk = 64;  // channels of one launch: their fill travels with the kernel's arguments
+
+struct Fill {
+  double value[kFillChunk];
+};
+
+// A view with a grid of threads: x over the elements of an image, y over images.
+dim3 grid_over(int64_t elements, int64_t images) {
+  const int64_t blocks = (elements + kThreads - 1) / kThreads;
+  return dim3(static_cast<unsigned>(std::min<int64_t>(blocks, DSA_FAST_MAX_BLOCKS)),
+              static_cast<unsigned>(std::min<int64_t>(images, DSA_FAST_MAX_BLOCKS)));
+}
+
+template <typename... Params, typename... Args>
+void launch(void (*kernel)(Params...), int64_t elements, int64_t images, cudaStream_t stream, Args... args) {
+  if (elements == 0 || images == 0) return;
+#if defined(__CUDACC__)
+  kernel<<<grid_over(elements, images), kThreads, 0, stream>>>(args...);
+#else
+  run_on_cpu(kernel, grid_over(elements, images), dim3(kThreads), args...);
+#endif
+}
+
+// Loops of a kernel over the images and over an image's elements, in 64 bits.
+#define FOR_EACH_IMAGE(b, images) for (int64_t b = blockIdx.y; b < (images); b += gridDim.y)
+#define FOR_EACH_ELEMENT(k, elements)                                                        \
+  for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < (elements); \
+       k += static_cast<int64_t>(gridDim.x) * blockDim.x)
+
+// entry[b, texel]: the last raster index (kLast; starts at -1) or the number (kMean; starts at 0) of its pixels.
+// texel_map[b, pixel], where wanted: the pixel's texel, -1 for background.
+template <typename T>
+__global__ void label_pixels(IuvMap map, int32_t size, Reduce reduce,
+                             int32_t* entry,        // [B, 24 * S * S]
+                             int32_t* texel_map) {  // [B, H * W] or null
+  const int32_t cells = size * size;
+  const int64_t pixels = map.H * map.W;
+  FOR_EACH_IMAGE(b, map.B) {
+    FOR_EACH_ELEMENT(pixel, pixels) {
+      const uint32_t y = static_cast<uint32_t>(pixel) / static_cast<uint32_t>(map.W);
+      const uint32_t x = static_cast<uint32_t>(pixel) % static_cast<uint32_t>(map.W);
+      const T* i = static_cast<const T*>(map.data) + b * map.stride[0] + y * map.stride[2] + x * map.stride[3];
+      Texel texel;
+      if constexpr (std::is_same_v<T, uint8_t>) {
+        texel = texel_of(i[0], i[map.stride[1]], i[2 * map.stride[1]], size);
+      } else {
+        texel = texel_of(to_float(i[0]), to_float(i[map.stride[1]]), to_float(i[2 * map.stride[1]]), size);
+      }
+      const int32_t t = texel.part < 0 ? -1 : texel.part * cells + texel.cell;
+      if (texel_map != nullptr) texel_map[b * pixels + pixel] = t;
+      if (t < 0) continue;
+      int32_t* target = entry + b * kParts * cells + t;
+      if (reduce == Reduce::kLast) {
+        atomicMax(target, static_cast<int32_t>(pixel));
+      } else {
+        atomicAdd(target, 1);
+      }
+    }
+  }
+}
+
+struct Photo {
+  const void* data;  // [B, C, H, W]
+  int64_t stride[4];
+  int64_t B, C, H, W;
+};
+
+template <typename In>
+DSA_FAST_HD In pixel_value(const Photo& photo, int64_t b, int64_t c, int32_t pixel) {
+  const uint32_t y = static_cast<uint32_t>(pixel) / static_cast<uint32_t>(photo.W);
+  const uint32_t x = static_cast<uint32_t>(pixel) % static_cast<uint32_t>(photo.W);
+  return static_cast<const In*>(
+      photo.data)[b * photo.stride[0] + c * photo.stride[1] + y * photo.stride[2] + x * photo.stride[3]];
+}
+
+// Writes channels c_begin <= c < c_end of every texel. A thread owns a texel; neighbours write neighbours.
+template <typename In, typename Out>
+__global__ void gather_last(Photo photo, int32_t size, Fill fill, int64_t c_begin, int64_t c_end,
+                            const int32_t* winner,  // [B, 24 * S * S]
+                            Out* out) {             // [B, 24, C, S, S]
+  const int32_t cells = size * size;
+  const int32_t texels = kParts * cells;
+  FOR_EACH_IMAGE(b, photo.B) {
+    FOR_EACH_ELEMENT(t, texels) {
+      const int32_t pixel = winner[b * texels + t];
+      const int64_t part = static_cast<int32_t>(t) / cells;
+      Out* target = out + (b * kParts + part) * photo.C * cells + static_cast<int32_t>(t) % cells;
+      for (int64_t c = c_begin; c < c_end; ++c) {
+        target[c * cells] =
+            pixel < 0 ? convert<Out>(fill.value[c - c_begin]) : convert<Out>(pixel_value<In>(photo, b, c, pixel));
+      }
+    }
+  }
+}
+
+// Gives each texel that has pixels a segment of its image's list of slots; next[b, texel] is its first slot.
+__global__ void allot_segments(int64_t images, int32_t texels,
+                               const int32_t* count,  // [B, 24 * S * S]
+                               int32_t* cursor,       // [B], zeros
+                               int32_t* next) {       // [B, 24 * S * S]
+  FOR_EACH_IMAGE(b, images) {
+    FOR_EACH_ELEMENT(t, texels) {
+      const int32_t n = count[b * texels + t];
+      if (n > 0) next[b * texels + t] = atomicAdd(cursor + b, n);
+    }
+  }
+}
+
+// Lists each pixel in its texel's segment; next[b, texel] then is the segment's end.
+__global__ void list_pixels(int64_t images, int64_t pixels, int32_t texels,
+                            const int32_t* texel_map,  // [B, H * W]
+                            int32_t* next,             // [B, 24 * S * S]
+                            int32_t* slots) {          // [B, H * W]
+  FOR_EACH_IMAGE(b, images) {
+    FOR_EACH_ELEMENT(pixel, pixels) {
+      const int32_t t = texel_map[b * pixels + pixel];
+      if (t >= 0) slots[b * pixels + atomicAdd(next + b * texels + t, 1)] = static_cast<int32_t>(pixel);
+    }
+  }
+}
+
+// Heapsort: in place, and n log n even where all pixels meet in one texel.
+DSA_FAST_HD void sort_ascending(int32_t* x, int32_t n) {
+  for (int32_t start = n / 2, end = n; end > 1;) {
+    if (start > 0) {
+      --start;  // still making the heap
+    } else {
+      --end;  // the largest goes behind it
+      const int32_t largest = x[0];
+      x[0] = x[end];
+      x[end] = largest;
+    }
+    const int32_t value = x[start];
+    int64_t root = start;
+    for (int64_t child; (child = 2 * root + 1) < end; root = child) {
+      if (child + 1 < end && x[child + 1] > x[child]) ++child;
+      if (x[child] <= value) break;
+      x[root] = x[child];
+    }
+    x[root] = value;
+  }
+}
+
+// Puts every segment into raster order.
+__global__ void sort_segments(int64_t images, int64_t pixels, int32_t texels,
+                              const int32_t* count,  // [B, 24 * S * S]
+                              const int32_t* next,   // [B, 24 * S * S]
+                              int32_t* slots) {      // [B, H * W]
+  FOR_EACH_IMAGE(b, images) {
+    FOR_EACH_ELEMENT(t, texels) {
+      const int32_t n = count[b * texels + t];
+      if (n > 1) sort_ascending(slots + b * pixels + (next[b * texels + t] - n), n);
+    }
+  }
+}
+
+template <typename In, typename Out>
+__global__ void gather_mean(Photo photo, int32_t size, Fill fill, int64_t c_begin, int64_t c_end,
+                            const int32_t* count,  // [B, 24 * S * S]
+                            const int32_t* next,   // [B, 24 * S * S]
+                            const int32_t* slots,  // [B, H * W]
+                            Out* out) {            // [B, 24, C, S, S]
+  using Sum = std::conditional_t<std::is_same_v<In, uint8_t>, int64_t, Wide<In>>;
+  const int32_t cells = size * size;
+  const int32_t texels = kParts * cells;
+  const int64_t pixels = photo.H * photo.W;
+  FOR_EACH_IMAGE(b, photo.B) {
+    FOR_EACH_ELEMENT(t, texels) {
+      const int32_t n = count[b * texels + t];
+      const int32_t* segment = n == 0 ? slots : slots + b * pixels + (next[b * texels + t] - n);
+      const int64_t part = static_cast<int32_t>(t) / cells;
+      Out* target = out + (b * kParts + part) * photo.C * cells + static_cast<int32_t>(t) % cells;
+      for (int64_t c = c_begin; c < c_end; ++c) {
+        if (n == 0) {
+          target[c * cells] = convert<Out>(fill.value[c - c_begin]);
+          continue;
+        }
+        Sum sum = 0;
+        for (int32_t k = 0; k < n; ++k) {
+          const In value = pixel_value<In>(photo, b, c, segment[k]);
+          if constexpr (std::is_same_v<In, uint8_t>) {
+            sum += value;
+          } else {
+            sum += widen(value);
+          }
+        }
+        target[c * cells] = convert<Out>(static_cast<Wide<In>>(sum) / static_cast<Wide<In>>(n));
+      }
+    }
+  }
+}
+
+struct DsapGrad {
+  const void* data;  // [B, 24, C, S, S]
+  int64_t stride[5];
+};
+
+template <typename Grad, typename Img>
+__global__ void gather_backward(DsapGrad grad, Reduce reduce, int64_t images, int64_t channels, int64_t pixels,
+                                int32_t size,
+                                const int32_t* entry,      // [B, 24 * S * S]: the winner, or the count
+                                const int32_t* texel_map,  // [B, H * W]
+                                Img* grad_img) {           // [B, C, H, W]
+  const int32_t cells = size * size;
+  const bool last = reduce == Reduce::kLast;
+  FOR_EACH_IMAGE(b, images) {
+    FOR_EACH_ELEMENT(pixel, pixels) {
+      const int32_t t = texel_map[b * pixels + pixel];
+      const int32_t n = t < 0 ? 0 : entry[b * kParts * cells + t];
+      Img* target = grad_img + b * channels * pixels + pixel;
+      if (t < 0 || (last && n != pixel)) {
+        for (int64_t c = 0; c < channels; ++c) target[c * pixels] = convert<Img>(0.0f);
+        continue;
+      }
+      const int32_t cell = t % cells;
+      const Grad* from = static_cast<const Grad*>(grad.data) + b * grad.stride[0] + t / cells * grad.stride[1] +
+                         cell / size * grad.stride[3] + cell % size * grad.stride[4];
+      for (int64_t c = 0; c < channels; ++c) {
+        const Grad value = from[c * grad.stride[2]];
+        target[c * pixels] =
+            last ? convert<Img>(value) : convert<Img>(widen(value) / static_cast<Wide<Grad>>(n));
+      }
+    }
+  }
+}
+
+int64_t texels_of(int64_t size) { return kParts * size * size; }
+
+cudaError_t label(const IuvMap& map, int64_t size, Reduce reduce, int32_t* entry, int32_t* texel_map,
+                  cudaStream_t stream) {
+  const size_t bytes = sizeof(int32_t) * static_cast<size_t>(map.B * texels_of(size));
+  if (bytes > 0) {
+    const cudaError_t error = cudaMemsetAsync(entry, reduce == Reduce::kLast ? 0xff : 0, bytes, stream);  // -1 or 0
+    if (error != cudaSuccess) return error;
+  }
+  visit_iuv_dtype(map.dtype, [&](auto tag) {
+    launch(label_pixels<typename decltype(tag)::type>, map.H * map.W, map.B, stream, map, static_cast<int32_t>(size),
+           reduce, entry, texel_map);
+  });
+  return cudaGetLastError();
+}
+
+// Calls f(fill, c_begin, c_end) for chunks of channels that together cover [0, C).
+template <typename F>
+void for_each_channel_chunk(const WarpArgs& args, const F& f) {
+  for (int64_t c_begin = 0; c_begin < args.C; c_begin += kFillChunk) {
+    const int64_t c_end = std::min(c_begin + kFillChunk, args.C);
+    Fill fill{};
+    std::copy(args.fill + c_begin, args.fill + c_end, fill.value);
+    f(fill, c_begin, c_end);
+  }
+}
+
+}  // namespace
+
+int64_t warp_cuda_scratch(const WarpArgs& args) {
+  const int64_t texels = texels_of(args.S);
+  if (args.reduce == Reduce::kLast) return args.iuv.B * texels;            // winner
+  return args.iuv.B * (2 * texels + 2 * args.iuv.H * args.iuv.W + 1);  // count, next, texel map, slots, cursor
+}
+
+int warp_cuda(const WarpArgs& args, int32_t* scratch, void* stream_handle) {
+  const cudaStream_t stream = static_cast<cudaStream_t>(stream_handle);
+  const int64_t images = args.iuv.B;
+  const int64_t pixels = args.iuv.H * args.iuv.W;
+  const int32_t texels = static_cast<int32_t>(texels_of(args.S));
+  const int32_t size = static_cast<int32_t>(args.S);
+  Photo photo{args.img, {}, images, args.C, args.iuv.H, args.iuv.W};
+  std::copy_n(args.img_stride, 4, photo.stride);
+
+  if (args.reduce == Reduce::kLast) {
+    int32_t* winner = scratch;
+    const cudaError_t error = label(args.iuv, args.S, args.reduce, winner, nullptr, stream);
+    if (error != cudaSuccess) return error;
+    visit_dtype(args.img_dtype, [&](auto in) {
+      visit_dtype(args.out_dtype, [&](auto out) {
+        using In = typename decltype(in)::type;
+        using Out = typename decltype(out)::type;
+        for_each_channel_chunk(args, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
+          launch(gather_last<In, Out>, texels, images, stream, photo, size, fill, c_begin, c_end, winner,
+                 static_cast<Out*>(args.out));
+        });
+      });
+    });
+    return cudaGetLastError();
+  }
+
+  int32_t* count = scratch;
+  int32_t* next = count + images * texels;
+  int32_t* texel_map = next + images * texels;
+  int32_t* slots = texel_map + images * pixels;
+  int32_t* cursor = slots + images * pixels;
+  cudaError_t error = label(args.iuv, args.S, args.reduce, count, texel_map, stream);
+  if (error != cudaSuccess) return error;
+  if (images > 0) {
+    error = cudaMemsetAsync(cursor, 0, sizeof(int32_t) * static_cast<size_t>(images), stream);
+    if (error != cudaSuccess) return error;
+  }
+  launch(allot_segments, texels, images, stream, images, texels, count, cursor, next);
+  launch(list_pixels, pixels, images, stream, images, pixels, texels, texel_map, next, slots);
+  if (args.img_dtype != DType::kUInt8) {  // sums of integers do not depend on their order
+    launch(sort_segments, texels, images, stream, images, pixels, texels, count, next, slots);
+  }
+  visit_dtype(args.img_dtype, [&](auto in) {
+    visit_dtype(args.out_dtype, [&](auto out) {
+      using In = typename decltype(in)::type;
+      using Out = typename decltype(out)::type;
+      for_each_channel_chunk(args, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
+        launch(gather_mean<In, Out>, texels, images, stream, photo, size, fill, c_begin, c_end, count, next, slots,
+               static_cast<Out*>(args.out));
+      });
+    });
+  });
+  return cudaGetLastError();
+}
+
+int warp_count_cuda(const CountArgs& args, void* stream) {
+  return label(args.iuv, args.S, Reduce::kMean, args.count, nullptr, static_cast<cudaStream_t>(stream));
+}
+
+int64_t warp_backward_cuda_scratch(const WarpBackwardArgs& args) {
+  return args.iuv.B * (texels_of(args.S) + args.iuv.H * args.iuv.W);  // winner or count, texel map
+}
+
+int warp_backward_cuda(const WarpBackwardArgs& args, int32_t* scratch, void* stream_handle) {
+  const cudaStream_t stream = static_cast<cudaStream_t>(stream_handle);
+  const int64_t images = args.iuv.B;
+  const int64_t pixels = args.iuv.H * args.iuv.W;
+  int32_t* entry = scratch;
+  int32_t* texel_map = entry + images * texels_of(args.S);
+  const cudaError_t error = label(args.iuv, args.S, args.reduce, entry, texel_map, stream);
+  if (error != cudaSuccess) return error;
+  DsapGrad dsap_grad{args.grad, {}};
+  std::copy_n(args.grad_stride, 5, dsap_grad.stride);
+  visit_float_dtype(args.grad_dtype, [&](auto grad) {
+    visit_float_dtype(args.grad_img_dtype, [&](auto img) {
+      using Grad = typename decltype(grad)::type;
+      using Img = typename decltype(img)::type;
+      launch(gather_backward<Grad, Img>, pixels, images, stream, dsap_grad, args.reduce, images, args.C, pixels,
+             static_cast<int32_t>(args.S), entry, texel_map, static_cast<Img*>(args.grad_img));
+    });
+  });
+  return cudaGetLastError();
+}
+
+}  // namespace dsa_fast
+
+#ifdef DSA_FAST_TORCH
+#include <torch/csrc/stable/accelerator.h>
+
+#include "../torch_args.h"
+
+namespace dsa_fast {
+namespace {
+
+void* current_stream(const Tensor& tensor) {
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  return stream;
+}
+
+// PyTorch's allocator hands memory out in the order of the stream: the scratch may go before the kernels have run.
+Tensor empty_scratch(int64_t count, const Tensor& like) {
+  return torch::stable::empty({count}, ScalarType::Int, std::nullopt, like.device());
+}
+
+int32_t* int32_data(const Tensor& tensor) { return static_cast<int32_t*>(tensor.mutable_data_ptr()); }
+
+Tensor warp_op(const Tensor& img, const Tensor& iuv, int64_t size, const std::vector<double>& fill,
+               const std::string& reduce, ScalarType dtype) {
+  const torch::stable::accelerator::DeviceGuard guard(img.get_device_index());
+  Tensor out = empty_dsap(img, iuv, size, dtype);
+  const WarpArgs args = warp_args(img, iuv, size, fill, reduce, out);
+  Tensor scratch = empty_scratch(warp_cuda_scratch(args), img);
+  STD_CUDA_CHECK(static_cast<cudaError_t>(warp_cuda(args, int32_data(scratch), current_stream(img))));
+  return out;
+}
+
+Tensor warp_count_op(const Tensor& iuv, int64_t size) {
+  const torch::stable::accelerator::DeviceGuard guard(iuv.get_device_index());
+  Tensor count = empty_count(iuv, size);
+  STD_CUDA_CHECK(static_cast<cudaError_t>(warp_count_cuda(count_args(iuv, size, count), current_stream(iuv))));
+  return count;
+}
+
+Tensor warp_backward_op(const Tensor& grad, const Tensor& iuv, const std::string& reduce, ScalarType dtype) {
+  const torch::stable::accelerator::DeviceGuard guard(grad.get_device_index());
+  Tensor grad_img = empty_grad_img(grad, iuv, dtype);
+  const WarpBackwardArgs args = warp_backward_args(grad, iuv, reduce, grad_img);
+  Tensor scratch = empty_scratch(warp_backward_cuda_scratch(args), grad);
+  STD_CUDA_CHECK(static_cast<cudaError_t>(warp_backward_cuda(args, int32_data(scratch), current_stream(grad))));
+  return grad_img;
+}
+
+}  // namespace
+}  // namespace dsa_fast
+
+STABLE_TORCH_LIBRARY_IMPL(dsa_fast, CUDA, m) {
+  m.impl("warp", TORCH_BOX(&dsa_fast::warp_op));
+  m.impl("warp_count", TORCH_BOX(&dsa_fast::warp_count_op));
+  m.impl("warp_backward", TORCH_BOX(&dsa_fast::warp_backward_op));
+}
+#endif  // DSA_FAST_TORCH

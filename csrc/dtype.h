@@ -1,0 +1,182 @@
+// Element types and the casts between them, the same code on host and device so that both give the same bits.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "texel.h"
+
+namespace dsa_fast {
+
+struct Half {
+  uint16_t bits;  // IEEE 754 binary16
+};
+struct BFloat16 {
+  uint16_t bits;  // the upper half of a binary32
+};
+
+enum class DType : int32_t { kUInt8, kFloat16, kBFloat16, kFloat32, kFloat64 };
+
+// ---- bits ----------------------------------------------------------------------------------------------------------
+
+DSA_FAST_HD uint32_t bits_of(float x) {
+#if defined(__CUDA_ARCH__)
+  return __float_as_uint(x);
+#else
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return bits;
+#endif
+}
+
+DSA_FAST_HD float float_of(uint32_t bits) {
+#if defined(__CUDA_ARCH__)
+  return __uint_as_float(bits);
+#else
+  float x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+#endif
+}
+
+// ---- to float32 / float64 (exact, except float64 -> float32) -------------------------------------------------------
+
+DSA_FAST_HD float to_float(uint8_t x) { return static_cast<float>(x); }
+DSA_FAST_HD float to_float(float x) { return x; }
+DSA_FAST_HD float to_float(double x) { return static_cast<float>(x); }
+DSA_FAST_HD float to_float(BFloat16 x) { return float_of(static_cast<uint32_t>(x.bits) << 16); }
+DSA_FAST_HD float to_float(Half x) {
+  const uint32_t sign = (x.bits & 0x8000u) << 16;
+  const uint32_t exponent = (x.bits >> 10) & 0x1fu;
+  const uint32_t mantissa = x.bits & 0x3ffu;
+  if (exponent == 0x1fu) return float_of(sign | 0x7f800000u | (mantissa << 13));  // infinity, NaN
+  if (exponent != 0) return float_of(sign | ((exponent + 112u) << 23) | (mantissa << 13));
+  const float magnitude = static_cast<float>(mantissa) * 5.9604644775390625e-08f;  // subnormal: units of 2^-24
+  return float_of(sign | bits_of(magnitude));
+}
+
+// The precision that a value is summed and divided in: float32, or float64 for float64.
+template <typename T>
+using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <typename T>
+DSA_FAST_HD Wide<T> widen(T x) {
+  if constexpr (std::is_same_v<T, double>) {
+    return x;
+  } else {
+    return to_float(x);
+  }
+}
+
+// ---- value casts (never a rescale) ---------------------------------------------------------------------------------
+
+DSA_FAST_HD BFloat16 round_to_bfloat16(float x) {
+  const uint32_t f = bits_of(x);
+  if ((f & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((f >> 16 & 0x8000u) | 0x7fc0u)};  // NaN
+  return {static_cast<uint16_t>((f + 0x7fffu + (f >> 16 & 1u)) >> 16)};
+}
+
+DSA_FAST_HD Half round_to_half(float x) {
+  const uint32_t f = bits_of(x);
+  const uint32_t sign = f >> 16 & 0x8000u;
+  const uint32_t magnitude = f & 0x7fffffffu;
+  uint32_t h;
+  if (magnitude > 0x7f800000u) {
+    h = 0x7e00u;  // NaN
+  } else if (magnitude >= 0x477ff000u) {
+    h = 0x7c00u;  // 65520 and above round to infinity
+  } else if (magnitude < 0x38800000u) {
+    // Below 2^-14 the result is a multiple of 2^-24, which is float32's spacing in [0.5, 1): the sum rounds for us.
+    h = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000u;
+  } else {
+    h = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+  }
+  return {static_cast<uint16_t>(sign | h)};
+}
+
+// To the nearest integer, ties to even, saturating; NaN gives 0.
+template <typename F>
+DSA_FAST_HD uint8_t round_to_uint8(F x) {
+  if (!(x > F(0))) return 0;
+  if (x >= F(255)) return 255;
+  // Adding 2^(mantissa bits) leaves no room for a fraction: the addition rounds, and needs no libm.
+  constexpr F kShift = std::is_same_v<F, double> ? F(4503599627370496.0) : F(8388608.0);
+  return static_cast<uint8_t>((x + kShift) - kShift);
+}
+
+// float64 reaches float16 and bfloat16 by way of float32, as PyTorch's own cast does.
+template <typename To, typename From>
+DSA_FAST_HD To convert(From x) {
+  if constexpr (std::is_same_v<To, From>) {
+    return x;
+  } else if constexpr (std::is_same_v<To, double>) {
+    return static_cast<double>(to_float(x));
+  } else if constexpr (std::is_same_v<To, float>) {
+    return to_float(x);
+  } else if constexpr (std::is_same_v<To, Half>) {
+    return round_to_half(to_float(x));
+  } else if constexpr (std::is_same_v<To, BFloat16>) {
+    return round_to_bfloat16(to_float(x));
+  } else {
+    static_assert(std::is_same_v<To, uint8_t>, "no such element type");
+    return round_to_uint8(widen(x));
+  }
+}
+
+// ---- run-time type -> compile-time type ----------------------------------------------------------------------------
+
+template <typename T>
+struct TypeTag {
+  using type = T;
+};
+
+// Calls f with the TypeTag of dtype.
+template <typename F>
+auto visit_dtype(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kUInt8:
+      return f(TypeTag<uint8_t>{});
+    case DType::kFloat16:
+      return f(TypeTag<Half>{});
+    case DType::kBFloat16:
+      return f(TypeTag<BFloat16>{});
+    case DType::kFloat64:
+      return f(TypeTag<double>{});
+    case DType::kFloat32:
+    default:
+      return f(TypeTag<float>{});
+  }
+}
+
+// The same for an IUV map, which has no float64 form.
+template <typename F>
+auto visit_iuv_dtype(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kUInt8:
+      return f(TypeTag<uint8_t>{});
+    case DType::kFloat16:
+      return f(TypeTag<Half>{});
+    case DType::kBFloat16:
+      return f(TypeTag<BFloat16>{});
+    default:
+      return f(TypeTag<float>{});
+  }
+}
+
+// The same for a gradient, which is never an integer.
+template <typename F>
+auto visit_float_dtype(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return f(TypeTag<Half>{});
+    case DType::kBFloat16:
+      return f(TypeTag<BFloat16>{});
+    case DType::kFloat64:
+      return f(TypeTag<double>{});
+    default:
+      return f(TypeTag<float>{});
+  }
+}
+
+}  // namespace dsa_fast

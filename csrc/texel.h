@@ -1,0 +1,54 @@
+// Pixel -> texel: the one place that knows where a labelled pixel lands.
+//
+// A pixel carries a body part i in 1..24 and a surface coordinate (u, v) in [0, 1]. Each part has an S x S image;
+// the pixel belongs to row min(floor(u * S), S - 1) and column min(floor(v * S), S - 1) of part i's image.
+// Everything that is not a part lands nowhere: background.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define DSA_FAST_HD __host__ __device__ __forceinline__
+#else
+#define DSA_FAST_HD inline
+#endif
+
+namespace dsa_fast {
+
+constexpr int32_t kParts = 24;
+// Keeps every index within one image's maps (kParts * S * S) in 32 bits.
+constexpr int64_t kMaxSize = 4096;
+
+struct Texel {
+  int32_t part;  // 0..23: DensePose's part minus one; -1: background
+  int32_t cell;  // row * S + column, in 0..S*S-1
+};
+
+// 8-bit maps, as in the files: u = U / 255, in integer arithmetic.
+DSA_FAST_HD int32_t texel_coordinate(uint8_t u, int32_t size) {
+  const int32_t k = static_cast<int32_t>(u) * size / 255;
+  return k < size ? k : size - 1;
+}
+
+// Real-valued maps, in float32; u must not be NaN.
+DSA_FAST_HD int32_t texel_coordinate(float u, int32_t size) {
+  const float clamped = u < 0.0f ? 0.0f : (u > 1.0f ? 1.0f : u);
+  // The product is not negative, so that truncation is floor.
+  const int32_t k = static_cast<int32_t>(clamped * static_cast<float>(size));
+  return k < size ? k : size - 1;
+}
+
+DSA_FAST_HD Texel texel_of(uint8_t i, uint8_t u, uint8_t v, int32_t size) {
+  if (i < 1 || i > kParts) return {-1, 0};
+  return {static_cast<int32_t>(i) - 1, texel_coordinate(u, size) * size + texel_coordinate(v, size)};
+}
+
+DSA_FAST_HD Texel texel_of(float i, float u, float v, int32_t size) {
+  // Written so that a NaN anywhere fails a comparison and falls through to background.
+  if (!(i >= 1.0f && i <= static_cast<float>(kParts)) || !(u == u) || !(v == v)) return {-1, 0};
+  const int32_t part = static_cast<int32_t>(i);
+  if (static_cast<float>(part) != i) return {-1, 0};
+  return {part - 1, texel_coordinate(u, size) * size + texel_coordinate(v, size)};
+}
+
+}  // namespace dsa_fast

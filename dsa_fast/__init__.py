@@ -1,0 +1,35 @@
+"""Densely semantically aligned person re-identification (Zhang et al., CVPR 2019, https://arxiv.org/abs/1812.08967).
+
+``dsa_fast.warp`` copies a photo's pixels to the 24 part images of DensePose; the submodules hold the rest and are
+imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dsa_fast.ops.warp import warp
+
+if TYPE_CHECKING:
+    from dsa_fast.densepose.atlas import atlas
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "atlas", "warp"]
+
+_SUBMODULES = frozenset({"cli", "data", "densepose", "evaluation", "models", "ops", "training"})
+
+
+def __getattr__(name: str) -> Any:
+    # Only the warp is loaded at once: it needs PyTorch alone, and the others bring torchvision, Lightning, Matplotlib.
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name == "atlas":
+        from dsa_fast.densepose.atlas import atlas
+
+        return atlas
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_SUBMODULES})

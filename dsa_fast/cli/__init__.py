@@ -1,0 +1,67 @@
+"""The `dsa-fast` command. One module a subcommand, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import jsonargparse
+
+COMMANDS = {
+    "demo": "make people, train, evaluate and draw, in minutes, with nothing but this package",
+    "synth": "render a data set of synthetic people with exact dense semantics",
+    "fit": "train a model on a data set in Market-1501's layout",
+    "eval": "evaluate a checkpoint: mAP, CMC and mINP",
+    "warp": "show a photo, its part map and its 24 part images in one picture",
+}
+
+
+def _usage() -> str:
+    rows = "\n".join(f"  {name:7} {text}" for name, text in COMMANDS.items())
+    return (
+        "usage: dsa-fast COMMAND [options]\n\nDensely semantically aligned person re-identification.\n\n"
+        f"commands:\n{rows}\n\n`dsa-fast COMMAND --help` lists a command's options with their defaults; every command\n"
+        "also reads them from a YAML file (--config FILE) and prints such a file (--print_config)."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `dsa-fast COMMAND ...`.
+
+    Args:
+        argv: the arguments after `dsa-fast`; by default those of the process.
+
+    Returns:
+        The exit status: 0 when all is well, 1 for bad input that a command found, 130 after Ctrl-C.
+        (Unknown options exit with 2.)
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    name = arguments[0]
+    if name == "--version":
+        from dsa_fast import __version__
+
+        print(f"dsa_fast {__version__}")
+        return 0
+    if name not in COMMANDS:
+        print(f"{_usage()}\n\ndsa-fast: error: unknown command {name!r}", file=sys.stderr)
+        return 2
+    function = getattr(importlib.import_module(f"dsa_fast.cli.{name}"), name)
+    summary = (function.__doc__ or "").split("\n\n")[0]
+    parser = jsonargparse.ArgumentParser(prog=f"dsa-fast {name}", description=summary, default_env=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_function_arguments(function, nested_key=None, as_group=False, as_positional=True)
+    options = parser.parse_args(arguments[1:])
+    del options["config"]
+    try:
+        function(**parser.instantiate_classes(options).as_dict())
+    except (ValueError, TypeError, OSError) as error:
+        print(f"dsa-fast {name}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"dsa-fast {name}: interrupted", file=sys.stderr)
+        return 130
+    return 0

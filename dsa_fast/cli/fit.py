@@ -1,0 +1,57 @@
+"""`dsa-fast fit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from dsa_fast.data.transforms import AugmentConfig
+from dsa_fast.training import DataConfig, LossConfig, ModelConfig, OptimConfig, TrainerConfig
+from dsa_fast.training import fit as run
+
+
+def fit(
+    *,
+    data: DataConfig,
+    model: ModelConfig = ModelConfig(),
+    loss: LossConfig = LossConfig(),
+    optim: OptimConfig = OptimConfig(),
+    augment: AugmentConfig = AugmentConfig(),
+    trainer: TrainerConfig = TrainerConfig(),
+    out: Path = Path("runs/fit"),
+    resume: bool = False,
+    seed: int = 0,
+) -> None:
+    """Train on a data set in Market-1501's layout: `dsa-fast fit --data.root DIR --config configs/dsa_reid.yaml`.
+
+    Args:
+        data: the people to train and test on.
+        model: the network.
+        loss: weights of the losses.
+        optim: optimiser and learning rate.
+        augment: how training images are varied.
+        trainer: how the run goes.
+        out: folder for checkpoints, logs and config.yaml.
+        resume: go on after the last finished epoch of the run in `out`.
+        seed: seed of weights, batches and transforms.
+    """
+    try:
+        result = run(data, model, loss, optim, augment, trainer, out, resume, seed)
+    except SystemExit:  # Lightning's way out of Ctrl-C
+        raise KeyboardInterrupt from None
+    print_scores({"after training": result.scores})
+    Console().print(f"Checkpoint: {result.checkpoint}\nLog:        {result.log}", highlight=False)
+
+
+def print_scores(rows: dict[str, dict[str, float]]) -> None:
+    """Prints a table: one row a method, mAP and the others in percent."""
+    names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
+    table = Table()
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right")
+    for row, scores in rows.items():
+        table.add_row(row, *(f"{100 * scores[name]:.1f}" if name in scores else "" for name in names))
+    Console().print(table)

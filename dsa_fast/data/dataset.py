@@ -1,0 +1,93 @@
+"""A torch data set of people as they are stored: uint8 images and IUV maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dsa_fast.data.market import Person
+from dsa_fast.data.transforms import resize
+from dsa_fast.densepose.iuv import read_iuv, resize_iuv
+
+
+class PersonItem(TypedDict):
+    """One person, or (with a leading B) a batch of people.
+
+    Keys:
+        image: uint8 [3, h, w], RGB.
+        iuv: uint8 [3, h, w]; all background where there is no map, or none was asked for.
+        label: the identity's number in training, or the pid as it is; int.
+        camid: camera; int.
+    """
+
+    image: Tensor
+    iuv: Tensor
+    label: Tensor
+    camid: Tensor
+
+
+def read_image(path: str | object) -> Tensor:
+    """Reads an image file as uint8 RGB [3, H, W].
+
+    Raises:
+        ValueError: the file is missing, truncated or no image; the message names it.
+    """
+    try:
+        with Image.open(str(path)) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} must be a readable image, got: {error}") from error
+
+
+class PeopleDataset(Dataset[PersonItem]):
+    """Reads people from their files.
+
+    Args:
+        people: the people, in order.
+        labels: maps a pid to the label of the items, for training; None keeps the pid.
+        with_iuv: reads the IUV maps too; otherwise all maps are background.
+    """
+
+    def __init__(
+        self, people: Sequence[Person], labels: dict[int, int] | None = None, with_iuv: bool = True
+    ) -> None:
+        self.people, self.labels, self.with_iuv = list(people), labels, with_iuv
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def __getitem__(self, index: int) -> PersonItem:
+        person = self.people[index]
+        image = read_image(person.path)
+        if self.with_iuv and person.iuv_path is not None:
+            iuv = read_iuv(person.iuv_path, size=(image.shape[1], image.shape[2]))
+        else:
+            iuv = torch.zeros_like(image)
+        label = person.pid if self.labels is None else self.labels[person.pid]
+        return {"image": image, "iuv": iuv, "label": torch.tensor(label), "camid": torch.tensor(person.camid)}
+
+
+class Collate:
+    """Makes a batch of items: as stored if all images have one size, else each is resized to `size`."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+
+    def __call__(self, items: Sequence[PersonItem]) -> PersonItem:
+        images = [item["image"] for item in items]
+        maps = [item["iuv"] for item in items]
+        if len({image.shape for image in images}) > 1:
+            images = [resize(image[None], self.size)[0] for image in images]
+            maps = [resize_iuv(iuv, self.size) for iuv in maps]
+        return {
+            "image": torch.stack(images),
+            "iuv": torch.stack(maps),
+            "label": torch.stack([item["label"] for item in items]),
+            "camid": torch.stack([item["camid"] for item in items]),
+        }

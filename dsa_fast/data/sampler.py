@@ -1,0 +1,100 @@
+"""P x K batches: P identities, K images of each (Hermans et al., "In Defense of the Triplet Loss", 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class PKSampler(Sampler[list[int]]):
+    """A batch sampler of P identities x K images; an epoch shows every image at least once.
+
+    Each epoch, an identity's images are shuffled and cut into groups of K; a group that is short is filled with
+    other images of the same identity (each as seldom as possible). The groups, identity after identity in random
+    order, are dealt out to the epoch's batches in turn, so that no batch has an identity twice. Batches that then
+    lack identities are completed with further groups of random others. A batch is laid out identity by identity:
+    [a a a a b b b b ...].
+
+    The batches depend on `seed` and the epoch alone. Several processes draw the same batches and take turns; each
+    gets the same number of them, so that some batches may come twice in an epoch.
+
+    Args:
+        pids: identity of each image in the data set, [N].
+        p: identities in a batch.
+        k: images of each identity.
+        seed: seed of the draws.
+        rank: this process's number.
+        world_size: how many processes there are.
+
+    Raises:
+        ValueError: p or k is below 1, rank is outside 0..world_size-1, or there are fewer than p identities.
+    """
+
+    def __init__(
+        self,
+        pids: Sequence[int],
+        p: int = 16,
+        k: int = 4,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if p < 1 or k < 1:
+            raise ValueError(f"p and k must be at least 1, got p={p}, k={k}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be in 0..world_size-1, got rank={rank}, world_size={world_size}")
+        array = np.asarray(pids)
+        self._images = [np.flatnonzero(array == pid) for pid in np.unique(array)]
+        if len(self._images) < p:
+            raise ValueError(
+                f"p must be at most the number of identities ({len(self._images)}), got p={p}: lower p"
+            )
+        self.p, self.k, self.seed, self.rank, self.world_size = p, k, seed, rank, world_size
+        self.epoch = 0
+        groups = [-(-len(images) // k) for images in self._images]
+        self._num_batches = max(-(-sum(groups) // p), max(groups))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose batches the next iteration gives (the training loop calls this)."""
+        self.epoch = epoch
+
+    @property
+    def sampler(self) -> PKSampler:
+        """Itself: Lightning calls `set_epoch` on a batch sampler's sampler."""
+        return self
+
+    def __len__(self) -> int:
+        return -(-self._num_batches // self.world_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = self._draw(np.random.default_rng([self.seed, self.epoch]))
+        for i in range(len(self)):
+            yield batches[(i * self.world_size + self.rank) % len(batches)]
+
+    def _draw(self, rng: np.random.Generator) -> list[list[int]]:
+        batches: list[dict[int, np.ndarray]] = [{} for _ in range(self._num_batches)]
+        turn = 0
+        for identity in rng.permutation(len(self._images)):
+            for group in self._groups(self._images[identity], rng):
+                batches[turn % self._num_batches][int(identity)] = group
+                turn += 1
+        for batch in batches:
+            others = np.setdiff1d(np.arange(len(self._images)), list(batch))
+            for identity in rng.choice(others, size=self.p - len(batch), replace=False):
+                batch[int(identity)] = self._groups(self._images[identity], rng)[0]
+        return [np.concatenate(list(batches[i].values())).tolist() for i in rng.permutation(len(batches))]
+
+    def _groups(self, images: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+        """All of one identity's images in groups of K, the last one filled up."""
+        order = rng.permutation(images)
+        short = -len(order) % self.k
+        if short:
+            last = order[len(order) - len(order) % self.k :]
+            spare = rng.permutation(np.setdiff1d(images, last))
+            # First images that the short group lacks, then repeats.
+            filler = np.concatenate([spare, *[rng.permutation(images) for _ in range(-(-short // len(images)))]])
+            order = np.concatenate([order, filler[:short]])
+        return list(order.reshape(-1, self.k))

@@ -1,0 +1,165 @@
+"""From stored uint8 images and IUV maps to what a step needs, on the device they lie on.
+
+The full image is resized, normalised, flipped, cropped and erased; the DSAP images are warped from the same flip and
+crop, before the erasing (which hits the full image only).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dsa_fast.densepose.iuv import flip_iuv, resize_iuv
+from dsa_fast.imagenet import MEAN, STD
+from dsa_fast.ops.warp import warp
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How training images are varied.
+
+    Attributes:
+        size: height and width of the network's input, in pixels.
+        dsap_size: S, height and width of each part image, in texels.
+        pad: pixels of the mean colour added on each side before the random crop; 0 for no crop.
+        flip: probability of the horizontal flip (left and right parts are swapped with it).
+        erase: probability of random erasing.
+        erase_area: smallest and largest share of the image that is erased.
+        erase_aspect: smallest and largest height / width of the erased box.
+        reduce: which pixel a texel shows, `last` or `mean` (see `dsa_fast.warp`).
+    """
+
+    size: tuple[int, int] = (256, 128)
+    dsap_size: int = 32
+    pad: int = 10
+    flip: float = 0.5
+    erase: float = 0.5
+    erase_area: tuple[float, float] = (0.02, 0.4)
+    erase_aspect: tuple[float, float] = (0.3, 1 / 0.3)
+    reduce: str = "last"
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"size must be (height, width), each at least 1, got {self.size}")
+        for name in ("flip", "erase"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be a probability in [0, 1], got {value}")
+        if self.pad < 0:
+            raise ValueError(f"pad must be at least 0 pixels, got {self.pad}")
+        low, high = self.erase_area
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"erase_area must be two shares, 0 < low <= high <= 1, got {self.erase_area}")
+        low, high = self.erase_aspect
+        if not 0 < low <= high:
+            raise ValueError(f"erase_aspect must be two ratios, 0 < low <= high, got {self.erase_aspect}")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random draws of a batch's transform, on the CPU.
+
+    Attributes:
+        top, left: corner of the crop in the padded image, int64 [B], in pixels.
+        flip: which images are mirrored, bool [B].
+        erase: boxes (top, left, height, width) in the cropped image, int64 [B, 4]; height 0: none.
+    """
+
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+    erase: Tensor
+
+    @classmethod
+    def sample(cls, batch_size: int, config: AugmentConfig, generator: torch.Generator) -> Draws:
+        """Draws for `batch_size` images; equal generator states give equal draws, whatever the device."""
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+        height, width = config.size
+        top, left = (uniform(2, batch_size) * (2 * config.pad + 1)).long()
+        flip = uniform(batch_size) < config.flip
+        # Of ten boxes the first that fits, as torchvision's RandomErasing does it.
+        low, high = config.erase_area
+        area = (low + (high - low) * uniform(batch_size, 10)) * height * width
+        low, high = (math.log(value) for value in config.erase_aspect)
+        aspect = (low + (high - low) * uniform(batch_size, 10)).exp()
+        box_height, box_width = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
+        fits = (box_height < height) & (box_width < width)
+        first = fits.int().argmax(dim=1, keepdim=True)
+        box_height = box_height.gather(1, first).squeeze(1)
+        box_width = box_width.gather(1, first).squeeze(1)
+        erased = (uniform(batch_size) < config.erase) & fits.any(dim=1)
+        box_height, box_width = box_height * erased, box_width * erased
+        box_top = (uniform(batch_size) * (height - box_height + 1)).long()
+        box_left = (uniform(batch_size) * (width - box_width + 1)).long()
+        return cls(top, left, flip, torch.stack([box_top, box_left, box_height, box_width], dim=1))
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, antialiased when shrinking, rounded: uint8 [B, 3, h, w] -> uint8 [B, 3, *size]."""
+    if images.shape[-2:] == torch.Size(size):
+        return images
+    resized = functional.interpolate(
+        images.float(), size, mode="bilinear", antialias=True, align_corners=False
+    )
+    return resized.round_().clamp_(0, 255).byte()
+
+
+def normalize(images: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] -> float32 with ImageNet's mean at 0 and standard deviation 1."""
+    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1) * 255
+    std = torch.tensor(STD, device=images.device).view(3, 1, 1) * 255
+    return (images - mean) / std
+
+
+def eval_transform(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """The test images: [B, 3, h, w] uint8 -> normalised float32 [B, 3, *size]."""
+    return normalize(resize(images, size))
+
+
+def train_transform(images: Tensor, iuv: Tensor, draws: Draws, config: AugmentConfig) -> tuple[Tensor, Tensor]:
+    """The training images and their parts, from the same draws.
+
+    Args:
+        images: uint8 [B, 3, h, w].
+        iuv: uint8 [B, 3, h, w], all background where a map is missing.
+        draws: `Draws.sample(...)`.
+        config: sizes and paddings; the probabilities are in `draws` already.
+
+    Returns:
+        Normalised images float32 [B, 3, H, W], and DSAP images float32 [B, 24, 3, S, S] in which untouched texels
+        are 0, the mean colour (paper, section 3.1).
+    """
+    flip = draws.flip.to(images.device, non_blocking=True)[:, None, None, None]
+    images = normalize(resize(images, config.size))
+    images = _crop(torch.where(flip, images.flip(-1), images), draws, config)
+    iuv = resize_iuv(iuv, config.size)
+    iuv = _crop(torch.where(flip, flip_iuv(iuv), iuv), draws, config)
+    dsap = warp(images, iuv, size=config.dsap_size, fill=0.0, reduce=config.reduce)
+    return _erase(images, draws), dsap
+
+
+def _crop(x: Tensor, draws: Draws, config: AugmentConfig) -> Tensor:
+    """Zero padding (the mean colour, background) and each image's own crop, [B, 3, H, W] -> the same shape."""
+    height, width = config.size
+    rows = (draws.top[:, None] + torch.arange(height)).to(x.device, non_blocking=True)
+    columns = (draws.left[:, None] + torch.arange(width)).to(x.device, non_blocking=True)
+    padded = functional.pad(x, [config.pad] * 4)
+    batch = torch.arange(len(x), device=x.device)[:, None, None]
+    # Advanced indices around a slice put the channels last.
+    return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def _erase(images: Tensor, draws: Draws) -> Tensor:
+    top, left, height, width = (side[:, None] for side in draws.erase.to(images.device, non_blocking=True).unbind(1))
+    row = torch.arange(images.shape[-2], device=images.device)
+    column = torch.arange(images.shape[-1], device=images.device)
+    rows = (row >= top) & (row < top + height)
+    columns = (column >= left) & (column < left + width)
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)

@@ -1,0 +1,28 @@
+"""DensePose: body parts, IUV maps and pictures of unwarped parts."""
+
+from __future__ import annotations
+
+from .iuv import flip_iuv, read_iuv, resize_iuv, write_iuv
+from .parts import (
+    MERGE_13_TO_8,
+    MERGE_24_TO_13,
+    MERGED_NAMES,
+    MIRROR,
+    NUM_PARTS,
+    PART_COLORS,
+    PART_NAMES,
+)
+
+__all__ = [
+    "MERGED_NAMES",
+    "MERGE_13_TO_8",
+    "MERGE_24_TO_13",
+    "MIRROR",
+    "NUM_PARTS",
+    "PART_COLORS",
+    "PART_NAMES",
+    "flip_iuv",
+    "read_iuv",
+    "resize_iuv",
+    "write_iuv",
+]

@@ -1,0 +1,237 @@
+"""DensePose IUV maps: reading, writing, mirroring and resizing.
+
+An IUV map labels each pixel with a body part I (1..24, 0 is background) and a place (u, v) in that part's chart. In
+memory it is a tensor [3, H, W] with the channels I, U, V; as uint8, U = round(255 u) and V = round(255 v).
+
+On disk it is an 8-bit PNG. Tools disagree about the channel order: what OpenCV writes reads back through other
+libraries as V, U, I, and other tools write I, U, V. `read_iuv` handles both.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+from ._atomic import atomic_path
+from .parts import NUM_PARTS
+
+__all__ = ["Order", "flip_iuv", "read_iuv", "resize_iuv", "write_iuv"]
+
+#: How the three channels of a file lie: R, G, B = I, U, V or V, U, I.
+Order = Literal["auto", "IUV", "VUI"]
+
+_ORDER_KEY = "dsa_fast:channels"
+_LOSSY_FORMATS = frozenset({"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "HEIF", "JXL"})
+# Where I is 0, u and v should be 0 too. A map may break that on at most this share of its non-zero pixels.
+_STRAY_LIMIT = 0.05
+
+
+def read_iuv(
+    path: str | os.PathLike[str], *, order: Order = "auto", size: tuple[int, int] | None = None
+) -> Tensor:
+    """Reads an IUV map from a lossless 8-bit, 3-channel image file.
+
+    With `order="auto"` the order is told from the file, by the first of these that decides:
+
+    1. the PNG text chunk that `write_iuv` leaves;
+    2. I never exceeds 24: if only one of the outer channels keeps to that, it is I;
+    3. background has I = u = v = 0: the outer channel that is 0 only where the others are 0 too (but for 5 % of the
+       pixels, and with fewer exceptions than the other one) is I;
+    4. the outer channels are equal (an empty map, for one), so that both orders read the same.
+
+    Args:
+        path: the file.
+        order: "IUV" or "VUI" when the order of the file's R, G, B is known, otherwise "auto".
+        size: if given, the (height, width) that the map must have.
+
+    Returns:
+        uint8 [3, H, W], channels I, U, V.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: `order` is unknown; the file is no image, is of a lossy kind (JPEG ruins labels), has not exactly
+            three 8-bit channels, holds part ids above 24, is not of the given `size`, or both orders are plausible.
+            The message names the file.
+    """
+    if order not in ("auto", "IUV", "VUI"):
+        raise ValueError(f'order must be "auto", "IUV" or "VUI", got {order!r}')
+    path = Path(path)
+    pixels, written_order = _read_pixels(path)
+    height, width = pixels.shape[:2]
+    if size is not None and (height, width) != tuple(size):
+        raise ValueError(
+            f"IUV map {path} must be {size[1]} x {size[0]} (width x height), got {width} x {height}; "
+            "resize a map by nearest neighbour only"
+        )
+    if order == "auto":
+        order = written_order or _tell_order(pixels, path)
+    if order == "VUI":
+        pixels = pixels[..., ::-1]
+    highest = int(pixels[..., 0].max(initial=0))
+    if highest > NUM_PARTS:
+        raise ValueError(
+            f"IUV map {path} must hold part ids 0..{NUM_PARTS}, got {highest} when its channels are read as {order}"
+        )
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def write_iuv(path: str | os.PathLike[str], iuv: Tensor) -> None:
+    """Writes an IUV map as a PNG with R, G, B = I, U, V, and a text chunk that names this order.
+
+    The file appears whole or not at all. Missing folders are made.
+
+    Args:
+        path: the file; its name must end in ".png".
+        iuv: uint8 [3, H, W], channels I, U, V, on any device.
+
+    Raises:
+        TypeError: `iuv` is not a uint8 tensor.
+        ValueError: wrong shape, part ids above 24, or a name that does not end in ".png".
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f'path must end in ".png" (IUV maps survive only lossless formats), got {str(path)!r}')
+    if not isinstance(iuv, Tensor) or iuv.dtype != torch.uint8:
+        raise TypeError(f"iuv must be a uint8 tensor, got {getattr(iuv, 'dtype', type(iuv).__name__)}")
+    if iuv.dim() != 3 or iuv.shape[0] != 3 or iuv.numel() == 0:
+        raise ValueError(f"iuv must have shape [3, H, W], got {list(iuv.shape)}")
+    highest = int(iuv[0].max())
+    if highest > NUM_PARTS:
+        raise ValueError(f"iuv must hold part ids 0..{NUM_PARTS} in channel 0, got {highest}")
+    image = Image.fromarray(iuv.permute(1, 2, 0).contiguous().cpu().numpy())
+    text = PngImagePlugin.PngInfo()
+    text.add_text(_ORDER_KEY, "IUV")
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG", pnginfo=text)
+
+
+def flip_iuv(iuv: Tensor) -> Tensor:
+    """Mirrors IUV maps left to right, so that they describe the mirrored pictures.
+
+    Columns are reversed and each left part becomes its right partner (`parts.MIRROR`). In the charts, (u, v) becomes
+    (u, 1-v) for the torso (1, 2), (1-u, v) for hands, feet and head (3..6, 23, 24), and stays for arms and legs. This
+    closed form is within 0.06 (hands 0.1) of the lookup table that DensePose ships.
+
+    Pixels that are no part (0, or no integer 1..24) keep their three values. Flipping twice gives back the input:
+    exactly for uint8, and for floats up to the rounding of 1-u (exact where 1-u is, as for multiples of 1/256).
+    No value is read on the host, so it may be captured in a CUDA graph.
+
+    Args:
+        iuv: [..., 3, H, W], channels I, U, V; uint8, or floating point with u and v in [0, 1].
+
+    Returns:
+        A new tensor of the same shape, dtype and device.
+
+    Raises:
+        TypeError: the dtype is neither uint8 nor floating point.
+        ValueError: the shape is not [..., 3, H, W].
+    """
+    _check_maps(iuv)
+    is_byte = iuv.dtype == torch.uint8
+    part, u, v = iuv.flip(-1).unbind(-3)
+    one = 255 if is_byte else 1.0
+    is_part = (part >= 1) & (part <= NUM_PARTS)
+    if not is_byte:
+        is_part = is_part & (part == part.floor())
+    torso = is_part & (part <= 2)
+    # Pairs are (odd, even): 3-4, 5-6, ... 23-24. This is parts.MIRROR, without a table to keep on each device.
+    partner = torch.where(part % 2 == 1, part + 1, part - 1)
+    along_u = is_part & (((part >= 3) & (part <= 6)) | (part >= 23))
+    return torch.stack(
+        (
+            torch.where(is_part & ~torso, partner, part),
+            torch.where(along_u, one - u, u),
+            torch.where(torso, one - v, v),
+        ),
+        dim=-3,
+    )
+
+
+def resize_iuv(iuv: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resizes IUV maps by nearest neighbour, the only way that mixes no labels.
+
+    Row y of the result is row floor((y + 0.5) H / height) of the input, and likewise for columns, in integer
+    arithmetic: pixel centres fall where a half-pixel-centred bilinear resize of the photo puts them.
+
+    Args:
+        iuv: [..., 3, H, W], uint8 or floating point.
+        size: (height, width) of the result.
+
+    Returns:
+        [..., 3, height, width], same dtype and device.
+
+    Raises:
+        TypeError: the dtype is neither uint8 nor floating point.
+        ValueError: wrong shape, an empty map, or `size` is not two positive integers.
+    """
+    _check_maps(iuv)
+    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise ValueError(f"size must be two positive integers (height, width), got {size!r}")
+    height, width = iuv.shape[-2:]
+    if height == 0 or width == 0:
+        raise ValueError(f"iuv must have at least one pixel, got {list(iuv.shape)}")
+    rows = (2 * torch.arange(size[0], device=iuv.device) + 1) * height // (2 * size[0])
+    columns = (2 * torch.arange(size[1], device=iuv.device) + 1) * width // (2 * size[1])
+    return iuv.index_select(-2, rows).index_select(-1, columns)
+
+
+def _check_maps(iuv: Tensor) -> None:
+    if not isinstance(iuv, Tensor) or not (iuv.dtype == torch.uint8 or iuv.is_floating_point()):
+        raise TypeError(f"iuv must be uint8 or floating point, got {getattr(iuv, 'dtype', type(iuv).__name__)}")
+    if iuv.dim() < 3 or iuv.shape[-3] != 3:
+        raise ValueError(f"iuv must have shape [..., 3, H, W], got {list(iuv.shape)}")
+
+
+def _read_pixels(path: Path) -> tuple[np.ndarray, Literal["IUV", "VUI"] | None]:
+    """The file's pixels, uint8 [H, W, 3] in R, G, B, and the channel order if the file says one."""
+    if not path.is_file():
+        raise FileNotFoundError(f"IUV map not found: {path}")
+    try:
+        with Image.open(path) as image:
+            if image.format in _LOSSY_FORMATS:
+                raise ValueError(
+                    f"IUV map {path} must be in a lossless format such as PNG, got {image.format}: "
+                    "lossy compression mixes part labels"
+                )
+            # Pillow reduces 16-bit RGB to 8 bits without a word; only the undecoded tile tells.
+            if image.mode != "RGB" or any(";16" in str(tile) for tile in getattr(image, "tile", ())):
+                raise ValueError(
+                    f"IUV map {path} must have 3 channels of 8 bits (I, U, V), got {image.format} of mode {image.mode}"
+                    + (" with 16 bits" if image.mode == "RGB" else "")
+                )
+            text = image.info.get(_ORDER_KEY)
+            return np.asarray(image), text if text in ("IUV", "VUI") else None
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken headers
+        raise ValueError(f"IUV map {path} is not a readable image: {error}") from error
+
+
+def _tell_order(pixels: np.ndarray, path: Path) -> Literal["IUV", "VUI"]:
+    """Which order the pixels, uint8 [H, W, 3], are in; see `read_iuv`."""
+    first, last = pixels[..., 0], pixels[..., 2]
+    first_fits, last_fits = (int(c.max(initial=0)) <= NUM_PARTS for c in (first, last))
+    if not first_fits and not last_fits:
+        raise ValueError(
+            f"IUV map {path} must hold part ids 0..{NUM_PARTS} in its first or last channel, "
+            f"got up to {int(first.max())} and {int(last.max())}: is it an IUV map?"
+        )
+    if first_fits != last_fits:
+        return "IUV" if first_fits else "VUI"
+    if np.array_equal(first, last):
+        return "IUV"
+    filled = pixels.any(axis=-1)
+    stray_first = int(np.count_nonzero(filled & (first == 0)))
+    stray_last = int(np.count_nonzero(filled & (last == 0)))
+    limit = _STRAY_LIMIT * int(np.count_nonzero(filled))
+    if stray_first < stray_last and stray_first <= limit:
+        return "IUV"
+    if stray_last < stray_first and stray_last <= limit:
+        return "VUI"
+    raise ValueError(
+        f"IUV map {path}: its channel order cannot be told from its pixels; give order='IUV' or order='VUI'"
+    )

@@ -1,0 +1,258 @@
+"""The whole network: two streams, their fusion and the classifiers (paper, figure 3)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dsa_fast.densepose.parts import NUM_PARTS
+
+from .dsag_stream import DSAGStream
+from .heads import AddFusion, BranchClassifier, Classifier, ConcatFusion
+from .mf_stream import NUM_LOCAL, Branches, Features, MFStream, check_branches
+from .trunk import Normalize, load_named, read_pretrained
+
+Fusion = Literal["add", "concat"]
+
+
+class DSAOutput(NamedTuple):
+    """What a training step gets. None stands for what the model does not have.
+
+    Attributes:
+        f_global: [B, 2048] (512 with resnet18 or resnet34, and scaled by width), the MF-Stream's global feature.
+        f_local: [B, 8, 256] (or 64), its part-aware features.
+        z_global: as f_global: fused features; f_global itself without the DSAG-Stream.
+        z_local: as f_local: fused features; f_local itself without the DSAG-Stream.
+        logits_f_global: [B, num_ids], identity logits of f_global.
+        logits_f_local: [B, 8, num_ids], identity logits of each of f_local.
+        logits_z_global: [B, num_ids], identity logits of z_global; None without the DSAG-Stream.
+        logits_z_local: [B, 8, num_ids], identity logits of each of z_local; None without the DSAG-Stream.
+    """
+
+    f_global: Tensor | None
+    f_local: Tensor | None
+    z_global: Tensor | None
+    z_local: Tensor | None
+    logits_f_global: Tensor | None
+    logits_f_local: Tensor | None
+    logits_z_global: Tensor | None
+    logits_z_local: Tensor | None
+
+
+class DSAReID(nn.Module):
+    """Densely semantically aligned person re-identification (Zhang et al., 2019, https://arxiv.org/abs/1812.08967).
+
+    Trained with full images and the part images that `dsa_fast.warp` makes; tested with full images alone, through
+    `embed`. Random weights come from torch's global generator (`torch.manual_seed`).
+
+    Args:
+        num_ids: identities that the classifiers tell apart.
+        trunk: the MF-Stream's ResNet: resnet18, resnet34, resnet50 or resnet101.
+        pretrained: weights of conv1 to conv4_x: `"imagenet"`, the path of a torchvision state dict, or None for
+            random ones. Heads and DSAG-Stream always start from random weights.
+        width: scales every channel count (to multiples of 8, at least 8); pretrained weights need 1.
+        branches: which branches are built, in both streams.
+        dsag: builds the DSAG-Stream. Without it, this is the paper's "Baseline (Two branches)", or with
+            `branches="global"` its plain baseline (but see `Baseline`), and the features stand in for the fused ones.
+        fusion: `"add"`, or `"concat"` for concatenation and an FC layer (paper, table 5).
+        classifier_dim: width of the classifiers' first FC layer.
+
+    Attributes:
+        mf_stream: full images -> `Features`; all that inference needs.
+        dsag_stream: part images -> `Features`, or None.
+
+    Raises:
+        ValueError: an argument is outside its range, or pretrained weights can't be had or don't fit.
+        FileNotFoundError: `pretrained` is a path and there is no file.
+    """
+
+    def __init__(
+        self,
+        num_ids: int,
+        *,
+        trunk: str = "resnet50",
+        pretrained: str | os.PathLike[str] | None = "imagenet",
+        width: float = 1.0,
+        branches: Branches = "both",
+        dsag: bool = True,
+        fusion: Fusion = "add",
+        classifier_dim: int = 512,
+    ) -> None:
+        super().__init__()
+        for name, value in (("num_ids", num_ids), ("classifier_dim", classifier_dim)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if fusion not in get_args(Fusion):
+            raise ValueError(f"fusion must be one of {', '.join(get_args(Fusion))}, got {fusion!r}")
+        check_branches(branches)
+        # Read first: what is missing should show before the network is built.
+        state = None if pretrained is None else read_pretrained(trunk, pretrained, width=width)
+
+        self.num_ids = num_ids
+        self.branches: Branches = branches
+        self.normalize = Normalize()
+        self.mf_stream = MFStream(trunk, width=width, branches=branches)
+        if state is not None:
+            load_named(self.mf_stream.trunk, state, source=f"pretrained={str(pretrained)!r}")
+
+        global_dim, local_dim = self.mf_stream.global_dim, self.mf_stream.local_dim
+        self.dsag_stream: DSAGStream | None = None
+        if dsag:
+            self.dsag_stream = DSAGStream(
+                width=width, global_dim=global_dim, local_dim=local_dim, branches=branches
+            )
+
+        self.fuse_global: nn.Module | None = None
+        self.fuse_local: nn.Module | None = None
+        self.classify_f_global: nn.Module | None = None
+        self.classify_f_local: nn.Module | None = None
+        self.classify_z_global: nn.Module | None = None
+        self.classify_z_local: nn.Module | None = None
+        if branches != "local":
+            self.classify_f_global = Classifier(global_dim, num_ids, classifier_dim)
+            if dsag:
+                self.fuse_global = AddFusion() if fusion == "add" else ConcatFusion(1, global_dim)
+                self.classify_z_global = Classifier(global_dim, num_ids, classifier_dim)
+        if branches != "global":
+            self.classify_f_local = BranchClassifier(NUM_LOCAL, local_dim, num_ids, classifier_dim)
+            if dsag:
+                self.fuse_local = AddFusion() if fusion == "add" else ConcatFusion(NUM_LOCAL, local_dim)
+                self.classify_z_local = BranchClassifier(NUM_LOCAL, local_dim, num_ids, classifier_dim)
+
+    @property
+    def embed_dims(self) -> tuple[int, int]:
+        """Lengths of the global and the local part of a test vector, (2048, 2048) at full size; 0 for one not built."""
+        stream = self.mf_stream
+        return (
+            0 if stream.head_global is None else stream.global_dim,
+            0 if stream.head_local is None else NUM_LOCAL * stream.local_dim,
+        )
+
+    def forward(self, images: Tensor, dsap: Tensor | None = None) -> DSAOutput:
+        """Features and logits of a batch.
+
+        Args:
+            images: [B, 3, H, W], float and normalised, or uint8 RGB, which is normalised here. H and W at least 16;
+                multiples of 16 lose no border pixels.
+            dsap: [B, 24, 3, S, S], the part images, likewise. Needed with a DSAG-Stream, else ignored.
+
+        Raises:
+            TypeError: images or dsap is neither float nor uint8.
+            ValueError: wrong shapes, or dsap is missing.
+        """
+        f = self._mf(images)
+        z = f if self.dsag_stream is None else self._fuse(f, self._dsag(images, dsap))
+        fused = self.dsag_stream is not None
+        return DSAOutput(
+            f_global=f.whole,
+            f_local=f.local,
+            z_global=z.whole,
+            z_local=z.local,
+            logits_f_global=_apply(self.classify_f_global, f.whole),
+            logits_f_local=_apply(self.classify_f_local, f.local),
+            logits_z_global=_apply(self.classify_z_global, z.whole) if fused else None,
+            logits_z_local=_apply(self.classify_z_local, z.local) if fused else None,
+        )
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Test vectors, from the MF-Stream alone: [fG, fL], each half L2-normalised.
+
+        Runs in evaluation mode (the modules' modes are put back afterwards) and without gradients. The global part
+        comes first, see `embed_dims`; a slice of it is that branch's own test vector.
+
+        Args:
+            images: [B, 3, H, W], as `forward` takes them.
+
+        Returns:
+            float32 [B, 4096] ([B, 2048] with one branch; resnet18 and resnet34: 1024 and 512).
+
+        Raises:
+            TypeError, ValueError: as `forward`.
+        """
+        with torch.no_grad(), _evaluating(self):
+            return _unit_halves(self._mf(images))
+
+    def embed_fused(self, images: Tensor, dsap: Tensor) -> Tensor:
+        """Test vectors from both streams, [zG, zL] (paper: "two streams fused"); otherwise as `embed`.
+
+        Args:
+            images: [B, 3, H, W], as `forward` takes them.
+            dsap: [B, 24, 3, S, S], as `forward` takes them.
+
+        Raises:
+            TypeError, ValueError: as `forward`; also ValueError when the model has no DSAG-Stream.
+        """
+        if self.dsag_stream is None:
+            raise ValueError(
+                "embed_fused needs a DSAG-Stream, and this model was built with dsag=False; use embed"
+            )
+        with torch.no_grad(), _evaluating(self):
+            return _unit_halves(self._fuse(self._mf(images), self._dsag(images, dsap)))
+
+    def _mf(self, images: Tensor) -> Features:
+        _check_type("images", images)
+        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 16:
+            raise ValueError(
+                f"images must have shape [B, 3, H, W] with H and W at least 16, got {list(images.shape)}"
+            )
+        features: Features = self.mf_stream(self.normalize(images))
+        return features
+
+    def _dsag(self, images: Tensor, dsap: Tensor | None) -> Features:
+        if dsap is None:
+            raise ValueError(
+                "dsap is missing: a model with a DSAG-Stream trains on the part images too (dsa_fast.warp)"
+            )
+        _check_type("dsap", dsap)
+        shape = dsap.shape
+        if dsap.ndim != 5 or shape[1:3] != (NUM_PARTS, 3) or shape[3] != shape[4] or shape[4] < 4:
+            raise ValueError(
+                f"dsap must have shape [B, {NUM_PARTS}, 3, S, S] with S at least 4, got {list(shape)}"
+            )
+        if shape[0] != images.shape[0]:
+            raise ValueError(f"dsap must have as many entries as images, {images.shape[0]}, got {shape[0]}")
+        assert self.dsag_stream is not None
+        features: Features = self.dsag_stream(self.normalize(dsap))
+        return features
+
+    def _fuse(self, f: Features, d: Features) -> Features:
+        whole = local = None
+        if self.fuse_global is not None:
+            whole = self.fuse_global(f.whole, d.whole)
+        if self.fuse_local is not None:
+            local = self.fuse_local(f.local, d.local)
+        return Features(whole, local)
+
+
+def _apply(module: nn.Module | None, x: Tensor | None) -> Tensor | None:
+    return None if module is None else module(x)
+
+
+def _check_type(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if not (value.is_floating_point() or value.dtype == torch.uint8):
+        raise TypeError(f"{name} must be float (normalised) or uint8, got {value.dtype}")
+
+
+def _unit_halves(features: Features) -> Tensor:
+    halves = [part.flatten(1).float() for part in features if part is not None]
+    return torch.cat([functional.normalize(half, dim=1) for half in halves], dim=1)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    training = [child for child in module.modules() if child.training]
+    if training:
+        module.eval()
+    try:
+        yield
+    finally:
+        for child in training:
+            child.training = True

@@ -1,0 +1,89 @@
+"""What stands on the features in training: identity classifiers and the fusion of the two streams."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .branches import BranchLinear
+
+# A deviation this small starts every identity at nearly the same probability, so that the first steps are not spent
+# on undoing a random classification.
+_LOGIT_STD = 0.001
+
+
+class Classifier(nn.Module):
+    """Identity classifier of one feature: FC, batch norm, ReLU, FC: [B, in_features] -> logits [B, num_ids].
+
+    The paper (section 3.2.4) says two FC layers and softmax; batch norm and ReLU between them are our choice.
+
+    Args:
+        in_features: length of the feature.
+        num_ids: identities.
+        hidden: width of the first FC layer.
+    """
+
+    def __init__(self, in_features: int, num_ids: int, hidden: int = 512) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(in_features, hidden, bias=False)
+        self.bn = nn.BatchNorm1d(hidden)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc2 = nn.Linear(hidden, num_ids)
+        nn.init.kaiming_normal_(self.fc1.weight, nonlinearity="relu")
+        nn.init.normal_(self.fc2.weight, std=_LOGIT_STD)
+        nn.init.zeros_(self.fc2.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        out: Tensor = self.fc2(self.relu(self.bn(self.fc1(features))))
+        return out
+
+
+class BranchClassifier(nn.Module):
+    """A `Classifier` for each of G features, their weights stacked: [B, G, in_features] -> logits [B, G, num_ids].
+
+    Args:
+        branches: G.
+        in_features: length of each feature.
+        num_ids: identities.
+        hidden: width of each first FC layer.
+    """
+
+    def __init__(self, branches: int, in_features: int, num_ids: int, hidden: int = 512) -> None:
+        super().__init__()
+        self.fc1 = BranchLinear(branches, in_features, hidden, bias=False)
+        self.bn = nn.BatchNorm1d(branches * hidden)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc2 = BranchLinear(branches, hidden, num_ids)
+        nn.init.normal_(self.fc2.weight, std=_LOGIT_STD)
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden: Tensor = self.fc1(features)
+        hidden = self.relu(self.bn(hidden.flatten(1))).view_as(hidden)
+        out: Tensor = self.fc2(hidden)
+        return out
+
+
+class AddFusion(nn.Module):
+    """z = f + d, element by element: the paper's fusion."""
+
+    def forward(self, f: Tensor, d: Tensor) -> Tensor:
+        return f + d
+
+
+class ConcatFusion(nn.Module):
+    """z = FC([f, d]), an FC layer of its own for each of G features: the variant of the paper's table 5.
+
+    Args:
+        branches: G; 1 takes [B, dim], more take [B, G, dim].
+        dim: length of each feature.
+    """
+
+    def __init__(self, branches: int, dim: int) -> None:
+        super().__init__()
+        self.fc: nn.Module = (
+            nn.Linear(2 * dim, dim) if branches == 1 else BranchLinear(branches, 2 * dim, dim)
+        )
+
+    def forward(self, f: Tensor, d: Tensor) -> Tensor:
+        out: Tensor = self.fc(torch.cat([f, d], dim=-1))
+        return out

@@ -1,0 +1,158 @@
+"""Losses of the joint training (paper, sections 3.2.4 and 4.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .dsa_reid import DSAOutput
+
+
+def id_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Cross entropy of identity logits, averaged over the batch and summed over parts.
+
+    Args:
+        logits: [B, num_ids], or [B, parts, num_ids]; computed in float32 at least.
+        labels: int64 [B], 0 to num_ids - 1.
+        label_smoothing: share of the target that all identities get evenly (Szegedy et al.,
+            https://arxiv.org/abs/1512.00567).
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: wrong shapes.
+    """
+    if logits.ndim not in (2, 3) or labels.shape != logits.shape[:1]:
+        raise ValueError(
+            "logits must have shape [B, num_ids] or [B, parts, num_ids] and labels [B], "
+            f"got {list(logits.shape)} and {list(labels.shape)}"
+        )
+    parts = logits.shape[1] if logits.ndim == 3 else 1
+    with torch.autocast(logits.device.type, enabled=False):
+        mean = functional.cross_entropy(
+            _at_least_float32(logits).reshape(-1, logits.shape[-1]),
+            labels.repeat_interleave(parts),
+            label_smoothing=label_smoothing,
+        )
+    return mean * parts
+
+
+def batch_hard_triplet_loss(features: Tensor, labels: Tensor, *, margin: float = 0.3) -> Tensor:
+    """Triplet loss of each anchor's hardest positive and hardest negative in the batch.
+
+    Hermans et al., "In Defense of the Triplet Loss" (https://arxiv.org/abs/1703.07737): the mean over anchors of
+    max(0, d(anchor, furthest of its identity) - d(anchor, nearest of another) + margin), d Euclidean, computed without
+    the cancellation of the |x|^2 + |y|^2 - 2xy form. Where two features coincide the distance's gradient is taken as
+    0, so it is always finite. An anchor whose identity has no other image in the batch, or that has no image of
+    another identity, is left out of the mean; with no anchor left the loss is 0.
+
+    Args:
+        features: [B, D]; computed in float32 at least.
+        labels: int [B], the identities.
+        margin: the margin.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: wrong shapes.
+    """
+    if features.ndim != 2 or labels.shape != features.shape[:1]:
+        raise ValueError(
+            "features must have shape [B, D] and labels [B], "
+            f"got {list(features.shape)} and {list(labels.shape)}"
+        )
+    with torch.autocast(features.device.type, enabled=False):
+        x = _at_least_float32(features)
+        distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+        same = labels[:, None] == labels[None, :]
+        positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        furthest = distances.masked_fill(~positive, -torch.inf).max(dim=1).values
+        nearest = distances.masked_fill(same, torch.inf).min(dim=1).values
+        # An anchor without a positive or a negative has an infinity here, which the ReLU turns to 0.
+        losses = functional.relu(furthest - nearest + margin)
+        anchors = (positive.any(dim=1) & ~same.all(dim=1)).sum()
+        return losses.sum() / anchors.clamp(min=1)
+
+
+class DSALoss(nn.Module):
+    """The weighted sum of all ID and triplet losses of a `DSAOutput`.
+
+    ID losses on fG and on each fL,i (weight `id_mf`), on zG and on each zL,i (weight `id_fused`), each the sum over the
+    8 parts; triplet losses on zG and on the concatenated zL (weight `triplet`).
+
+    Without a DSAG-Stream (the baselines) z is f: triplet losses act on f, and the ID losses on f are the only ones, so
+    they get the weight `id_fused`. A branch that was not built has no terms.
+
+    Args:
+        id_mf: weight of the ID losses on the MF-Stream's features.
+        triplet: weight of the triplet losses.
+        id_fused: weight of the ID losses on the fused features.
+        margin: of the triplet losses.
+        label_smoothing: of the ID losses, 0 to 1.
+
+    Raises:
+        ValueError: a negative weight or margin, or label_smoothing outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        *,
+        id_mf: float = 0.5,
+        triplet: float = 1.5,
+        id_fused: float = 1.0,
+        margin: float = 0.3,
+        label_smoothing: float = 0.1,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("id_mf", id_mf),
+            ("triplet", triplet),
+            ("id_fused", id_fused),
+            ("margin", margin),
+        ):
+            if not value >= 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing must be from 0 to 1, got {label_smoothing}")
+        self.id_mf = id_mf
+        self.triplet = triplet
+        self.id_fused = id_fused
+        self.margin = margin
+        self.label_smoothing = label_smoothing
+
+    def forward(self, output: DSAOutput, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch.
+
+        Args:
+            output: what the model gave.
+            labels: int64 [B], 0 to num_ids - 1.
+
+        Returns:
+            The weighted sum (a scalar, float32), and each term by name, unweighted and without gradient: some of
+            id_f_global, id_f_local, triplet_global, triplet_local, id_z_global, id_z_local.
+        """
+        fused = output.logits_z_global is not None or output.logits_z_local is not None
+        id_f = self.id_mf if fused else self.id_fused
+        terms: list[tuple[str, float, Tensor]] = []
+        for name, weight, logits in (
+            ("id_f_global", id_f, output.logits_f_global),
+            ("id_f_local", id_f, output.logits_f_local),
+            ("id_z_global", self.id_fused, output.logits_z_global),
+            ("id_z_local", self.id_fused, output.logits_z_local),
+        ):
+            if logits is not None:
+                terms.append((name, weight, id_loss(logits, labels, label_smoothing=self.label_smoothing)))
+        for name, z in (("triplet_global", output.z_global), ("triplet_local", output.z_local)):
+            if z is not None:
+                terms.append(
+                    (name, self.triplet, batch_hard_triplet_loss(z.flatten(1), labels, margin=self.margin))
+                )
+        total = torch.stack([weight * value for _, weight, value in terms]).sum()
+        return total, {name: value.detach() for name, _, value in terms}
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,84 @@
+"""The MF-Stream: the main full-image stream, the only one kept for inference (paper, section 3.2.2)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+from torch import Tensor, nn
+
+from dsa_fast.densepose.parts import MERGED_NAMES
+
+from .branches import BranchBasicBlock, BranchBottleneck, make_branch_stage
+from .trunk import Trunk, fast_layout, make_stage, pool, scaled, trunk_spec
+
+Branches = Literal["both", "global", "local"]
+
+#: Parts that the local branches stand for.
+NUM_LOCAL = len(MERGED_NAMES)
+
+
+class Features(NamedTuple):
+    """What a stream gives; None for a branch that was not built.
+
+    Attributes:
+        whole: [B, global_dim], the global branch's feature vector.
+        local: [B, 8, local_dim], one vector for each merged part.
+    """
+
+    whole: Tensor | None
+    local: Tensor | None
+
+
+class MFStream(nn.Module):
+    """Full images -> global and part-aware features, by a ResNet trunk and a head of two branches.
+
+    Trunk: conv1 to conv4_x of the ResNet, F. Global head: its conv5_x with stride 1 and a spatial average. Local head:
+    8 branches, each like the global one with 1/8 of the channels on each layer, each reading all of F. Heads start
+    from random weights.
+
+    Args:
+        trunk: resnet18, resnet34, resnet50 or resnet101.
+        width: scales every channel count (to multiples of 8, at least 8).
+        branches: which branches of the head are built.
+
+    Attributes:
+        global_dim: length of the global feature: 2048 (resnet50, resnet101) or 512 at width 1.
+        local_dim: length of each local feature: 256 or 64 at width 1.
+
+    Raises:
+        ValueError: unknown trunk or branches, or a width that is not above 0.
+    """
+
+    def __init__(self, trunk: str = "resnet50", *, width: float = 1.0, branches: Branches = "both") -> None:
+        super().__init__()
+        check_branches(branches)
+        self.trunk = Trunk(trunk, width=width)
+        block, blocks = trunk_spec(trunk)[:2]
+        planes, local_planes = scaled(512, width), scaled(512 // NUM_LOCAL, width)
+        self.global_dim: int = planes * block.expansion
+        self.local_dim: int = local_planes * block.expansion
+        channels = self.trunk.out_channels
+        self.head_global: nn.Sequential | None = None
+        self.head_local: nn.Sequential | None = None
+        if branches != "local":
+            self.head_global = make_stage(block, channels, planes, blocks[3], stride=1)
+        if branches != "global":
+            branch_block = (
+                BranchBottleneck if block.expansion == BranchBottleneck.expansion else BranchBasicBlock
+            )
+            self.head_local = make_branch_stage(
+                branch_block, NUM_LOCAL, channels, local_planes, blocks[3], shared_input=True
+            )
+
+    def forward(self, images: Tensor) -> Features:
+        """Images [B, 3, H, W], float and normalised -> features, float32 (also under autocast)."""
+        x = self.trunk(fast_layout(images))
+        whole = None if self.head_global is None else pool(self.head_global(x))
+        local = None if self.head_local is None else pool(self.head_local(x)).unflatten(1, (NUM_LOCAL, -1))
+        return Features(whole, local)
+
+
+def check_branches(branches: str) -> None:
+    """Raises ValueError unless `branches` is both, global or local."""
+    if branches not in get_args(Branches):
+        raise ValueError(f"branches must be one of {', '.join(get_args(Branches))}, got {branches!r}")

@@ -1,0 +1,245 @@
+"""The shared part of a ResNet, conv1 to conv4_x, and its weights.
+
+He et al., "Deep Residual Learning for Image Recognition" (https://arxiv.org/abs/1512.03385), built of torchvision's
+blocks and with torchvision's names, so that its state dicts load as they are.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from dsa_fast.imagenet import MEAN, STD
+
+TrunkName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+
+
+class _Spec(NamedTuple):
+    block: type[BasicBlock | Bottleneck]
+    blocks: tuple[int, int, int, int]  # of conv2_x, conv3_x, conv4_x, conv5_x
+
+
+_SPECS: dict[str, _Spec] = {
+    "resnet18": _Spec(BasicBlock, (2, 2, 2, 2)),
+    "resnet34": _Spec(BasicBlock, (3, 4, 6, 3)),
+    "resnet50": _Spec(Bottleneck, (3, 4, 6, 3)),
+    "resnet101": _Spec(Bottleneck, (3, 4, 23, 3)),
+}
+
+
+def trunk_spec(name: str) -> _Spec:
+    """The block type of a ResNet and how many blocks each of conv2_x to conv5_x has.
+
+    Raises:
+        ValueError: the name is not one of resnet18, resnet34, resnet50, resnet101.
+    """
+    if name not in _SPECS:
+        raise ValueError(f"trunk must be one of {', '.join(get_args(TrunkName))}, got {name!r}")
+    return _SPECS[name]
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` times `width`, rounded to a multiple of 8 and at least 8.
+
+    Raises:
+        ValueError: width is not a finite number above 0.
+    """
+    if not (math.isfinite(width) and width > 0):
+        raise ValueError(f"width must be a finite number above 0, got {width}")
+    return max(8, 8 * round(channels * width / 8))
+
+
+def fast_layout(x: Tensor) -> Tensor:
+    """`x` [B, C, H, W] in the memory format that the device's convolutions run fastest in.
+
+    On CPU that is channels-last: convolutions (grouped ones above all) and batch norms then run without reordering,
+    1.2 to 3 times as fast as in the contiguous format. Elsewhere the tensor stays as it is; the weights' own format
+    (`model.to(memory_format=torch.channels_last)`) decides.
+    """
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+
+
+def pool(x: Tensor) -> Tensor:
+    """Spatial average of `x` [B, C, H, W] -> [B, C], in float32 (or better): reduced precision ends at the features."""
+    return x.mean(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+class Normalize(nn.Module):
+    """uint8 RGB -> float32, less the ImageNet mean and divided by its deviation; float tensors pass unchanged."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # In units of 8-bit values. Not persistent: constants have no place in a checkpoint.
+        self.register_buffer("mean", 255 * torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` [..., 3, H, W], uint8 RGB or float (already normalised) -> float, the same shape."""
+        return (x.to(self.mean.dtype) - self.mean) / self.std if x.dtype == torch.uint8 else x
+
+
+def make_stage(
+    block: type[BasicBlock | Bottleneck], in_channels: int, planes: int, blocks: int, *, stride: int
+) -> nn.Sequential:
+    """One ResNet stage, its modules named as torchvision names them; the first block has the stride.
+
+    Weights are drawn as torchvision draws them (He normal, fan out; batch norms 1 and 0).
+    """
+    out_channels = planes * block.expansion
+    downsample: nn.Module | None = None
+    if stride != 1 or in_channels != out_channels:
+        downsample = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+        )
+    layers = [block(in_channels, planes, stride, downsample)]
+    layers += [block(out_channels, planes) for _ in range(1, blocks)]
+    stage = nn.Sequential(*layers)
+    init_convolutions(stage)
+    return stage
+
+
+def init_convolutions(module: nn.Module) -> None:
+    """Draws the weights of the plain convolutions in `module` from He's normal distribution (fan out)."""
+    for child in module.modules():
+        if type(child) is nn.Conv2d:
+            nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu")
+
+
+class Trunk(nn.Module):
+    """ResNet conv1 to conv4_x: images [B, 3, H, W] -> feature map F [B, out_channels, H/16, W/16].
+
+    The state dict has torchvision's names (conv1, bn1, layer1, layer2, layer3).
+
+    Args:
+        name: which ResNet.
+        width: scales every channel count.
+
+    Attributes:
+        out_channels: channels of F: 1024 for resnet50 and resnet101, 256 for resnet18 and resnet34, at width 1.
+    """
+
+    def __init__(self, name: str = "resnet50", *, width: float = 1.0) -> None:
+        super().__init__()
+        block, blocks = trunk_spec(name)[:2]
+        self.name = name
+        self.width = width
+        stem = scaled(64, width)
+        planes = [scaled(c, width) for c in (64, 128, 256)]
+        self.conv1 = nn.Conv2d(3, stem, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = make_stage(block, stem, planes[0], blocks[0], stride=1)
+        self.layer2 = make_stage(block, planes[0] * block.expansion, planes[1], blocks[1], stride=2)
+        self.layer3 = make_stage(block, planes[1] * block.expansion, planes[2], blocks[2], stride=2)
+        self.out_channels: int = planes[2] * block.expansion
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W], float and normalised -> F [B, out_channels, H/16, W/16]."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        out: Tensor = self.layer3(self.layer2(self.layer1(x)))
+        return out
+
+
+def read_pretrained(trunk: str, source: str | os.PathLike[str], *, width: float = 1.0) -> dict[str, Tensor]:
+    """torchvision's state dict of a ResNet: ImageNet weights or a local file.
+
+    Args:
+        trunk: which ResNet.
+        source: `"imagenet"` for torchvision's IMAGENET1K_V1 weights (downloaded once, into torch.hub's cache), or
+            the path of a state dict with torchvision's names (read with `weights_only=True`).
+        width: the width of the network it is for; only 1 can have pretrained weights.
+
+    Raises:
+        ValueError: width is not 1, the weights can't be downloaded, or the file is not a state dict.
+        FileNotFoundError: there is no such file.
+    """
+    trunk_spec(trunk)
+    if width != 1:
+        raise ValueError(
+            f"pretrained weights need width=1, got width={width}: they are of the full ResNet; "
+            "pass pretrained=None for random weights"
+        )
+    state: Any
+    if source == "imagenet":
+        weights: Any = get_model_weights(trunk)["IMAGENET1K_V1"]
+        try:
+            state = weights.get_state_dict(
+                progress=False, check_hash=True, map_location="cpu", weights_only=True
+            )
+        except (OSError, RuntimeError) as error:  # no network, or an incomplete file
+            name = Path(weights.url).name
+            raise ValueError(
+                f"pretrained='imagenet': the ImageNet weights of {trunk} can't be had from {weights.url} ({error}). "
+                f"Download that file where it can be reached and pass its path (pretrained='/path/to/{name}') "
+                f"or put it into {Path(torch.hub.get_dir()) / 'checkpoints'}; pretrained=None starts from random weights"
+            ) from error
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"pretrained must be 'imagenet', None or a file; there is no file {str(path)!r}"
+            )
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            first = str(error).strip().split("\n")[0]
+            raise ValueError(
+                f"pretrained: {str(path)!r} is no file of tensors that torch.load reads ({first})"
+            ) from error
+    if not (isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())):
+        raise ValueError(
+            f"pretrained: {str(source)!r} must hold a state dict (names to tensors) as "
+            f"torchvision.models.{trunk}().state_dict() gives, got {_describe(state)}"
+        )
+    return state
+
+
+def load_named(
+    module: nn.Module, state: Mapping[str, Tensor], *, prefix: str = "", source: str = "state"
+) -> None:
+    """Loads the entries of `state` named `prefix` + the module's own names; other entries are left out.
+
+    Counters of batches (`num_batches_tracked`) may be missing, as they are in old files.
+
+    Raises:
+        ValueError: names are missing or shapes differ; both are listed. The module is then unchanged.
+    """
+    own = module.state_dict()
+    missing = [prefix + k for k in own if prefix + k not in state and not k.endswith("num_batches_tracked")]
+    wrong = [
+        f"{prefix + k} {list(state[prefix + k].shape)} instead of {list(v.shape)}"
+        for k, v in own.items()
+        if prefix + k in state and state[prefix + k].shape != v.shape
+    ]
+    if missing or wrong:
+        parts = []
+        if missing:
+            parts.append(f"{len(missing)} names are missing: {_few(missing)}")
+        if wrong:
+            parts.append(f"{len(wrong)} shapes differ: {_few(wrong)}")
+        raise ValueError(f"{source} does not fit this network: {'; '.join(parts)}")
+    module.load_state_dict({k: state[prefix + k] for k in own if prefix + k in state}, strict=False)
+
+
+def _few(names: list[str], limit: int = 4) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def _describe(state: object) -> str:
+    if isinstance(state, dict):
+        return f"a dict with {_few([str(k) for k in state])}"
+    return f"a {type(state).__name__}"

@@ -1,0 +1,60 @@
+"""Loads the compiled libraries into PyTorch and remembers why the CUDA one is not there, where it is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+_FOLDER = Path(__file__).resolve().parent.parent
+
+
+def load_cpu(path: Path = _FOLDER / "_C.abi3.so") -> None:
+    """Loads the operators' schemas and CPU kernels.
+
+    Raises:
+        ImportError: The library is missing or does not load; the message says which.
+    """
+    if not path.exists():
+        raise ImportError(f"dsa_fast is not built: {path} is missing. Build it with `pip install .`")
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        raise ImportError(
+            f"dsa_fast: {path} does not load into PyTorch {torch.__version__} (2.11 or newer is needed): {error}"
+        ) from error
+
+
+def load_cuda(path: Path = _FOLDER / "_C_cuda.abi3.so", note: Path = _FOLDER / "_build.json") -> str | None:
+    """Loads the CUDA kernels.
+
+    Returns:
+        None where they are loaded, else the reason why not: as the build noted it, or the loader's own words.
+    """
+    build = json.loads(note.read_text()) if note.exists() else {"cuda": True}
+    if not build["cuda"]:
+        return f"dsa_fast was built without CUDA, because {build['why']}"
+    if not path.exists():
+        return f"{path} is missing"
+    if torch.version.cuda is None:
+        return f"the installed PyTorch {torch.__version__} has no CUDA"
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        return f"{path} does not load into PyTorch {torch.__version__}: {error}"
+    return None
+
+
+load_cpu()
+cuda_missing: str | None = load_cuda()
+
+
+def require_cuda() -> None:
+    """Makes sure that the CUDA kernels are there.
+
+    Raises:
+        RuntimeError: They are not; the message says exactly why.
+    """
+    if cuda_missing is not None:
+        raise RuntimeError(f"dsa_fast has no CUDA kernels here: {cuda_missing}")

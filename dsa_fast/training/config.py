@@ -1,0 +1,120 @@
+"""What a training run can be told; the `dsa-fast fit` command and its YAML files mirror these classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The people to train and test on.
+
+    Attributes:
+        root: folder in Market-1501's layout (bounding_box_train, query, bounding_box_test).
+        iuv: folder of the IUV maps, mirroring the splits; by default `iuv` inside root. Images without a map train
+            with mean-filled parts.
+        p: identities in a batch.
+        k: images of each identity in a batch.
+        test_batch: images in a batch of the evaluation.
+        workers: processes that read images; 0 reads in the main process.
+    """
+
+    root: str
+    iuv: str | None = None
+    p: int = 16
+    k: int = 4
+    test_batch: int = 64
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network.
+
+    Attributes:
+        kind: `dsa` is the paper's two streams; `baseline` the plain ResNet with a global feature.
+        trunk: the MF-Stream's ResNet.
+        pretrained: `imagenet`, the path of a torchvision state dict, or null for random weights.
+        width: scales every layer's channels, for small machines.
+        branches: which of the global and local branch are built.
+        dsag: trains the DSAG-Stream too; without it the model is the paper's "Two branches" baseline.
+        classifier_dim: width of the classifiers' first layer.
+    """
+
+    kind: Literal["dsa", "baseline"] = "dsa"
+    trunk: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
+    pretrained: str | None = "imagenet"
+    width: float = 1.0
+    branches: Literal["both", "global", "local"] = "both"
+    dsag: bool = True
+    classifier_dim: int = 512
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses (paper, section 4.2).
+
+    Attributes:
+        id_mf: ID losses on the MF-Stream's features.
+        triplet: batch-hard triplet losses on the fused features.
+        id_fused: ID losses on the fused features.
+        margin: the triplet losses' margin.
+        label_smoothing: share of the target given to all identities evenly.
+    """
+
+    id_mf: float = 0.5
+    triplet: float = 1.5
+    id_fused: float = 1.0
+    margin: float = 0.3
+    label_smoothing: float = 0.1
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Adam and the learning rate's course (paper, section 4.2).
+
+    Attributes:
+        lr: learning rate after the warm-up.
+        warmup_lr: learning rate at the start.
+        warmup_epochs: the learning rate grows linearly over these.
+        decay_epochs: then it is multiplied by `decay` each so many epochs.
+        decay: factor of each decay.
+        weight_decay: Adam's L2 weight decay.
+    """
+
+    lr: float = 8e-4
+    warmup_lr: float = 8e-6
+    warmup_epochs: float = 20
+    decay_epochs: float = 40
+    decay: float = 0.5
+    weight_decay: float = 5e-4
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How the run goes; Lightning's Trainer does the work.
+
+    Attributes:
+        max_epochs: epochs to train.
+        eval_every: evaluates on query and gallery after each so many epochs and after the last; 0: never.
+        accelerator: `auto`, `cpu`, `gpu`.
+        devices: how many, or which, or `auto`.
+        precision: `32-true`, `bf16-mixed`, `16-mixed`.
+        strategy: Lightning's strategy, such as `ddp`.
+        log_every: steps between two log lines.
+        deterministic: `warn` uses deterministic algorithms wherever there is one; `true` fails where there is none.
+        progress: shows a progress bar.
+        extra: any other argument of lightning.Trainer.
+    """
+
+    max_epochs: int = 320
+    eval_every: int = 20
+    accelerator: str = "auto"
+    devices: int | list[int] | Literal["auto"] = "auto"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    strategy: str = "auto"
+    log_every: int = 10
+    deterministic: bool | Literal["warn"] = "warn"
+    progress: bool = True
+    extra: dict[str, Any] = field(default_factory=dict)

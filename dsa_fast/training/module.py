@@ -1,0 +1,168 @@
+"""The training step and the evaluation, as a LightningModule."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from dsa_fast.data.dataset import PersonItem
+from dsa_fast.data.transforms import AugmentConfig, Draws, eval_transform, train_transform
+from dsa_fast.evaluation import evaluate
+from dsa_fast.models import Baseline, DSALoss, DSAReID
+from dsa_fast.training.config import LossConfig, ModelConfig, OptimConfig
+from dsa_fast.training.schedule import learning_rate
+
+_FORMAT = 1
+_KEY = "dsa_fast"
+
+
+class ReIDTask(lightning.LightningModule):
+    """Trains a re-ID model on P x K batches of stored people.
+
+    Everything random in a step is drawn from (seed, step, process), so that a resumed run goes on with the same
+    numbers as one that was never interrupted.
+
+    Args:
+        num_ids: identities in the training set.
+        model: the network.
+        loss: the losses' weights.
+        optim: optimiser and learning rate.
+        augment: the transform of training images.
+        seed: seed of the transform's draws.
+    """
+
+    def __init__(
+        self,
+        num_ids: int,
+        model: ModelConfig | None = None,
+        loss: LossConfig | None = None,
+        optim: OptimConfig | None = None,
+        augment: AugmentConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.num_ids, self.seed = num_ids, seed
+        self.model_config = model or ModelConfig()
+        self.loss_config = loss or LossConfig()
+        self.optim_config = optim or OptimConfig()
+        self.augment = augment or AugmentConfig()
+        self.model = build_model(num_ids, self.model_config)
+        self.loss = DSALoss(**asdict(self.loss_config))
+        self._features: list[list[tuple[Tensor, Tensor, Tensor]]] = [[], []]
+
+    def training_step(self, batch: PersonItem, batch_index: int) -> Tensor:
+        """Transform and warp on this device, forward, losses."""
+        images, iuv, labels = batch["image"], batch["iuv"], batch["label"]
+        draws = Draws.sample(len(images), self.augment, self._generator())
+        images, dsap = train_transform(images, iuv, draws, self.augment)
+        output = self.model(images, dsap)
+        total, terms = self.loss(output, labels)
+        self.log("loss", total, prog_bar=True, batch_size=len(images))
+        self.log_dict({f"loss/{name}": value for name, value in terms.items()}, batch_size=len(images))
+        return total
+
+    def _generator(self) -> torch.Generator:
+        # A random-access stream: no state to save, none to lose.
+        mixed = (self.seed * 1_000_003 + self.global_step) * 65_537 + self.global_rank
+        return torch.Generator().manual_seed(mixed % 2**63)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the features of the last evaluation."""
+        self._features = [[], []]
+
+    def validation_step(self, batch: PersonItem, batch_index: int, dataloader_idx: int = 0) -> None:
+        """Embeds query (loader 0) and gallery (loader 1)."""
+        features = self.embed(batch["image"])
+        self._features[dataloader_idx].append((features.float().cpu(), batch["label"].cpu(), batch["camid"].cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs mAP, mINP and CMC; every process evaluates the whole test set."""
+        if self.trainer.sanity_checking or not all(self._features):
+            return
+        query, gallery = ([torch.cat(column) for column in zip(*part)] for part in self._features)
+        result = evaluate(*query, *gallery)
+        scores = {"mAP": result.mAP, "mINP": result.mINP, **{f"R{rank}": result.rank(rank) for rank in (1, 5, 10)}}
+        self.log_dict(scores, prog_bar=True)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Test vectors [B, D] of stored images, uint8 [B, 3, h, w]."""
+        return self.model.embed(eval_transform(images, self.augment.size))
+
+    def configure_optimizers(self) -> Any:
+        """Adam, and the learning rate as a function of the step."""
+        config = self.optim_config
+        optimizer = torch.optim.Adam(self.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        epochs = max(self.trainer.max_epochs or 1, 1)
+        steps = max(self.trainer.estimated_stepping_batches / epochs, 1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate(step / steps, config) / config.lr
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what `load_model` needs, in plain types that load without pickle."""
+        checkpoint[_KEY] = {
+            "format": _FORMAT,
+            "num_ids": self.num_ids,
+            "model": asdict(self.model_config),
+            "size": list(self.augment.size),
+            "dsap_size": self.augment.dsap_size,
+        }
+
+
+def build_model(num_ids: int, config: ModelConfig) -> nn.Module:
+    """The network that `config` describes, with `num_ids` classes."""
+    options: dict[str, Any] = asdict(config)
+    if options.pop("kind") == "baseline":
+        del options["branches"], options["dsag"]
+        return Baseline(num_ids, **options)
+    return DSAReID(num_ids, **options)
+
+
+class LoadedModel(NamedTuple):
+    """A model from a checkpoint, and the inputs it was trained with.
+
+    Attributes:
+        model: the network, in eval mode, on the CPU.
+        size: height and width of the input image.
+        dsap_size: S, height and width of a part image.
+    """
+
+    model: nn.Module
+    size: tuple[int, int]
+    dsap_size: int
+
+
+def load_model(path: str | os.PathLike[str]) -> LoadedModel:
+    """Reads the model of a training checkpoint; no pickled code is run.
+
+    Args:
+        path: a `.ckpt` file written by `dsa-fast fit` or `dsa-fast demo`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no checkpoint of this package.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint must be a .ckpt file of dsa-fast fit, got {path}: no such file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        about = checkpoint[_KEY]
+    except Exception as error:  # torch raises many kinds, all of which mean this
+        raise ValueError(f"checkpoint must be a file written by dsa-fast fit, got {path}: {error}") from error
+    if about["format"] != _FORMAT:
+        raise ValueError(f"checkpoint must have format {_FORMAT}, got {about['format']} in {path}")
+    config = ModelConfig(**{**about["model"], "pretrained": None})
+    model = build_model(about["num_ids"], config)
+    prefix = "model."
+    state = {name[len(prefix) :]: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)}
+    model.load_state_dict(state)
+    height, width = about["size"]
+    return LoadedModel(model.eval(), (height, width), about["dsap_size"])

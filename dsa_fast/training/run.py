@@ -1,0 +1,127 @@
+"""A whole training run: folders, checkpoints, logs, resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import yaml
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from dsa_fast.data.transforms import AugmentConfig
+from dsa_fast.training.config import DataConfig, LossConfig, ModelConfig, OptimConfig, TrainerConfig
+from dsa_fast.training.data import ReIDData
+from dsa_fast.training.module import ReIDTask
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Where a run's files are, and its last evaluation.
+
+    Attributes:
+        checkpoint: the model and the training's state after the last epoch.
+        log: CSV of all logged values.
+        scores: mAP, mINP, R1, R5, R10 of the last evaluation, in [0, 1]; empty without one.
+    """
+
+    checkpoint: Path
+    log: Path
+    scores: dict[str, float]
+
+
+def fit(
+    data: DataConfig,
+    model: ModelConfig | None = None,
+    loss: LossConfig | None = None,
+    optim: OptimConfig | None = None,
+    augment: AugmentConfig | None = None,
+    trainer: TrainerConfig | None = None,
+    out: Path | str = Path("runs/fit"),
+    resume: bool = False,
+    seed: int = 0,
+    callbacks: Sequence[Callback] = (),
+) -> FitResult:
+    """Trains a model and evaluates it on query and gallery.
+
+    Writes into `out`: `checkpoints/last.ckpt` (after each epoch), `config.yaml` (all options; `dsa-fast fit --config`
+    reads it), `log/metrics.csv` and TensorBoard's files.
+
+    Args:
+        data: the people; see `DataConfig`.
+        model: the network; see `ModelConfig`.
+        loss: the losses' weights; see `LossConfig`.
+        optim: optimiser and learning rate; see `OptimConfig`.
+        augment: the transform of training images; see `AugmentConfig`.
+        trainer: how the run goes; see `TrainerConfig`.
+        out: folder for the run's files.
+        resume: goes on after the last finished epoch of the run in `out`, exactly as if it had not been interrupted.
+        seed: seed of weights, batches and transforms.
+        callbacks: further Lightning callbacks.
+
+    Raises:
+        FileNotFoundError: a data folder is missing, or there is nothing to resume.
+        ValueError: `out` holds a run already and `resume` is off, or an option is wrong.
+    """
+    model, loss, optim = model or ModelConfig(), loss or LossConfig(), optim or OptimConfig()
+    augment, trainer = augment or AugmentConfig(), trainer or TrainerConfig()
+    out = Path(out)
+    last = out / "checkpoints" / "last.ckpt"
+    if last.exists() and not resume:
+        raise ValueError(f"out must be a folder without a run, got {out}: add --resume, or choose another folder")
+    if resume and not last.exists():
+        raise FileNotFoundError(f"resume needs {last}, which does not exist")
+
+    lightning.seed_everything(seed, workers=True, verbose=False)
+    people = ReIDData(data, augment.size, seed)
+    task = ReIDTask(people.num_ids, model, loss, optim, augment, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    parts: dict[str, Any] = {
+        "data": data, "model": model, "loss": loss, "optim": optim, "augment": augment, "trainer": trainer
+    }  # fmt: skip
+    options = {name: _plain(asdict(part)) for name, part in parts.items()} | {"out": str(out), "seed": seed}
+    (out / "config.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
+
+    csv_logger = CSVLogger(out, name="", version="log")
+    runner = lightning.Trainer(
+        max_epochs=trainer.max_epochs,
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        precision=trainer.precision,
+        strategy=trainer.strategy,
+        deterministic=trainer.deterministic,
+        log_every_n_steps=trainer.log_every,
+        check_val_every_n_epoch=max(trainer.eval_every, 1),
+        limit_val_batches=1.0 if trainer.eval_every else 0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        enable_progress_bar=trainer.progress,
+        logger=[csv_logger, TensorBoardLogger(out, name="", version="log")],
+        callbacks=[
+            ModelCheckpoint(
+                out / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+            ),
+            LearningRateMonitor("step"),
+            *([RichProgressBar()] if trainer.progress else []),
+            *callbacks,
+        ],
+        **trainer.extra,
+    )
+    runner.fit(task, people, ckpt_path=last if resume else None, weights_only=True)
+    evaluated = trainer.eval_every and trainer.max_epochs % trainer.eval_every == 0
+    if trainer.eval_every and not evaluated:
+        runner.validate(task, people, verbose=False)
+    names = ("mAP", "mINP", "R1", "R5", "R10")
+    scores = {name: float(runner.callback_metrics[name]) for name in names if name in runner.callback_metrics}
+    return FitResult(last, out / "log" / "metrics.csv", scores)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that YAML stays plain."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

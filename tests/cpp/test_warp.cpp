@@ -1,0 +1,485 @@
+// Compares three ways of computing a warp, bit for bit: the CPU kernels, the CUDA kernels, and a plain loop written
+// here from csrc/warp.h's words. Built with the CUDA kernels running on the CPU (cuda_shim.h) or, by nvcc, on a GPU.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#if defined(__CUDACC__)
+#include <cuda_runtime.h>
+#endif
+
+#include "../../csrc/warp.h"
+
+namespace {
+
+using namespace dsa_fast;
+
+constexpr int kSkipped = 77;
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+int failures = 0;
+
+void fail(const std::string& what) {
+  if (++failures <= 20) std::fprintf(stderr, "FAILED: %s\n", what.c_str());
+}
+
+// ---- memory that both sides see ------------------------------------------------------------------------------------
+
+void check_cuda(int error, const char* what) {
+  if (error == 0) return;
+  std::fprintf(stderr, "%s: CUDA error %d\n", what, error);
+  std::exit(1);
+}
+
+void wait_for_device() {
+#if defined(__CUDACC__)
+  check_cuda(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+#endif
+}
+
+// Exactly as large as asked for, so that a sanitizer sees every step outside.
+class Buffer {
+ public:
+  explicit Buffer(size_t bytes, unsigned char garbage = 0xa5) : bytes_(bytes) {
+#if defined(__CUDACC__)
+    check_cuda(cudaMallocManaged(&data_, std::max<size_t>(bytes, 1)), "cudaMallocManaged");
+#else
+    data_ = std::malloc(bytes);
+#endif
+    if (bytes > 0) std::memset(data_, garbage, bytes);
+  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() {
+#if defined(__CUDACC__)
+    cudaFree(data_);
+#else
+    std::free(data_);
+#endif
+  }
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_;
+};
+
+// ---- element types, from their definitions and not from dtype.h ----------------------------------------------------
+
+size_t bytes_of(DType dtype) {
+  switch (dtype) {
+    case DType::kUInt8:
+      return 1;
+    case DType::kFloat16:
+    case DType::kBFloat16:
+      return 2;
+    case DType::kFloat32:
+      return 4;
+    default:
+      return 8;
+  }
+}
+
+double decode16(uint16_t bits, int exponent_bits) {
+  const int mantissa_bits = 15 - exponent_bits;
+  const int bias = (1 << (exponent_bits - 1)) - 1;
+  const int exponent = (bits >> mantissa_bits) & ((1 << exponent_bits) - 1);
+  const int mantissa = bits & ((1 << mantissa_bits) - 1);
+  const double sign = bits >> 15 ? -1.0 : 1.0;
+  if (exponent == (1 << exponent_bits) - 1) return mantissa ? kNaN : sign * kInf;
+  if (exponent == 0) return sign * std::ldexp(mantissa, 1 - bias - mantissa_bits);
+  return sign * std::ldexp(mantissa + (1 << mantissa_bits), exponent - bias - mantissa_bits);
+}
+
+// The nearest 16-bit number, ties to the even pattern, by bisection over all positive ones.
+uint16_t encode16(double x, int exponent_bits) {
+  const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
+  const uint16_t infinity = static_cast<uint16_t>(((1 << exponent_bits) - 1) << (15 - exponent_bits));
+  if (std::isnan(x)) return static_cast<uint16_t>(infinity | (1 << (14 - exponent_bits)));
+  const double magnitude = std::fabs(x);
+  uint16_t low = 0, high = infinity;  // decode(low) <= magnitude
+  while (high - low > 1) {
+    const uint16_t middle = static_cast<uint16_t>((low + high) / 2);
+    (decode16(middle, exponent_bits) <= magnitude ? low : high) = middle;
+  }
+  const double below = decode16(low, exponent_bits);
+  // What follows the largest finite number counts as if the exponents went on.
+  const double above = high == infinity ? 2 * below - decode16(static_cast<uint16_t>(low - 1), exponent_bits)
+                                        : decode16(high, exponent_bits);
+  const double to_low = magnitude - below, to_high = above - magnitude;
+  const bool up = to_high < to_low || (to_high == to_low && (low & 1)) || (magnitude == kInf);
+  return static_cast<uint16_t>(sign | (up ? high : low));
+}
+
+double load(const void* data, int64_t k, DType dtype) {
+  switch (dtype) {
+    case DType::kUInt8:
+      return static_cast<const uint8_t*>(data)[k];
+    case DType::kFloat16:
+      return decode16(static_cast<const uint16_t*>(data)[k], 5);
+    case DType::kBFloat16:
+      return decode16(static_cast<const uint16_t*>(data)[k], 8);
+    case DType::kFloat32:
+      return static_cast<const float*>(data)[k];
+    default:
+      return static_cast<const double*>(data)[k];
+  }
+}
+
+void store(void* data, int64_t k, DType dtype, double x) {
+  switch (dtype) {
+    case DType::kUInt8:
+      static_cast<uint8_t*>(data)[k] =
+          std::isnan(x) ? 0 : static_cast<uint8_t>(std::nearbyint(std::clamp(x, 0.0, 255.0)));
+      break;
+    case DType::kFloat16:
+      static_cast<uint16_t*>(data)[k] = encode16(static_cast<float>(x), 5);
+      break;
+    case DType::kBFloat16:
+      static_cast<uint16_t*>(data)[k] = encode16(static_cast<float>(x), 8);
+      break;
+    case DType::kFloat32:
+      static_cast<float*>(data)[k] = static_cast<float>(x);
+      break;
+    default:
+      static_cast<double*>(data)[k] = x;
+  }
+}
+
+const char* name_of(DType dtype) {
+  constexpr const char* names[] = {"uint8", "float16", "bfloat16", "float32", "float64"};
+  return names[static_cast<int>(dtype)];
+}
+
+// Equal bits, or two NaNs.
+bool same(const void* a, const void* b, int64_t k, DType dtype) {
+  const size_t bytes = bytes_of(dtype);
+  const auto offset = static_cast<size_t>(k) * bytes;
+  if (std::memcmp(static_cast<const char*>(a) + offset, static_cast<const char*>(b) + offset, bytes) == 0) return true;
+  return std::isnan(load(a, k, dtype)) && std::isnan(load(b, k, dtype));
+}
+
+void compare(const Buffer& got, const Buffer& expected, DType dtype, const std::string& what) {
+  const auto n = static_cast<int64_t>(expected.bytes() / bytes_of(dtype));
+  for (int64_t k = 0; k < n; ++k) {
+    if (same(got.data(), expected.data(), k, dtype)) continue;
+    fail(what + ": element " + std::to_string(k) + " is " + std::to_string(load(got.data(), k, dtype)) +
+         ", expected " + std::to_string(load(expected.data(), k, dtype)));
+    return;
+  }
+}
+
+void compare_counts(const Buffer& got, const Buffer& expected, const std::string& what) {
+  if (std::memcmp(got.data(), expected.data(), expected.bytes()) != 0) fail(what);
+}
+
+// ---- a case --------------------------------------------------------------------------------------------------------
+
+enum class Content { kRandom, kOneTexel, kEmpty, kFull, kWild };
+
+struct Case {
+  int64_t B, C, H, W, S;
+  DType img, iuv, out;
+  Reduce reduce;
+  Content content;
+  bool permuted;  // img [B, H, W, C] and iuv [B, W, H, 3] in memory, gradients [B, 24, S, S, C]
+
+  std::string name() const {
+    constexpr const char* contents[] = {"random", "one texel", "empty", "full", "wild"};
+    std::string text = reduce == Reduce::kLast ? "last " : "mean ";
+    for (int64_t extent : {B, C, H, W, S}) text += std::to_string(extent) + " ";
+    return text + name_of(img) + " " + name_of(iuv) + " -> " + name_of(out) + ", " +
+           contents[static_cast<int>(content)] + (permuted ? ", permuted" : "");
+  }
+};
+
+// Where a pixel lands, as csrc/texel.h's words have it: part * S * S + row * S + column, or -1.
+int64_t expected_texel(const IuvMap& map, int64_t b, int64_t y, int64_t x, int64_t S) {
+  double value[3];
+  for (int c = 0; c < 3; ++c) {
+    const int64_t offset = b * map.stride[0] + c * map.stride[1] + y * map.stride[2] + x * map.stride[3];
+    value[c] = load(map.data, offset, map.dtype);
+    if (std::isnan(value[c])) return -1;
+  }
+  if (value[0] < 1 || value[0] > 24 || value[0] != std::floor(value[0])) return -1;
+  int64_t at[2];
+  for (int c = 0; c < 2; ++c) {
+    if (map.dtype == DType::kUInt8) {
+      at[c] = static_cast<int64_t>(value[c + 1]) * S / 255;
+    } else {
+      const float product = static_cast<float>(std::clamp(value[c + 1], 0.0, 1.0)) * static_cast<float>(S);
+      at[c] = static_cast<int64_t>(std::floor(product));
+    }
+    at[c] = std::min(at[c], S - 1);
+  }
+  return ((static_cast<int64_t>(value[0]) - 1) * S + at[0]) * S + at[1];
+}
+
+void run(const Case& k, std::mt19937_64& random) {
+  const auto uniform = [&](double low, double high) {
+    return std::uniform_real_distribution<double>(low, high)(random);
+  };
+  const auto below = [&](int64_t n) { return std::uniform_int_distribution<int64_t>(0, n - 1)(random); };
+  const int64_t pixels = k.H * k.W, texels = kParts * k.S * k.S, cells = k.S * k.S;
+  const auto size = [](int64_t n, DType dtype) { return static_cast<size_t>(n) * bytes_of(dtype); };
+
+  // The map.
+  Buffer iuv(size(k.B * 3 * pixels, k.iuv));
+  IuvMap map{iuv.data(), {3 * pixels, pixels, k.W, 1}, k.iuv, k.B, k.H, k.W};
+  if (k.permuted) std::copy_n(std::array<int64_t, 4>{3 * pixels, 1, 3, 3 * k.H}.data(), 4, map.stride);
+  const double top = k.iuv == DType::kUInt8 ? 255 : 1;
+  for (int64_t b = 0; b < k.B; ++b) {
+    for (int64_t y = 0; y < k.H; ++y) {
+      for (int64_t x = 0; x < k.W; ++x) {
+        double value[3] = {static_cast<double>(below(25)), uniform(0, top), uniform(0, top)};
+        if (k.content == Content::kOneTexel) value[0] = 24, value[1] = value[2] = top;
+        if (k.content == Content::kEmpty) value[0] = 0;
+        if (k.content == Content::kFull) value[0] = static_cast<double>(1 + below(24));
+        if (k.content == Content::kWild && k.iuv != DType::kUInt8) {
+          const double parts[] = {-1, 0, 1, 2.5, 24, 25, 1e30, -1e30, kNaN, kInf, -kInf};
+          const double coordinates[] = {-0.1, -0.0, 0, 1e-40, 0.5, 0.999999, 1, 1.2, 1e30, -1e30, kNaN, kInf, -kInf};
+          if (below(2)) value[0] = parts[below(11)];
+          if (below(2)) value[1] = coordinates[below(13)];
+          if (below(2)) value[2] = coordinates[below(13)];
+        } else if (k.content == Content::kWild) {
+          value[0] = static_cast<double>(below(256));
+        }
+        for (int c = 0; c < 3; ++c) {
+          store(iuv.data(), b * map.stride[0] + c * map.stride[1] + y * map.stride[2] + x * map.stride[3], k.iuv,
+                value[c]);
+        }
+      }
+    }
+  }
+
+  // The photo, and a gradient of the result; wild ones hold what casts and sums find hard.
+  const auto fill_with_numbers = [&](const Buffer& buffer, DType dtype) {
+    const auto n = static_cast<int64_t>(buffer.bytes() / bytes_of(dtype));
+    const double odd[] = {kNaN, kInf, -kInf, -0.0, 1e-7, 3e-8, 6.1e-5, 65504, 65519.9, 65520, 1e30, 3.4e38, 1e-42, -300};
+    for (int64_t e = 0; e < n; ++e) {
+      double x = dtype == DType::kUInt8 ? static_cast<double>(below(256)) : uniform(-20, 280);
+      if (k.content == Content::kWild && dtype != DType::kUInt8 && below(4) == 0) x = odd[below(14)];
+      if (dtype != DType::kUInt8 && below(3) == 0) x = std::floor(x) + 0.5;  // ties
+      store(buffer.data(), e, dtype, x);
+    }
+  };
+  Buffer img(size(k.B * k.C * pixels, k.img));
+  fill_with_numbers(img, k.img);
+  std::vector<double> fill(static_cast<size_t>(k.C));
+  for (double& value : fill) value = below(5) == 0 ? kNaN : uniform(-50, 300);
+
+  const auto out_bytes = size(k.B * texels * k.C, k.out);
+  Buffer expected(out_bytes), cpu(out_bytes, 0x11), cuda(out_bytes, 0x22);
+  WarpArgs args{};
+  args.img = img.data();
+  std::copy_n(std::array<int64_t, 4>{k.C * pixels, pixels, k.W, 1}.data(), 4, args.img_stride);
+  if (k.permuted) std::copy_n(std::array<int64_t, 4>{k.C * pixels, 1, k.W * k.C, k.C}.data(), 4, args.img_stride);
+  args.img_dtype = k.img;
+  args.iuv = map;
+  args.fill = fill.data();
+  args.out_dtype = k.out;
+  args.C = k.C;
+  args.S = k.S;
+  args.reduce = k.reduce;
+
+  // The plain loop.
+  const auto img_at = [&](int64_t b, int64_t c, int64_t pixel) {
+    return load(img.data(),
+                b * args.img_stride[0] + c * args.img_stride[1] + pixel / k.W * args.img_stride[2] +
+                    pixel % k.W * args.img_stride[3],
+                k.img);
+  };
+  Buffer expected_count(sizeof(int32_t) * static_cast<size_t>(k.B * texels), 0);
+  for (int64_t b = 0; b < k.B; ++b) {
+    std::map<int64_t, std::vector<int64_t>> landed;  // texel -> its pixels in raster order
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+      const int64_t t = expected_texel(map, b, pixel / k.W, pixel % k.W, k.S);
+      if (t >= 0) landed[t].push_back(pixel);
+    }
+    for (int64_t t = 0; t < texels; ++t) {
+      const auto found = landed.find(t);
+      for (int64_t c = 0; c < k.C; ++c) {
+        double value = fill[static_cast<size_t>(c)];
+        if (found != landed.end() && k.reduce == Reduce::kLast) {
+          value = img_at(b, c, found->second.back());
+        } else if (found != landed.end()) {
+          const auto n = static_cast<double>(found->second.size());
+          if (k.img == DType::kFloat64) {
+            double sum = 0;
+            for (int64_t pixel : found->second) sum += img_at(b, c, pixel);
+            value = sum / n;
+          } else {
+            float sum = 0;  // of integers it is exact here
+            for (int64_t pixel : found->second) sum += static_cast<float>(img_at(b, c, pixel));
+            value = sum / static_cast<float>(n);
+          }
+        }
+        store(expected.data(), ((b * kParts + t / cells) * k.C + c) * cells + t % cells, k.out, value);
+      }
+      if (found != landed.end()) {
+        static_cast<int32_t*>(expected_count.data())[b * texels + t] = static_cast<int32_t>(found->second.size());
+      }
+    }
+  }
+
+  args.out = cpu.data();
+  warp_cpu(args);
+  compare(cpu, expected, k.out, "CPU: " + k.name());
+  args.out = cuda.data();
+  {
+    const Buffer scratch(sizeof(int32_t) * static_cast<size_t>(warp_cuda_scratch(args)));
+    check_cuda(warp_cuda(args, static_cast<int32_t*>(scratch.data()), nullptr), "warp_cuda");
+    wait_for_device();
+  }
+  compare(cuda, expected, k.out, "CUDA: " + k.name());
+
+  Buffer count(expected_count.bytes()), cuda_count(expected_count.bytes());
+  warp_count_cpu({map, static_cast<int32_t*>(count.data()), k.S});
+  compare_counts(count, expected_count, "CPU count: " + k.name());
+  check_cuda(warp_count_cuda({map, static_cast<int32_t*>(cuda_count.data()), k.S}, nullptr), "warp_count_cuda");
+  wait_for_device();
+  compare_counts(cuda_count, expected_count, "CUDA count: " + k.name());
+
+  if (k.img == DType::kUInt8 || k.out == DType::kUInt8) return;
+  Buffer grad(out_bytes);
+  fill_with_numbers(grad, k.out);
+  const auto img_bytes = size(k.B * k.C * pixels, k.img);
+  Buffer expected_grad(img_bytes), cpu_grad(img_bytes, 0x33), cuda_grad(img_bytes, 0x44);
+  WarpBackwardArgs back{};
+  back.grad = grad.data();
+  std::copy_n(std::array<int64_t, 5>{texels * k.C, k.C * cells, cells, k.S, 1}.data(), 5, back.grad_stride);
+  if (k.permuted) {
+    std::copy_n(std::array<int64_t, 5>{texels * k.C, k.C * cells, 1, k.S * k.C, k.C}.data(), 5, back.grad_stride);
+  }
+  back.grad_dtype = k.out;
+  back.iuv = map;
+  back.grad_img_dtype = k.img;
+  back.C = k.C;
+  back.S = k.S;
+  back.reduce = k.reduce;
+  for (int64_t b = 0; b < k.B; ++b) {
+    std::vector<int64_t> last(static_cast<size_t>(texels), -1);
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+      const int64_t t = expected_texel(map, b, pixel / k.W, pixel % k.W, k.S);
+      if (t >= 0) last[static_cast<size_t>(t)] = pixel;
+    }
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+      const int64_t t = expected_texel(map, b, pixel / k.W, pixel % k.W, k.S);
+      for (int64_t c = 0; c < k.C; ++c) {
+        double value = 0;
+        if (t >= 0) {
+          const int64_t cell = t % cells;
+          value = load(grad.data(),
+                       b * back.grad_stride[0] + t / cells * back.grad_stride[1] + c * back.grad_stride[2] +
+                           cell / k.S * back.grad_stride[3] + cell % k.S * back.grad_stride[4],
+                       k.out);
+          const int32_t n = static_cast<int32_t*>(expected_count.data())[b * texels + t];
+          if (k.reduce == Reduce::kLast) {
+            if (last[static_cast<size_t>(t)] != pixel) value = 0;
+          } else if (k.out == DType::kFloat64) {
+            value /= n;
+          } else {
+            value = static_cast<float>(value) / static_cast<float>(n);
+          }
+        }
+        store(expected_grad.data(), (b * k.C + c) * pixels + pixel, k.img, value);
+      }
+    }
+  }
+  back.grad_img = cpu_grad.data();
+  warp_backward_cpu(back);
+  compare(cpu_grad, expected_grad, k.img, "CPU backward: " + k.name());
+  back.grad_img = cuda_grad.data();
+  const Buffer scratch(sizeof(int32_t) * static_cast<size_t>(warp_backward_cuda_scratch(back)));
+  check_cuda(warp_backward_cuda(back, static_cast<int32_t*>(scratch.data()), nullptr), "warp_backward_cuda");
+  wait_for_device();
+  compare(cuda_grad, expected_grad, k.img, "CUDA backward: " + k.name());
+}
+
+// Every 16-bit number survives the way to float32 and back, and float32 numbers in between round as they should.
+void test_casts(std::mt19937_64& random) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const auto b = static_cast<uint16_t>(bits);
+    const double half = decode16(b, 5), bfloat = decode16(b, 8);
+    if (!std::isnan(half) && (to_float(Half{b}) != half || round_to_half(to_float(Half{b})).bits != b)) {
+      fail("float16 pattern " + std::to_string(bits));
+    }
+    if (!std::isnan(bfloat) &&
+        (to_float(BFloat16{b}) != bfloat || round_to_bfloat16(to_float(BFloat16{b})).bits != b)) {
+      fail("bfloat16 pattern " + std::to_string(bits));
+    }
+    if (std::isnan(half) != std::isnan(to_float(Half{b}))) fail("float16 NaN " + std::to_string(bits));
+    if (std::isnan(bfloat) != std::isnan(to_float(BFloat16{b}))) fail("bfloat16 NaN " + std::to_string(bits));
+  }
+  for (int k = 0; k < 100000; ++k) {
+    uint32_t bits = static_cast<uint32_t>(random());
+    if (k % 2) bits = (bits & 0x80001fffu) | ((0x33000000u + bits % 0x15000000u) & 0x7fffe000u);  // float16's range
+    if (k % 4 == 1) bits = (bits & ~0x1fffu) | 0x1000u;                                            // its ties
+    const float x = float_of(bits);
+    if (std::isnan(x)) continue;
+    if (round_to_half(x).bits != encode16(x, 5)) fail("float32 " + std::to_string(bits) + " to float16");
+    if (round_to_bfloat16(x).bits != encode16(x, 8)) fail("float32 " + std::to_string(bits) + " to bfloat16");
+  }
+}
+
+}  // namespace
+
+int main() {
+#if defined(__CUDACC__)
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+    std::printf("skipped: no GPU\n");
+    return kSkipped;
+  }
+#endif
+  std::mt19937_64 random(20190603);
+  int cases = 0;
+  const auto check = [&](const Case& k) {
+    run(k, random);
+    ++cases;
+  };
+  test_casts(random);
+
+  constexpr DType types[] = {DType::kUInt8, DType::kFloat16, DType::kBFloat16, DType::kFloat32, DType::kFloat64};
+  constexpr DType map_types[] = {DType::kUInt8, DType::kFloat16, DType::kBFloat16, DType::kFloat32};
+  constexpr Content contents[] = {Content::kRandom, Content::kOneTexel, Content::kEmpty, Content::kFull,
+                                  Content::kWild};
+  for (const Reduce reduce : {Reduce::kLast, Reduce::kMean}) {
+    for (const DType img : types) {  // every pair of types
+      for (const DType out : types) {
+        check({2, 3, 7, 9, 3, img, DType::kUInt8, out, reduce, Content::kRandom, false});
+        check({2, 3, 7, 9, 3, img, DType::kFloat32, out, reduce, Content::kWild, true});
+      }
+    }
+    for (const DType iuv : map_types) {  // every kind of map
+      for (const Content content : contents) {
+        check({2, 2, 5, 6, 4, DType::kFloat32, iuv, DType::kFloat32, reduce, content, false});
+        check({1, 1, 9, 5, 1, DType::kUInt8, iuv, DType::kUInt8, reduce, content, true});
+      }
+    }
+    // Awkward extents: single pixels, odd widths, rows longer than a chunk, none of something, more than one launch's
+    // channels, more images than blocks.
+    constexpr int64_t extents[][5] = {{1, 3, 1, 1, 1},   {1, 3, 1, 1, 64},  {3, 1, 1, 7, 2},  {1, 3, 13, 1, 5},
+                                      {1, 2, 3, 700, 8}, {1, 3, 37, 41, 32}, {2, 3, 16, 8, 64}, {0, 3, 4, 4, 2},
+                                      {2, 0, 4, 4, 2},   {2, 3, 0, 4, 2},   {2, 3, 4, 0, 2},  {1, 65, 4, 5, 2},
+                                      {1, 130, 3, 3, 1}, {9, 1, 4, 3, 2},   {1, 3, 90, 31, 1}};
+    for (const auto& e : extents) {
+      for (const Content content : {Content::kRandom, Content::kFull, Content::kOneTexel}) {
+        check({e[0], e[1], e[2], e[3], e[4], DType::kUInt8, DType::kUInt8, DType::kFloat32, reduce, content, false});
+        check({e[0], e[1], e[2], e[3], e[4], DType::kFloat32, DType::kFloat32, DType::kBFloat16, reduce, content,
+               true});
+      }
+    }
+  }
+  std::printf("%d cases, %d failures\n", cases, failures);
+  return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,165 @@
+"""Training runs: schedule, determinism, resuming, checkpoints, missing IUV."""
+
+from __future__ import annotations
+
+import csv
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dsa_fast.cli import main
+from dsa_fast.data.transforms import AugmentConfig
+from dsa_fast.training import DataConfig, ModelConfig, OptimConfig, TrainerConfig, fit, load_model
+from dsa_fast.training.schedule import learning_rate
+
+from .test_data import make_tree
+
+MODEL = ModelConfig(trunk="resnet18", pretrained=None, width=0.125, classifier_dim=16)
+AUGMENT = AugmentConfig(size=(32, 16), dsap_size=16, pad=2)
+TRAINER = TrainerConfig(max_epochs=3, eval_every=3, accelerator="cpu", log_every=1, progress=False)
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    train = [f"{pid:04}_c{cam}s1_{i:06}_00.png" for pid in (2, 5, 9, 11) for cam in (1, 2) for i in range(2)]
+    test = [f"{pid:04}_c{cam}s1_000000_00.png" for pid in (3, 4) for cam in (1, 2)]
+    tree = {"bounding_box_train": train, "query": test[::2], "bounding_box_test": test[1::2]}
+    return make_tree(tmp_path_factory.mktemp("data") / "people", tree)
+
+
+def config(people: Path) -> DataConfig:
+    return DataConfig(str(people), p=2, k=2, workers=0)
+
+
+def losses(log: Path) -> list[tuple[str, str]]:
+    with log.open() as file:
+        return [(row["step"], row["loss"]) for row in csv.DictReader(file) if row.get("loss")]
+
+
+def test_learning_rate_is_the_papers() -> None:
+    optim = OptimConfig()
+    assert learning_rate(0, optim) == 8e-6
+    assert learning_rate(10, optim) == pytest.approx((8e-6 + 8e-4) / 2)
+    assert learning_rate(20, optim) == learning_rate(59.9, optim) == 8e-4
+    assert learning_rate(60, optim) == 4e-4
+    assert learning_rate(319, optim) == 8e-4 * 0.5**7
+
+
+def test_two_runs_are_bitwise_equal(people: Path, tmp_path: Path) -> None:
+    first, second = (
+        fit(config(people), MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path / name) for name in "ab"
+    )
+    assert losses(first.log) == losses(second.log) and len(losses(first.log)) == 3 * 4
+    a, b = (torch.load(run.checkpoint, weights_only=True)["state_dict"] for run in (first, second))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert first.scores == second.scores and set(first.scores) == {"mAP", "mINP", "R1", "R5", "R10"}
+    other = fit(config(people), MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path / "c", seed=1)
+    assert losses(other.log) != losses(first.log)
+
+
+def test_resumed_run_equals_uninterrupted_one(people: Path, tmp_path: Path) -> None:
+    whole = fit(config(people), MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path / "whole")
+
+    class Stop(RuntimeError):
+        pass
+
+    from lightning.pytorch.callbacks import Callback
+
+    class Interrupt(Callback):
+        def on_train_batch_start(self, trainer, task, batch, batch_index) -> None:
+            if trainer.current_epoch == 1 and batch_index == 2:
+                raise Stop
+
+    with pytest.raises(Stop):
+        fit(config(people), MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path / "cut", callbacks=[Interrupt()])
+    with pytest.raises(ValueError, match="--resume"):
+        fit(config(people), MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "log")
+    resumed = fit(config(people), MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path / "cut", resume=True)
+    assert losses(resumed.log) == losses(whole.log)[4:]
+    a, b = (torch.load(run.checkpoint, weights_only=True)["state_dict"] for run in (whole, resumed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert resumed.scores == whole.scores
+
+
+def test_resume_without_a_run(people: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="last.ckpt"):
+        fit(config(people), MODEL, out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        replace(MODEL, kind="baseline"),
+        replace(MODEL, dsag=False),
+        replace(MODEL, branches="global"),
+        replace(MODEL, branches="local"),
+    ],
+)
+def test_every_kind_of_model_trains(people: Path, tmp_path: Path, model: ModelConfig) -> None:
+    trainer = replace(TRAINER, max_epochs=1)
+    result = fit(config(people), model, augment=AUGMENT, trainer=trainer, out=tmp_path)
+    assert 0 <= result.scores["mAP"] <= 1
+    loaded, size, dsap_size = load_model(result.checkpoint)
+    assert size == (32, 16) and dsap_size == 16
+    saved = torch.load(result.checkpoint, weights_only=True)["state_dict"]
+    assert all(torch.equal(value, saved[f"model.{name}"]) for name, value in loaded.state_dict().items())
+
+
+def test_mixed_precision(people: Path, tmp_path: Path) -> None:
+    trainer = replace(TRAINER, max_epochs=1, precision="bf16-mixed")
+    assert fit(config(people), MODEL, augment=AUGMENT, trainer=trainer, out=tmp_path).scores
+
+
+def test_training_without_iuv(people: Path, tmp_path: Path) -> None:
+    shutil.copytree(people, tmp_path / "people", ignore=shutil.ignore_patterns("iuv"))
+    trainer = replace(TRAINER, max_epochs=1)
+    result = fit(config(tmp_path / "people"), MODEL, augment=AUGMENT, trainer=trainer, out=tmp_path / "run")
+    assert len(losses(result.log)) == 4
+
+
+def test_checkpoint_executes_no_pickle(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"dsa_fast": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(ValueError, match="evil.ckpt"):
+        load_model(tmp_path / "evil.ckpt")
+    (tmp_path / "raw.ckpt").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ValueError, match="raw.ckpt"):
+        load_model(tmp_path / "raw.ckpt")
+    assert not (tmp_path / "executed").exists()
+    with pytest.raises(FileNotFoundError, match="none.ckpt"):
+        load_model(tmp_path / "none.ckpt")
+
+
+def test_command_fits_from_yaml_and_evaluates(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "run"
+    fit(config(people), MODEL, augment=AUGMENT, trainer=replace(TRAINER, max_epochs=1), out=out)
+    # The file that a run leaves is the input of the next.
+    again = ["fit", "--config", str(out / "config.yaml"), "--out", str(tmp_path / "again")]
+    assert main(again) == 0
+    assert losses(tmp_path / "again" / "log" / "metrics.csv") == losses(out / "log" / "metrics.csv")
+    assert main(again) == 1
+    assert "--resume" in capsys.readouterr().err
+    checkpoint = str(out / "checkpoints" / "last.ckpt")
+    scores = tmp_path / "scores.json"
+    assert main(["eval", checkpoint, str(people), "--device", "cpu", "--json_out", str(scores)]) == 0
+    assert "mAP" in capsys.readouterr().out and scores.is_file()
+    assert main(["eval", checkpoint, str(people), "--device", "cpu", "--fused", "true"]) == 0
+
+
+@pytest.mark.parametrize("command", ["demo", "synth", "fit", "eval", "warp"])
+def test_help_teaches(command: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    assert f"dsa-fast {command}" in text and "default:" in text
+    assert main(["--help"]) == 0
+    assert command in capsys.readouterr().out
