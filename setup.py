@@ -21,11 +21,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from setuptools import setup
+from setuptools import Extension, setup
+from torch.utils import cpp_extension
 
 STABLE_ABI = "0x020b000000000000"  # PyTorch 2.11
 LIMITED_API = "0x030A0000"  # Python 3.10
@@ -66,14 +68,20 @@ def find_toolkit() -> Toolkit | str:
         if not (home / "include" / "cuda_runtime.h").exists():
             reasons.append(f"{home} has no include/cuda_runtime.h")
             continue
-        static = [home / folder for folder in ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib")]
+        static = [
+            home / folder for folder in ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib")
+        ]
         static = [folder for folder in static if (folder / "libcudart_static.a").exists()]
         if not static:
             reasons.append(f"{home} has no libcudart_static.a")
             continue
         try:
-            version = subprocess.run([nvcc_path, "--version"], capture_output=True, text=True, check=True).stdout
-            archs = subprocess.run([nvcc_path, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+            version = subprocess.run(
+                [nvcc_path, "--version"], capture_output=True, text=True, check=True
+            ).stdout
+            archs = subprocess.run(
+                [nvcc_path, "--list-gpu-arch"], capture_output=True, text=True, check=True
+            ).stdout
         except (OSError, subprocess.CalledProcessError) as error:
             reasons.append(f"{nvcc_path} does not run: {error}")
             continue
@@ -111,24 +119,22 @@ toolkit, why = choose_cuda()
 if toolkit is None and switch("FORCE_CUDA"):
     raise SystemExit(f"dsa_fast: FORCE_CUDA is set, but the CUDA library cannot be built: {why}")
 if toolkit is not None:
-    # torch.utils.cpp_extension reads both, the first of them when it is imported.
-    os.environ["CUDA_HOME"] = str(toolkit.home)
+    cpp_extension.CUDA_HOME = str(toolkit.home)  # its own guess takes a wrapper script of nvcc for a toolkit
     if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
         archs = [arch for arch in DEFAULT_ARCHS if arch in toolkit.archs]
         os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(archs) + "+PTX"
 
-from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # noqa: E402
-
 DEFINES = [("DSA_FAST_TORCH", None), ("TORCH_TARGET_VERSION", STABLE_ABI), ("Py_LIMITED_API", LIMITED_API)]
 # Nothing but -O3: the wheel runs on any machine of its architecture. No contraction: sums round as they are written.
 CXX_FLAGS = ["-O3", "-fvisibility=hidden", "-ffp-contract=off"]
-LINK_FLAGS = ["-Wl,--exclude-libs,ALL", "-Wl,-O1", "-s"]
+# The CUDA runtime inside the library stays its own: PyTorch brings another, of any version.
+LINK_FLAGS = ["-Wl,--exclude-libs,ALL", "-Wl,-O1", "-s"] if sys.platform == "linux" else []
 
 
-def extensions() -> list:
+def extensions() -> list[Extension]:
     """The libraries to build."""
     found = [
-        CppExtension(
+        cpp_extension.CppExtension(
             CPU_LIBRARY,
             ["csrc/cpu/warp.cpp"],
             define_macros=DEFINES,
@@ -138,7 +144,7 @@ def extensions() -> list:
         )
     ]
     if toolkit is not None:
-        cuda = CUDAExtension(
+        cuda = cpp_extension.CUDAExtension(
             CUDA_LIBRARY,
             ["csrc/cuda/warp.cu"],
             define_macros=[*DEFINES, ("USE_CUDA", None)],
@@ -157,14 +163,19 @@ def extensions() -> list:
     return found
 
 
-class BuildLibraries(BuildExtension):
+class BuildLibraries(cpp_extension.BuildExtension):
     """Builds the libraries and leaves a note of what was chosen, which a CUDA call quotes where it cannot work."""
 
     def run(self) -> None:
         archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "") if toolkit else ""
         chosen = f"with CUDA for {archs}" if toolkit else "for the CPU only"
         print(f"dsa_fast: building {chosen}: {why}", flush=True)
-        super().run()
+        try:
+            super().run()
+        except Exception as error:
+            if toolkit is not None:
+                error.args = (f"{error}\ndsa_fast: DSA_FAST_CPU_ONLY=1 builds without CUDA", *error.args[1:])
+            raise
         folder = Path(self.get_ext_fullpath(CPU_LIBRARY)).parent
         if toolkit is None:  # a library left by an earlier build is not this build's
             for stale in folder.glob("_C_cuda.*"):
@@ -178,7 +189,7 @@ class BuildLibraries(BuildExtension):
         }
         (folder / "_build.json").write_text(json.dumps(note, indent=2) + "\n")
 
-    def get_export_symbols(self, ext: object) -> list[str]:
+    def get_export_symbols(self, ext: Extension) -> list[str]:
         """The libraries are loaded by PyTorch, not imported: there is no PyInit function to export."""
         return []
 

@@ -152,7 +152,6 @@ def bench_warp(device: torch.device, clock: Clock, quick: bool) -> dict[str, Any
         arrays = [(img.numpy(), iuv.numpy()) for img, iuv in sets]
         sets = [(img.to(device), iuv.to(device)) for img, iuv in sets]
         img, iuv = (x[:1].cpu() for x in sets[0])
-        expected = warp_reference(img, iuv, size=size, dtype=torch.float32)
         contenders: dict[str, Callable[[int], Any]] = {
             "dsa_fast last": lambda i: dsa_fast.warp(*sets[i % len(sets)], size=size, dtype=torch.float32),
             "dsa_fast mean": lambda i: dsa_fast.warp(
@@ -167,7 +166,7 @@ def bench_warp(device: torch.device, clock: Clock, quick: bool) -> dict[str, Any
         floor = moved / rate
         medians = {}
         for name, run in contenders.items():
-            verify(name, run, img, iuv, expected, size, device)
+            verify(name, run, img, iuv, size, device)
             times = clock(run)
             medians[name] = statistics.median(times)
             rows.append(
@@ -188,23 +187,16 @@ def bench_warp(device: torch.device, clock: Clock, quick: bool) -> dict[str, Any
 
 
 def verify(
-    name: str,
-    run: Callable[[int], Any],
-    img: Tensor,
-    iuv: Tensor,
-    expected: Tensor,
-    size: int,
-    device: torch.device,
+    name: str, run: Callable[[int], Any], img: Tensor, iuv: Tensor, size: int, device: torch.device
 ) -> None:
-    """Stops the benchmark when a contender's result is not what it should be."""
+    """Stops the benchmark when a contender's first image is not what it should be."""
     got = torch.as_tensor(run(0))[:1].cpu()
-    if name == "dsa_fast mean":
-        expected = warp_reference(img, iuv, size=size, dtype=torch.float32, reduce="mean")
-    if name == "PyTorch index_put" and device.type == "cuda":  # any competing pixel may win there
-        same = torch.equal(got != 0, got != 0) and got.shape == expected.shape
-    else:
-        same = torch.equal(got, expected)
-    if not same:
+    reduce = "mean" if name == "dsa_fast mean" else "last"
+    expected, count = warp_reference(img, iuv, size=size, dtype=torch.float32, reduce=reduce)
+    if name == "PyTorch index_put" and device.type == "cuda":  # any of several pixels may win a texel there
+        alone = (count <= 1)[:, :, None]
+        got, expected = got * alone, expected * alone
+    if not torch.equal(got, expected):
         raise SystemExit(f"benchmarks: {name} does not give the reference's result; nothing is reported")
 
 

@@ -151,7 +151,7 @@ def test_command_fits_from_yaml_and_evaluates(people: Path, tmp_path: Path, caps
     scores = tmp_path / "scores.json"
     assert main(["eval", checkpoint, str(people), "--device", "cpu", "--json_out", str(scores)]) == 0
     assert "mAP" in capsys.readouterr().out and scores.is_file()
-    assert main(["eval", checkpoint, str(people), "--device", "cpu", "--fused", "true"]) == 0
+    assert main(["eval", checkpoint, str(people), "--fused", "--device", "cpu"]) == 0
 
 
 @pytest.mark.parametrize("command", ["demo", "synth", "fit", "eval", "warp"])

@@ -30,7 +30,7 @@ struct Fill {
   double value[kFillChunk];
 };
 
-// A view with a grid of threads: x over the elements of an image, y over images.
+// A grid of threads: x over the elements of an image, y over images.
 dim3 grid_over(int64_t elements, int64_t images) {
   const int64_t blocks = (elements + kThreads - 1) / kThreads;
   return dim3(static_cast<unsigned>(std::min<int64_t>(blocks, DSA_FAST_MAX_BLOCKS)),
@@ -38,7 +38,8 @@ dim3 grid_over(int64_t elements, int64_t images) {
 }
 
 template <typename... Params, typename... Args>
-void launch(void (*kernel)(Params...), int64_t elements, int64_t images, cudaStream_t stream, Args... args) {
+void launch(void (*kernel)(Params...), int64_t elements, int64_t images, [[maybe_unused]] cudaStream_t stream,
+            Args... args) {
   if (elements == 0 || images == 0) return;
 #if defined(__CUDACC__)
   kernel<<<grid_over(elements, images), kThreads, 0, stream>>>(args...);

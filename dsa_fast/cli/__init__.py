@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jsonargparse
 
@@ -54,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = jsonargparse.ArgumentParser(prog=f"dsa-fast {name}", description=summary, default_env=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_function_arguments(function, nested_key=None, as_group=False, as_positional=True)
-    options = parser.parse_args(arguments[1:])
+    options = vars(parser.instantiate(parser.parse_args(_spell_out_flags(function, arguments[1:]))))
     del options["config"]
     try:
-        function(**parser.instantiate_classes(options).as_dict())
+        function(**options)
     except (ValueError, TypeError, OSError) as error:
         print(f"dsa-fast {name}: error: {error}", file=sys.stderr)
         return 1
@@ -65,3 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dsa-fast {name}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _spell_out_flags(function: Callable[..., None], arguments: Sequence[str]) -> list[str]:
+    """Lets `--flag` stand for `--flag true`, which is what the parser knows."""
+    flags = {f"--{name}" for name, it in inspect.signature(function).parameters.items() if it.annotation == "bool"}
+    spelt = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"]):
+        spelt.append(argument)
+        if argument in flags and following.lower() not in ("true", "false", "yes", "no"):
+            spelt.append("true")
+    return spelt

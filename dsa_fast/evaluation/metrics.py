@@ -31,7 +31,7 @@ DISTRACTOR = 0
 
 _LAST = torch.iinfo(torch.int64).max  # key of what is left out: farther than everything
 _GALLERY_CHUNK_VALUES = 1 << 20  # float64 values of the gallery converted at a time: 8 MiB
-_RANKED_VALUES = 1 << 18  # distances ranked at a time; what they need stays in a core's cache
+_RANKED_VALUES = 1 << 20  # distances ranked at a time: 8 MiB of int64 keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +64,8 @@ class EvaluationResult:
         return float(self.cmc[k - 1])
 
     def summary(self, ranks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-        """mAP, mINP and the CMC at `ranks` under the names "mAP", "mINP", "rank1", ... for tables and JSON."""
-        return {"mAP": self.mAP, "mINP": self.mINP, **{f"rank{k}": self.rank(k) for k in ranks}}
+        """mAP, mINP and the CMC at `ranks` under the names "mAP", "mINP", "R1", ... for tables and JSON."""
+        return {"mAP": self.mAP, "mINP": self.mINP, **{f"R{k}": self.rank(k) for k in ranks}}
 
 
 class RankedLists(NamedTuple):

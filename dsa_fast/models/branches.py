@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from itertools import groupby
 from typing import Literal, get_args
 
@@ -95,7 +96,11 @@ class BranchConv2d(nn.Conv2d):
         return torch.cat(outputs, dim=1)
 
     def extra_repr(self) -> str:
-        return f"branches={self.branches}, {super().extra_repr()}"
+        inputs = "shared" if self.groups == 1 else self.in_channels // self.branches
+        return (
+            f"branches={self.branches}, {inputs}, {self.out_channels // self.branches}, "
+            f"kernel_size={self.kernel_size}, stride={self.stride}"
+        )
 
 
 class BranchBasicBlock(nn.Module):
@@ -251,11 +256,11 @@ class MergeBranches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1] // self.in_branches
         merged = []
-        # 4-d slices, so that the result keeps the memory format.
-        for part, (count, size) in zip(x.split([c * s * channels for c, s in self.runs], dim=1), self.runs):
-            if size > 1:
-                part = part.unflatten(1, (count, size, channels)).sum(dim=2).flatten(1, 2)
-            merged.append(part)
+        sizes = [count * size * channels for count, size in self.runs]
+        for part, (count, size) in zip(torch.split(x, sizes, dim=1), self.runs):
+            # unbind and add, not sum: it is faster and keeps the memory format, as flattening back to 4-d does.
+            members = torch.unflatten(part, 1, (count, size, channels)).unbind(dim=2)
+            merged.append(reduce(torch.add, members).flatten(1, 2))
         return torch.cat(merged, dim=1)
 
     def extra_repr(self) -> str:

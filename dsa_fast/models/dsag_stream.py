@@ -8,7 +8,7 @@ from torchvision.models.resnet import BasicBlock
 from dsa_fast.densepose.parts import MERGE_13_TO_8, MERGE_24_TO_13, NUM_PARTS
 
 from .branches import BranchBasicBlock, BranchConv2d, MergeBranches, make_branch_stage
-from .mf_stream import NUM_LOCAL, Branches, Features, check_branches
+from .mf_stream import NUM_LOCAL, Branches, Features, check_branches, split_parts
 from .trunk import fast_layout, make_stage, pool, scaled
 
 
@@ -75,5 +75,5 @@ class DSAGStream(nn.Module):
         x = self.merge_left_right(self.conv3(x))
         x = self.merge_back_front(self.conv4(x))
         whole = None if self.conv5_g is None else pool(self.conv5_g(x))
-        local = None if self.conv5_l is None else pool(self.conv5_l(x)).unflatten(1, (NUM_LOCAL, -1))
+        local = None if self.conv5_l is None else split_parts(pool(self.conv5_l(x)))
         return Features(whole, local)

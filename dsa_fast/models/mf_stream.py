@@ -74,8 +74,13 @@ class MFStream(nn.Module):
         """Images [B, 3, H, W], float and normalised -> features, float32 (also under autocast)."""
         x = self.trunk(fast_layout(images))
         whole = None if self.head_global is None else pool(self.head_global(x))
-        local = None if self.head_local is None else pool(self.head_local(x)).unflatten(1, (NUM_LOCAL, -1))
+        local = None if self.head_local is None else split_parts(pool(self.head_local(x)))
         return Features(whole, local)
+
+
+def split_parts(x: Tensor) -> Tensor:
+    """[B, 8*C] -> [B, 8, C]."""
+    return x.view(x.shape[0], NUM_LOCAL, x.shape[1] // NUM_LOCAL)
 
 
 def check_branches(branches: str) -> None:

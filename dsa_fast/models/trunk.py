@@ -6,6 +6,7 @@ blocks and with torchvision's names, so that its state dicts load as they are.
 
 from __future__ import annotations
 
+import http.client
 import math
 import os
 import pickle
@@ -61,9 +62,9 @@ def scaled(channels: int, width: float) -> int:
 def fast_layout(x: Tensor) -> Tensor:
     """`x` [B, C, H, W] in the memory format that the device's convolutions run fastest in.
 
-    On CPU that is channels-last: convolutions (grouped ones above all) and batch norms then run without reordering,
-    1.2 to 3 times as fast as in the contiguous format. Elsewhere the tensor stays as it is; the weights' own format
-    (`model.to(memory_format=torch.channels_last)`) decides.
+    On CPU that is channels-last, which spares the convolutions their reordering: a whole training step takes 0.7 to
+    0.9 of the time that it takes in the contiguous format. Elsewhere the tensor stays as it is; the weights' own
+    format (`model.to(memory_format=torch.channels_last)`) decides.
     """
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
@@ -180,7 +181,7 @@ def read_pretrained(trunk: str, source: str | os.PathLike[str], *, width: float 
             state = weights.get_state_dict(
                 progress=False, check_hash=True, map_location="cpu", weights_only=True
             )
-        except (OSError, RuntimeError) as error:  # no network, or an incomplete file
+        except (OSError, RuntimeError, EOFError, http.client.HTTPException, pickle.UnpicklingError) as error:
             name = Path(weights.url).name
             raise ValueError(
                 f"pretrained='imagenet': the ImageNet weights of {trunk} can't be had from {weights.url} ({error}). "

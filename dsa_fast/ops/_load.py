@@ -10,6 +10,15 @@ import torch
 _FOLDER = Path(__file__).resolve().parent.parent
 
 
+def _load(path: Path) -> str | None:
+    """Loads a library; returns None, or the dynamic loader's words where it does not load."""
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        return str(error.__cause__ or error)  # PyTorch's own error names the file alone
+    return None
+
+
 def load_cpu(path: Path = _FOLDER / "_C.abi3.so") -> None:
     """Loads the operators' schemas and CPU kernels.
 
@@ -18,12 +27,11 @@ def load_cpu(path: Path = _FOLDER / "_C.abi3.so") -> None:
     """
     if not path.exists():
         raise ImportError(f"dsa_fast is not built: {path} is missing. Build it with `pip install .`")
-    try:
-        torch.ops.load_library(path)
-    except OSError as error:
+    error = _load(path)
+    if error is not None:
         raise ImportError(
             f"dsa_fast: {path} does not load into PyTorch {torch.__version__} (2.11 or newer is needed): {error}"
-        ) from error
+        )
 
 
 def load_cuda(path: Path = _FOLDER / "_C_cuda.abi3.so", note: Path = _FOLDER / "_build.json") -> str | None:
@@ -39,11 +47,8 @@ def load_cuda(path: Path = _FOLDER / "_C_cuda.abi3.so", note: Path = _FOLDER / "
         return f"{path} is missing"
     if torch.version.cuda is None:
         return f"the installed PyTorch {torch.__version__} has no CUDA"
-    try:
-        torch.ops.load_library(path)
-    except OSError as error:
-        return f"{path} does not load into PyTorch {torch.__version__}: {error}"
-    return None
+    error = _load(path)
+    return None if error is None else f"{path} does not load into PyTorch {torch.__version__}: {error}"
 
 
 load_cpu()

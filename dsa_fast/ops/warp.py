@@ -196,4 +196,6 @@ def _warp_backward_backward(ctx: Any, grad_grad: Tensor) -> tuple[Tensor | None,
 
 
 torch.library.register_autograd("dsa_fast::warp", _warp_backward, setup_context=_warp_setup)
-torch.library.register_autograd("dsa_fast::warp_backward", _warp_backward_backward, setup_context=_warp_backward_setup)
+torch.library.register_autograd(
+    "dsa_fast::warp_backward", _warp_backward_backward, setup_context=_warp_backward_setup
+)

@@ -87,8 +87,7 @@ class ReIDTask(lightning.LightningModule):
             return
         query, gallery = ([torch.cat(column) for column in zip(*part)] for part in self._features)
         result = evaluate(*query, *gallery)
-        scores = {"mAP": result.mAP, "mINP": result.mINP, **{f"R{rank}": result.rank(rank) for rank in (1, 5, 10)}}
-        self.log_dict(scores, prog_bar=True)
+        self.log_dict(result.summary(), prog_bar=True)
 
     def embed(self, images: Tensor) -> Tensor:
         """Test vectors [B, D] of stored images, uint8 [B, 3, h, w]."""

@@ -1,0 +1,205 @@
+"""`dsa-fast demo`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import shutil
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+
+from dsa_fast.cli.fit import print_scores
+from dsa_fast.cli.warp import compose
+from dsa_fast.data.dataset import Collate, PeopleDataset, read_image
+from dsa_fast.data.market import Market1501, Person
+from dsa_fast.data.synth import SynthConfig, make_dataset
+from dsa_fast.data.transforms import AugmentConfig
+from dsa_fast.densepose._atomic import atomic_path
+from dsa_fast.densepose.iuv import read_iuv
+from dsa_fast.evaluation import EvaluationResult, evaluate, histogram_features, rank_list
+from dsa_fast.evaluation.pictures import curves, ranked_lists, save_picture
+from dsa_fast.ops.warp import warp
+from dsa_fast.training import DataConfig, ModelConfig, OptimConfig, TrainerConfig, embed_people, fit, load_model
+from dsa_fast.training.module import LoadedModel, build_model
+from dsa_fast.training.scoring import Embedded
+
+MODEL = ModelConfig(trunk="resnet18", pretrained=None, width=0.25, classifier_dim=128)
+AUGMENT = AugmentConfig(size=(128, 64), dsap_size=16, pad=5)
+
+
+def demo(
+    *,
+    out: Path = Path("runs/demo"),
+    identities: int = 160,
+    cameras: int = 4,
+    epochs: int = 24,
+    device: str = "auto",
+    seed: int = 0,
+) -> None:
+    """Make people, train DSA-reID small, evaluate and draw: all in minutes on two CPU cores.
+
+    An interrupted demo goes on where it was; a finished one starts anew.
+
+    Args:
+        out: folder for the people, the run, metrics.json and the pictures.
+        identities: people to make; half of them are trained on, the other half tested.
+        cameras: cameras that see them.
+        epochs: epochs to train.
+        device: `auto`, `cpu` or `gpu`.
+        seed: seed of people, weights and batches.
+    """
+    console, start = Console(), time.perf_counter()
+    _hush()
+    config = SynthConfig(identities=identities, cameras=cameras, seed=seed)
+    people, run, metrics = out / "people", out / "run", out / "metrics.json"
+    if metrics.exists():
+        for folder in (people, run):
+            shutil.rmtree(folder, ignore_errors=True)
+        metrics.unlink()
+    if not (people / "synth.json").exists():
+        make_dataset(people, config, overwrite=True)
+    data = Market1501.read(people)
+    console.print(
+        f"1/4  {len(data.train)} people to train on, {len(data.query)} queries, {len(data.gallery)} in the gallery: "
+        f"{people}"
+    )
+
+    place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    lightning.seed_everything(seed, verbose=False)
+    num_ids = len({person.pid for person in data.train})
+    untrained = LoadedModel(build_model(num_ids, MODEL).eval().to(place), AUGMENT.size, AUGMENT.dsap_size)
+    results = {
+        "histogram": _score(_histograms(data.query), _histograms(data.gallery)),
+        "untrained": _score(*(embed_people(untrained, part, device=place) for part in (data.query, data.gallery))),
+    }
+    console.print("2/4  colour histograms and the untrained network are scored; training")
+
+    warm = max(epochs // 8, 1)
+    result = fit(
+        DataConfig(str(people), p=8, k=4, workers=0),
+        MODEL,
+        optim=OptimConfig(lr=2e-3, warmup_lr=2e-4, warmup_epochs=warm, decay_epochs=max(epochs / 4, 1)),
+        augment=AUGMENT,
+        trainer=TrainerConfig(max_epochs=epochs, eval_every=max(epochs // 6, 1), accelerator=device),
+        out=run,
+        resume=(run / "checkpoints" / "last.ckpt").exists(),
+        seed=seed,
+    )
+    trained = load_model(result.checkpoint)
+    trained.model.to(place)
+    query, gallery = (embed_people(trained, part, device=place) for part in (data.query, data.gallery))
+    results["trained"] = evaluate(*query, *gallery)
+    fused = (embed_people(trained, part, fused=True, device=place) for part in (data.query, data.gallery))
+    results["trained, two streams fused"] = _score(*fused)
+    console.print("3/4  trained and scored; drawing")
+
+    _draw_curves(out, result.log, results)
+    _draw_ranked(out, data, query, gallery, results["trained"], seed)
+    _draw_parts(out / "parts.png", data.query, seed)
+    about = {
+        "scores": {name: each.summary() for name, each in results.items()},
+        "train_images": len(data.train),
+        "queries": len(data.query),
+        "gallery": len(data.gallery),
+        "epochs": epochs,
+        "seconds": round(time.perf_counter() - start, 1),
+        "synth": asdict(config),
+        "model": asdict(MODEL),
+        "torch": torch.__version__,
+    }
+    with atomic_path(metrics) as temporary:
+        temporary.write_text(json.dumps(about, indent=2) + "\n")
+    console.print(f"4/4  done in {about['seconds']:.0f} s\n")
+    titles = {
+        "histogram": "colour histograms",
+        "untrained": "MF-Stream before training",
+        "trained": "MF-Stream after training",
+        "trained, two streams fused": "both streams after training",
+    }
+    print_scores({titles[name]: each.summary() for name, each in results.items()})
+    gain = 100 * (results["trained"].mAP - max(results["untrained"].mAP, results["histogram"].mAP))
+    console.print(f"Training gained {gain:.1f} points of mAP on the better of the first two.\n", highlight=False)
+    console.print(
+        f"Look at these in {out}:\n"
+        "  ranked.png                 queries and their ten nearest, right and wrong marked\n"
+        "  parts.png                  people, their part maps and 24 part images\n"
+        "  loss.png, map.png          the course of the training\n"
+        "  metrics.json               all figures\n"
+        "  run/checkpoints/last.ckpt  the model, for dsa-fast eval\n"
+        "  people/                    the data set in Market-1501's layout, for dsa-fast fit",
+        highlight=False,
+    )
+
+
+def _hush() -> None:
+    """Lightning's advice on workers, slurm and the like is not for this command's users."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def _score(query: Embedded, gallery: Embedded) -> EvaluationResult:
+    return evaluate(*query, *gallery)
+
+
+def _histograms(people: list[Person]) -> Embedded:
+    items = Collate(AUGMENT.size)([PeopleDataset(people, with_iuv=False)[i] for i in range(len(people))])
+    return Embedded(histogram_features(items["image"]), items["label"], items["camid"])
+
+
+def _draw_curves(out: Path, log: Path, results: dict[str, EvaluationResult]) -> None:
+    with log.open() as file:
+        rows = list(csv.DictReader(file))
+    losses = {
+        name: [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
+        for name in ("loss", *sorted(name for name in rows[0] if name.startswith("loss/")))
+    }
+    save_picture(curves(losses, title="Losses of the training batches", x_label="step", y_label="loss"), out / "loss.png")
+    scores = {"mAP": [(0.0, results["untrained"].mAP)], "rank 1": [(0.0, results["untrained"].rank(1))]}
+    for row in rows:
+        if row.get("mAP"):
+            scores["mAP"].append((float(row["epoch"]) + 1, float(row["mAP"])))
+            scores["rank 1"].append((float(row["epoch"]) + 1, float(row["R1"])))
+    levels = {"mAP of colour histograms": results["histogram"].mAP}
+    picture = curves(scores, title="MF-Stream on people never seen", x_label="epoch", percent=True, levels=levels)
+    save_picture(picture, out / "map.png")
+
+
+def _draw_ranked(
+    out: Path, data: Market1501, query: Embedded, gallery: Embedded, result: EvaluationResult, seed: int
+) -> None:
+    """Some queries at random, and the worst."""
+    precision = np.nan_to_num(result.average_precision, nan=2.0)
+    worst = np.argsort(precision, kind="stable")[:3]
+    others = np.setdiff1d(np.flatnonzero(precision <= 1), worst)
+    chosen = [*np.random.default_rng(seed).permutation(others)[:5], *worst]
+    lists = rank_list(*(column[chosen] for column in query), *gallery, k=10)
+    notes = [f"AP {precision[i]:.0%}" + (" (worst)" if i in worst else "") for i in chosen]
+    queries = [data.query[i] for i in chosen]
+    picture = ranked_lists(queries, data.gallery, lists, notes=notes, title="Five queries at random and the three worst")
+    save_picture(picture, out / "ranked.png")
+
+
+def _draw_parts(path: Path, people: list[Person], seed: int) -> None:
+    """Photo, part map and parts of four people."""
+    with_map = [person for person in people if person.iuv_path is not None]
+    rows = []
+    for i in np.random.default_rng(seed).permutation(len(with_map))[:4]:
+        person = with_map[i]
+        assert person.iuv_path is not None
+        photo, iuv = read_image(person.path), read_iuv(person.iuv_path)
+        dsap, count = warp(photo, iuv, size=AUGMENT.dsap_size, return_count=True)
+        rows.append(compose(photo, iuv, dsap, count, f"pid {person.pid}, camera {person.camid}"))
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    for number, row in enumerate(rows):
+        sheet.paste(row, (0, number * rows[0].height))
+    save_picture(sheet, path)

@@ -1,0 +1,160 @@
+"""`dsa-fast warp`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from rich.console import Console
+from torch import Tensor
+
+from dsa_fast.densepose._atomic import atomic_path
+from dsa_fast.densepose.atlas import atlas, part_overlay
+from dsa_fast.densepose.iuv import read_iuv, resize_iuv
+from dsa_fast.densepose.parts import NUM_PARTS
+from dsa_fast.ops.warp import warp as warp_op
+
+_PAPER, _INK = (250, 250, 250), (40, 40, 45)
+_GAP, _CAPTION = 16, 24
+_PANEL_WIDTH = 640  # pixels; the photo and the part map are no wider
+_MARGIN = 0.06  # of a person's box, kept around it
+
+
+def warp(
+    image: Path,
+    iuv: Path,
+    out: Path = Path("warp.png"),
+    *,
+    size: int = 32,
+    order: Literal["auto", "IUV", "VUI"] = "auto",
+    reduce: Literal["last", "mean"] = "last",
+    instances: Path | None = None,
+    person: int | None = None,
+) -> None:
+    """Show a photo, its part map and its 24 part images in one picture.
+
+    Args:
+        image: the photo.
+        iuv: its DensePose IUV map, an 8-bit PNG of the same size.
+        out: PNG to write.
+        size: height and width of a part's image, in texels.
+        order: what the map's red, green and blue hold; `auto` tells it from the file.
+        reduce: what becomes of several pixels on one texel: the last in raster order, or their mean.
+        instances: image with a number per pixel, the same for all of one person; to show one person of several.
+        person: that person's number in `instances`.
+    """
+    if out.suffix.lower() != ".png":
+        raise ValueError(f'out must end in ".png", got {str(out)!r}')
+    photo = _read_photo(image)
+    part_map = read_iuv(iuv, order=order)
+    if photo.shape != part_map.shape:
+        raise ValueError(
+            f"image and iuv must be of one size (width x height), got {_size(photo)} for {image} "
+            f"and {_size(part_map)} for {iuv}"
+        )
+    title = image.name
+    if instances is not None:
+        photo, part_map = _one_person(photo, part_map, instances, person)
+        title += f", person {person}"
+    elif person is not None:
+        raise ValueError(f"person must come with instances, the image that says who is where, got person {person}")
+    if not bool(part_map[0].any()):
+        raise ValueError(f"iuv must hold labelled pixels, got none{'' if instances is None else ' for this person'}: {iuv}")
+    dsap, count = warp_op(photo, part_map, size=size, reduce=reduce, return_count=True)
+    labelled, parts = int((part_map[0] > 0).sum()), int(count.flatten(1).any(1).sum())
+    facts = (
+        f"{_size(photo)} pixels, {labelled / part_map[0].numel():.1%} of them labelled; {parts} of {NUM_PARTS} parts, "
+        f"{float((count > 0).double().mean()):.1%} of their {size} x {size} texels touched"
+    )
+    picture = compose(photo, part_map, dsap, count, f"{title}: {facts}")
+    with atomic_path(out) as temporary:
+        picture.save(temporary, format="PNG")
+    Console().print(f"{facts}\nwrote {out}", highlight=False, soft_wrap=True)
+
+
+def compose(photo: Tensor, iuv: Tensor, dsap: Tensor, count: Tensor, title: str) -> Image.Image:
+    """The photo above its part map, and the 24 parts beside them; the parts' labels are the map's legend.
+
+    Args:
+        photo: uint8 [3, H, W].
+        iuv: uint8 [3, H, W].
+        dsap: [24, 3, S, S].
+        count: int [24, S, S].
+        title: a line above all.
+
+    Returns:
+        An RGB picture.
+    """
+    parts = atlas(dsap, count=count)
+    room = (parts.height - 2 * _CAPTION - _GAP) // 2
+    height, width = photo.shape[1:]
+    factor = min(_PANEL_WIDTH / width, room / height)
+    panel = max(1, round(width * factor)), max(1, round(height * factor))
+    shown = Image.fromarray(photo.permute(1, 2, 0).numpy()).resize(panel, Image.Resampling.LANCZOS)
+    overlay = part_overlay(_to_tensor(shown), resize_iuv(iuv, (panel[1], panel[0])))
+    top = _GAP + _CAPTION + _GAP // 2
+    picture = Image.new("RGB", (panel[0] + 3 * _GAP + parts.width, top + parts.height + _GAP), _PAPER)
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(18)
+    font = ImageFont.load_default(max(9, int(18 * min(1, (picture.width - 2 * _GAP) / font.getlength(title)))))
+    draw.text((_GAP, _GAP), title, fill=_INK, font=font)
+    y = top
+    for caption, content in (("photo", shown), ("parts", overlay)):
+        draw.text((_GAP, y), caption, fill=_INK, font=ImageFont.load_default(15))
+        picture.paste(content, (_GAP, y + _CAPTION))
+        y += _CAPTION + panel[1] + _GAP
+    picture.paste(parts, (panel[0] + 2 * _GAP, top))
+    return picture
+
+
+def _one_person(photo: Tensor, iuv: Tensor, path: Path, person: int | None) -> tuple[Tensor, Tensor]:
+    """The photo and the map cut to one person's box; the map keeps that person's pixels only."""
+    with _open(path, "instances") as file:
+        if file.mode not in ("L", "P", "I", "I;16", "1"):
+            raise ValueError(f"instances must have one channel (a number per pixel), got mode {file.mode}: {path}")
+        numbers = torch.from_numpy(np.array(file).astype(np.int64))
+    if numbers.shape != photo.shape[1:]:
+        raise ValueError(
+            f"instances must be of the image's size (width x height), {_size(photo)}, got {_size(numbers)}: {path}"
+        )
+    labelled = iuv[0] > 0
+    found, pixels = numbers[labelled & (numbers > 0)].unique(return_counts=True)
+    if person is None or person not in found.tolist():
+        listed = ", ".join(f"{n} ({p} pixels)" for n, p in zip(found.tolist(), pixels.tolist(), strict=True))
+        raise ValueError(f"person must be one of the numbers in {path}: {listed or 'none'}; got {person}")
+    mine = labelled & (numbers == person)
+    height, width = mine.shape
+    ys, xs = mine.nonzero(as_tuple=True)
+    top, bottom, left, right = int(ys.min()), int(ys.max()) + 1, int(xs.min()), int(xs.max()) + 1
+    margin = round(_MARGIN * max(bottom - top, right - left))
+    rows = slice(max(0, top - margin), min(height, bottom + margin))
+    columns = slice(max(0, left - margin), min(width, right + margin))
+    return photo[:, rows, columns], (iuv * mine)[:, rows, columns].contiguous()
+
+
+def _read_photo(path: Path) -> Tensor:
+    """uint8 [3, H, W], upright if the camera noted which way it was held."""
+    with _open(path, "image") as file:
+        return _to_tensor(ImageOps.exif_transpose(file).convert("RGB"))
+
+
+def _open(path: Path, name: str) -> Image.Image:
+    if not path.is_file():
+        raise FileNotFoundError(f"{name} not found: {path}")
+    try:
+        file = Image.open(path)
+        file.load()
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{name} is not a readable image: {path}: {error}") from error
+    return file
+
+
+def _to_tensor(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+
+def _size(tensor: Tensor) -> str:
+    return f"{tensor.shape[-1]} x {tensor.shape[-2]}"

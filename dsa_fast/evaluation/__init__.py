@@ -1,0 +1,8 @@
+"""Scoring by the re-ID protocol, ranked lists, and a plain comparison by colour. Pictures are in `.pictures`."""
+
+from __future__ import annotations
+
+from .histogram import histogram_features
+from .metrics import EvaluationResult, RankedLists, evaluate, rank_list
+
+__all__ = ["EvaluationResult", "RankedLists", "evaluate", "histogram_features", "rank_list"]

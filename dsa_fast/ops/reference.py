@@ -1,0 +1,99 @@
+"""The warp once more, as a plain loop over pixels: what every kernel must equal. Slow, and meant for tests only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def warp_reference(
+    img: Tensor,
+    iuv: Tensor,
+    *,
+    size: int = 32,
+    fill: float | Sequence[float] = 0.0,
+    reduce: str = "last",
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Computes what :func:`dsa_fast.warp` means, one pixel at a time.
+
+    Args:
+        img: Photos, [B, C, H, W].
+        iuv: Their DensePose maps, [B, 3, H, W].
+        size: Height and width S of a part's image.
+        fill: A number, or one per channel, for texels that no pixel reaches.
+        reduce: ``"last"`` or ``"mean"``.
+        dtype: The result's; by default that of ``img``.
+
+    Returns:
+        The part images, [B, 24, C, S, S], and how many pixels reach each texel, int32 [B, 24, S, S].
+    """
+    batch, channels = img.shape[:2]
+    fills = [float(fill)] * channels if isinstance(fill, (int, float)) else [float(value) for value in fill]
+    out = torch.empty(batch, 24, channels, size, size, dtype=torch.float64)
+    for channel, value in enumerate(fills):
+        out[:, :, channel] = value
+    count = torch.zeros(batch, 24, size, size, dtype=torch.int32)
+    for b in range(batch):
+        for (part, row, column), pixels in pixels_of_texels(iuv[b], size).items():
+            count[b, part - 1, row, column] = len(pixels)
+            for channel in range(channels):
+                values = [img[b, channel, y, x] for y, x in pixels]
+                reduced = values[-1].double() if reduce == "last" else _mean(values)
+                out[b, part - 1, channel, row, column] = reduced
+    return cast(out, img.dtype if dtype is None else dtype), count
+
+
+def pixels_of_texels(iuv: Tensor, size: int) -> dict[tuple[int, int, int], list[tuple[int, int]]]:
+    """Lists, for each texel (part 1..24, row, column) that any pixel reaches, its pixels (y, x) in raster order.
+
+    Args:
+        iuv: One DensePose map, [3, H, W].
+        size: Height and width of a part's image.
+    """
+    found: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
+    exact = iuv.dtype == torch.uint8
+    for y in range(iuv.shape[1]):
+        for x in range(iuv.shape[2]):
+            part, u, v = (iuv[channel, y, x].item() for channel in range(3))
+            if any(math.isnan(value) for value in (part, u, v)) or part not in range(1, 25):
+                continue
+            row, column = (
+                _coordinate_of_byte(int(value), size) if exact else _coordinate_of_real(value, size)
+                for value in (u, v)
+            )
+            found.setdefault((int(part), row, column), []).append((y, x))
+    return found
+
+
+def cast(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Casts float64 values as the warp does: to the nearest, ties to even; uint8 saturates and turns NaN into 0."""
+    if dtype == torch.uint8:
+        return values.nan_to_num(nan=0.0, posinf=255.0, neginf=0.0).round().clamp(0, 255).to(torch.uint8)
+    return values if dtype == torch.float64 else values.float().to(dtype)
+
+
+def _coordinate_of_byte(u: int, size: int) -> int:
+    return min(u * size // 255, size - 1)
+
+
+def _coordinate_of_real(u: float, size: int) -> int:
+    product = np.float32(min(max(u, 0.0), 1.0)) * np.float32(size)
+    return min(math.floor(product), size - 1)
+
+
+def _mean(values: list[Tensor]) -> float:
+    if values[0].dtype == torch.float64:
+        return sum(value.item() for value in values) / len(values)
+    if values[0].dtype == torch.uint8:
+        total = np.float32(sum(int(value) for value in values))
+    else:
+        total = np.float32(0)
+        with np.errstate(invalid="ignore", over="ignore"):
+            for value in values:
+                total = np.float32(total + np.float32(value.item()))
+    return float(total / np.float32(len(values)))
