@@ -24,6 +24,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from setuptools import Extension, setup
@@ -68,20 +69,14 @@ def find_toolkit() -> Toolkit | str:
         if not (home / "include" / "cuda_runtime.h").exists():
             reasons.append(f"{home} has no include/cuda_runtime.h")
             continue
-        static = [
-            home / folder for folder in ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib")
-        ]
+        static = [home / folder for folder in ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib")]
         static = [folder for folder in static if (folder / "libcudart_static.a").exists()]
         if not static:
             reasons.append(f"{home} has no libcudart_static.a")
             continue
         try:
-            version = subprocess.run(
-                [nvcc_path, "--version"], capture_output=True, text=True, check=True
-            ).stdout
-            archs = subprocess.run(
-                [nvcc_path, "--list-gpu-arch"], capture_output=True, text=True, check=True
-            ).stdout
+            version = subprocess.run([nvcc_path, "--version"], capture_output=True, text=True, check=True).stdout
+            archs = subprocess.run([nvcc_path, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
         except (OSError, subprocess.CalledProcessError) as error:
             reasons.append(f"{nvcc_path} does not run: {error}")
             continue
@@ -111,7 +106,8 @@ def choose_cuda() -> tuple[Toolkit | None, str]:
             f"was built for CUDA {torch.version.cuda}: the major versions must be equal"
         )
     return toolkit, (
-        f"PyTorch {torch.__version__} is for CUDA {torch.version.cuda} and toolkit {toolkit.version} is in {toolkit.home}"
+        f"PyTorch {torch.__version__} is for CUDA {torch.version.cuda}, and toolkit {toolkit.version} "
+        f"is in {toolkit.home}"
     )
 
 
@@ -189,7 +185,7 @@ class BuildLibraries(cpp_extension.BuildExtension):
         }
         (folder / "_build.json").write_text(json.dumps(note, indent=2) + "\n")
 
-    def get_export_symbols(self, ext: Extension) -> list[str]:
+    def get_export_symbols(self, ext: Any) -> list[str]:
         """The libraries are loaded by PyTorch, not imported: there is no PyInit function to export."""
         return []
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -73,12 +73,12 @@ class Clock:
 
     def _once(self, run: Callable[[int], object], i: int) -> float:
         if self.device.type == "cuda":
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             run(i)
             end.record()
             end.synchronize()
-            return start.elapsed_time(end) / 1e3
+            return float(start.elapsed_time(end)) / 1e3
         start_time = time.perf_counter()
         run(i)
         return time.perf_counter() - start_time
@@ -152,16 +152,7 @@ def bench_warp(device: torch.device, clock: Clock, quick: bool) -> dict[str, Any
         arrays = [(img.numpy(), iuv.numpy()) for img, iuv in sets]
         sets = [(img.to(device), iuv.to(device)) for img, iuv in sets]
         img, iuv = (x[:1].cpu() for x in sets[0])
-        contenders: dict[str, Callable[[int], Any]] = {
-            "dsa_fast last": lambda i: dsa_fast.warp(*sets[i % len(sets)], size=size, dtype=torch.float32),
-            "dsa_fast mean": lambda i: dsa_fast.warp(
-                *sets[i % len(sets)], size=size, dtype=torch.float32, reduce="mean"
-            ),
-            "PyTorch index_put": lambda i: torch_scatter(*sets[i % len(sets)], size),
-        }
-        if device.type == "cpu":
-            contenders["NumPy, loop over parts"] = lambda i: numpy_parts(*arrays[i % len(sets)], size)
-            contenders["NumPy, flat"] = lambda i: numpy_flat(*arrays[i % len(sets)], size)
+        contenders = warp_contenders(sets, arrays if device.type == "cpu" else [], size)
         moved = batch * (6 * 256 * 128 + 4 * PARTS * 3 * size * size)
         floor = moved / rate
         medians = {}
@@ -186,6 +177,25 @@ def bench_warp(device: torch.device, clock: Clock, quick: bool) -> dict[str, Any
     return {"copy_bytes_per_s": rate, "foreground": filled, "input": "uint8 256 x 128", "rows": rows}
 
 
+def warp_contenders(
+    sets: list[tuple[Tensor, Tensor]], arrays: list[tuple[np.ndarray, np.ndarray]], size: int
+) -> dict[str, Callable[[int], Any]]:
+    """Name -> a function that warps the i-th of the inputs (in turn); NumPy only where arrays are given."""
+
+    def ours(reduce: Literal["last", "mean"]) -> Callable[[int], Tensor]:
+        return lambda i: dsa_fast.warp(*sets[i % len(sets)], size=size, dtype=torch.float32, reduce=reduce)
+
+    contenders: dict[str, Callable[[int], Any]] = {
+        "dsa_fast last": ours("last"),
+        "dsa_fast mean": ours("mean"),
+        "PyTorch index_put": lambda i: torch_scatter(*sets[i % len(sets)], size),
+    }
+    if arrays:
+        contenders["NumPy, per part"] = lambda i: numpy_parts(*arrays[i % len(arrays)], size)
+        contenders["NumPy, flat"] = lambda i: numpy_flat(*arrays[i % len(arrays)], size)
+    return contenders
+
+
 def verify(
     name: str, run: Callable[[int], Any], img: Tensor, iuv: Tensor, size: int, device: torch.device
 ) -> None:
@@ -203,13 +213,13 @@ def verify(
 def show(result: dict[str, Any]) -> None:
     """Prints the rows as a table."""
     table = Table(title="warp, uint8 256 x 128 -> float32 24 x 3 x 32 x 32")
-    for column in ("batch", "what", "median", "p10 .. p90", "images/s", "of floor", "x dsa_fast"):
-        table.add_column(column, justify="left" if column == "what" else "right")
+    for column in ("batch", "what", "median ms", "p10 .. p90", "images/s", "of floor", "ratio"):
+        table.add_column(column, justify="left" if column == "what" else "right", no_wrap=True)
     for row in result["rows"]:
         table.add_row(
             str(row["batch"]),
             row["name"],
-            f"{1e3 * row['median_s']:.3f} ms",
+            f"{1e3 * row['median_s']:.3f}",
             f"{1e3 * row['p10_s']:.3f} .. {1e3 * row['p90_s']:.3f}",
             f"{row['images_per_s']:,.0f}",
             f"{100 * row['floor_share']:.1f} %",

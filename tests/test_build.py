@@ -24,9 +24,7 @@ LIBRARIES = sorted(PACKAGE.glob("*.so"))
 needs_source = pytest.mark.skipif(not (SOURCE / "csrc").exists(), reason="the sources are not here")
 
 
-def run(
-    *command: str | Path, cwd: Path | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs a command with the environment variables that steer a build set to just these."""
     steering = ("FORCE_CUDA", "DSA_FAST_CPU_ONLY", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CUDA_PATH")
     kept = {name: value for name, value in os.environ.items() if name not in steering}
@@ -81,9 +79,7 @@ def test_libraries_use_only_the_stable_abi(library: Path) -> None:
     # All else comes from the C and C++ run-time libraries, whose names have versions, or is weak.
     assert not [name for name in needed if "python" in name]
     assert not [name for name in needed if name.startswith(("libcudart", "libc10_cuda"))]
-    assert not [
-        name for name in defined if name.startswith("cuda")
-    ]  # PyTorch's own run-time must not bind to ours
+    assert not [name for name in defined if name.startswith("cuda")]  # PyTorch's own run-time must not bind to ours
     if library.name == "_C.abi3.so":
         assert not [name for name in needed if "cuda" in name]
 
@@ -125,9 +121,7 @@ def test_version_is_the_distribution_s() -> None:
 
 def test_a_build_without_cuda_says_why(tmp_path: Path) -> None:
     note = tmp_path / "_build.json"
-    note.write_text(
-        json.dumps({"cuda": False, "why": "no CUDA toolkit was found: /opt/cuda has no bin/nvcc"})
-    )
+    note.write_text(json.dumps({"cuda": False, "why": "no CUDA toolkit was found: /opt/cuda has no bin/nvcc"}))
     assert _load.load_cuda(tmp_path / "none.so", note) == (
         "dsa_fast was built without CUDA, because no CUDA toolkit was found: /opt/cuda has no bin/nvcc"
     )
@@ -146,9 +140,7 @@ def test_a_cuda_library_that_does_not_load_says_why(
     if cuda is None:
         assert reason == f"the installed PyTorch {torch.__version__} has no CUDA"
     else:
-        assert reason is not None and reason.startswith(
-            f"{library} does not load into PyTorch {torch.__version__}: "
-        )
+        assert reason is not None and reason.startswith(f"{library} does not load into PyTorch {torch.__version__}: ")
         assert "invalid ELF header" in reason or "file too short" in reason
 
 
@@ -161,9 +153,7 @@ def test_require_cuda_raises_the_reason(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_missing_cpu_library_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(
-        ImportError, match=r"dsa_fast is not built: .*_C.abi3.so is missing. Build it with `pip"
-    ):
+    with pytest.raises(ImportError, match=r"dsa_fast is not built: .*_C.abi3.so is missing. Build it with `pip"):
         _load.load_cpu(tmp_path / "_C.abi3.so")
     (tmp_path / "_C.abi3.so").write_text("not a library")
     with pytest.raises(ImportError, match=r"does not load into PyTorch .* \(2.11 or newer is needed\)"):
@@ -230,9 +220,7 @@ def source_copy(tmp_path: Path) -> Path:
 def test_wheel_without_cuda(source_copy: Path, tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
     require_tool("c++", "g++", "clang++")
-    stale = (
-        source_copy / "build" / f"lib.linux-x86_64-cpython-{sys.version_info.major}{sys.version_info.minor}"
-    )
+    stale = source_copy / "build" / f"lib.linux-x86_64-cpython-{sys.version_info.major}{sys.version_info.minor}"
     stale.mkdir(parents=True)
     (stale / "dsa_fast").mkdir()
     (stale / "dsa_fast" / "_C_cuda.abi3.so").write_text("left by an earlier build")

@@ -30,9 +30,9 @@ def people(folder: Path) -> tuple[Tensor, Tensor]:
         if number == 0 or mine.sum() < 500:
             continue
         y, x = mine.nonzero(as_tuple=True)
-        box = slice(int(y.min()), int(y.max()) + 1), slice(int(x.min()), int(x.max()) + 1)
-        images.append(resize(photo[:, *box][None], SIZE)[0])
-        maps.append(resize_iuv((iuv * mine)[:, *box], SIZE))
+        box = slice(None), slice(int(y.min()), int(y.max()) + 1), slice(int(x.min()), int(x.max()) + 1)
+        images.append(resize(photo[box][None], SIZE)[0])
+        maps.append(resize_iuv((iuv * mine)[box], SIZE))
     return torch.stack(images), torch.stack(maps)
 
 

@@ -22,13 +22,18 @@ inline int64_t num_threads() {
 #endif
 }
 
-// Calls f(begin, end) on ranges that together cover [0, n) once, on several threads.
+// Waking threads costs as much as touching about this many elements.
+constexpr int64_t kWorthAThread = 32768;
+
+// Calls f(begin, end) on ranges that together cover [0, n) once; on several threads where it is worth it, an item
+// touching item_elements elements.
 template <typename F>
-void parallel_for(int64_t n, const F& f) {
+void parallel_for(int64_t n, int64_t item_elements, const F& f) {
+  const int64_t grain = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, item_elements));
 #ifdef DSA_FAST_TORCH
-  torch::stable::parallel_for(0, n, 1, f);
+  torch::stable::parallel_for(0, n, grain, f);
 #else
-  const int64_t workers = std::min(n, num_threads());
+  const int64_t workers = std::min((n + grain - 1) / grain, num_threads());
   if (workers <= 1) {
     if (n > 0) f(int64_t{0}, n);
     return;

@@ -22,8 +22,8 @@ constexpr int64_t kChunk = 256;  // pixels of a row looked at together; their hi
 
 // Writes the pixels x0 <= x < x1 of row y whose part is in [part_begin, part_end) to hits, in order; returns how many.
 template <typename T>
-int64_t collect_hits(const IuvMap& map, int64_t b, int64_t y, int64_t x0, int64_t x1, int32_t size,
-                     int32_t part_begin, int32_t part_end, Hit* hits) {
+int64_t collect_hits(const IuvMap& map, int64_t b, int64_t y, int64_t x0, int64_t x1, int32_t size, int32_t part_begin,
+                     int32_t part_end, Hit* hits) {
   const T* row = static_cast<const T*>(map.data) + b * map.stride[0] + y * map.stride[2];
   const T* i = row;
   const T* u = row + map.stride[1];
@@ -68,12 +68,14 @@ void for_each_hits(const IuvMap& map, CollectHits collect, const Unit& unit, int
 }
 
 // Calls f(units of one worker) on several threads: an image each or, when there are fewer images than threads, a
-// range of an image's parts each.
+// range of an image's parts each. A unit looks at every pixel and writes part_elements for each of its parts.
 template <typename F>
-void parallel_units(int64_t images, const F& f) {
-  if (images == 0) return;
-  const int64_t groups = std::min<int64_t>(kParts, (num_threads() + images - 1) / images);
-  parallel_for(images * groups, [&](int64_t begin, int64_t end) {
+void parallel_units(const IuvMap& map, int64_t part_elements, const F& f) {
+  if (map.B == 0) return;
+  const int64_t pixels = map.H * map.W;
+  int64_t groups = std::min<int64_t>(kParts, (num_threads() + map.B - 1) / map.B);
+  if (pixels + kParts * part_elements < kWorthAThread) groups = 1;
+  parallel_for(map.B * groups, pixels + kParts / groups * part_elements, [&](int64_t begin, int64_t end) {
     f([=](const auto& run) {
       for (int64_t k = begin; k < end; ++k) {
         const int64_t group = k % groups;
@@ -89,7 +91,7 @@ void warp_last(const WarpArgs& a) {
   const CollectHits collect = collect_hits_for(a.iuv.dtype);
   const int64_t cells = a.S * a.S;
   const int64_t plane = a.C * cells;  // of one part
-  parallel_units(a.iuv.B, [&](const auto& for_each_unit) {
+  parallel_units(a.iuv, plane, [&](const auto& for_each_unit) {
     for_each_unit([&](const Unit& unit) {
       Out* out = static_cast<Out*>(a.out) + unit.b * kParts * plane;  // [24, C, S, S]
       for (int32_t p = unit.part_begin; p < unit.part_end; ++p) {
@@ -117,7 +119,7 @@ void warp_mean(const WarpArgs& a) {
   const CollectHits collect = collect_hits_for(a.iuv.dtype);
   const int64_t cells = a.S * a.S;
   const int64_t plane = a.C * cells;
-  parallel_units(a.iuv.B, [&](const auto& for_each_unit) {
+  parallel_units(a.iuv, plane, [&](const auto& for_each_unit) {
     std::vector<Sum> sum;        // [parts of the unit, C, S, S]
     std::vector<int32_t> count;  // [parts of the unit, S, S]
     for_each_unit([&](const Unit& unit) {
@@ -151,9 +153,7 @@ void warp_mean(const WarpArgs& a) {
           const Sum* total = sum.data() + (p * a.C + c) * cells;
           Out* channel = out + (p * a.C + c) * cells;
           for (int64_t k = 0; k < cells; ++k) {
-            channel[k] =
-                n[k] == 0 ? fill
-                          : convert<Out>(static_cast<Wide<In>>(total[k]) / static_cast<Wide<In>>(n[k]));
+            channel[k] = n[k] == 0 ? fill : convert<Out>(static_cast<Wide<In>>(total[k]) / static_cast<Wide<In>>(n[k]));
           }
         }
       }
@@ -167,7 +167,7 @@ void backward(const WarpBackwardArgs& a) {
   const int64_t cells = a.S * a.S;
   const int64_t pixels = a.iuv.H * a.iuv.W;
   const bool last = a.reduce == Reduce::kLast;
-  parallel_for(a.iuv.B, [&](int64_t begin, int64_t end) {
+  parallel_for(a.iuv.B, (a.C + 2) * pixels + kParts * cells, [&](int64_t begin, int64_t end) {
     std::vector<int32_t> map(static_cast<size_t>(kParts * cells));  // [24, S, S]: the winner, or the count
     for (int64_t b = begin; b < end; ++b) {
       const Unit unit{b, 0, kParts};
@@ -178,8 +178,8 @@ void backward(const WarpBackwardArgs& a) {
           entry = last ? static_cast<int32_t>(y * a.iuv.W + hits[k].x) : entry + 1;
         }
       });
-      Img* grad_img = static_cast<Img*>(a.grad_img) + b * a.C * pixels;                  // [C, H, W]
-      const Grad* grad = static_cast<const Grad*>(a.grad) + b * a.grad_stride[0];        // [24, C, S, S]
+      Img* grad_img = static_cast<Img*>(a.grad_img) + b * a.C * pixels;            // [C, H, W]
+      const Grad* grad = static_cast<const Grad*>(a.grad) + b * a.grad_stride[0];  // [24, C, S, S]
       std::fill_n(grad_img, a.C * pixels, convert<Img>(0.0f));
       for_each_hits(a.iuv, collect, unit, a.S, [&](int64_t y, const Hit* hits, int64_t n) {
         for (int64_t k = 0; k < n; ++k) {
@@ -192,8 +192,7 @@ void backward(const WarpBackwardArgs& a) {
           for (int64_t c = 0; c < a.C; ++c) {
             const Grad value = from[c * a.grad_stride[2]];
             grad_img[c * pixels + pixel] =
-                last ? convert<Img>(value)
-                     : convert<Img>(widen(value) / static_cast<Wide<Grad>>(entry));
+                last ? convert<Img>(value) : convert<Img>(widen(value) / static_cast<Wide<Grad>>(entry));
           }
         }
       });
@@ -216,7 +215,7 @@ void warp_cpu(const WarpArgs& args) {
 void warp_count_cpu(const CountArgs& args) {
   const CollectHits collect = collect_hits_for(args.iuv.dtype);
   const int64_t cells = args.S * args.S;
-  parallel_units(args.iuv.B, [&](const auto& for_each_unit) {
+  parallel_units(args.iuv, cells, [&](const auto& for_each_unit) {
     for_each_unit([&](const Unit& unit) {
       int32_t* count = args.count + unit.b * kParts * cells;  // [24, S, S]
       std::fill(count + unit.part_begin * cells, count + unit.part_end * cells, 0);
@@ -229,9 +228,8 @@ void warp_count_cpu(const CountArgs& args) {
 
 void warp_backward_cpu(const WarpBackwardArgs& args) {
   visit_float_dtype(args.grad_dtype, [&](auto grad) {
-    visit_float_dtype(args.grad_img_dtype, [&](auto img) {
-      backward<typename decltype(grad)::type, typename decltype(img)::type>(args);
-    });
+    visit_float_dtype(args.grad_img_dtype,
+                      [&](auto img) { backward<typename decltype(grad)::type, typename decltype(img)::type>(args); });
   });
 }
 

@@ -50,7 +50,7 @@ void launch(void (*kernel)(Params...), int64_t elements, int64_t images, [[maybe
 
 // Loops of a kernel over the images and over an image's elements, in 64 bits.
 #define FOR_EACH_IMAGE(b, images) for (int64_t b = blockIdx.y; b < (images); b += gridDim.y)
-#define FOR_EACH_ELEMENT(k, elements)                                                        \
+#define FOR_EACH_ELEMENT(k, elements)                                                           \
   for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < (elements); \
        k += static_cast<int64_t>(gridDim.x) * blockDim.x)
 
@@ -244,8 +244,7 @@ __global__ void gather_backward(DsapGrad grad, Reduce reduce, int64_t images, in
                          cell / size * grad.stride[3] + cell % size * grad.stride[4];
       for (int64_t c = 0; c < channels; ++c) {
         const Grad value = from[c * grad.stride[2]];
-        target[c * pixels] =
-            last ? convert<Img>(value) : convert<Img>(widen(value) / static_cast<Wide<Grad>>(n));
+        target[c * pixels] = last ? convert<Img>(value) : convert<Img>(widen(value) / static_cast<Wide<Grad>>(n));
       }
     }
   }
@@ -282,7 +281,7 @@ void for_each_channel_chunk(const WarpArgs& args, const F& f) {
 
 int64_t warp_cuda_scratch(const WarpArgs& args) {
   const int64_t texels = texels_of(args.S);
-  if (args.reduce == Reduce::kLast) return args.iuv.B * texels;            // winner
+  if (args.reduce == Reduce::kLast) return args.iuv.B * texels;        // winner
   return args.iuv.B * (2 * texels + 2 * args.iuv.H * args.iuv.W + 1);  // count, next, texel map, slots, cursor
 }
 
@@ -374,6 +373,8 @@ int warp_backward_cuda(const WarpBackwardArgs& args, int32_t* scratch, void* str
 
 #ifdef DSA_FAST_TORCH
 #include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include "../torch_args.h"
 
@@ -382,7 +383,7 @@ namespace {
 
 void* current_stream(const Tensor& tensor) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
   return stream;
 }
 

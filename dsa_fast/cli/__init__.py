@@ -72,7 +72,7 @@ def _spell_out_flags(function: Callable[..., None], arguments: Sequence[str]) ->
     """Lets `--flag` stand for `--flag true`, which is what the parser knows."""
     flags = {f"--{name}" for name, it in inspect.signature(function).parameters.items() if it.annotation == "bool"}
     spelt = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"]):
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
         spelt.append(argument)
         if argument in flags and following.lower() not in ("true", "false", "yes", "no"):
             spelt.append("true")

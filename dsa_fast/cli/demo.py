@@ -182,7 +182,8 @@ def _draw_ranked(
     worst = np.argsort(precision, kind="stable")[:3]
     others = np.setdiff1d(np.flatnonzero(precision <= 1), worst)
     chosen = [*np.random.default_rng(seed).permutation(others)[:5], *worst]
-    lists = rank_list(*(column[chosen] for column in query), *gallery, k=10)
+    features, pids, camids = (column[chosen] for column in query)
+    lists = rank_list(features, pids, camids, *gallery, k=10)
     notes = [f"AP {precision[i]:.0%}" + (" (worst)" if i in worst else "") for i in chosen]
     queries = [data.query[i] for i in chosen]
     picture = ranked_lists(queries, data.gallery, lists, notes=notes, title="Five queries at random and the three worst")

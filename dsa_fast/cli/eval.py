@@ -17,7 +17,7 @@ from dsa_fast.training.module import load_model
 from dsa_fast.training.scoring import embed_people
 
 
-def eval(  # noqa: A001 (the command's name)
+def eval(
     checkpoint: Path,
     root: Path,
     *,

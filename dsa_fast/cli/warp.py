@@ -62,7 +62,7 @@ def warp(
     elif person is not None:
         raise ValueError(f"person must come with instances, the image that says who is where, got person {person}")
     if not bool(part_map[0].any()):
-        raise ValueError(f"iuv must hold labelled pixels, got none{'' if instances is None else ' for this person'}: {iuv}")
+        raise ValueError(f"iuv must hold labelled pixels, got background only: {iuv}")
     dsap, count = warp_op(photo, part_map, size=size, reduce=reduce, return_count=True)
     labelled, parts = int((part_map[0] > 0).sum()), int(count.flatten(1).any(1).sum())
     facts = (

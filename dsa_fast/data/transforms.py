@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class AugmentConfig:
     erase: float = 0.5
     erase_area: tuple[float, float] = (0.02, 0.4)
     erase_aspect: tuple[float, float] = (0.3, 1 / 0.3)
-    reduce: str = "last"
+    reduce: Literal["last", "mean"] = "last"
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:

@@ -239,9 +239,7 @@ def _figure(
                 x += gap  # the two halves of the head touch
             if font is not None:
                 draw.text((x, y), f"{part} {PART_NAMES[part]}", fill=_INK, font=font)
-                draw.rectangle(
-                    (x, y + label_height - 5, x + cell - 1, y + label_height - 3), fill=PART_COLORS[part]
-                )
+                draw.rectangle((x, y + label_height - 5, x + cell - 1, y + label_height - 3), fill=PART_COLORS[part])
             shown = None if touched is None else touched[part - 1]
             picture.paste(_tile(textures[part - 1], shown, part, scale), (x, y + label_height))
         if labels:

@@ -32,9 +32,7 @@ _LOSSY_FORMATS = frozenset({"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "HEIF", "
 _STRAY_LIMIT = 0.05
 
 
-def read_iuv(
-    path: str | os.PathLike[str], *, order: Order = "auto", size: tuple[int, int] | None = None
-) -> Tensor:
+def read_iuv(path: str | os.PathLike[str], *, order: Order = "auto", size: tuple[int, int] | None = None) -> Tensor:
     """Reads an IUV map from a lossless 8-bit, 3-channel image file.
 
     With `order="auto"` the order is told from the file, by the first of these that decides:

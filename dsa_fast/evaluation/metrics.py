@@ -136,17 +136,15 @@ def evaluate(
     penalty = np.full(num_queries, np.nan)
     first_hit = np.zeros(num_queries, np.int64)
     for block in inputs.blocks():
-        ranks = _match_ranks(block)  # int64 [b, P], 0 behind each row's last match
-        found = ranks > 0
-        counts = found.sum(1)
-        order = torch.arange(1, ranks.shape[1] + 1, dtype=torch.float64, device=ranks.device)
-        precision = torch.where(found, order / ranks, 0.0).sum(1) / counts
-        valid = (counts > 0).cpu().numpy()
+        ranks = _match_ranks(block).cpu().numpy()  # int64 [b, P], 0 behind each row's last match
+        counts = (ranks > 0).sum(1)
+        precision = np.arange(1, ranks.shape[1] + 1) / np.maximum(ranks, 1) * (ranks > 0)
+        valid = counts > 0
         rows = np.arange(block.start, block.stop)[valid]
-        average_precision[rows] = precision.cpu().numpy()[valid]
-        if len(rows):
-            penalty[rows] = (counts / ranks.amax(1)).double().cpu().numpy()[valid]
-            first_hit[rows] = ranks[:, 0].cpu().numpy()[valid]
+        # Summed one after the other, so that the zeros behind the last match change not a bit.
+        average_precision[rows] = precision.cumsum(1)[valid, -1] / counts[valid]
+        penalty[rows] = counts[valid] / ranks.max(1)[valid]
+        first_hit[rows] = ranks[valid, 0]
     counted = first_hit > 0
     num_valid = int(counted.sum())
     if num_valid == 0:
@@ -297,6 +295,8 @@ class _Inputs:
     def _closeness(self, start: int, stop: int) -> Tensor:
         """float32 [b, G], lower is closer; for each query an increasing function of the distance."""
         query = self._scaled(self.query[start:stop])
+        if self.metric == "cosine":  # a row's power of two keeps its order, exactly, and fits float32
+            query = query * torch.exp2(-query.square().sum(1, keepdim=True).sqrt().frexp().exponent.double())
         result = torch.empty((stop - start, len(self.gallery)), dtype=torch.float32, device=query.device)
         for columns, chunk in self._gallery_chunks():
             dot = query @ chunk.T

@@ -108,10 +108,10 @@ def ranked_lists(
     draw = ImageDraw.Draw(picture)
     if title:
         draw.text((_GAP, _GAP), title, fill=_INK, font=ImageFont.load_default(_FONT + 6))
-    draw.text((_GAP + cell_width / 2, top - 4), "query", fill=_FAINT, font=bold, anchor="mb")
+    draw.text((_GAP + cell_width / 2, top - 4), "query", fill=_FAINT, font=bold, anchor="ms")
     for column in range(k):
         x = list_left + column * (cell_width + _GAP)
-        draw.text((x + cell_width / 2, top - 4), str(column + 1), fill=_FAINT, font=bold, anchor="mb")
+        draw.text((x + cell_width / 2, top - 4), str(column + 1), fill=_FAINT, font=bold, anchor="ms")
 
     def show(x: int, y: int, item: Pictured, color: tuple[int, int, int], lines: Sequence[str]) -> None:
         draw.rectangle((x, y, x + cell_width - 1, y + cell_height - 1), fill=color)

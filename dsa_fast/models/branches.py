@@ -92,7 +92,9 @@ class BranchConv2d(nn.Conv2d):
             return super().forward(input)
         weights = self.weight.chunk(self.branches)
         inputs = [input] * self.branches if self.groups == 1 else input.chunk(self.branches, dim=1)
-        outputs = [functional.conv2d(x, w, None, self.stride, self.padding) for x, w in zip(inputs, weights)]
+        outputs = [
+            functional.conv2d(x, w, None, self.stride, self.padding) for x, w in zip(inputs, weights, strict=True)
+        ]
         return torch.cat(outputs, dim=1)
 
     def extra_repr(self) -> str:
@@ -245,9 +247,7 @@ class MergeBranches(nn.Module):
         super().__init__()
         members = [member for group in groups for member in group]
         if not members or members != list(range(len(members))) or not all(groups):
-            raise ValueError(
-                f"groups must list 0, 1, 2, ... in order, no group empty, got {[list(g) for g in groups]}"
-            )
+            raise ValueError(f"groups must list 0, 1, 2, ... in order, no group empty, got {[list(g) for g in groups]}")
         self.in_branches = len(members)
         self.out_branches = len(groups)
         # Neighbouring groups of one size are added together: (groups, size of each).
@@ -257,7 +257,7 @@ class MergeBranches(nn.Module):
         channels = x.shape[1] // self.in_branches
         merged = []
         sizes = [count * size * channels for count, size in self.runs]
-        for part, (count, size) in zip(torch.split(x, sizes, dim=1), self.runs):
+        for part, (count, size) in zip(torch.split(x, sizes, dim=1), self.runs, strict=True):
             # unbind and add, not sum: it is faster and keeps the memory format, as flattening back to 4-d does.
             members = torch.unflatten(part, 1, (count, size, channels)).unbind(dim=2)
             merged.append(reduce(torch.add, members).flatten(1, 2))

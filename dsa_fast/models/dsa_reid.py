@@ -104,9 +104,7 @@ class DSAReID(nn.Module):
         global_dim, local_dim = self.mf_stream.global_dim, self.mf_stream.local_dim
         self.dsag_stream: DSAGStream | None = None
         if dsag:
-            self.dsag_stream = DSAGStream(
-                width=width, global_dim=global_dim, local_dim=local_dim, branches=branches
-            )
+            self.dsag_stream = DSAGStream(width=width, global_dim=global_dim, local_dim=local_dim, branches=branches)
 
         self.fuse_global: nn.Module | None = None
         self.fuse_local: nn.Module | None = None
@@ -189,18 +187,14 @@ class DSAReID(nn.Module):
             TypeError, ValueError: as `forward`; also ValueError when the model has no DSAG-Stream.
         """
         if self.dsag_stream is None:
-            raise ValueError(
-                "embed_fused needs a DSAG-Stream, and this model was built with dsag=False; use embed"
-            )
+            raise ValueError("embed_fused needs a DSAG-Stream, and this model was built with dsag=False; use embed")
         with torch.no_grad(), _evaluating(self):
             return _unit_halves(self._fuse(self._mf(images), self._dsag(images, dsap)))
 
     def _mf(self, images: Tensor) -> Features:
         _check_type("images", images)
         if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 16:
-            raise ValueError(
-                f"images must have shape [B, 3, H, W] with H and W at least 16, got {list(images.shape)}"
-            )
+            raise ValueError(f"images must have shape [B, 3, H, W] with H and W at least 16, got {list(images.shape)}")
         features: Features = self.mf_stream(self.normalize(images))
         return features
 
@@ -212,9 +206,7 @@ class DSAReID(nn.Module):
         _check_type("dsap", dsap)
         shape = dsap.shape
         if dsap.ndim != 5 or shape[1:3] != (NUM_PARTS, 3) or shape[3] != shape[4] or shape[4] < 4:
-            raise ValueError(
-                f"dsap must have shape [B, {NUM_PARTS}, 3, S, S] with S at least 4, got {list(shape)}"
-            )
+            raise ValueError(f"dsap must have shape [B, {NUM_PARTS}, 3, S, S] with S at least 4, got {list(shape)}")
         if shape[0] != images.shape[0]:
             raise ValueError(f"dsap must have as many entries as images, {images.shape[0]}, got {shape[0]}")
         assert self.dsag_stream is not None

@@ -53,9 +53,7 @@ class DSAGStream(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.conv3 = make_branch_stage(BranchBasicBlock, NUM_PARTS, c2, c3, 2, stride=2)
         self.merge_left_right = MergeBranches([[part - 1 for part in group] for group in MERGE_24_TO_13])
-        self.conv4 = make_branch_stage(
-            BranchBasicBlock, self.merge_left_right.out_branches, c3, c4, 2, stride=2
-        )
+        self.conv4 = make_branch_stage(BranchBasicBlock, self.merge_left_right.out_branches, c3, c4, 2, stride=2)
         self.merge_back_front = MergeBranches(MERGE_13_TO_8)
         self.conv5_g: nn.Sequential | None = None
         self.conv5_l: nn.Sequential | None = None
@@ -74,6 +72,6 @@ class DSAGStream(nn.Module):
         x = self.relu(self.bn2(self.conv2(x)))
         x = self.merge_left_right(self.conv3(x))
         x = self.merge_back_front(self.conv4(x))
-        whole = None if self.conv5_g is None else pool(self.conv5_g(x))
+        whole = None if self.conv5_g is None else pool(self.conv5_g(fast_layout(x, wide=True)))
         local = None if self.conv5_l is None else split_parts(pool(self.conv5_l(x)))
         return Features(whole, local)

@@ -80,9 +80,7 @@ class ConcatFusion(nn.Module):
 
     def __init__(self, branches: int, dim: int) -> None:
         super().__init__()
-        self.fc: nn.Module = (
-            nn.Linear(2 * dim, dim) if branches == 1 else BranchLinear(branches, 2 * dim, dim)
-        )
+        self.fc: nn.Module = nn.Linear(2 * dim, dim) if branches == 1 else BranchLinear(branches, 2 * dim, dim)
 
     def forward(self, f: Tensor, d: Tensor) -> Tensor:
         out: Tensor = self.fc(torch.cat([f, d], dim=-1))

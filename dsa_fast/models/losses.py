@@ -61,8 +61,7 @@ def batch_hard_triplet_loss(features: Tensor, labels: Tensor, *, margin: float =
     """
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(
-            "features must have shape [B, D] and labels [B], "
-            f"got {list(features.shape)} and {list(labels.shape)}"
+            f"features must have shape [B, D] and labels [B], got {list(features.shape)} and {list(labels.shape)}"
         )
     with torch.autocast(features.device.type, enabled=False):
         x = _at_least_float32(features)
@@ -147,9 +146,7 @@ class DSALoss(nn.Module):
                 terms.append((name, weight, id_loss(logits, labels, label_smoothing=self.label_smoothing)))
         for name, z in (("triplet_global", output.z_global), ("triplet_local", output.z_local)):
             if z is not None:
-                terms.append(
-                    (name, self.triplet, batch_hard_triplet_loss(z.flatten(1), labels, margin=self.margin))
-                )
+                terms.append((name, self.triplet, batch_hard_triplet_loss(z.flatten(1), labels, margin=self.margin)))
         total = torch.stack([weight * value for _, weight, value in terms]).sum()
         return total, {name: value.detach() for name, _, value in terms}
 

@@ -63,9 +63,7 @@ class MFStream(nn.Module):
         if branches != "local":
             self.head_global = make_stage(block, channels, planes, blocks[3], stride=1)
         if branches != "global":
-            branch_block = (
-                BranchBottleneck if block.expansion == BranchBottleneck.expansion else BranchBasicBlock
-            )
+            branch_block = BranchBottleneck if block.expansion == BranchBottleneck.expansion else BranchBasicBlock
             self.head_local = make_branch_stage(
                 branch_block, NUM_LOCAL, channels, local_planes, blocks[3], shared_input=True
             )

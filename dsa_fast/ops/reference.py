@@ -63,8 +63,7 @@ def pixels_of_texels(iuv: Tensor, size: int) -> dict[tuple[int, int, int], list[
             if any(math.isnan(value) for value in (part, u, v)) or part not in range(1, 25):
                 continue
             row, column = (
-                _coordinate_of_byte(int(value), size) if exact else _coordinate_of_real(value, size)
-                for value in (u, v)
+                _coordinate_of_byte(int(value), size) if exact else _coordinate_of_real(value, size) for value in (u, v)
             )
             found.setdefault((int(part), row, column), []).append((y, x))
     return found

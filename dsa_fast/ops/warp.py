@@ -123,9 +123,7 @@ def _check_tensors(img: Tensor, iuv: Tensor) -> bool:
         expected = "[B, 3, H, W]" if batched else "[3, H, W] (as img has no batch dimension)"
         raise ValueError(f"iuv must have shape {expected}, got {list(iuv.shape)}")
     if iuv.shape[-2:] != img.shape[-2:] or (batched and iuv.shape[0] != img.shape[0]):
-        raise ValueError(
-            f"iuv must have img's B, H and W: img has shape {list(img.shape)}, iuv {list(iuv.shape)}"
-        )
+        raise ValueError(f"iuv must have img's B, H and W: img has shape {list(img.shape)}, iuv {list(iuv.shape)}")
     if iuv.device != img.device:
         raise ValueError(f"iuv must be on img's device, {img.device}, got {iuv.device}")
     return batched
@@ -149,19 +147,14 @@ def _names(dtypes: Sequence[torch.dtype]) -> str:
     return ", ".join(names[:-1]) + " or " + names[-1]
 
 
-@torch.library.register_fake("dsa_fast::warp")
-def _warp_fake(
-    img: Tensor, iuv: Tensor, size: int, fill: Sequence[float], reduce: str, dtype: torch.dtype
-) -> Tensor:
+def _warp_fake(img: Tensor, iuv: Tensor, size: int, fill: Sequence[float], reduce: str, dtype: torch.dtype) -> Tensor:
     return img.new_empty((img.shape[0], PARTS, img.shape[1], size, size), dtype=dtype)
 
 
-@torch.library.register_fake("dsa_fast::warp_count")
 def _warp_count_fake(iuv: Tensor, size: int) -> Tensor:
     return iuv.new_empty((iuv.shape[0], PARTS, size, size), dtype=torch.int32)
 
 
-@torch.library.register_fake("dsa_fast::warp_backward")
 def _warp_backward_fake(grad: Tensor, iuv: Tensor, reduce: str, dtype: torch.dtype) -> Tensor:
     return grad.new_empty((iuv.shape[0], grad.shape[2], iuv.shape[2], iuv.shape[3]), dtype=dtype)
 
@@ -195,7 +188,7 @@ def _warp_backward_backward(ctx: Any, grad_grad: Tensor) -> tuple[Tensor | None,
     return grad, None, None, None
 
 
+for _name, _fake in (("warp", _warp_fake), ("warp_count", _warp_count_fake), ("warp_backward", _warp_backward_fake)):
+    torch.library.register_fake(f"dsa_fast::{_name}", _fake)
 torch.library.register_autograd("dsa_fast::warp", _warp_backward, setup_context=_warp_setup)
-torch.library.register_autograd(
-    "dsa_fast::warp_backward", _warp_backward_backward, setup_context=_warp_backward_setup
-)
+torch.library.register_autograd("dsa_fast::warp_backward", _warp_backward_backward, setup_context=_warp_backward_setup)

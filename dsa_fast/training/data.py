@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import lightning
 from torch.utils.data import DataLoader
@@ -63,14 +64,11 @@ class ReIDData(lightning.LightningDataModule):
         dataset = PeopleDataset(people, with_iuv=with_iuv)
         return DataLoader(dataset, batch_size=self.config.test_batch, **self._loading())
 
-    def _loading(self) -> dict[str, object]:
+    def _loading(self) -> dict[str, Any]:
         workers = self.config.workers
         return {
             "num_workers": workers,
             "persistent_workers": workers > 0,
             "collate_fn": self._collate,
-            "pin_memory": bool(self.trainer and self.trainer.num_devices and self._on_cuda()),
+            "pin_memory": self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         }
-
-    def _on_cuda(self) -> bool:
-        return bool(self.trainer and self.trainer.strategy.root_device.type == "cuda")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import lightning
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dsa_fast.data.dataset import PersonItem
 from dsa_fast.data.transforms import AugmentConfig, Draws, eval_transform, train_transform
@@ -62,6 +62,7 @@ class ReIDTask(lightning.LightningModule):
         draws = Draws.sample(len(images), self.augment, self._generator())
         images, dsap = train_transform(images, iuv, draws, self.augment)
         output = self.model(images, dsap)
+        total: Tensor
         total, terms = self.loss(output, labels)
         self.log("loss", total, prog_bar=True, batch_size=len(images))
         self.log_dict({f"loss/{name}": value for name, value in terms.items()}, batch_size=len(images))
@@ -85,13 +86,14 @@ class ReIDTask(lightning.LightningModule):
         """Logs mAP, mINP and CMC; every process evaluates the whole test set."""
         if self.trainer.sanity_checking or not all(self._features):
             return
-        query, gallery = ([torch.cat(column) for column in zip(*part)] for part in self._features)
+        query, gallery = ([torch.cat(column) for column in zip(*part, strict=True)] for part in self._features)
         result = evaluate(*query, *gallery)
         self.log_dict(result.summary(), prog_bar=True)
 
     def embed(self, images: Tensor) -> Tensor:
         """Test vectors [B, D] of stored images, uint8 [B, 3, h, w]."""
-        return self.model.embed(eval_transform(images, self.augment.size))
+        vectors: Tensor = self.model.embed(eval_transform(images, self.augment.size))
+        return vectors
 
     def configure_optimizers(self) -> Any:
         """Adam, and the learning rate as a function of the step."""
@@ -115,7 +117,7 @@ class ReIDTask(lightning.LightningModule):
         }
 
 
-def build_model(num_ids: int, config: ModelConfig) -> nn.Module:
+def build_model(num_ids: int, config: ModelConfig) -> DSAReID | Baseline:
     """The network that `config` describes, with `num_ids` classes."""
     options: dict[str, Any] = asdict(config)
     if options.pop("kind") == "baseline":
@@ -133,7 +135,7 @@ class LoadedModel(NamedTuple):
         dsap_size: S, height and width of a part image.
     """
 
-    model: nn.Module
+    model: DSAReID | Baseline
     size: tuple[int, int]
     dsap_size: int
 

@@ -173,8 +173,8 @@ void compare(const Buffer& got, const Buffer& expected, DType dtype, const std::
   const auto n = static_cast<int64_t>(expected.bytes() / bytes_of(dtype));
   for (int64_t k = 0; k < n; ++k) {
     if (same(got.data(), expected.data(), k, dtype)) continue;
-    fail(what + ": element " + std::to_string(k) + " is " + std::to_string(load(got.data(), k, dtype)) +
-         ", expected " + std::to_string(load(expected.data(), k, dtype)));
+    fail(what + ": element " + std::to_string(k) + " is " + std::to_string(load(got.data(), k, dtype)) + ", expected " +
+         std::to_string(load(expected.data(), k, dtype)));
     return;
   }
 }
@@ -265,7 +265,8 @@ void run(const Case& k, std::mt19937_64& random) {
   // The photo, and a gradient of the result; wild ones hold what casts and sums find hard.
   const auto fill_with_numbers = [&](const Buffer& buffer, DType dtype) {
     const auto n = static_cast<int64_t>(buffer.bytes() / bytes_of(dtype));
-    const double odd[] = {kNaN, kInf, -kInf, -0.0, 1e-7, 3e-8, 6.1e-5, 65504, 65519.9, 65520, 1e30, 3.4e38, 1e-42, -300};
+    const double odd[] = {kNaN,  kInf,    -kInf, -0.0, 1e-7,   3e-8,  6.1e-5,
+                          65504, 65519.9, 65520, 1e30, 3.4e38, 1e-42, -300};
     for (int64_t e = 0; e < n; ++e) {
       double x = dtype == DType::kUInt8 ? static_cast<double>(below(256)) : uniform(-20, 280);
       if (k.content == Content::kWild && dtype != DType::kUInt8 && below(4) == 0) x = odd[below(14)];
@@ -424,7 +425,7 @@ void test_casts(std::mt19937_64& random) {
   for (int k = 0; k < 100000; ++k) {
     uint32_t bits = static_cast<uint32_t>(random());
     if (k % 2) bits = (bits & 0x80001fffu) | ((0x33000000u + bits % 0x15000000u) & 0x7fffe000u);  // float16's range
-    if (k % 4 == 1) bits = (bits & ~0x1fffu) | 0x1000u;                                            // its ties
+    if (k % 4 == 1) bits = (bits & ~0x1fffu) | 0x1000u;                                           // its ties
     const float x = float_of(bits);
     if (std::isnan(x)) continue;
     if (round_to_half(x).bits != encode16(x, 5)) fail("float32 " + std::to_string(bits) + " to float16");
@@ -469,15 +470,15 @@ int main() {
     }
     // Awkward extents: single pixels, odd widths, rows longer than a chunk, none of something, more than one launch's
     // channels, more images than blocks.
-    constexpr int64_t extents[][5] = {{1, 3, 1, 1, 1},   {1, 3, 1, 1, 64},  {3, 1, 1, 7, 2},  {1, 3, 13, 1, 5},
+    constexpr int64_t extents[][5] = {{1, 3, 1, 1, 1},   {1, 3, 1, 1, 64},   {3, 1, 1, 7, 2},   {1, 3, 13, 1, 5},
                                       {1, 2, 3, 700, 8}, {1, 3, 37, 41, 32}, {2, 3, 16, 8, 64}, {0, 3, 4, 4, 2},
-                                      {2, 0, 4, 4, 2},   {2, 3, 0, 4, 2},   {2, 3, 4, 0, 2},  {1, 65, 4, 5, 2},
-                                      {1, 130, 3, 3, 1}, {9, 1, 4, 3, 2},   {1, 3, 90, 31, 1}};
+                                      {2, 0, 4, 4, 2},   {2, 3, 0, 4, 2},    {2, 3, 4, 0, 2},   {1, 65, 4, 5, 2},
+                                      {1, 130, 3, 3, 1}, {9, 1, 4, 3, 2},    {1, 3, 90, 31, 1}};
     for (const auto& e : extents) {
       for (const Content content : {Content::kRandom, Content::kFull, Content::kOneTexel}) {
         check({e[0], e[1], e[2], e[3], e[4], DType::kUInt8, DType::kUInt8, DType::kFloat32, reduce, content, false});
-        check({e[0], e[1], e[2], e[3], e[4], DType::kFloat32, DType::kFloat32, DType::kBFloat16, reduce, content,
-               true});
+        check(
+            {e[0], e[1], e[2], e[3], e[4], DType::kFloat32, DType::kFloat32, DType::kBFloat16, reduce, content, true});
       }
     }
   }

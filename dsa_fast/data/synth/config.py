@@ -1,0 +1,91 @@
+"""What a synthetic data set is made of."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+__all__ = ["STRENGTHS", "SynthConfig"]
+
+
+@dataclass(frozen=True)
+class SynthConfig:
+    """Settings of a synthetic data set. Together with `VERSION` they determine every byte of it.
+
+    Attributes:
+        identities: people with an identity, at least 2. The first half (rounded up) is for training, the rest for test.
+        cameras: cameras, at least 2; each sees every identity.
+        images_per_camera: images of an identity by a camera, at least 2. Of a test identity the first is the query.
+        distractors: distractors (pid 0) in the gallery, as a share of its other images.
+        junk: junk (pid -1: boxes that hardly hold a person) in the gallery, as a share of its other images.
+        height: of an image, pixels.
+        width: of an image, pixels.
+        seed: of everything.
+        pose: 0: all stand upright; 1: people stand, walk, bend, raise and cross their arms.
+        view: 0: all face the camera; 1: they are seen from all sides, and from above.
+        box: 0: the box is tight; 1: it is shifted, too large or too small, and often cuts off a part.
+        occlusion: 0: nothing is in front; 1: poles, boxes, walls and passers-by often are.
+        clutter: 0: the background is grey; 1: it is a street with things and people in it.
+        lighting: 0: soft and always the same; 1: from other sides, bright or dark, with shade.
+        camera_color: 0: cameras show the same colours; 1: each has its white balance, gamma, saturation and haze.
+        blur: 0: sharp; 1: out of focus, of low resolution, and noisy.
+        iuv_miss_person: share of images whose IUV map is empty.
+        iuv_miss_part: share of the parts that are missing in an IUV map.
+        iuv_noise: standard deviation of an error of u and v, half of its variance common to a part.
+        jpeg_quality: of the images, 1..100.
+    """
+
+    identities: int = 100
+    cameras: int = 4
+    images_per_camera: int = 4
+    distractors: float = 0.15
+    junk: float = 0.05
+    height: int = 128
+    width: int = 64
+    seed: int = 0
+    pose: float = 1.0
+    view: float = 1.0
+    box: float = 0.6
+    occlusion: float = 0.5
+    clutter: float = 0.8
+    lighting: float = 0.6
+    camera_color: float = 0.6
+    blur: float = 0.5
+    iuv_miss_person: float = 0.0
+    iuv_miss_part: float = 0.0
+    iuv_noise: float = 0.0
+    jpeg_quality: int = 95
+
+    def __post_init__(self) -> None:
+        """Checks the settings.
+
+        Raises:
+            TypeError: a setting is not a number, or not whole where it must be.
+            ValueError: a setting is out of its range.
+        """
+        for item in fields(self):
+            value = getattr(self, item.name)
+            whole = isinstance(item.default, int)
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                raise TypeError(f"{item.name} must be {'a whole number' if whole else 'a number'}, got {value!r}")
+        for name, low in (("identities", 2), ("cameras", 2), ("images_per_camera", 2), ("seed", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        for name in ("height", "width"):
+            if not 16 <= getattr(self, name) <= 2048:
+                raise ValueError(f"{name} must be in 16..2048 pixels, got {getattr(self, name)}")
+        for name in STRENGTHS + ("iuv_miss_person", "iuv_miss_part", "iuv_noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
+        for name in ("distractors", "junk"):
+            if not 0 <= getattr(self, name) <= 100:
+                raise ValueError(f"{name} must be in 0..100 times the gallery's other images, got {getattr(self, name)}")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ValueError(f"jpeg_quality must be in 1..100, got {self.jpeg_quality}")
+
+    def as_dict(self) -> dict[str, int | float]:
+        """The settings by name."""
+        return asdict(self)
+
+
+#: Names of the strengths of misalignment, each 0 (none) to 1 (strong).
+STRENGTHS: tuple[str, ...] = ("pose", "view", "box", "occlusion", "clutter", "lighting", "camera_color", "blur")

@@ -1,0 +1,247 @@
+"""Pictures of people with exact IUV maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import scene
+from .body import Pose
+from .config import SynthConfig
+from .look import Identity, make_identity
+from .render import Camera, Fragments, Window, downsample, rasterize, sample_shape, to_samples
+
+__all__ = ["render_person", "render_picture"]
+
+Array = NDArray[np.float32]
+Picture = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+# Streams of random numbers: the second word of the seeds.
+_IDENTITY, _CAMERA, _HEADING, _IMAGE = range(1, 5)
+_PASSERS = 24  # people without identity, who pass in front and behind
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """A person as seen: the samples covered and their colours."""
+
+    fragments: Fragments
+    colors: Array  # [N, 3]
+
+
+def _draw(
+    identity: Identity, pose: Pose, camera: Camera, window: Window, light: scene.Light | None, height: int, width: int
+) -> _Figure:
+    body = identity.body
+    vertices, normals = body.posed(pose)
+    return _shade(identity, camera.project(vertices), normals, camera, window, light, height, width)
+
+
+def _shade(
+    identity: Identity,
+    projected: Array,
+    normals: Array,
+    camera: Camera,
+    window: Window,
+    light: scene.Light | None,
+    height: int,
+    width: int,
+) -> _Figure:
+    body = identity.body
+    rows, columns = sample_shape(height, width)
+    fragments = rasterize(to_samples(projected, window, height, width), body.faces, rows, columns)
+    uv = fragments.interpolate(body.uv)
+    page = body.texture[fragments.vertices[:, 0]]
+    size = identity.texture.shape[1]
+    texel = np.minimum((uv * size).astype(np.int64), size - 1)
+    colors = identity.texture[page, texel[:, 0], texel[:, 1]].astype(np.float32)
+    if light is not None:
+        facing = normals @ (np.array(light.direction, np.float32) @ camera.rotation())
+        shade = light.ambient + light.direct * np.maximum(facing, 0)
+        colors *= fragments.interpolate(shade.astype(np.float32))[:, None]
+    return _Figure(fragments, colors)
+
+
+def _iuv(identity: Identity, fragments: Fragments, hidden: NDArray[np.bool_] | None, height: int, width: int) -> NDArray[np.uint8]:
+    """The map at the pixel centres, uint8 [H, W, 3]. Samples that are hidden are background."""
+    body = identity.body
+    rows, columns = sample_shape(height, width)
+    y, x = np.divmod(fragments.index, columns)
+    centre = (y % 2 == 1) & (x % 2 == 1)
+    part = body.part[fragments.vertices[:, 0]]
+    centre &= part > 0
+    if hidden is not None:
+        centre &= ~hidden.ravel()[fragments.index]
+    chosen = np.flatnonzero(centre)
+    at = Fragments(fragments.index[chosen], fragments.vertices[chosen], fragments.weights[chosen])
+    uv = np.clip(at.interpolate(body.uv) * 255, 0, 255).round().astype(np.uint8)
+    iuv = np.zeros((height, width, 3), np.uint8)
+    iuv[y[chosen] // 2, x[chosen] // 2, 0] = part[chosen]
+    iuv[y[chosen] // 2, x[chosen] // 2, 1:] = uv
+    return iuv
+
+
+def render_person(
+    identity: Identity,
+    pose: Pose = Pose(),
+    camera: Camera = Camera(),
+    window: Window | None = None,
+    *,
+    height: int = 128,
+    width: int = 64,
+    light: scene.Light | None = scene.Light(),
+    background: float | Array = 118.0,
+    antialias: bool = True,
+) -> Picture:
+    """Renders one person, with nothing in front.
+
+    Args:
+        identity: who.
+        pose: how the person stands.
+        camera: where from.
+        window: what part of the projection plane is shown; by default a tight box around the person.
+        height: of the picture, pixels.
+        width: of the picture, pixels.
+        light: on the person; None shows the texture's colours as they are.
+        background: a grey in 0..255, or colours on the sample grid, float32 [2H+1, 2W+1, 3].
+        antialias: whether colours are filtered over a pixel; otherwise they are those of the pixels' centres.
+
+    Returns:
+        The picture, uint8 [H, W, 3], RGB, and its IUV map, uint8 [H, W, 3], channels I, U, V: part, u and v of the
+        surface seen at each pixel's centre, u and v rounded to 1/255. Accessories are background in the map.
+
+    Raises:
+        ValueError: a size is not positive or `background` has another shape.
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"height and width must be positive, got {height} and {width}")
+    rows, columns = sample_shape(height, width)
+    vertices, normals = identity.body.posed(pose)
+    projected = camera.project(vertices)
+    if window is None:
+        window = scene.tight_box(projected[identity.body.part > 0], width / height)
+    canvas = np.empty((rows, columns, 3), np.float32)
+    given = np.asarray(background, np.float32)
+    if given.ndim and given.shape != canvas.shape:
+        raise ValueError(f"background must be a number or have shape {list(canvas.shape)}, got {list(given.shape)}")
+    canvas[:] = given
+    figure = _shade(identity, projected, normals, camera, window, light, height, width)
+    canvas.reshape(-1, 3)[figure.fragments.index] = figure.colors
+    pixels = downsample(canvas) if antialias else canvas[1::2, 1::2]
+    picture = np.clip(pixels, 0, 255).round().astype(np.uint8)
+    return picture, _iuv(identity, figure.fragments, None, height, width)
+
+
+@lru_cache(maxsize=_PASSERS + 8)
+def identity_of(seed: int, number: int) -> Identity:
+    """Identity `number` (1 and up; passers-by are negative, distractors above all) of a data set."""
+    return make_identity(np.random.SeedSequence([seed, _IDENTITY, int(number < 0), abs(number)]))
+
+
+@lru_cache(maxsize=64)
+def camera_of(seed: int, camera: int) -> scene.CameraStyle:
+    """Camera `camera` (1 and up) of a data set."""
+    return scene.make_camera_style(np.random.default_rng(np.random.SeedSequence([seed, _CAMERA, camera])))
+
+
+def render_picture(config: SynthConfig, number: int, camid: int, index: int, *, kind: str = "person") -> Picture:
+    """Renders a picture of a data set. It depends on nothing but the arguments.
+
+    Args:
+        config: the settings.
+        number: of the identity, 1 and up.
+        camid: camera, 1 and up.
+        index: which picture of this identity by this camera.
+        kind: "person"; "junk", where the box hardly holds the person; or "empty", a box without a person.
+
+    Returns:
+        The picture, uint8 [H, W, 3], RGB, and its IUV map, uint8 [H, W, 3], channels I, U, V, damaged as the settings say.
+    """
+    seed, height, width = config.seed, config.height, config.width
+    rng = np.random.default_rng(np.random.SeedSequence([seed, _IMAGE, number, camid, index]))
+    # All pictures by a camera show someone on the way in one direction, so their views are alike.
+    heading = np.random.default_rng(np.random.SeedSequence([seed, _HEADING, number, camid])).uniform(-1, 1)
+    style, identity = camera_of(seed, camid), identity_of(seed, number)
+    pose = scene.random_pose(config.pose, rng)
+    camera = scene.random_camera(style, config.view, float(heading), rng)
+    light = scene.random_light(style, config.lighting, rng)
+    vertices, normals = identity.body.posed(pose)
+    projected = camera.project(vertices)
+    tight = scene.tight_box(projected[identity.body.part > 0], width / height)
+    window = scene.random_box(tight, config.box, rng, extreme=kind == "junk")
+    rows, columns = sample_shape(height, width)
+    canvas = scene.background(style, config.clutter, rng, rows, columns)
+    flat = canvas.reshape(-1, 3)
+    if rng.random() < 0.35 * config.clutter:  # someone farther away
+        figure = _passer(config, camera, light, window, rng, behind=True)
+        flat[figure.fragments.index] = figure.colors
+    if kind == "empty":
+        iuv = np.zeros((height, width, 3), np.uint8)
+    else:
+        _shadow(canvas, projected, window)
+        figure = _shade(identity, projected, normals, camera, window, light, height, width)
+        flat[figure.fragments.index] = figure.colors
+        hidden = None
+        if rng.random() < 0.75 * config.occlusion:
+            hidden = np.zeros((rows, columns), bool)
+            before = canvas.copy()
+            if rng.random() < 0.4:
+                front = _passer(config, camera, light, window, rng, behind=False)
+                flat[front.fragments.index] = front.colors
+                hidden.ravel()[front.fragments.index] = True
+            else:
+                hidden[scene.random_occluder(rng).draw(canvas)] = True
+            if hidden.ravel()[figure.fragments.index].mean() > 0.6:  # too little would be left
+                canvas, hidden = before, None
+        iuv = _iuv(identity, figure.fragments, hidden, height, width)
+    picture = scene.develop(downsample(canvas), style, light, config.camera_color, config.blur, rng)
+    iuv = scene.damage_iuv(
+        iuv,
+        miss_person=config.iuv_miss_person,
+        miss_part=config.iuv_miss_part,
+        noise=config.iuv_noise,
+        rng=rng,
+    )
+    return picture, iuv
+
+
+def _passer(
+    config: SynthConfig,
+    camera: Camera,
+    light: scene.Light,
+    window: Window,
+    rng: np.random.Generator,
+    *,
+    behind: bool,
+) -> _Figure:
+    """Someone without identity, behind or in front of the person."""
+    identity = identity_of(config.seed, -1 - int(rng.integers(_PASSERS)))
+    pose = scene.random_pose(1.0, rng)
+    camera = Camera(float(rng.uniform(-np.pi, np.pi)), camera.pitch, camera.distance)
+    size = rng.uniform(0.55, 0.9) if behind else rng.uniform(1.0, 1.25)
+    side = 1 if rng.random() < 0.5 else -1
+    shift = side * rng.uniform(0.2, 0.5) if behind else side * rng.uniform(0.28, 0.55)
+    drop = rng.uniform(-0.1, 0.05) if behind else rng.uniform(0.0, 0.15)
+    height, width = window.height / size, window.height / size * config.width / config.height
+    moved = Window(-shift * width, drop * height, width, height)
+    return _draw(identity, pose, camera, moved, light, config.height, config.width)
+
+
+def _shadow(canvas: Array, projected: Array, window: Window) -> None:
+    """Darkens the ground below a person's feet."""
+    rows, columns = canvas.shape[:2]
+    lowest = projected[:, 1].min()
+    x = float(projected[projected[:, 1] < lowest + 0.12, 0].mean())
+    cx = ((x - window.x) / window.width + 0.5) * columns
+    cy = (0.5 - (lowest + 0.03 - window.y) / window.height) * rows
+    rx, ry = 0.3 / window.width * columns, 0.07 / window.height * rows
+    y0, y1 = max(int(cy - ry), 0), min(int(cy + ry) + 1, rows)
+    x0, x1 = max(int(cx - rx), 0), min(int(cx + rx) + 1, columns)
+    if y0 >= y1 or x0 >= x1:
+        return
+    y = (np.arange(y0, y1, dtype=np.float32)[:, None] - cy) / ry
+    x_ = (np.arange(x0, x1, dtype=np.float32)[None] - cx) / rx
+    canvas[y0:y1, x0:x1] *= (1 - 0.5 * np.clip(1 - y * y - x_ * x_, 0, 1))[..., None]
