@@ -96,7 +96,7 @@ def choose_cuda() -> tuple[Toolkit | None, str]:
             raise SystemExit("dsa_fast: FORCE_CUDA and DSA_FAST_CPU_ONLY contradict each other; unset one")
         return None, "DSA_FAST_CPU_ONLY was set"
     if torch.version.cuda is None:
-        return None, f"PyTorch {torch.__version__}, which it was built against, has no CUDA"
+        return None, f"the build's PyTorch {torch.__version__} has no CUDA"
     toolkit = find_toolkit()
     if isinstance(toolkit, str):
         return None, toolkit

@@ -149,7 +149,9 @@ def test_blocks_do_not_change_a_bit(metric: metrics.Metric) -> None:
 def test_scores_worked_by_hand() -> None:
     # Gallery, nearest first: junk, own camera, wrong, right, distractor, right.
     gallery = np.array([[0.9], [1.1], [1.2], [1.3], [1.4], [1.5]])
-    result = evaluate([[1.0]], [7], [1], gallery, [-1, 7, 3, 7, 0, 7], [2, 1, 1, 2, 2, 3], metric="euclidean", max_rank=3)
+    result = evaluate(
+        [[1.0]], [7], [1], gallery, [-1, 7, 3, 7, 0, 7], [2, 1, 1, 2, 2, 3], metric="euclidean", max_rank=3
+    )
     assert result.mAP == pytest.approx((1 / 2 + 2 / 4) / 2)
     assert result.mINP == pytest.approx(2 / 4)
     assert result.cmc.tolist() == [0, 1, 1]
@@ -191,9 +193,7 @@ def test_equal_images_tie_whatever_their_place_in_a_long_gallery() -> None:
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_scores_do_not_depend_on_the_unit(metric: metrics.Metric, scale: float) -> None:
     case = random_case()
-    scaled = {
-        name: value.double() * scale if name.endswith("features") else value for name, value in case.items()
-    }
+    scaled = {name: value.double() * scale if name.endswith("features") else value for name, value in case.items()}
     assert evaluate(**scaled, metric=metric).mAP == pytest.approx(evaluate(**case, metric=metric).mAP, abs=1e-6)
 
 

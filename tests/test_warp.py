@@ -311,7 +311,7 @@ def test_many_channels_each_with_its_fill(device: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("value", [0, 3, True, 0.1, -5.5, 254.5, 1e9, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [0, 3, True, np.float32(2.5), 0.1, -5.5, 254.5, 1e9, math.nan, math.inf, -math.inf])
 def test_fill_is_cast_like_values(device: str, value: float, dtype: torch.dtype) -> None:
     img, iuv = make(batch=1, channels=1, height=1, width=1)
     iuv[:, 0] = 0

@@ -76,7 +76,7 @@ def read_iuv(path: str | os.PathLike[str], *, order: Order = "auto", size: tuple
         raise ValueError(
             f"IUV map {path} must hold part ids 0..{NUM_PARTS}, got {highest} when its channels are read as {order}"
         )
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
 
 def write_iuv(path: str | os.PathLike[str], iuv: Tensor) -> None:

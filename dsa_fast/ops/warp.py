@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal, overload
 
 import torch
@@ -131,13 +132,13 @@ def _check_tensors(img: Tensor, iuv: Tensor) -> bool:
 
 def _fill_values(fill: float | Sequence[float], channels: int) -> list[float]:
     """One number per channel."""
-    if isinstance(fill, (int, float)):
+    if isinstance(fill, Real):
         return [float(fill)] * channels
     if isinstance(fill, (str, bytes)) or not isinstance(fill, Sequence):
         raise TypeError(f"fill must be a number or a sequence of numbers, got {type(fill).__name__}")
     if len(fill) != channels:
         raise ValueError(f"fill must hold one number per channel of img, {channels}, got {len(fill)}")
-    if not all(isinstance(value, (int, float)) for value in fill):
+    if not all(isinstance(value, Real) for value in fill):
         raise TypeError(f"fill must hold numbers, got {[type(value).__name__ for value in fill]}")
     return [float(value) for value in fill]
 

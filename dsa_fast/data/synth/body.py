@@ -588,7 +588,7 @@ class Body:
         part: int16 [V], 1..24 (0 for accessories). Vertices are not shared between charts.
         texture: int16 [V], page of the texture that colours a vertex: part - 1, accessories from 24 on.
         faces: int32 [F, 3], counter-clockwise seen from outside.
-        bones: int16 [V, 2] indices of `JOINTS`.
+        bones: int64 [V, 2] indices of `JOINTS`.
         weight: float32 [V], of the second bone; the first has the rest.
         rest: (rotations [17, 3, 3], origins [17, 3]) of the bones in the pose `REST`.
         grids: part -> (first vertex, rows, columns) of its grid of vertices.
@@ -601,7 +601,7 @@ class Body:
     part: NDArray[np.int16]
     texture: NDArray[np.int16]
     faces: NDArray[np.int32]
-    bones: NDArray[np.int16]
+    bones: NDArray[np.int64]
     weight: Array
     rest: tuple[Array, Array]
     grids: dict[int, tuple[int, int, int]]
@@ -612,14 +612,15 @@ class Body:
         rest_turn, rest_origin = self.rest
         moved = turn @ rest_turn.transpose(0, 2, 1)
         shift = origin - (moved @ rest_origin[..., None])[..., 0]
-        weight = self.weight[:, None, None]
-        matrix = moved[self.bones[:, 0]] * (1 - weight) + moved[self.bones[:, 1]] * weight
-        offset = shift[self.bones[:, 0]] * (1 - weight[..., 0]) + shift[self.bones[:, 1]] * weight[..., 0]
-        both = np.stack([self.vertices, self.normals], -1)
-        both = matrix @ both
+        # Few pairs of bones share all vertices between them: blend 3 x 4 matrices, once per vertex.
+        table = np.concatenate([moved, shift[..., None]], 2).reshape(len(JOINTS), 12)
+        matrix = table.take(self.bones[:, 0], axis=0)
+        matrix += (table.take(self.bones[:, 1], axis=0) - matrix) * self.weight[:, None]
+        matrix = matrix.reshape(-1, 3, 4)
+        both = matrix[..., :3] @ np.stack([self.vertices, self.normals], -1)
         normals = both[..., 1]
         normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-9
-        return both[..., 0] + offset, normals
+        return both[..., 0] + matrix[..., 3], normals
 
     def surface_points(self, pose: Pose, part: int, u: ArrayLike, v: ArrayLike) -> Array:
         """Points of a chart on the posed surface: the inverse of what a picture's IUV map says.
@@ -753,7 +754,7 @@ def build_body(shape: Shape = Shape()) -> Body:
             normals.append((normal * side).reshape(-1, 3))
             uvs.append(uv.reshape(-1, 2))
             parts.append(np.full(rows * columns, part, np.int16))
-            bones.append(np.tile(np.array(pair, np.int16), (rows * columns, 1)))
+            bones.append(np.tile(np.array(pair, np.int64), (rows * columns, 1)))
             weights.append(weight.ravel())
             faces.append(outward_faces(vertices[-1], normals[-1], grid_faces(rows, columns)) + count)
             grids[part] = (count, rows, columns)
@@ -824,7 +825,7 @@ def attach(body: Body, extras: list[tuple[Array, Array, Array, int, int]]) -> Bo
         fields["part"].append(np.zeros(n, np.int16))
         fields["texture"].append(np.full(n, page, np.int16))
         fields["faces"].append(outward_faces(flat, flat_normals, grid_faces(rows, columns)) + count)
-        fields["bones"].append(np.full((n, 2), bone, np.int16))
+        fields["bones"].append(np.full((n, 2), bone, np.int64))
         fields["weight"].append(np.zeros(n, np.float32))
         count += n
     return replace(body, **{name: np.concatenate(arrays) for name, arrays in fields.items()})

@@ -12,7 +12,7 @@ from . import scene
 from .body import Pose
 from .config import SynthConfig
 from .look import Identity, make_identity
-from .render import Camera, Fragments, Window, downsample, rasterize, sample_shape, to_samples
+from .render import Camera, Window, downsample, rasterize, sample_shape, to_samples
 
 __all__ = ["render_person", "render_picture"]
 
@@ -28,8 +28,11 @@ _PASSERS = 24  # people without identity, who pass in front and behind
 class _Figure:
     """A person as seen: the samples covered and their colours."""
 
-    fragments: Fragments
+    index: NDArray[np.int64]  # [N], flat, of the sample grid
     colors: Array  # [N, 3]
+    part: NDArray[np.int16]  # [N], 0 on accessories
+    u: Array  # [N]
+    v: Array  # [N]
 
 
 def _draw(
@@ -53,35 +56,30 @@ def _shade(
     body = identity.body
     rows, columns = sample_shape(height, width)
     fragments = rasterize(to_samples(projected, window, height, width), body.faces, rows, columns)
-    uv = fragments.interpolate(body.uv)
-    page = body.texture[fragments.vertices[:, 0]]
+    u, v = (fragments.interpolate(np.ascontiguousarray(body.uv[:, k])) for k in (0, 1))
     size = identity.texture.shape[1]
-    texel = np.minimum((uv * size).astype(np.int64), size - 1)
-    colors = identity.texture[page, texel[:, 0], texel[:, 1]].astype(np.float32)
+    row, column = (np.minimum((x * size).astype(np.int64), size - 1) for x in (u, v))
+    owner = fragments.vertices[0]
+    texel = (body.texture.take(owner).astype(np.int64) * size + row) * size + column
+    colors = identity.texture.reshape(-1, 3).take(texel, axis=0).astype(np.float32)
     if light is not None:
         facing = normals @ (np.array(light.direction, np.float32) @ camera.rotation())
         shade = light.ambient + light.direct * np.maximum(facing, 0)
         colors *= fragments.interpolate(shade.astype(np.float32))[:, None]
-    return _Figure(fragments, colors)
+    return _Figure(fragments.index, colors, body.part.take(owner), u, v)
 
 
-def _iuv(identity: Identity, fragments: Fragments, hidden: NDArray[np.bool_] | None, height: int, width: int) -> NDArray[np.uint8]:
+def _iuv(figure: _Figure, hidden: NDArray[np.bool_] | None, height: int, width: int) -> NDArray[np.uint8]:
     """The map at the pixel centres, uint8 [H, W, 3]. Samples that are hidden are background."""
-    body = identity.body
     rows, columns = sample_shape(height, width)
-    y, x = np.divmod(fragments.index, columns)
-    centre = (y % 2 == 1) & (x % 2 == 1)
-    part = body.part[fragments.vertices[:, 0]]
-    centre &= part > 0
+    iuv = np.zeros((rows * columns, 3), np.uint8)
+    iuv[figure.index, 0] = figure.part
+    iuv[figure.index, 1] = np.clip(figure.u * 255 + 0.5, 0, 255)
+    iuv[figure.index, 2] = np.clip(figure.v * 255 + 0.5, 0, 255)
     if hidden is not None:
-        centre &= ~hidden.ravel()[fragments.index]
-    chosen = np.flatnonzero(centre)
-    at = Fragments(fragments.index[chosen], fragments.vertices[chosen], fragments.weights[chosen])
-    uv = np.clip(at.interpolate(body.uv) * 255, 0, 255).round().astype(np.uint8)
-    iuv = np.zeros((height, width, 3), np.uint8)
-    iuv[y[chosen] // 2, x[chosen] // 2, 0] = part[chosen]
-    iuv[y[chosen] // 2, x[chosen] // 2, 1:] = uv
-    return iuv
+        iuv[hidden.ravel()] = 0
+    iuv = iuv.reshape(rows, columns, 3)[1::2, 1::2]
+    return iuv * (iuv[..., :1] > 0)
 
 
 def render_person(
@@ -129,10 +127,10 @@ def render_person(
         raise ValueError(f"background must be a number or have shape {list(canvas.shape)}, got {list(given.shape)}")
     canvas[:] = given
     figure = _shade(identity, projected, normals, camera, window, light, height, width)
-    canvas.reshape(-1, 3)[figure.fragments.index] = figure.colors
+    canvas.reshape(-1, 3)[figure.index] = figure.colors
     pixels = downsample(canvas) if antialias else canvas[1::2, 1::2]
     picture = np.clip(pixels, 0, 255).round().astype(np.uint8)
-    return picture, _iuv(identity, figure.fragments, None, height, width)
+    return picture, _iuv(figure, None, height, width)
 
 
 @lru_cache(maxsize=_PASSERS + 8)
@@ -177,26 +175,26 @@ def render_picture(config: SynthConfig, number: int, camid: int, index: int, *, 
     flat = canvas.reshape(-1, 3)
     if rng.random() < 0.35 * config.clutter:  # someone farther away
         figure = _passer(config, camera, light, window, rng, behind=True)
-        flat[figure.fragments.index] = figure.colors
+        flat[figure.index] = figure.colors
     if kind == "empty":
         iuv = np.zeros((height, width, 3), np.uint8)
     else:
         _shadow(canvas, projected, window)
         figure = _shade(identity, projected, normals, camera, window, light, height, width)
-        flat[figure.fragments.index] = figure.colors
+        flat[figure.index] = figure.colors
         hidden = None
         if rng.random() < 0.75 * config.occlusion:
             hidden = np.zeros((rows, columns), bool)
             before = canvas.copy()
             if rng.random() < 0.4:
                 front = _passer(config, camera, light, window, rng, behind=False)
-                flat[front.fragments.index] = front.colors
-                hidden.ravel()[front.fragments.index] = True
+                flat[front.index] = front.colors
+                hidden.ravel()[front.index] = True
             else:
                 hidden[scene.random_occluder(rng).draw(canvas)] = True
-            if hidden.ravel()[figure.fragments.index].mean() > 0.6:  # too little would be left
+            if hidden.ravel()[figure.index].mean() > 0.6:  # too little would be left
                 canvas, hidden = before, None
-        iuv = _iuv(identity, figure.fragments, hidden, height, width)
+        iuv = _iuv(figure, hidden, height, width)
     picture = scene.develop(downsample(canvas), style, light, config.camera_color, config.blur, rng)
     iuv = scene.damage_iuv(
         iuv,

@@ -80,20 +80,20 @@ class Fragments:
 
     Attributes:
         index: int64 [N], flat indices into the sample grid, each once.
-        vertices: int32 [N, 3], the triangle's vertices.
-        weights: float32 [N, 3], the barycentric weights.
+        vertices: int64 [3, N], the triangle's vertices.
+        weights: float32 [3, N], the barycentric weights.
     """
 
     index: NDArray[np.int64]
-    vertices: NDArray[np.int32]
+    vertices: NDArray[np.int64]
     weights: Array
 
     def interpolate(self, values: Array) -> Array:
-        """Values per vertex [V] or [V, C] at the fragments, [N] or [N, C]."""
-        corners = values[self.vertices]
-        if corners.ndim == 2:
-            return np.einsum("nk,nk->n", corners, self.weights)
-        return np.einsum("nkc,nk->nc", corners, self.weights)
+        """Values per vertex, float32 [V], at the fragments, [N]."""
+        first, second, third = self.vertices
+        wa, wb, wc = self.weights
+        result: Array = values.take(first) * wa + values.take(second) * wb + values.take(third) * wc
+        return result
 
 
 def sample_shape(height: int, width: int) -> tuple[int, int]:
@@ -118,49 +118,46 @@ def rasterize(points: Array, faces: NDArray[np.int32], rows: int, columns: int) 
         rows: of the grid.
         columns: of the grid.
     """
-    x, y, z = points.T
-    fx, fy = x[faces], y[faces]
-    ux, uy = fx[:, 1] - fx[:, 0], fy[:, 1] - fy[:, 0]
-    vx, vy = fx[:, 2] - fx[:, 0], fy[:, 2] - fy[:, 0]
-    area = vx * uy - ux * vy  # positive: counter-clockwise on paper, as y points down
-    x0 = np.maximum(np.ceil(fx.min(1)), 0).astype(np.int64)
-    x1 = np.minimum(np.floor(fx.max(1)), columns - 1).astype(np.int64)
-    y0 = np.maximum(np.ceil(fy.min(1)), 0).astype(np.int64)
-    y1 = np.minimum(np.floor(fy.max(1)), rows - 1).astype(np.int64)
-    keep = np.flatnonzero((area > 1e-9) & (x1 >= x0) & (y1 >= y0))
-    x0, y0 = x0[keep], y0[keep]
-    wide = x1[keep] - x0 + 1
-    counts = wide * (y1[keep] - y0 + 1)
-    face = np.repeat(np.arange(len(keep), dtype=np.int64), counts)
-    starts = np.cumsum(counts) - counts
-    local = np.arange(len(face), dtype=np.int64) - starts[face]
-    down = local // wide[face]
-    px, py = x0[face] + (local - down * wide[face]), y0[face] + down
-    # Barycentric weights are affine in (px, py): three numbers per face instead of per sample.
-    inverse = 1 / area[keep]
-    ox, oy = fx[keep, 0], fy[keep, 0]
-    b1x, b1y = -vy[keep] * inverse, vx[keep] * inverse
-    b2x, b2y = uy[keep] * inverse, -ux[keep] * inverse
-    dx, dy = px - ox[face], py - oy[face]
-    b1 = b1x[face] * dx + b1y[face] * dy
-    b2 = b2x[face] * dx + b2y[face] * dy
-    b0 = 1 - b1 - b2
-    inside = np.flatnonzero((b0 >= -1e-5) & (b1 >= -1e-5) & (b2 >= -1e-5))
-    face, b1, b2 = face[inside], b1[inside], b2[inside]
-    pixel = py[inside] * columns + px[inside]
-    fz = z[faces[keep]]
-    depth = fz[face, 0] + b1 * (fz[:, 1] - fz[:, 0])[face] + b2 * (fz[:, 2] - fz[:, 0])[face]
+    x, y, z = (np.ascontiguousarray(column) for column in points.T)
+    a, b, c = (column.astype(np.int64) for column in faces.T)
+    xa, ya = x.take(a), y.take(a)
+    area = (x.take(c) - xa) * (y.take(b) - ya) - (x.take(b) - xa) * (y.take(c) - ya)
+    front = np.flatnonzero(area > 1e-9)  # counter-clockwise on paper, as y points down
+    a, b, c, area = a.take(front), b.take(front), c.take(front), area.take(front)
+    xa, xb, xc, ya, yb, yc = x.take(a), x.take(b), x.take(c), y.take(a), y.take(b), y.take(c)
+    x0 = np.maximum(np.ceil(np.minimum(np.minimum(xa, xb), xc)), 0).astype(np.int32)
+    x1 = np.minimum(np.floor(np.maximum(np.maximum(xa, xb), xc)), columns - 1).astype(np.int32)
+    y0 = np.maximum(np.ceil(np.minimum(np.minimum(ya, yb), yc)), 0).astype(np.int32)
+    y1 = np.minimum(np.floor(np.maximum(np.maximum(ya, yb), yc)), rows - 1).astype(np.int32)
+    wide, tall = x1 - x0 + 1, y1 - y0 + 1
+    counts = np.where((wide > 0) & (tall > 0), wide * tall, 0)
+    face = np.repeat(np.arange(len(a)), counts)
+    local = np.arange(len(face), dtype=np.int32) - (np.cumsum(counts, dtype=np.int32) - counts).take(face)
+    wide = wide.take(face)
+    down = local // wide
+    px, py = x0.take(face) + (local - down * wide), y0.take(face) + down
+    # Barycentric weights are affine in (px, py): a few numbers per face instead of per sample.
+    inverse = 1 / area
+    dx, dy = px - xa.take(face), py - ya.take(face)
+    dx, dy = dx.astype(np.float32), dy.astype(np.float32)
+    b1 = ((ya - yc) * inverse).take(face) * dx + ((xc - xa) * inverse).take(face) * dy
+    b2 = ((yb - ya) * inverse).take(face) * dx + ((xa - xb) * inverse).take(face) * dy
+    inside = np.flatnonzero((b1 >= -1e-5) & (b2 >= -1e-5) & (b1 + b2 <= 1 + 1e-5))
+    face, b1, b2 = face.take(inside), b1.take(inside), b2.take(inside)
+    pixel = py.take(inside).astype(np.int64) * columns + px.take(inside)
+    za = z.take(a)
+    depth = za.take(face) + b1 * (z.take(b) - za).take(face) + b2 * (z.take(c) - za).take(face)
     nearest = np.full(rows * columns, -np.inf, np.float32)
-    depth = depth.astype(np.float32)
     np.maximum.at(nearest, pixel, depth)
-    winners = np.flatnonzero(depth == nearest[pixel])
+    winners = np.flatnonzero(depth == nearest.take(pixel))[::-1]
     owner = np.full(rows * columns, -1, np.int64)
-    owner[pixel[winners[::-1]]] = winners[::-1]  # of equally near triangles the first
+    owner[pixel.take(winners)] = winners  # of equally near triangles the first
     index = np.flatnonzero(owner >= 0)
-    chosen = owner[index]
-    second, third = np.clip(b1[chosen], 0, 1), np.clip(b2[chosen], 0, 1)
-    weights = np.stack([np.clip(1 - second - third, 0, 1), second, third], 1).astype(np.float32)
-    return Fragments(index, faces[keep[face[chosen]]], weights)
+    chosen = owner.take(index)
+    second, third = np.clip(b1.take(chosen), 0, 1), np.clip(b2.take(chosen), 0, 1)
+    weights = np.stack([np.clip(1 - second - third, 0, 1), second, third])
+    chosen = face.take(chosen)
+    return Fragments(index, np.stack([a.take(chosen), b.take(chosen), c.take(chosen)]), weights)
 
 
 def downsample(samples: Array) -> Array:

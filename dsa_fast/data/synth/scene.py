@@ -84,7 +84,7 @@ def make_camera_style(rng: np.random.Generator) -> CameraStyle:
         pitch=float(rng.uniform(0.03, 0.36)),
         distance=float(rng.uniform(4.5, 12)),
         light=(float(rng.uniform(-2.4, 2.4)), float(rng.uniform(0.4, 1.2))),
-        gains=tuple(float(g) for g in np.exp(rng.normal(0, 0.13, 3))),
+        gains=tuple(float(g) for g in np.exp(rng.normal(0, 0.1, 3))),
         gamma=float(np.exp(rng.normal(0, 0.22))),
         saturation=float(rng.uniform(0.5, 1.1)),
         haze=float(rng.uniform(0, 30)),
@@ -98,8 +98,10 @@ def _street(rng: np.random.Generator) -> NDArray[np.uint8]:
     horizon = int(height * rng.uniform(0.36, 0.5))
 
     def mute(low: int, high: int, colour: float = 0.35) -> tuple[int, int, int]:
-        grey = rng.uniform(low, high)
-        return tuple(int(c) for c in np.clip(grey * (1 + colour * rng.uniform(-1, 1, 3)), 0, 255))
+        # Streets are grey and brown everywhere: most of a picture must not tell the camera by its hue.
+        hue = 0.5 * colour * rng.uniform(-1, 1) * np.array([1.0, 0.1, -1.0]) + 0.25 * colour * rng.uniform(-1, 1, 3)
+        red, green, blue = np.clip(rng.uniform(low, high) * (1 + hue), 0, 255)
+        return int(red), int(green), int(blue)
 
     picture = Image.new("RGB", (width, height), mute(90, 200, 0.2))
     draw = ImageDraw.Draw(picture)
@@ -374,10 +376,10 @@ def develop(
     pixels = pixels * np.clip(gain, 0.2, 3)[..., None]
     sigma, size, noise = rng.uniform(0, 0.8), rng.uniform(0, 1), rng.uniform(1, 8)
     if camera_color > 0:
-        gains = np.array(style.gains, np.float32) ** camera_color
-        pixels = pixels * gains
-        grey = pixels.mean(2, keepdims=True)
-        pixels = grey + (pixels - grey) * np.float32(1 + (style.saturation - 1) * camera_color)
+        saturation = 1 + (style.saturation - 1) * camera_color
+        mix = saturation * np.eye(3) + (1 - saturation) / 3  # towards grey
+        gains = np.array(style.gains) ** camera_color
+        pixels = pixels @ (gains[:, None] * mix).astype(np.float32)
         pixels = 255 * (np.clip(pixels, 0, 255) / 255) ** np.float32(style.gamma**camera_color)
         haze = style.haze * camera_color
         pixels = haze + pixels * np.float32(1 - haze / 255)

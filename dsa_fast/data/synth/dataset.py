@@ -1,0 +1,254 @@
+"""Writes synthetic people in Market-1501's layout."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from dsa_fast.densepose.iuv import write_iuv
+from dsa_fast.densepose.parts import PART_COLORS
+
+from .body import Pose
+from .config import SynthConfig
+from .person import identity_of, render_person, render_picture
+from .render import Camera
+
+__all__ = ["VERSION", "Entry", "contact_sheet", "entries", "make_dataset"]
+
+#: Of the renderer: pictures of one seed and one configuration are the same within a version.
+VERSION = 1
+
+TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
+
+_STRANGERS = 1_000_000  # numbers of identities that are seen only as distractors
+_INLINE = 150  # so few pictures are made sooner than processes start
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture of a data set.
+
+    Attributes:
+        split: its folder.
+        pid: as in its name; 0 is a distractor, -1 junk.
+        camid: as in its name.
+        frame: as in its name.
+        number: of the identity that is rendered.
+        index: which picture of this identity by this camera.
+        kind: as in `render_picture`.
+    """
+
+    split: str
+    pid: int
+    camid: int
+    frame: int
+    number: int
+    index: int
+    kind: str = "person"
+
+    @property
+    def stem(self) -> str:
+        """Its name, without suffix: PID_cCAMs1_FRAME_INDEX, as in 0002_c1s1_000451_03."""
+        pid = f"{self.pid:04d}" if self.pid >= 0 else str(self.pid)
+        return f"{pid}_c{self.camid}s1_{self.frame:06d}_{self.index % 100:02d}"
+
+
+def entries(config: SynthConfig) -> list[Entry]:
+    """All pictures of a data set, in a fixed order.
+
+    Identities 1..ceil(n/2) are for training, the others for test. Of a test identity, each camera's first picture is a
+    query and the others are in the gallery.
+    """
+    result: list[Entry] = []
+    split_at = (config.identities + 1) // 2
+    gallery = 0
+    for pid in range(1, config.identities + 1):
+        for camid in range(1, config.cameras + 1):
+            for index in range(config.images_per_camera):
+                split = TRAIN if pid <= split_at else GALLERY if index else QUERY
+                gallery += split == GALLERY
+                result.append(Entry(split, pid, camid, len(result) + 1, pid, index))
+    for k in range(round(config.distractors * gallery)):
+        # Three of four show people who are nobody's match, the fourth a box without anybody.
+        kind = "empty" if k % 4 == 3 else "person"
+        camid = 1 + k % config.cameras
+        number = _STRANGERS + k // (2 * config.cameras)
+        result.append(Entry(GALLERY, 0, camid, len(result) + 1, number, k, kind))
+    for k in range(round(config.junk * gallery)):
+        number = split_at + 1 + k % (config.identities - split_at)
+        result.append(Entry(GALLERY, -1, 1 + k % config.cameras, len(result) + 1, number, 1000 + k, "junk"))
+    return result
+
+
+def make_dataset(
+    out: str | os.PathLike[str],
+    config: SynthConfig = SynthConfig(),
+    *,
+    overwrite: bool = False,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Renders a data set. The same configuration gives the same bytes, however many processes work.
+
+    The folder holds `bounding_box_train`, `query` and `bounding_box_test` with JPEGs (4:4:4), `iuv/` with the same
+    folders and an IUV map for each image, `synth.json` (version and configuration), and `preview.png` to look at. It
+    appears when all is done: when interrupted, nothing is left.
+
+    Args:
+        out: the folder.
+        config: the settings.
+        overwrite: whether a data set that this function made before may be replaced.
+        workers: processes; by default one per available core. Small sets are made in this process.
+        progress: called with the pictures done and the pictures in all.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: `out` holds something, and `overwrite` is not given or it is no synthetic data set.
+        ValueError: `workers` is less than 1.
+    """
+    out = Path(out)
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    _check_free(out, overwrite)
+    todo = entries(config)
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    out.parent.mkdir(parents=True, exist_ok=True)
+    token = secrets.token_hex(4)
+    work = out.parent / f".{out.name}.{token}.part"
+    try:
+        for split in (TRAIN, QUERY, GALLERY):
+            (work / split).mkdir(parents=True)
+            (work / "iuv" / split).mkdir(parents=True)
+        done = 0
+        for count in _render_all(work, config, todo, workers):
+            done += count
+            if progress is not None:
+                progress(done, len(todo))
+        contact_sheet(config).save(work / "preview.png")
+        about = {"format": "dsa_fast synthetic people", "version": VERSION, "config": config.as_dict()}
+        (work / "synth.json").write_text(json.dumps(about, indent=2) + "\n")
+        _check_free(out, overwrite)
+        old = None
+        if out.exists():
+            old = out.parent / f".{out.name}.{token}.old"
+            out.rename(old)
+        work.rename(out)
+        if old is not None:
+            shutil.rmtree(old)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return out
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise FileExistsError(f"out must be a folder, got the file {out}")
+    if not any(out.iterdir()):
+        return
+    if not overwrite:
+        raise FileExistsError(f"out must be new or empty, got {out} (a synthetic data set there can be overwritten)")
+    if not (out / "synth.json").is_file():
+        raise FileExistsError(f"out is overwritten only if it is a synthetic data set, got {out} without a synth.json")
+
+
+def _render_all(work: Path, config: SynthConfig, todo: list[Entry], workers: int) -> Iterator[int]:
+    """Renders all pictures; yields how many were done, from time to time."""
+    # Pictures of an identity stay together, as its textures and its body are made once.
+    tasks = [list(group) for group in _chunks(todo, 16)]
+    if workers == 1 or len(todo) <= _INLINE:
+        for task in tasks:
+            yield _render_some(work, config, task)
+        return
+    # "spawn": PyTorch's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_prepare_worker)
+    try:
+        for future in as_completed([pool.submit(_render_some, work, config, task) for task in tasks]):
+            yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _chunks(todo: Sequence[Entry], most: int) -> Iterable[list[Entry]]:
+    chunk: list[Entry] = []
+    for entry in todo:
+        if chunk and (len(chunk) >= most and entry.number != chunk[-1].number or len(chunk) >= 4 * most):
+            yield chunk
+            chunk = []
+        chunk.append(entry)
+    if chunk:
+        yield chunk
+
+
+def _prepare_worker() -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the work
+    torch.set_num_threads(1)
+
+
+def _render_some(work: Path, config: SynthConfig, todo: Sequence[Entry]) -> int:
+    for entry in todo:
+        picture, iuv = render_picture(config, entry.number, entry.camid, entry.index, kind=entry.kind)
+        path = work / entry.split / f"{entry.stem}.jpg"
+        Image.fromarray(picture).save(path, quality=config.jpeg_quality, subsampling=0)
+        write_iuv(work / "iuv" / entry.split / f"{entry.stem}.png", torch.from_numpy(iuv.transpose(2, 0, 1)))
+    return len(todo)
+
+
+def contact_sheet(config: SynthConfig, *, people: int = 10, scale: int = 2) -> Image.Image:
+    """A picture of some of a data set's people: as they are from four sides, and as cameras see them, with part maps.
+
+    Args:
+        config: of the data set.
+        people: how many, at most; one row each.
+        scale: pixels of the sheet per pixel of an image.
+    """
+    palette = np.array(PART_COLORS, np.uint8)
+    people = min(people, config.identities)
+    numbers = np.linspace(1, config.identities, people).round().astype(int).tolist()
+    walk = Pose.of(
+        **dict(left_hip=(-0.3, 0, 0.04), right_hip=(0.22, 0, -0.04), left_knee=(0.15, 0, 0), right_knee=(0.3, 0, 0)),
+        **dict(left_shoulder=(0.3, 0, 0.15), right_shoulder=(-0.3, 0, -0.15)),
+        **dict(left_elbow=(-0.3, 0, 0), right_elbow=(-0.4, 0, 0)),
+    )
+    rows = []
+    for number in numbers:
+        identity = identity_of(config.seed, number)
+        row: list[NDArray[np.uint8]] = []
+        for yaw in (0.35, 1.8, 3.5, 5.0):
+            camera = Camera(yaw, 0.1)
+            row.append(render_person(identity, walk, camera, height=config.height, width=config.width)[0])
+        for camid in range(1, min(config.cameras, 6) + 1):
+            picture, iuv = render_picture(config, number, camid, 0)
+            row += [picture, palette[iuv[..., 0]]]
+        rows.append(np.concatenate(row, 1))
+    sheet = np.concatenate(rows).repeat(scale, 0).repeat(scale, 1)
+    heading = 22
+    result = Image.new("RGB", (sheet.shape[1], sheet.shape[0] + heading), (250, 250, 250))
+    result.paste(Image.fromarray(sheet), (0, heading))
+    draw, font = ImageDraw.Draw(result), ImageFont.load_default(14)
+    step = config.width * scale
+    draw.text((6, 3), "from four sides", fill=(40, 40, 45), font=font)
+    for camid in range(1, min(config.cameras, 6) + 1):
+        draw.text((step * (2 + 2 * camid) + 6, 3), f"camera {camid}", fill=(40, 40, 45), font=font)
+    return result
+
+
