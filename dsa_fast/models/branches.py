@@ -19,9 +19,10 @@ from torch.nn import functional
 BranchMode = Literal["auto", "grouped", "loop"]
 
 # How each type of device runs the branches, chosen by timing forward and backward of the streams' layers.
-# CPU (2 cores, PyTorch 2.15; AVX2, AVX-512 and AMX): in channels-last format (see `fast_layout`) the grouped
-# convolution takes 0.3 to 0.9 of a loop's time at width 0.25 and 0.85 to 1.2 at width 1; in contiguous format it is up
-# to 1.5 times slower than the loop. CUDA: unmeasured; grouped, because a loop launches up to 24 times the kernels.
+# CPU (2 cores, PyTorch 2.15; AVX2, AVX-512 and AMX): in channels-last format (see `fast_layout`) a grouped convolution
+# takes 0.3 to 0.9 of a loop's time at width 0.25 (1.5 only in the first layer and without AVX-512), and 0.5 to 1.2 at
+# width 1; in contiguous format some layers take up to 2.5 times as long as a loop.
+# CUDA: unmeasured; grouped, because a loop launches up to 24 times as many kernels.
 _AUTO: dict[str, Literal["grouped", "loop"]] = {"cpu": "grouped", "cuda": "grouped"}
 
 

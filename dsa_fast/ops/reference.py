@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ def warp_reference(
         The part images, [B, 24, C, S, S], and how many pixels reach each texel, int32 [B, 24, S, S].
     """
     batch, channels = img.shape[:2]
-    fills = [float(fill)] * channels if isinstance(fill, Real) else [float(value) for value in fill]
+    fills = [float(value) for value in fill] if isinstance(fill, Sequence) else [float(fill)] * channels
     out = torch.empty(batch, 24, channels, size, size, dtype=torch.float64)
     for channel, value in enumerate(fills):
         out[:, :, channel] = value

@@ -42,6 +42,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -62,7 +63,7 @@ __all__ = [
     "mirror_uv",
 ]
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 #: Joint names. Each is the origin of the bone that hangs from it.
 JOINTS: tuple[str, ...] = (
@@ -345,7 +346,8 @@ _Surface = Callable[[Array, Array], Array]
 
 def _smooth(x: ArrayLike, low: float, high: float) -> Array:
     t = np.clip((np.asarray(x, np.float32) - low) / (high - low), 0, 1)
-    return (t * t * (3 - 2 * t)).astype(np.float32)
+    smooth: Array = (t * t * (3 - 2 * t)).astype(np.float32)
+    return smooth
 
 
 def _interpolate(table: NDArray[np.float64], at: Array) -> list[Array]:
@@ -383,9 +385,11 @@ class _Chart:
 
 def _arc_length(surface: _Surface, along: Array, azimuth: float) -> Array:
     """Length of the meridian up to each row, as a fraction of the whole."""
+    share: Array
     points = surface(along, np.full_like(along, azimuth))
     length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
-    return (length / length[-1]).astype(np.float32)
+    share = (length / length[-1]).astype(np.float32)
+    return share
 
 
 def _grid(
@@ -418,7 +422,7 @@ def _left_charts(shape: Shape) -> list[_Chart]:
         half, front, behind = _interpolate(_TORSO, t)
         upper = _smooth(t, 0.75, 0.92)
         wide = scale * (shape.girth * (1 - upper) + shape.shoulders * upper)
-        deep = scale * shape.girth ** 1.2
+        deep = scale * shape.girth**1.2
         wide = wide * (1 + shape.coat * _smooth(t, 0.3, -0.05))
         belly = scale * shape.belly * np.exp(-(((t - 0.36) / 0.22) ** 2)).astype(np.float32)
         x, z = _ring(half * wide, front * deep + belly, behind * deep, azimuth, 2.3)
@@ -446,7 +450,8 @@ def _left_charts(shape: Shape) -> list[_Chart]:
 
     def arm(t: Array, azimuth: Array) -> Array:
         thick = scale * shape.limbs * (1 + (shape.sleeves - 1) * _smooth(t, -0.2, 0.2))
-        x, z = _ring(*(r * thick for r in _interpolate(_ARM, t)), azimuth)
+        half, ahead, behind = (r * thick for r in _interpolate(_ARM, t))
+        x, z = _ring(half, ahead, behind, azimuth)
         return np.stack([x, -length(t, upper, lower), z], -1).astype(np.float32)
 
     front, rear = _ARM_SEAM
@@ -466,20 +471,16 @@ def _left_charts(shape: Shape) -> list[_Chart]:
 
     def hand(t: Array, azimuth: Array) -> Array:
         size = scale * (0.5 + 0.5 * shape.limbs)
-        x, z = _ring(*(r * size for r in _interpolate(_HAND, t)), azimuth)
+        half, ahead, behind = (r * size for r in _interpolate(_HAND, t))
+        x, z = _ring(half, ahead, behind, azimuth)
         return np.stack([x - 0.1 * t, -t * scale, z], -1).astype(np.float32)
 
     rows = np.array([-0.01, 0.02, 0.045, 0.07, 0.095, 0.12, 0.15, 0.172, 0.185], np.float32)
     around = np.radians(np.linspace(-90, 270, 13))
     # On the right hand u grows from the palm over front, outside and back; on the left one it is reversed.
-    charts.append(
-        _grid(
-            *(4, hand, rows, around, (rows + 0.01) / 0.195, np.linspace(1, 0, 13)),
-            (_SIDES["elbow"], _SIDES["wrist"]),
-            lambda t: _smooth(t, -0.03, 0.02),
-            swap=True,
-        )
-    )
+    length_of, reversed_turn = (rows + 0.01) / 0.195, np.linspace(1, 0, 13)
+    bones, bend = (_SIDES["elbow"], _SIDES["wrist"]), lambda t: _smooth(t, -0.03, 0.02)
+    charts.append(_grid(4, hand, rows, around, length_of, reversed_turn, bones, bend, swap=True))
 
     # Leg: axis parameter 0 at the hip, 1 at the knee, 2 at the ankle.
     thigh, shank = -offsets[_SIDES["knee"], 1], -offsets[_SIDES["ankle"], 1]
@@ -492,20 +493,22 @@ def _left_charts(shape: Shape) -> list[_Chart]:
             # The cloth hangs: from the hem up, the leg is as wide as a cone that meets the other leg's.
             hem = _smooth(t, shape.skirt + 0.02, shape.skirt - 0.02)
             cone = scale * (0.098 + 0.035 * np.clip(t, -0.2, 2))
-            half, ahead, behind = (np.where(hem > 0, r + hem * np.maximum(cone - r, 0), r) for r in (half, ahead, behind))
+            half, ahead, behind = (
+                np.where(hem > 0, r + hem * np.maximum(cone - r, 0), r) for r in (half, ahead, behind)
+            )
         x, z = _ring(half, ahead, behind, azimuth)
         return np.stack([x, -length(t, thigh, shank), z], -1).astype(np.float32)
 
     outside, inside = _LEG_SEAM
     ahead = np.linspace(outside, inside, 8)  # outer to inner seam, over the front
     behind = np.linspace(inside + 2 * np.pi, outside, 8)  # inner to outer seam, over the back
-    rows = [-0.24, -0.15, -0.07, 0.03, 0.14, 0.26, 0.38, 0.5, 0.62, 0.74, 0.85, 0.93, 1.0]
-    more = [1.0, 1.07, 1.15, 1.25, 1.36, 1.48, 1.6, 1.72, 1.84, 1.94, 2.04]
+    above = [-0.24, -0.15, -0.07, 0.03, 0.14, 0.26, 0.38, 0.5, 0.62, 0.74, 0.85, 0.93, 1.0]
+    below = [1.0, 1.07, 1.15, 1.25, 1.36, 1.48, 1.6, 1.72, 1.84, 1.94, 2.04]
     if shape.skirt > 0:  # rows at the hem, for a sharp edge
         edge = [shape.skirt - 0.02, shape.skirt + 0.02]
-        rows = sorted({*rows, *(t for t in edge if t < 1)})
-        more = sorted({*more, *(t for t in edge if t > 1)})
-    high, low = np.array(rows, np.float32), np.array(more, np.float32)
+        above = sorted({*above, *(t for t in edge if t < 1)})
+        below = sorted({*below, *(t for t in edge if t > 1)})
+    high, low = np.array(above, np.float32), np.array(below, np.float32)
     bones = (_SIDES["hip"], _SIDES["knee"])
     bend = lambda t: _smooth(t, 0.86, 1.12)  # noqa: E731
     u = np.interp(high, [-0.24, 0.03, 1.0], [0, 0.12, 1]).astype(np.float32)
@@ -527,13 +530,9 @@ def _left_charts(shape: Shape) -> list[_Chart]:
 
     rows = np.array([-0.078, -0.068, -0.05, -0.02, 0.02, 0.06, 0.1, 0.14, 0.172, 0.185], np.float32)
     around = np.radians(np.linspace(-180, 180, 13))
-    charts.append(
-        _grid(
-            *(5, foot, rows, around, _arc_length(foot, rows, 0.0), np.linspace(0, 1, 13)),
-            (_SIDES["knee"], _SIDES["ankle"]),
-            lambda t: np.ones_like(t),
-        )
-    )
+    u = _arc_length(foot, rows, 0.0)
+    bones = (_SIDES["knee"], _SIDES["ankle"])
+    charts.append(_grid(5, foot, rows, around, u, np.linspace(0, 1, 13), bones, np.ones_like))
 
     # Head: axis parameter is the height above its joint; only the left half.
     def head(t: Array, azimuth: Array) -> Array:
@@ -553,14 +552,8 @@ def _left_charts(shape: Shape) -> list[_Chart]:
         np.float32,
     )
     half_turn = np.linspace(0, 1, 11, dtype=np.float32)
-    charts.append(
-        _grid(
-            *(24, head, rows, np.pi * half_turn, np.clip((rows + 0.1) / 0.286, 0, 1), half_turn),
-            (_NECK, _HEAD),
-            lambda t: _smooth(t, -0.08, -0.01),
-            swap=True,
-        )
-    )
+    v, bend = np.clip((rows + 0.1) / 0.286, 0, 1), lambda t: _smooth(t, -0.08, -0.01)
+    charts.append(_grid(24, head, rows, np.pi * half_turn, v, half_turn, (_NECK, _HEAD), bend, swap=True))
     return charts
 
 
@@ -810,22 +803,31 @@ def attach(body: Body, extras: list[tuple[Array, Array, Array, int, int]]) -> Bo
     """
     if not extras:
         return body
-    fields: dict[str, list[NDArray]] = {
-        name: [getattr(body, name)] for name in ("vertices", "normals", "uv", "part", "texture", "faces", "bones", "weight")
-    }
+    points_, normals_, uvs, parts = [body.vertices], [body.normals], [body.uv], [body.part]
+    pages, faces, bones, weights = [body.texture], [body.faces], [body.bones], [body.weight]
     count = len(body.vertices)
     for points, normals, uv, bone, page in extras:
         rows, columns = points.shape[:2]
         turn, origin = body.rest[0][bone], body.rest[1][bone]
         flat, flat_normals = points.reshape(-1, 3) @ turn.T + origin, normals.reshape(-1, 3) @ turn.T
         n = rows * columns
-        fields["vertices"].append(flat.astype(np.float32))
-        fields["normals"].append(flat_normals.astype(np.float32))
-        fields["uv"].append(uv.reshape(-1, 2).astype(np.float32))
-        fields["part"].append(np.zeros(n, np.int16))
-        fields["texture"].append(np.full(n, page, np.int16))
-        fields["faces"].append(outward_faces(flat, flat_normals, grid_faces(rows, columns)) + count)
-        fields["bones"].append(np.full((n, 2), bone, np.int64))
-        fields["weight"].append(np.zeros(n, np.float32))
+        points_.append(flat.astype(np.float32))
+        normals_.append(flat_normals.astype(np.float32))
+        uvs.append(uv.reshape(-1, 2).astype(np.float32))
+        parts.append(np.zeros(n, np.int16))
+        pages.append(np.full(n, page, np.int16))
+        faces.append(outward_faces(flat, flat_normals, grid_faces(rows, columns)) + count)
+        bones.append(np.full((n, 2), bone, np.int64))
+        weights.append(np.zeros(n, np.float32))
         count += n
-    return replace(body, **{name: np.concatenate(arrays) for name, arrays in fields.items()})
+    return replace(
+        body,
+        vertices=np.concatenate(points_),
+        normals=np.concatenate(normals_),
+        uv=np.concatenate(uvs),
+        part=np.concatenate(parts),
+        texture=np.concatenate(pages),
+        faces=np.concatenate(faces),
+        bones=np.concatenate(bones),
+        weight=np.concatenate(weights),
+    )

@@ -78,7 +78,9 @@ class SynthConfig:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
         for name in ("distractors", "junk"):
             if not 0 <= getattr(self, name) <= 100:
-                raise ValueError(f"{name} must be in 0..100 times the gallery's other images, got {getattr(self, name)}")
+                raise ValueError(
+                    f"{name} must be in 0..100 times the gallery's other images, got {getattr(self, name)}"
+                )
         if not 1 <= self.jpeg_quality <= 100:
             raise ValueError(f"jpeg_quality must be in 1..100, got {self.jpeg_quality}")
 

@@ -189,7 +189,7 @@ def _render_all(work: Path, config: SynthConfig, todo: list[Entry], workers: int
 def _chunks(todo: Sequence[Entry], most: int) -> Iterable[list[Entry]]:
     chunk: list[Entry] = []
     for entry in todo:
-        if chunk and (len(chunk) >= most and entry.number != chunk[-1].number or len(chunk) >= 4 * most):
+        if chunk and ((len(chunk) >= most and entry.number != chunk[-1].number) or len(chunk) >= 4 * most):
             yield chunk
             chunk = []
         chunk.append(entry)
@@ -250,5 +250,3 @@ def contact_sheet(config: SynthConfig, *, people: int = 10, scale: int = 2) -> I
     for camid in range(1, min(config.cameras, 6) + 1):
         draw.text((step * (2 + 2 * camid) + 6, 3), f"camera {camid}", fill=(40, 40, 45), font=font)
     return result
-
-

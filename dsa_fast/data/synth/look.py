@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .body import JOINTS, Body, Shape, attach, build_body, chart_coordinates
 
-__all__ = ["Accessory", "Identity", "TEXTURE_SIZE", "make_identity"]
+__all__ = ["TEXTURE_SIZE", "Accessory", "Identity", "make_identity"]
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Color = tuple[int, int, int]
 
 #: Texels of a chart each way.
@@ -76,7 +77,11 @@ class Accessory:
         latitude = np.linspace(-np.pi / 2, np.pi / 2, 8)[:, None]
         longitude = np.linspace(-np.pi, np.pi, 13)[None]
         direction = np.stack(
-            [np.cos(latitude) * np.sin(longitude), np.sin(latitude) + 0 * longitude, np.cos(latitude) * np.cos(longitude)],
+            [
+                np.cos(latitude) * np.sin(longitude),
+                np.sin(latitude) + 0 * longitude,
+                np.cos(latitude) * np.cos(longitude),
+            ],
             -1,
         )
         norm = (np.abs(direction) ** self.power).sum(-1, keepdims=True) ** (-1 / self.power)
@@ -139,6 +144,10 @@ class _Painter:
         pages = self.texture[list(charts)]
         pages[where] = value
         self.texture[list(charts)] = pages
+
+
+def _tint(color: Color, by: float) -> Color:
+    return int(color[0] * by), int(color[1] * by), int(color[2] * by)
 
 
 def _choose(rng: np.random.Generator, weights: dict[str, float]) -> str:
@@ -257,7 +266,15 @@ def _paint_bottom(rng: np.random.Generator, paint: _Painter, about: dict[str, st
     paint.fill(_LEGS, color, cloth)
     pattern = _choose(
         rng,
-        {"plain": 0.5, "side stripe": 0.14, "two tones": 0.1, "checks": 0.08, "lattice": 0.06, "stripes": 0.06, "knees": 0.06},
+        {
+            "plain": 0.5,
+            "side stripe": 0.14,
+            "two tones": 0.1,
+            "checks": 0.08,
+            "lattice": 0.06,
+            "stripes": 0.06,
+            "knees": 0.06,
+        },
     )
     if pattern == "side stripe":
         paint.fill(_LEGS, second, cloth & (np.abs(np.abs(around) - np.pi / 2) < 0.5) & (around > 0))
@@ -271,7 +288,7 @@ def _paint_bottom(rng: np.random.Generator, paint: _Painter, about: dict[str, st
             where = _pattern(pattern, 0.075 * paint.get("around", charts), paint.get("y", charts), period, 0.0)
             paint.fill(charts, second, where & (cloth if charts == _LEGS else True))
     elif kind == "trousers" and name == "denim":  # worn thighs
-        paint.fill(_LEGS, tuple(int(c * 1.2) for c in color), (np.cos(around) > 0.75) & (along < 0.95) & (along > 0.15))
+        paint.fill(_LEGS, _tint(color, 1.2), (np.cos(around) > 0.75) & (along < 0.95) & (along > 0.15))
     if length < 1.7 and rng.random() < 0.45:
         sock = _other(rng, _ACCENTS, color)
         high = 1.25 if rng.random() < 0.3 else 1.75
@@ -366,7 +383,7 @@ def _paint_feet(rng: np.random.Generator, paint: _Painter, about: dict[str, str]
     """Shoes with soles, or boots."""
     shoe = _SHOES[int(rng.integers(len(_SHOES)))]
     paint.fill(_FEET, shoe)
-    sole = _other(rng, _ACCENTS, shoe) if rng.random() < 0.5 else tuple(int(c * 0.6) for c in shoe)
+    sole = _other(rng, _ACCENTS, shoe) if rng.random() < 0.5 else _tint(shoe, 0.6)
     paint.fill(_FEET, sole, np.abs(paint.get("around", _FEET)) > 2.0)
     if rng.random() < 0.14:
         paint.fill(_LEGS, shoe, paint.get("along", _LEGS) > 1.4)
@@ -384,7 +401,7 @@ def _paint_head(
     """Face, hair and hats. Returns the hair's thickness, metres."""
     y, around = paint.get("along", _HEAD), np.abs(paint.get("around", _HEAD))
     paint.fill(_HEAD, (30, 26, 26), (np.abs(y - 0.083) < 0.008) & (np.abs(around - 0.36) < 0.15))
-    paint.fill(_HEAD, tuple(int(c * 0.55) for c in skin), (np.abs(y - 0.105) < 0.006) & (np.abs(around - 0.36) < 0.22))
+    paint.fill(_HEAD, _tint(skin, 0.55), (np.abs(y - 0.105) < 0.006) & (np.abs(around - 0.36) < 0.22))
     paint.fill(_HEAD, (150, 74, 70), (np.abs(y - 0.018) < 0.007) & (around < 0.28))
     style = _choose(rng, {"bald": 0.07, "short": 0.4, "medium": 0.2, "long": 0.22, "tail": 0.11})
     thick = {"bald": 0.0, "short": 0.012, "medium": 0.025, "long": 0.02, "tail": 0.01}[style]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from .render import Camera, Window, downsample, rasterize, sample_shape, to_samp
 
 __all__ = ["render_person", "render_picture"]
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Picture = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 # Streams of random numbers: the second word of the seeds.

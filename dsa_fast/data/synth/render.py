@@ -7,13 +7,14 @@ those samples as they are, which makes them exact, and colours are filtered over
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["Camera", "Fragments", "Window", "downsample", "rasterize", "sample_shape"]
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Each function takes a strength in 0..1 and a generator; a strength of 0 leaves e
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +27,10 @@ __all__ = [
     "tight_box",
 ]
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
-_GREY = 118.0
+_WARM = np.array([1.08, 1.0, 0.9], np.float32)  # tint of stone
+_GREY = 118 * _WARM
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,16 @@ def make_camera_style(rng: np.random.Generator) -> CameraStyle:
         pitch=float(rng.uniform(0.03, 0.36)),
         distance=float(rng.uniform(4.5, 12)),
         light=(float(rng.uniform(-2.4, 2.4)), float(rng.uniform(0.4, 1.2))),
-        gains=tuple(float(g) for g in np.exp(rng.normal(0, 0.1, 3))),
+        gains=_three(np.exp(rng.normal(0, 0.1, 3))),
         gamma=float(np.exp(rng.normal(0, 0.22))),
         saturation=float(rng.uniform(0.5, 1.1)),
         haze=float(rng.uniform(0, 30)),
         softness=float(rng.uniform(0, 1)),
     )
+
+
+def _three(values: Array) -> tuple[float, float, float]:
+    return float(values[0]), float(values[1]), float(values[2])
 
 
 def _street(rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -98,8 +104,13 @@ def _street(rng: np.random.Generator) -> NDArray[np.uint8]:
     horizon = int(height * rng.uniform(0.36, 0.5))
 
     def mute(low: int, high: int, colour: float = 0.35) -> tuple[int, int, int]:
-        # Streets are grey and brown everywhere: most of a picture must not tell the camera by its hue.
-        hue = 0.5 * colour * rng.uniform(-1, 1) * np.array([1.0, 0.1, -1.0]) + 0.25 * colour * rng.uniform(-1, 1, 3)
+        # Streets are grey and brown everywhere: most of a picture should not tell the camera by its hue.
+        hue = (
+            _WARM
+            - 1
+            + 0.4 * colour * rng.uniform(-1, 1) * np.array([1.0, 0.1, -1.0])
+            + 0.2 * colour * rng.uniform(-1, 1, 3)
+        )
         red, green, blue = np.clip(rng.uniform(low, high) * (1 + hue), 0, 255)
         return int(red), int(green), int(blue)
 
@@ -154,9 +165,7 @@ def _street(rng: np.random.Generator) -> NDArray[np.uint8]:
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def background(
-    style: CameraStyle, strength: float, rng: np.random.Generator, rows: int, columns: int
-) -> Array:
+def background(style: CameraStyle, strength: float, rng: np.random.Generator, rows: int, columns: int) -> Array:
     """A piece of a camera's street, float32 [rows, columns, 3]; flat grey at strength 0."""
     height, width = style.street.shape[:2]
     tall = height * rng.uniform(0.62, 0.95)
@@ -166,7 +175,7 @@ def background(
     things = rng.uniform(0, 1, (more, 4))
     colors = rng.uniform(25, 235, (more, 3))
     if strength == 0:
-        return np.full((rows, columns, 3), _GREY, np.float32)
+        return np.broadcast_to(_GREY, (rows, columns, 3)).astype(np.float32)
     box = (x, y, x + wide, y + tall)
     picture = Image.fromarray(style.street).resize((columns, rows), Image.Resampling.BILINEAR, box=box)
     if more:
@@ -177,13 +186,15 @@ def background(
             fill = tuple(int(c) for c in grey + 0.5 * (color - grey))
             draw.rectangle((left, top, left + (0.08 + 0.4 * w * w) * columns, top + (0.05 + 0.5 * h) * rows), fill=fill)
     share = min(1.0, 1.25 * strength)
-    return np.asarray(picture, np.float32) * np.float32(share) + np.float32((1 - share) * _GREY)
+    return np.asarray(picture, np.float32) * np.float32(share) + np.float32(1 - share) * _GREY
 
 
 def random_pose(strength: float, rng: np.random.Generator) -> Pose:
     """Stands, walks, or does something with the arms. All angles scale with the strength."""
     angles = {name: np.zeros(3) for name in JOINTS}
-    kind = rng.choice(("walk", "stand", "phone", "carry", "raise", "bend", "cross"), p=(0.5, 0.2, 0.08, 0.08, 0.05, 0.04, 0.05))
+    kind = rng.choice(
+        ("walk", "stand", "phone", "carry", "raise", "bend", "cross"), p=(0.5, 0.2, 0.08, 0.08, 0.05, 0.04, 0.05)
+    )
     jitter = rng.normal(0, 1, (len(JOINTS), 3))
     small = np.array([0.06, 0.05, 0.04])
     for index, name in enumerate(JOINTS):
@@ -289,7 +300,7 @@ def random_light(style: CameraStyle, strength: float, rng: np.random.Generator) 
     direction /= np.linalg.norm(direction)
     hard = rng.uniform(0, 0.35) * strength
     return Light(
-        direction=(float(direction[0]), float(direction[1]), float(direction[2])),
+        direction=_three(direction),
         ambient=float(plain.ambient - 0.8 * hard),
         direct=float(plain.direct + hard),
         gain=float(np.exp(rng.normal(0, 0.24) * strength)),
@@ -346,8 +357,8 @@ def random_occluder(rng: np.random.Generator) -> Occluder:
     stripe = float(rng.uniform(0.06, 0.2)) if rng.random() < 0.3 else 0.0
     return Occluder(
         (float(box[0]), float(box[1]), float(box[2]), float(box[3])),
-        (float(color[0]), float(color[1]), float(color[2])),
-        (float(other[0]), float(other[1]), float(other[2])),
+        _three(color),
+        _three(other),
         stripe,
     )
 
@@ -371,7 +382,9 @@ def develop(
     height, width = pixels.shape[:2]
     right, down = light.slope
     gain = light.gain * (
-        1 + right * np.linspace(-1, 1, width, dtype=np.float32)[None] + down * np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+        1
+        + right * np.linspace(-1, 1, width, dtype=np.float32)[None]
+        + down * np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     )
     pixels = pixels * np.clip(gain, 0.2, 3)[..., None]
     sigma, size, noise = rng.uniform(0, 0.8), rng.uniform(0, 1), rng.uniform(1, 8)
