@@ -23,7 +23,7 @@ from dsa_fast.data.dataset import Collate, PeopleDataset, read_image
 from dsa_fast.data.market import Market1501, Person
 from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.data.transforms import AugmentConfig
-from dsa_fast.densepose._atomic import atomic_path
+from dsa_fast.atomic import atomic_path
 from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.evaluation import EvaluationResult, evaluate, histogram_features, rank_list
 from dsa_fast.evaluation.pictures import curves, ranked_lists, save_picture

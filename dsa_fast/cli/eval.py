@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.data.market import Market1501
-from dsa_fast.densepose._atomic import atomic_path
+from dsa_fast.atomic import atomic_path
 from dsa_fast.evaluation import evaluate
 from dsa_fast.training.module import load_model
 from dsa_fast.training.scoring import embed_people

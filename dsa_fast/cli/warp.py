@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from rich.console import Console
 from torch import Tensor
 
-from dsa_fast.densepose._atomic import atomic_path
+from dsa_fast.atomic import atomic_path
 from dsa_fast.densepose.atlas import atlas, part_overlay
 from dsa_fast.densepose.iuv import read_iuv, resize_iuv
 from dsa_fast.densepose.parts import NUM_PARTS

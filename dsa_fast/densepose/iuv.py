@@ -18,7 +18,7 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from ._atomic import atomic_path
+from dsa_fast.atomic import atomic_path
 from .parts import NUM_PARTS
 
 __all__ = ["Order", "flip_iuv", "read_iuv", "resize_iuv", "write_iuv"]

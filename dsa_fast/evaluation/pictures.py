@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
-from dsa_fast.densepose._atomic import atomic_path
+from dsa_fast.atomic import atomic_path
 
 from .metrics import DISTRACTOR, RankedLists
 
