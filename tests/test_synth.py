@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from PIL import Image
 
 import dsa_fast
 from dsa_fast.cli import main
-from dsa_fast.data.market import Market1501
+from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.synth import (
     JOINTS,
     STRENGTHS,
@@ -300,8 +302,9 @@ def test_identity_is_a_function_of_its_seed():
 
 def test_without_misalignment_all_pictures_of_a_person_are_the_same():
     config = SynthConfig(**ALIGNED)
-    pictures, maps = zip(*(render_picture(config, 1, camid, index) for camid in (1, 2, 3) for index in (0, 1)))
-    for picture, iuv in zip(pictures, maps):
+    pairs = [render_picture(config, 1, camid, index) for camid in (1, 2, 3) for index in (0, 1)]
+    pictures, maps = [picture for picture, _ in pairs], [iuv for _, iuv in pairs]
+    for picture, iuv in zip(pictures, maps, strict=True):
         np.testing.assert_array_equal(picture, pictures[0])
         np.testing.assert_array_equal(iuv, maps[0])
     rows = np.flatnonzero((maps[0][..., 0] > 0).any(1))
@@ -340,7 +343,7 @@ def test_what_is_hidden_is_background_in_the_map():
 def test_damage_of_maps():
     rng = np.random.default_rng
     iuv = render_picture(SynthConfig(**ALIGNED), 1, 1, 0)[1]
-    none = dict(miss_person=0.0, miss_part=0.0, noise=0.0)
+    none = {"miss_person": 0.0, "miss_part": 0.0, "noise": 0.0}
     np.testing.assert_array_equal(damage_iuv(iuv, **none, rng=rng(0)), iuv)
     missed = [not damage_iuv(iuv, **{**none, "miss_person": 0.3}, rng=rng(k)).any() for k in range(300)]
     assert 0.2 < np.mean(missed) < 0.4
@@ -408,7 +411,7 @@ Market1501_SPLITS = ("bounding_box_train", "query", "bounding_box_test")
 
 
 def test_loader_reads_it_and_every_query_has_a_match(made):
-    data = Market1501.read(made)
+    data = read_dataset(made)
     assert all(person.iuv_path is not None for person in (*data.train, *data.query, *data.gallery))
     train, test = {p.pid for p in data.train}, {p.pid for p in data.query}
     assert train.isdisjoint(test) and len(train) == len(test) == 2
@@ -424,7 +427,9 @@ def test_same_settings_give_same_bytes_however_many_work(made, tmp_path, monkeyp
     assert _bytes(again) == _bytes(made)
     other = make_dataset(tmp_path / "other", replace(TINY, seed=1), workers=1)
     assert _bytes(other).keys() == _bytes(made).keys()
-    assert sum(a == b for a, b in zip(_bytes(other).values(), _bytes(made).values())) < 12  # empty maps only
+    assert (
+        sum(a == b for a, b in zip(_bytes(other).values(), _bytes(made).values(), strict=True)) < 12
+    )  # empty maps only
 
 
 def test_more_people_do_not_change_those_there_were():
@@ -482,6 +487,12 @@ def test_interruption_leaves_nothing(tmp_path):
 def test_settings_are_checked(settings, error, message):
     with pytest.raises(error, match=message):
         SynthConfig(**settings)
+
+
+def test_command_has_every_setting_with_its_default():
+    options = inspect.signature(importlib.import_module("dsa_fast.cli.synth").synth).parameters
+    settings_ = {item.name: item.default for item in fields(SynthConfig)}
+    assert {name: option.default for name, option in options.items() if name in settings_} == settings_
 
 
 def test_workers_are_checked(tmp_path):

@@ -106,9 +106,7 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear, antialiased when shrinking, rounded: uint8 [B, 3, h, w] -> uint8 [B, 3, *size]."""
     if images.shape[-2:] == torch.Size(size):
         return images
-    resized = functional.interpolate(
-        images.float(), size, mode="bilinear", antialias=True, align_corners=False
-    )
+    resized = functional.interpolate(images.float(), size, mode="bilinear", antialias=True, align_corners=False)
     return resized.round_().clamp_(0, 255).byte()
 
 

@@ -429,8 +429,10 @@ def _left_charts(shape: Shape) -> list[_Chart]:
         return np.stack([x, hip + t * trunk, z - 0.008 * scale], -1).astype(np.float32)
 
     down = -np.array(
-        [-1.05, -1.02, -0.99, -0.96, -0.93, -0.89, -0.84, -0.77, -0.68, -0.58, -0.48, -0.38, -0.28, -0.18]
-        + [-0.08, 0.0, 0.06, 0.11, 0.15, 0.18, 0.2, 0.21],
+        [
+            *(-1.05, -1.02, -0.99, -0.96, -0.93, -0.89, -0.84, -0.77, -0.68, -0.58, -0.48),
+            *(-0.38, -0.28, -0.18, -0.08, 0.0, 0.06, 0.11, 0.15, 0.18, 0.2, 0.21),
+        ],
         np.float32,
     )
     u = _arc_length(torso, down, 0.5)
@@ -686,7 +688,7 @@ def chart_coordinates(size: int) -> dict[str, NDArray[np.float32]]:
     """
     centre = ((np.arange(size) + 0.5) / size).astype(np.float32)
     result = {name: np.zeros((NUM_PARTS, size, size), np.float32) for name in ("along", "around", "x", "y", "z")}
-    turn, origin = forward_kinematics(Pose(), Shape())
+    origin = joints3d(Pose())
     for chart in _left_charts(Shape()):
         wrapped = chart.part in (4, 24)
         row_knots, column_knots = chart.uv[:, 0, int(wrapped)], chart.uv[0, :, int(not wrapped)]
@@ -704,7 +706,7 @@ def chart_coordinates(size: int) -> dict[str, NDArray[np.float32]]:
         elif chart.part == 5:
             a = (a + 0.078) / 0.263
         b = (b + np.pi) % (2 * np.pi) - np.pi
-        for name, value in zip(("along", "around", "x", "y", "z"), (a, b, *np.moveaxis(points, -1, 0))):
+        for name, value in zip(("along", "around", "x", "y", "z"), (a, b, *np.moveaxis(points, -1, 0)), strict=True):
             value = value.T if wrapped else value
             result[name][chart.part - 1] = value
             if chart.part > 2:

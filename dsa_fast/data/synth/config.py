@@ -73,7 +73,7 @@ class SynthConfig:
         for name in ("height", "width"):
             if not 16 <= getattr(self, name) <= 2048:
                 raise ValueError(f"{name} must be in 16..2048 pixels, got {getattr(self, name)}")
-        for name in STRENGTHS + ("iuv_miss_person", "iuv_miss_part", "iuv_noise"):
+        for name in (*STRENGTHS, "iuv_miss_person", "iuv_miss_part", "iuv_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
         for name in ("distractors", "junk"):

@@ -94,7 +94,7 @@ def entries(config: SynthConfig) -> list[Entry]:
 
 def make_dataset(
     out: str | os.PathLike[str],
-    config: SynthConfig = SynthConfig(),
+    config: SynthConfig | None = None,
     *,
     overwrite: bool = False,
     workers: int | None = None,
@@ -108,7 +108,7 @@ def make_dataset(
 
     Args:
         out: the folder.
-        config: the settings.
+        config: the settings; by default those of `SynthConfig()`.
         overwrite: whether a data set that this function made before may be replaced.
         workers: processes; by default one per available core. Small sets are made in this process.
         progress: called with the pictures done and the pictures in all.
@@ -120,7 +120,7 @@ def make_dataset(
         FileExistsError: `out` holds something, and `overwrite` is not given or it is no synthetic data set.
         ValueError: `workers` is less than 1.
     """
-    out = Path(out)
+    out, config = Path(out), config or SynthConfig()
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     _check_free(out, overwrite)
@@ -225,9 +225,14 @@ def contact_sheet(config: SynthConfig, *, people: int = 10, scale: int = 2) -> I
     people = min(people, config.identities)
     numbers = np.linspace(1, config.identities, people).round().astype(int).tolist()
     walk = Pose.of(
-        **dict(left_hip=(-0.3, 0, 0.04), right_hip=(0.22, 0, -0.04), left_knee=(0.15, 0, 0), right_knee=(0.3, 0, 0)),
-        **dict(left_shoulder=(0.3, 0, 0.15), right_shoulder=(-0.3, 0, -0.15)),
-        **dict(left_elbow=(-0.3, 0, 0), right_elbow=(-0.4, 0, 0)),
+        left_hip=(-0.3, 0, 0.04),
+        right_hip=(0.22, 0, -0.04),
+        left_knee=(0.15, 0, 0),
+        right_knee=(0.3, 0, 0),
+        left_shoulder=(0.3, 0, 0.15),
+        right_shoulder=(-0.3, 0, -0.15),
+        left_elbow=(-0.3, 0, 0),
+        right_elbow=(-0.4, 0, 0),
     )
     rows = []
     for number in numbers:

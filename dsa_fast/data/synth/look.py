@@ -158,7 +158,7 @@ def _choose(rng: np.random.Generator, weights: dict[str, float]) -> str:
 
 def _other(rng: np.random.Generator, colors: tuple[Color, ...], than: Color) -> Color:
     """A colour that can be told from another."""
-    options = [c for c in colors if sum(abs(a - b) for a, b in zip(c, than)) > 110]
+    options = [c for c in colors if sum(abs(a - b) for a, b in zip(c, than, strict=True)) > 110]
     return options[int(rng.integers(len(options)))]
 
 
@@ -176,7 +176,7 @@ def _pattern(name: str, gx: Array, gy: Array, period: float, phase: float) -> ND
     if name == "dots":
         row = np.floor(gy / period + phase)
         across = (gx / period + phase + 0.5 * (row % 2)) % 1
-        return np.hypot(across - 0.5, up - 0.5) < 0.3
+        return np.asarray(np.hypot(across - 0.5, up - 0.5) < 0.3)
     return np.zeros(gx.shape, bool)
 
 
@@ -304,7 +304,7 @@ def _paint_top(rng: np.random.Generator, paint: _Painter, about: dict[str, str],
     name = _TOPS[int(rng.integers(len(_TOPS)))]
     color = _CLOTH[name]
     second = _CLOTH[_TOPS[int(rng.integers(len(_TOPS)))]]
-    if sum(abs(a - b) for a, b in zip(color, second)) < 110:
+    if sum(abs(a - b) for a, b in zip(color, second, strict=True)) < 110:
         second = _other(rng, _ACCENTS, color)
     sleeve = {"none": -1.0, "short": 0.62, "half": 1.1, "long": 2.1}[
         _choose(rng, {"none": 0.08, "short": 0.36, "half": 0.08, "long": 0.48})
@@ -468,7 +468,7 @@ def _carry(rng: np.random.Generator, paint: _Painter, about: dict[str, str], acc
         accessories.append(Accessory("pelvis", (side * 0.205, -0.02, 0.02), (0.05, 0.1, 0.14), 26))
         paint.fill(_TORSO, color, np.abs(-side * x / 0.16 - (t - 0.55) / 0.42) < 0.16)
     else:
-        side = "left" if rng.random() < 0.5 else "right"
+        hand = "left" if rng.random() < 0.5 else "right"
         tall = float(rng.uniform(0.1, 0.19))
-        accessories.append(Accessory(f"{side}_wrist", (0, -0.16 - tall, 0), (0.05, tall, 0.15), 26))
+        accessories.append(Accessory(f"{hand}_wrist", (0, -0.16 - tall, 0), (0.05, tall, 0.15), 26))
     about["carries"] = kind

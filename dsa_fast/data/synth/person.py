@@ -22,6 +22,7 @@ Picture = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 # Streams of random numbers: the second word of the seeds.
 _IDENTITY, _CAMERA, _HEADING, _IMAGE = range(1, 5)
+_UPRIGHT, _FRONT, _PLAIN = Pose(), Camera(), scene.Light()
 _PASSERS = 24  # people without identity, who pass in front and behind
 
 
@@ -85,13 +86,13 @@ def _iuv(figure: _Figure, hidden: NDArray[np.bool_] | None, height: int, width: 
 
 def render_person(
     identity: Identity,
-    pose: Pose = Pose(),
-    camera: Camera = Camera(),
+    pose: Pose = _UPRIGHT,
+    camera: Camera = _FRONT,
     window: Window | None = None,
     *,
     height: int = 128,
     width: int = 64,
-    light: scene.Light | None = scene.Light(),
+    light: scene.Light | None = _PLAIN,
     background: float | Array = 118.0,
     antialias: bool = True,
 ) -> Picture:
@@ -157,7 +158,8 @@ def render_picture(config: SynthConfig, number: int, camid: int, index: int, *, 
         kind: "person"; "junk", where the box hardly holds the person; or "empty", a box without a person.
 
     Returns:
-        The picture, uint8 [H, W, 3], RGB, and its IUV map, uint8 [H, W, 3], channels I, U, V, damaged as the settings say.
+        The picture, uint8 [H, W, 3], RGB, and its IUV map, uint8 [H, W, 3], channels I, U, V: damaged as the settings
+        say.
     """
     seed, height, width = config.seed, config.height, config.width
     rng = np.random.default_rng(np.random.SeedSequence([seed, _IMAGE, number, camid, index]))

@@ -41,7 +41,8 @@ class Camera:
         tilt = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
         c, s = np.cos(self.roll), np.sin(self.roll)
         roll = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
-        return (roll @ tilt @ turn).astype(np.float32)
+        matrix: Array = (roll @ tilt @ turn).astype(np.float32)
+        return matrix
 
     def project(self, points: Array, centre: float = 0.9) -> Array:
         """Points [N, 3] of the person's frame to x (right) and y (up), metres at the person's distance, and depth.

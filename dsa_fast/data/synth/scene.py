@@ -116,17 +116,17 @@ def _street(rng: np.random.Generator) -> NDArray[np.uint8]:
 
     picture = Image.new("RGB", (width, height), mute(90, 200, 0.2))
     draw = ImageDraw.Draw(picture)
-    x = 0
-    while x < width:  # houses
+    left = 0
+    while left < width:  # houses
         step = int(rng.uniform(60, 190))
         color = mute(60, 210, 0.3)
-        draw.rectangle((x, int(rng.uniform(-80, horizon * 0.35)), x + step, horizon), fill=color)
+        draw.rectangle((left, int(rng.uniform(-80, horizon * 0.35)), left + step, horizon), fill=color)
         if rng.random() < 0.75:
             pane, sx, sy = mute(25, 230, 0.3), int(rng.uniform(12, 36)), int(rng.uniform(14, 44))
-            for wx in range(x + 6, x + step - sx // 2, sx):
+            for wx in range(left + 6, left + step - sx // 2, sx):
                 for wy in range(int(horizon * 0.1), horizon - 6, sy):
                     draw.rectangle((wx, wy, wx + sx * 0.55, wy + sy * 0.6), fill=pane)
-        x += step
+        left += step
     draw.rectangle((0, horizon, width, height), fill=mute(70, 180, 0.15))
     line = mute(60, 210, 0.15)
     if rng.random() < 0.6:  # slabs that meet at the horizon
@@ -139,8 +139,8 @@ def _street(rng: np.random.Generator) -> NDArray[np.uint8]:
         y = horizon + int((height - horizon) * rng.uniform(0.1, 0.5))
         draw.rectangle((0, y, width, height), fill=mute(60, 140, 0.1))
         draw.line((0, y, width, y), fill=mute(150, 230, 0.1), width=3)
-        for x in range(0, width, 90):
-            draw.line((x, y + 40, x + 45, y + 40), fill=mute(170, 235, 0.05), width=4)
+        for dash in range(0, width, 90):
+            draw.line((dash, y + 40, dash + 45, y + 40), fill=mute(170, 235, 0.05), width=4)
     for _ in range(int(rng.integers(8, 16))):
         kind, x = int(rng.integers(4)), rng.uniform(0, width)
         foot = horizon + (height - horizon) * rng.uniform(0.02, 0.45)
@@ -159,7 +159,7 @@ def _street(rng: np.random.Generator) -> NDArray[np.uint8]:
             y, wide, tall = rng.uniform(0, horizon), rng.uniform(14, 60), rng.uniform(14, 40)
             draw.rectangle((x, y, x + wide, y + tall), fill=mute(40, 230, 0.8))
             draw.rectangle((x + 4, y + 4, x + wide * 0.8, y + tall * 0.45), fill=mute(40, 230, 0.5))
-    pixels = np.asarray(picture.filter(ImageFilter.GaussianBlur(0.8)), np.float32)
+    pixels: Array = np.asarray(picture.filter(ImageFilter.GaussianBlur(0.8)), np.float32)
     coarse = rng.normal(0, 7, (height // 8, width // 8, 1)).repeat(8, 0).repeat(8, 1)
     pixels = pixels + coarse + rng.normal(0, 5, (height, width, 1))
     return np.clip(pixels, 0, 255).astype(np.uint8)
@@ -180,7 +180,7 @@ def background(style: CameraStyle, strength: float, rng: np.random.Generator, ro
     picture = Image.fromarray(style.street).resize((columns, rows), Image.Resampling.BILINEAR, box=box)
     if more:
         draw = ImageDraw.Draw(picture)
-        for (left, top, w, h), color in zip(things, colors):
+        for (left, top, w, h), color in zip(things, colors, strict=True):
             left, top = (left * 1.2 - 0.2) * columns, (top * 1.2 - 0.2) * rows
             grey = color.mean()
             fill = tuple(int(c) for c in grey + 0.5 * (color - grey))
