@@ -8,10 +8,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from dsa_fast.cli import main
+from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.training import DataConfig, ModelConfig, OptimConfig, TrainerConfig, fit, load_model
 from dsa_fast.training.schedule import learning_rate
@@ -152,6 +154,25 @@ def test_command_fits_from_yaml_and_evaluates(people: Path, tmp_path: Path, caps
     assert main(["eval", checkpoint, str(people), "--device", "cpu", "--json_out", str(scores)]) == 0
     assert "mAP" in capsys.readouterr().out and scores.is_file()
     assert main(["eval", checkpoint, str(people), "--fused", "--device", "cpu"]) == 0
+
+
+def test_one_config_for_market_names_and_synthetic_people(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pids = np.sort(rng.choice(np.arange(2, 1502), 751, replace=False))  # as many as Market-1501 trains on
+    tree = {
+        "bounding_box_train": [f"{pid:04}_c{1 + i % 6}s1_{i:06}_01.jpg" for i, pid in enumerate(np.repeat(pids, 2))],
+        "query": ["0001_c1s1_000001_00.jpg"],
+        "bounding_box_test": ["0001_c2s1_000001_00.jpg", "-1_c1s1_000001_00.jpg", "0000_c1s1_000001_00.jpg"],
+    }
+    market = make_tree(tmp_path / "market", tree, size=(8, 4))
+    make_dataset(tmp_path / "synth", SynthConfig(identities=32, cameras=2, images_per_camera=2))
+    yaml = Path(__file__).parents[1] / "configs" / "small.yaml"
+    for root, identities in ((market, 751), (tmp_path / "synth", 16)):
+        out = tmp_path / f"run_{root.name}"
+        few = ["--trainer.max_epochs", "1", "--trainer.extra", '{"limit_train_batches": 1}', "--data.workers", "0"]
+        assert main(["fit", "--config", str(yaml), "--data.root", str(root), "--out", str(out), *few]) == 0
+        state = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        assert state["model.classify_f_global.fc2.weight"].shape[0] == identities
 
 
 @pytest.mark.parametrize("command", ["demo", "synth", "fit", "eval", "warp"])

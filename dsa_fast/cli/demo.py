@@ -18,9 +18,11 @@ from PIL import Image
 from rich.console import Console
 
 from dsa_fast.cli.fit import print_scores
+from dsa_fast.cli.synth import rendering_progress
 from dsa_fast.cli.warp import compose
 from dsa_fast.data.dataset import Collate, PeopleDataset, read_image
-from dsa_fast.data.market import Market1501, Person
+from dsa_fast.data.people import PeopleSplits, Person
+from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.atomic import atomic_path
@@ -41,7 +43,7 @@ def demo(
     out: Path = Path("runs/demo"),
     identities: int = 160,
     cameras: int = 4,
-    epochs: int = 24,
+    epochs: int = 16,
     device: str = "auto",
     seed: int = 0,
 ) -> None:
@@ -66,8 +68,9 @@ def demo(
             shutil.rmtree(folder, ignore_errors=True)
         metrics.unlink()
     if not (people / "synth.json").exists():
-        make_dataset(people, config, overwrite=True)
-    data = Market1501.read(people)
+        with rendering_progress(console) as show:
+            make_dataset(people, config, overwrite=True, progress=show)
+    data = read_dataset(people)
     console.print(
         f"1/4  {len(data.train)} people to train on, {len(data.query)} queries, {len(data.gallery)} in the gallery: "
         f"{people}"
@@ -103,7 +106,7 @@ def demo(
     console.print("3/4  trained and scored; drawing")
 
     _draw_curves(out, result.log, results)
-    _draw_ranked(out, data, query, gallery, results["trained"], seed)
+    _draw_ranked(out, data, query, gallery, results["trained"])
     _draw_parts(out / "parts.png", data.query, seed)
     about = {
         "scores": {name: each.summary() for name, each in results.items()},
@@ -137,6 +140,7 @@ def demo(
         "  run/checkpoints/last.ckpt  the model, for dsa-fast eval\n"
         "  people/                    the data set in Market-1501's layout, for dsa-fast fit",
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -175,18 +179,18 @@ def _draw_curves(out: Path, log: Path, results: dict[str, EvaluationResult]) -> 
 
 
 def _draw_ranked(
-    out: Path, data: Market1501, query: Embedded, gallery: Embedded, result: EvaluationResult, seed: int
+    out: Path, data: PeopleSplits, query: Embedded, gallery: Embedded, result: EvaluationResult
 ) -> None:
-    """Some queries at random, and the worst."""
-    precision = np.nan_to_num(result.average_precision, nan=2.0)
-    worst = np.argsort(precision, kind="stable")[:3]
-    others = np.setdiff1d(np.flatnonzero(precision <= 1), worst)
-    chosen = [*np.random.default_rng(seed).permutation(others)[:5], *worst]
+    """Queries from the best to the worst."""
+    precision = result.average_precision
+    ranking = np.argsort(-precision, kind="stable")[: result.num_valid_queries]  # those not counted are NaN, and last
+    chosen = ranking[np.linspace(0, len(ranking) - 1, min(8, len(ranking))).round().astype(int)]
     features, pids, camids = (column[chosen] for column in query)
     lists = rank_list(features, pids, camids, *gallery, k=10)
-    notes = [f"AP {precision[i]:.0%}" + (" (worst)" if i in worst else "") for i in chosen]
+    notes = [f"AP {precision[i]:.0%}" for i in chosen]
     queries = [data.query[i] for i in chosen]
-    picture = ranked_lists(queries, data.gallery, lists, notes=notes, title="Five queries at random and the three worst")
+    title = "Queries from the best average precision to the worst, evenly spaced"
+    picture = ranked_lists(queries, data.gallery, lists, notes=notes, title=title)
     save_picture(picture, out / "ranked.png")
 
 

@@ -24,7 +24,7 @@ def fit(
     resume: bool = False,
     seed: int = 0,
 ) -> None:
-    """Train on a data set in Market-1501's layout: `dsa-fast fit --data.root DIR --config configs/dsa_reid.yaml`.
+    """Train on a data set: `dsa-fast fit --data.root DIR --config configs/dsa_reid.yaml`.
 
     Args:
         data: the people to train and test on.

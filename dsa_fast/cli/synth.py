@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dsa_fast.data.synth import SynthConfig, make_dataset
+from dsa_fast.data.synth import SynthConfig, entries, make_dataset
 
 
 def synth(
@@ -88,21 +90,22 @@ def synth(
         iuv_noise=iuv_noise,
         jpeg_quality=jpeg_quality,
     )
-    console, start, total = Console(), time.perf_counter(), 0
-    columns = (TextColumn("people"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("images", total=None)
-
-        def show(done: int, count: int) -> None:
-            nonlocal total
-            total = count
-            bar.update(task, completed=done, total=count)
-
+    console, start = Console(), time.perf_counter()
+    with rendering_progress(console) as show:
         make_dataset(out, config, overwrite=overwrite, workers=workers, progress=show)
-    seconds = time.perf_counter() - start
+    seconds, total = time.perf_counter() - start, len(entries(config))
     console.print(
         f"{total} images of {identities} people in {out} ({seconds:.1f} s, {total / seconds:.0f} a second); "
         "preview.png shows some",
         highlight=False,
         soft_wrap=True,
     )
+
+
+@contextmanager
+def rendering_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar; gives the function (done, total) that moves it."""
+    columns = (TextColumn("people"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("images", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

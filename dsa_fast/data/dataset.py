@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dsa_fast.data.market import Person
+from dsa_fast.data.people import Person
 from dsa_fast.data.transforms import resize
 from dsa_fast.densepose.iuv import read_iuv, resize_iuv
 
@@ -54,9 +54,7 @@ class PeopleDataset(Dataset[PersonItem]):
         with_iuv: reads the IUV maps too; otherwise all maps are background.
     """
 
-    def __init__(
-        self, people: Sequence[Person], labels: dict[int, int] | None = None, with_iuv: bool = True
-    ) -> None:
+    def __init__(self, people: Sequence[Person], labels: dict[int, int] | None = None, with_iuv: bool = True) -> None:
         self.people, self.labels, self.with_iuv = list(people), labels, with_iuv
 
     def __len__(self) -> int:

@@ -49,9 +49,7 @@ class PKSampler(Sampler[list[int]]):
         array = np.asarray(pids)
         self._images = [np.flatnonzero(array == pid) for pid in np.unique(array)]
         if len(self._images) < p:
-            raise ValueError(
-                f"p must be at most the number of identities ({len(self._images)}), got p={p}: lower p"
-            )
+            raise ValueError(f"p must be at most the number of identities ({len(self._images)}), got p={p}: lower p")
         self.p, self.k, self.seed, self.rank, self.world_size = p, k, seed, rank, world_size
         self.epoch = 0
         groups = [-(-len(images) // k) for images in self._images]

@@ -11,9 +11,18 @@ class DataConfig:
     """The people to train and test on.
 
     Attributes:
-        root: folder in Market-1501's layout (bounding_box_train, query, bounding_box_test).
-        iuv: folder of the IUV maps, mirroring the splits; by default `iuv` inside root. Images without a map train
-            with mean-filled parts.
+        root: folder of a data set, or one up to three folders above it; or a CSV file. docs/datasets.md shows what is
+            known.
+        iuv: folder of the IUV maps, mirroring the data set's folders; by default `iuv` inside it. Images without a map
+            train with mean-filled parts.
+        name: which data set it is; `auto` takes what is there.
+        options: of the data set, such as `{kind: labeled}` for CUHK03.
+        test_root: another data set to test on, which is trained on nowhere; by default the one in root.
+        test_name: which data set that is.
+        test_options: of that data set.
+        check_counts: whether the numbers of images must be the published ones.
+        verify: decodes every file before training and names those that are broken; a resumed run decodes only if a
+            file has changed.
         p: identities in a batch.
         k: images of each identity in a batch.
         test_batch: images in a batch of the evaluation.
@@ -22,6 +31,13 @@ class DataConfig:
 
     root: str
     iuv: str | None = None
+    name: str = "auto"
+    options: dict[str, Any] = field(default_factory=dict)
+    test_root: str | None = None
+    test_name: str = "auto"
+    test_options: dict[str, Any] = field(default_factory=dict)
+    check_counts: bool = True
+    verify: bool = True
     p: int = 16
     k: int = 4
     test_batch: int = 64

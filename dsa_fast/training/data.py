@@ -2,35 +2,79 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import lightning
 from torch.utils.data import DataLoader
 
 from dsa_fast.data.dataset import Collate, PeopleDataset, PersonItem
-from dsa_fast.data.market import Market1501, Person
+from dsa_fast.data.people import PeopleSplits, Person
+from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.sampler import PKSampler
+from dsa_fast.data.verify import verify_files
 from dsa_fast.training.config import DataConfig
 
 
+def read_people(config: DataConfig) -> PeopleSplits:
+    """Lists the people to train and test on; with `test_root`, query and gallery are those of that data set.
+
+    Two data sets may use the same pids and camids for other people and cameras. That does no harm: the training looks
+    at one data set only, and so does the evaluation.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_dataset`; or there is nobody to train on.
+    """
+    people = read_dataset(config.root, config.name, iuv=config.iuv, check_counts=config.check_counts, **config.options)
+    if not people.train:
+        raise ValueError(f"root must hold people to train on, got none in {people.root} ({people.name})")
+    if config.test_root is None:
+        return people
+    test = read_dataset(config.test_root, config.test_name, check_counts=config.check_counts, **config.test_options)
+    return replace(people, query=test.query, gallery=test.gallery, multi_query=test.multi_query)
+
+
 class ReIDData(lightning.LightningDataModule):
-    """The three splits of a data set in Market-1501's layout.
+    """Batches of a data set to train on, and of the same or another one to test on.
 
     Args:
         config: where the people are, and how they are batched.
         size: height and width that images are brought to when they are not all of one size.
         seed: seed of the P x K batches.
+        stamp: file that remembers that all files were found good; see `verify_files`.
+        progress: shows a progress bar while files are checked.
 
     Raises:
-        FileNotFoundError, ValueError: see `Market1501.read` and `PKSampler`.
+        FileNotFoundError, ValueError: see `read_people` and `PKSampler`.
     """
 
-    def __init__(self, config: DataConfig, size: tuple[int, int], seed: int = 0) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        size: tuple[int, int],
+        seed: int = 0,
+        *,
+        stamp: Path | None = None,
+        progress: bool = False,
+    ) -> None:
         super().__init__()
         self.config, self.seed = config, seed
-        self.people = Market1501.read(config.root, config.iuv)
+        self.people = read_people(config)
         self._collate = Collate(size)
+        self._stamp, self._progress, self._verified = stamp, progress, False
+
+    def prepare_data(self) -> None:
+        """Decodes all files once, on one process of each machine, before training starts.
+
+        Raises:
+            ValueError: files are missing or broken; the message names them.
+        """
+        if self.config.verify and not self._verified:
+            people = [*self.people.train, *self.people.query, *self.people.gallery]
+            verify_files(people, stamp=self._stamp, progress=self._progress)
+            self._verified = True
 
     @cached_property
     def labels(self) -> dict[int, int]:
@@ -56,7 +100,16 @@ class ReIDData(lightning.LightningDataModule):
         return DataLoader(dataset, batch_sampler=sampler, **self._loading())
 
     def val_dataloader(self) -> list[DataLoader[PersonItem]]:
-        """Query and gallery, in this order, without IUV: the test needs none."""
+        """Query and gallery, in this order, without IUV: the test needs none.
+
+        Raises:
+            ValueError: the data set has no query or no gallery.
+        """
+        if not self.people.query or not self.people.gallery:
+            raise ValueError(
+                f"the test needs query and gallery, got {len(self.people.query)} and {len(self.people.gallery)} images "
+                f"({self.people.name}): give data.test_root, or trainer.eval_every 0"
+            )
         return [self.test_loader(self.people.query), self.test_loader(self.people.gallery)]
 
     def test_loader(self, people: list[Person], with_iuv: bool = False) -> DataLoader[PersonItem]:

@@ -88,7 +88,9 @@ class ReIDTask(lightning.LightningModule):
             return
         query, gallery = ([torch.cat(column) for column in zip(*part, strict=True)] for part in self._features)
         result = evaluate(*query, *gallery)
-        self.log_dict(result.summary(), prog_bar=True)
+        scores = result.summary()
+        self.log("mAP", scores.pop("mAP"), prog_bar=True)
+        self.log_dict(scores)
 
     def embed(self, images: Tensor) -> Tensor:
         """Test vectors [B, D] of stored images, uint8 [B, 3, h, w]."""

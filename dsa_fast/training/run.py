@@ -64,7 +64,7 @@ def fit(
 
     Raises:
         FileNotFoundError: a data folder is missing, or there is nothing to resume.
-        ValueError: `out` holds a run already and `resume` is off, or an option is wrong.
+        ValueError: an image or IUV map is broken, `out` holds a run already and `resume` is off, or an option is wrong.
     """
     model, loss, optim = model or ModelConfig(), loss or LossConfig(), optim or OptimConfig()
     augment, trainer = augment or AugmentConfig(), trainer or TrainerConfig()
@@ -76,7 +76,7 @@ def fit(
         raise FileNotFoundError(f"resume needs {last}, which does not exist")
 
     lightning.seed_everything(seed, workers=True, verbose=False)
-    people = ReIDData(data, augment.size, seed)
+    people = ReIDData(data, augment.size, seed, stamp=out / "verified.json", progress=trainer.progress)
     task = ReIDTask(people.num_ids, model, loss, optim, augment, seed)
     out.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Any] = {
@@ -106,7 +106,7 @@ def fit(
                 out / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
             ),
             LearningRateMonitor("step"),
-            *([RichProgressBar()] if trainer.progress else []),
+            *([_Progress()] if trainer.progress else []),
             *callbacks,
         ],
         **trainer.extra,
@@ -118,6 +118,15 @@ def fit(
     names = ("mAP", "mINP", "R1", "R5", "R10")
     scores = {name: float(runner.callback_metrics[name]) for name in names if name in runner.callback_metrics}
     return FitResult(last, out / "log" / "metrics.csv", scores)
+
+
+class _Progress(RichProgressBar):
+    """Lightning's progress bar without the run's number, which says nothing here."""
+
+    def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
+        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,205 @@
+"""CUHK03 as its authors release it: all images in one MATLAB file, `cuhk-03.mat`.
+
+Li et al., "DeepReID: Deep Filter Pairing Neural Network for Person Re-identification", CVPR 2014; the 767/700 protocol
+of Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017, is in two further files.
+
+```
+cuhk03/
+  cuhk03_release/cuhk-03.mat
+  cuhk03_new_protocol_config_labeled.mat
+  cuhk03_new_protocol_config_detected.mat
+  images_labeled/1_001_1_01.png       made from cuhk-03.mat: camera pair, person, view, image
+  images_detected/...
+  iuv/images_labeled/1_001_1_01.png   (optional) IUV maps, mirrored names
+```
+
+The images are unpacked once, under the names that torchreid gives them; what it unpacked is used as it is. Camera 1 and
+2 are the two views of a pair; nobody is seen by two pairs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.progress import track
+
+from dsa_fast.atomic import atomic_path
+from dsa_fast.data.folders import IuvMaps, Source, child, image_names, plain_name
+from dsa_fast.data.market import CUHK03_COUNTS
+from dsa_fast.data.people import PeopleSplits, Person
+
+__all__ = ["SOURCE"]
+
+_MAT = ("cuhk03_release/cuhk-03.mat", "cuhk-03.mat")
+_VIEW = 5  # images of a person by the first camera of a pair; five more by the second
+
+
+def _read(
+    folder: Path,
+    *,
+    iuv: Path | str | None = None,
+    check_counts: bool = True,
+    kind: Literal["labeled", "detected"] = "detected",
+    protocol: Literal["767/700", "all"] = "767/700",
+    images: Path | str | None = None,
+) -> PeopleSplits:
+    """CUHK03 from its MATLAB files.
+
+    Args:
+        folder: the folder with `cuhk03_release` and the protocol's files.
+        iuv: folder of the IUV maps.
+        check_counts: compares with the published numbers.
+        kind: boxes drawn by hand (`labeled`) or found by a detector (`detected`).
+        protocol: `767/700`, or `all` to train on everybody, as before fine-tuning on CUHK01; there is no test then.
+        images: folder to unpack the images into, as `images_labeled` and `images_detected`; by default `folder`.
+
+    Raises:
+        ValueError: a file is not as published, or a package to read it is missing.
+    """
+    if kind not in CUHK03_COUNTS:
+        raise ValueError(f"kind must be labeled or detected, got {kind!r}")
+    if protocol not in ("767/700", "all"):
+        raise ValueError(f"protocol must be 767/700 or all, got {protocol!r}")
+    name = f"cuhk03_new_protocol_config_{kind}.mat"
+    if child(folder, name) is None and child(folder.parent, name) is not None:
+        folder = folder.parent  # the release's folder was given, which is inside
+    config_path = child(folder, name)
+    if config_path is None:
+        raise FileNotFoundError(
+            f"the 767/700 protocol needs {folder / name}, got no such file; "
+            "it is in github.com/zhunzhong07/person-re-ranking, evaluation/data/CUHK03"
+        )
+    config = _read_config(config_path)
+    unpacked = (folder if images is None else Path(images)) / f"images_{kind}"
+    _unpack(folder, kind, unpacked, config["filelist"])
+    maps = IuvMaps(folder, iuv)
+    people = []
+    for file, pid in zip(config["filelist"], config["labels"], strict=True):
+        people.append(Person(unpacked / file, maps.find(unpacked.name, file), pid, int(file.split("_")[2])))
+    if protocol == "all":
+        return PeopleSplits(f"cuhk03-{kind}-all", folder, people, [], [])
+    train, query, gallery = ([people[i - 1] for i in config[f"{split}_idx"]] for split in ("train", "query", "gallery"))
+    splits = PeopleSplits(f"cuhk03-{kind}", folder, train, query, gallery)
+    if check_counts:
+        splits.check_counts(f"CUHK03 ({kind}, 767/700)", CUHK03_COUNTS[kind])
+    return splits
+
+
+def _need(package: str, path: Path) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ValueError(
+            f"reading {path} needs the package {package}, which is not installed: pip install 'dsa-fast[cuhk03]'"
+        ) from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """`filelist` (names), `labels` (pids) and the 1-based `train_idx`, `query_idx` and `gallery_idx`."""
+    names = ("labels", "train_idx", "query_idx", "gallery_idx")
+    with path.open("rb") as file:
+        head = file.read(10)
+    try:
+        if head.startswith((b"MATLAB 7.3", b"\x89HDF")):
+            with _need("h5py", path).File(path, "r") as mat:
+                config = {name: np.asarray(mat[name]) for name in names}
+                files = ["".join(map(chr, np.ravel(mat[cell]))) for cell in np.ravel(mat["filelist"])]
+        else:
+            mat = _need("scipy.io", path).loadmat(path)
+            config = {name: np.asarray(mat[name]) for name in names}
+            files = [str(np.ravel(cell)[0]) for cell in np.ravel(mat["filelist"])]
+    except (KeyError, OSError, TypeError, IndexError, NotImplementedError) as error:
+        raise ValueError(
+            f"{path} must hold filelist, {', '.join(names)} of the 767/700 protocol, got: {error}"
+        ) from error
+    result: dict[str, Any] = {name: np.ravel(value).astype(np.int64).tolist() for name, value in config.items()}
+    if len(files) != len(result["labels"]):
+        raise ValueError(
+            f"{path} must have a label for each file, got {len(files)} files, {len(result['labels'])} labels"
+        )
+    for name in names[1:]:
+        if any(not 1 <= i <= len(files) for i in result[name]):
+            raise ValueError(f"{path}: {name} must number its files, 1..{len(files)}")
+    odd = [name for name in files if not re.fullmatch(r"\d_\d{3}_[12]_\d{2}\.png", name)]
+    if odd:
+        raise ValueError(f"{path}: filelist must hold names such as 1_001_1_01.png, got {odd[0]!r}")
+    least = min(result["labels"], default=1)
+    if least < 0:
+        raise ValueError(f"{path}: labels must not be negative, got {least}")
+    if least == 0:  # pid 0 means a distractor
+        result["labels"] = [pid + 1 for pid in result["labels"]]
+    return {"filelist": files, **result}
+
+
+def _unpack(folder: Path, kind: str, out: Path, wanted: list[str]) -> None:
+    """Writes those of the wanted images that are not in `out` yet."""
+    missing = set(wanted) - (set(image_names(out)) if out.is_dir() else set())
+    if not missing:
+        return
+    mat_path = child(folder, *_MAT)
+    if mat_path is None:
+        raise FileNotFoundError(f"CUHK03 needs {folder / _MAT[0]} to make {len(missing)} images from, got no such file")
+    h5py = _need("h5py", mat_path)
+    try:
+        with h5py.File(mat_path, "r") as mat:
+            for name, picture in track(
+                _pictures(mat, kind, missing), f"unpacking {kind} images", len(missing), transient=True
+            ):
+                _write(out / name, picture)
+                missing.discard(name)
+    except (KeyError, OSError, TypeError, AttributeError) as error:
+        raise ValueError(f"{mat_path} must be CUHK03's cuhk-03.mat with the cells '{kind}', got: {error}") from error
+    if missing:
+        raise ValueError(f"{mat_path} must hold {sorted(missing)[0]} and {len(missing) - 1} more, got no such images")
+
+
+def _write(path: Path, picture: NDArray[np.uint8]) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            Image.fromarray(picture).save(temporary)
+    except OSError as error:
+        raise ValueError(
+            f"images must be a folder that can be written to, got {path.parent.parent}: {error}"
+        ) from error
+
+
+def _pictures(mat: Any, kind: str, wanted: set[str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """The wanted images, uint8 [H, W, 3], with their names.
+
+    MATLAB's arrays lie transposed in the file: a cell of camera pairs, in each a cell [10, people], in each an image
+    [3, W, H]; a cell without an image has an array of another shape.
+    """
+    wanted = set(wanted)
+    for pair, people in enumerate(np.ravel(mat[kind]), 1):
+        cells = mat[people]
+        for person in range(cells.shape[1]):
+            for number in range(cells.shape[0]):
+                name = f"{pair}_{person + 1:03d}_{1 + number // _VIEW}_{number + 1:02d}.png"
+                if name in wanted:
+                    picture = mat[cells[number, person]]
+                    if picture.ndim == 3:
+                        yield name, np.ascontiguousarray(np.asarray(picture, np.uint8).transpose(2, 1, 0))
+
+
+def _holds(folder: Path) -> bool:
+    protocol = any((folder / f"cuhk03_new_protocol_config_{kind}.mat").is_file() for kind in CUHK03_COUNTS)
+    return protocol or (plain_name(folder).startswith("cuhk") and child(folder, *_MAT) is not None)
+
+
+SOURCE = Source(
+    "cuhk03",
+    "CUHK03",
+    "cuhk03/\n  cuhk03_release/\n    cuhk-03.mat\n  cuhk03_new_protocol_config_labeled.mat\n"
+    "  cuhk03_new_protocol_config_detected.mat\n  iuv/                  (optional) IUV maps",
+    _holds,
+    lambda folder: True,
+    _read,
+)

@@ -1,0 +1,123 @@
+"""Decodes every image and IUV map before training starts, so that a broken file is named then and not in epoch 40."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dsa_fast.atomic import atomic_path
+from dsa_fast.data.people import Person
+from dsa_fast.densepose.iuv import read_iuv
+
+__all__ = ["verify_files"]
+
+_CHUNK = 64
+_SHOWN = 10
+
+
+def verify_files(
+    people: Iterable[Person],
+    *,
+    with_iuv: bool = True,
+    stamp: Path | None = None,
+    workers: int | None = None,
+    progress: bool = False,
+) -> bool:
+    """Decodes all files of people, in threads, and names those that can't be used.
+
+    Args:
+        people: whose files; a file that comes twice is read once.
+        with_iuv: reads the IUV maps too, and checks that they have their images' sizes.
+        stamp: file that remembers a check without complaints; as long as all paths, sizes and times of change are the
+            same, the next check with this stamp only looks at these.
+        workers: threads; by default one for each core, 8 at most.
+        progress: shows a progress bar.
+
+    Returns:
+        Whether files were decoded (False: the stamp was good).
+
+    Raises:
+        ValueError: files are missing or broken; the message names the first ten and counts them all.
+    """
+    files = list(dict.fromkeys((person.path, person.iuv_path if with_iuv else None) for person in people))
+    digest, missing = _digest(files)
+    if missing:
+        raise ValueError(_complaint(missing, len(files)))
+    if stamp is not None and _stamped(stamp) == digest:
+        return False
+    if workers is None:
+        workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+    chunks = [files[i : i + _CHUNK] for i in range(0, len(files), _CHUNK)]
+    bad: list[str] = []
+    columns = (TextColumn("checking files"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress) as bar,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        task = bar.add_task("files", total=len(files))
+        for chunk, complaints in zip(chunks, pool.map(_check, chunks), strict=True):
+            bad += complaints
+            bar.advance(task, len(chunk))
+    if bad:
+        raise ValueError(_complaint(bad, len(files)))
+    if stamp is not None:
+        with atomic_path(stamp) as temporary:
+            temporary.write_text(json.dumps({"files": len(files), "sha256": digest}) + "\n")
+    return True
+
+
+def _digest(files: Sequence[tuple[Path, Path | None]]) -> tuple[str, list[str]]:
+    """A digest of all paths, sizes and times of change, and complaints about files that are missing."""
+    state, missing = hashlib.sha256(), []
+    for pair in files:
+        for path in pair:
+            if path is None:
+                state.update(b"-\n")
+                continue
+            try:
+                about = path.stat()
+            except OSError as error:
+                missing.append(f"{path}: {error.strerror}")
+            else:
+                state.update(f"{path}\0{about.st_size}\0{about.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return state.hexdigest(), missing
+
+
+def _stamped(stamp: Path) -> str | None:
+    try:
+        return str(json.loads(stamp.read_text())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _check(files: Sequence[tuple[Path, Path | None]]) -> list[str]:
+    complaints = []
+    for path, iuv_path in files:
+        try:
+            with Image.open(path) as image:
+                image.load()
+                width, height = image.size
+        # Whatever a decoder stumbles over (Pillow raises many kinds), the file is what has to be named.
+        except Exception as error:
+            complaints.append(f"{path}: {error}")
+            continue
+        if iuv_path is not None:
+            try:
+                read_iuv(iuv_path, size=(height, width))
+            except (ValueError, OSError) as error:
+                complaints.append(str(error))
+    return complaints
+
+
+def _complaint(bad: list[str], total: int) -> str:
+    shown = "\n".join(f"  {each}" for each in bad[:_SHOWN])
+    rest = f"\n  ... and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    return f"{len(bad)} of {total} files can't be used\n{shown}{rest}"
