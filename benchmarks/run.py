@@ -196,9 +196,7 @@ def warp_contenders(
     return contenders
 
 
-def verify(
-    name: str, run: Callable[[int], Any], img: Tensor, iuv: Tensor, size: int, device: torch.device
-) -> None:
+def verify(name: str, run: Callable[[int], Any], img: Tensor, iuv: Tensor, size: int, device: torch.device) -> None:
     """Stops the benchmark when a contender's first image is not what it should be."""
     got = torch.as_tensor(run(0))[:1].cpu()
     reduce = "mean" if name == "dsa_fast mean" else "last"

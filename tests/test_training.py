@@ -52,9 +52,7 @@ def test_learning_rate_is_the_papers() -> None:
 
 
 def test_two_runs_are_bitwise_equal(people: Path, tmp_path: Path) -> None:
-    first, second = (
-        fit(config(people), MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path / name) for name in "ab"
-    )
+    first, second = (fit(config(people), MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path / name) for name in "ab")
     assert losses(first.log) == losses(second.log) and len(losses(first.log)) == 3 * 4
     a, b = (torch.load(run.checkpoint, weights_only=True)["state_dict"] for run in (first, second))
     assert all(torch.equal(a[name], b[name]) for name in a)

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from dsa_fast.atomic import atomic_path
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.cli.synth import rendering_progress
 from dsa_fast.cli.warp import compose
@@ -25,7 +26,6 @@ from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.data.transforms import AugmentConfig
-from dsa_fast.atomic import atomic_path
 from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.evaluation import EvaluationResult, evaluate, histogram_features, rank_list
 from dsa_fast.evaluation.pictures import curves, ranked_lists, save_picture
@@ -167,7 +167,8 @@ def _draw_curves(out: Path, log: Path, results: dict[str, EvaluationResult]) -> 
         name: [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
         for name in ("loss", *sorted(name for name in rows[0] if name.startswith("loss/")))
     }
-    save_picture(curves(losses, title="Losses of the training batches", x_label="step", y_label="loss"), out / "loss.png")
+    picture = curves(losses, title="Losses of the training batches", x_label="step", y_label="loss")
+    save_picture(picture, out / "loss.png")
     scores = {"mAP": [(0.0, results["untrained"].mAP)], "rank 1": [(0.0, results["untrained"].rank(1))]}
     for row in rows:
         if row.get("mAP"):
@@ -178,9 +179,7 @@ def _draw_curves(out: Path, log: Path, results: dict[str, EvaluationResult]) -> 
     save_picture(picture, out / "map.png")
 
 
-def _draw_ranked(
-    out: Path, data: PeopleSplits, query: Embedded, gallery: Embedded, result: EvaluationResult
-) -> None:
+def _draw_ranked(out: Path, data: PeopleSplits, query: Embedded, gallery: Embedded, result: EvaluationResult) -> None:
     """Queries from the best to the worst."""
     precision = result.average_precision
     ranking = np.argsort(-precision, kind="stable")[: result.num_valid_queries]  # those not counted are NaN, and last

@@ -19,6 +19,7 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from dsa_fast.atomic import atomic_path
+
 from .parts import NUM_PARTS
 
 __all__ = ["Order", "flip_iuv", "read_iuv", "resize_iuv", "write_iuv"]
