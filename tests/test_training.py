@@ -16,6 +16,7 @@ from dsa_fast.cli import main
 from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.training import DataConfig, ModelConfig, OptimConfig, TrainerConfig, fit, load_model
+from dsa_fast.training.module import ReIDTask, start_from
 from dsa_fast.training.schedule import learning_rate
 
 from .test_data import make_tree
@@ -78,12 +79,32 @@ def test_resumed_run_equals_uninterrupted_one(people: Path, tmp_path: Path) -> N
         fit(config(people), MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path / "cut", callbacks=[Interrupt()])
     with pytest.raises(ValueError, match="--resume"):
         fit(config(people), MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path / "cut")
-    shutil.rmtree(tmp_path / "cut" / "log")
+    other = replace(config(people), p=4)
+    with pytest.raises(ValueError, match=r"seed was 0 and is 3; data.p was 2 and is 4"):
+        fit(other, MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path / "cut", resume=True, seed=3)
     resumed = fit(config(people), MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path / "cut", resume=True)
-    assert losses(resumed.log) == losses(whole.log)[4:]
+    # The log of the interrupted epoch is replaced, that of the epochs before is kept.
+    assert losses(resumed.log) == losses(whole.log)
     a, b = (torch.load(run.checkpoint, weights_only=True)["state_dict"] for run in (whole, resumed))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert resumed.scores == whole.scores
+
+
+def test_fine_tuning_starts_from_a_checkpoint(people: Path, tmp_path: Path) -> None:
+    trainer = replace(TRAINER, max_epochs=1, eval_every=0)
+    first = fit(config(people), MODEL, augment=AUGMENT, trainer=trainer, out=tmp_path / "first")
+    still = OptimConfig(lr=1e-30, warmup_lr=1e-30)
+    fit(config(people), MODEL, augment=AUGMENT, optim=still, trainer=trainer, out=tmp_path / "b", init=first.checkpoint)
+    a, b = (load_model(tmp_path / run / "checkpoints" / "last.ckpt").model for run in ("first", "b"))
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    # Another number of identities: all but the classifiers' last layers is taken over.
+    tasks = ReIDTask(9, MODEL)
+    start_from(tasks.model, first.checkpoint)
+    old, new = a.state_dict(), tasks.model.state_dict()
+    same = {name for name in old if old[name].shape == new[name].shape and torch.equal(old[name], new[name])}
+    assert {name.split(".")[-2] for name in old.keys() - same} == {"fc2"}
+    with pytest.raises(ValueError, match=r"init must be .* differs in"):
+        start_from(ReIDTask(4, replace(MODEL, dsag=False)).model, first.checkpoint)
 
 
 def test_resume_without_a_run(people: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ def fit(
     out: Path = Path("runs/fit"),
     resume: bool = False,
     seed: int = 0,
+    init: Path | None = None,
 ) -> None:
     """Train on a data set: `dsa-fast fit --data.root DIR --config configs/dsa_reid.yaml`.
 
@@ -36,9 +37,10 @@ def fit(
         out: folder for checkpoints, logs and config.yaml.
         resume: go on after the last finished epoch of the run in `out`.
         seed: seed of weights, batches and transforms.
+        init: checkpoint of an earlier run to start from (fine-tuning).
     """
     try:
-        result = run(data, model, loss, optim, augment, trainer, out, resume, seed)
+        result = run(data, model, loss, optim, augment, trainer, out, resume, seed, init)
     except SystemExit:  # Lightning's way out of Ctrl-C
         raise KeyboardInterrupt from None
     print_scores({"after training": result.scores})

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsa_fast.data.dataset import PersonItem
 from dsa_fast.data.transforms import AugmentConfig, Draws, eval_transform, train_transform
@@ -169,3 +169,26 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     model.load_state_dict(state)
     height, width = about["size"]
     return LoadedModel(model.eval(), (height, width), about["dsap_size"])
+
+
+def start_from(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Gives a model the weights of a checkpoint, to fine-tune it on other people.
+
+    The classifiers' last layers, which belong to the old identities, are left as they are where the number of
+    identities differs; all else must fit.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_model`; also ValueError when the checkpoint is of another network.
+    """
+    old, new = load_model(path).model.state_dict(), model.state_dict()
+    last_layers = {name for name in new if name.startswith("classify_") and ".fc2." in name}
+    wrong = sorted(
+        (old.keys() ^ new.keys())
+        | {name for name in old.keys() & new.keys() - last_layers if old[name].shape != new[name].shape}
+    )
+    if wrong:
+        raise ValueError(
+            f"init must be a checkpoint of the same network, got {path}, which differs in {', '.join(wrong[:5])}"
+            + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        )
+    model.load_state_dict({name: old[name] if old[name].shape == new[name].shape else new[name] for name in new})

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
+from dsa_fast.atomic import atomic_path
 from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.training.config import DataConfig, LossConfig, ModelConfig, OptimConfig, TrainerConfig
 from dsa_fast.training.data import ReIDData
-from dsa_fast.training.module import ReIDTask
+from dsa_fast.training.module import ReIDTask, start_from
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ def fit(
     out: Path | str = Path("runs/fit"),
     resume: bool = False,
     seed: int = 0,
+    init: Path | str | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> FitResult:
     """Trains a model and evaluates it on query and gallery.
@@ -60,11 +66,13 @@ def fit(
         out: folder for the run's files.
         resume: goes on after the last finished epoch of the run in `out`, exactly as if it had not been interrupted.
         seed: seed of weights, batches and transforms.
+        init: checkpoint of an earlier run whose weights this one starts from (fine-tuning); see `start_from`.
         callbacks: further Lightning callbacks.
 
     Raises:
-        FileNotFoundError: a data folder is missing, or there is nothing to resume.
-        ValueError: an image or IUV map is broken, `out` holds a run already and `resume` is off, or an option is wrong.
+        FileNotFoundError: a data folder or `init` is missing, or there is nothing to resume.
+        ValueError: an image or IUV map is broken, `out` holds a run already and `resume` is off, a resumed run is
+            given other options than its own, or an option is wrong.
     """
     model, loss, optim = model or ModelConfig(), loss or LossConfig(), optim or OptimConfig()
     augment, trainer = augment or AugmentConfig(), trainer or TrainerConfig()
@@ -75,17 +83,24 @@ def fit(
     if resume and not last.exists():
         raise FileNotFoundError(f"resume needs {last}, which does not exist")
 
-    lightning.seed_everything(seed, workers=True, verbose=False)
-    people = ReIDData(data, augment.size, seed, stamp=out / "verified.json", progress=trainer.progress)
-    task = ReIDTask(people.num_ids, model, loss, optim, augment, seed)
-    out.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Any] = {
         "data": data, "model": model, "loss": loss, "optim": optim, "augment": augment, "trainer": trainer
     }  # fmt: skip
     options = {name: _plain(asdict(part)) for name, part in parts.items()} | {"out": str(out), "seed": seed}
-    (out / "config.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
+    if resume:
+        _check_same_run(out / "config.yaml", options)
+
+    lightning.seed_everything(seed, workers=True, verbose=False)
+    people = ReIDData(data, augment.size, seed, stamp=out / "verified.json", progress=trainer.progress)
+    task = ReIDTask(people.num_ids, model, loss, optim, augment, seed)
+    if init is not None and not resume:
+        start_from(task.model, init)
+    with atomic_path(out / "config.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(options, sort_keys=False))
 
     csv_logger = CSVLogger(out, name="", version="log")
+    if resume:
+        _continue_log(csv_logger, out / "log" / "metrics.csv", last)
     runner = lightning.Trainer(
         max_epochs=trainer.max_epochs,
         accelerator=trainer.accelerator,
@@ -127,6 +142,48 @@ class _Progress(RichProgressBar):
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
+
+
+# What must not change when a run is resumed: all that its numbers depend on.
+_FIXED = ("model", "loss", "optim", "augment", "seed")
+_FIXED_DATA = ("root", "iuv", "name", "options", "p", "k")
+
+
+def _check_same_run(path: Path, options: dict[str, Any]) -> None:
+    """Refuses to go on with other options than the run's own."""
+    before = yaml.safe_load(path.read_text()) if path.exists() else options
+    changed = []
+    for section in (*_FIXED, "data"):
+        old, new = before.get(section), options[section]
+        if not isinstance(old, dict):
+            old, new = {"": old}, {"": new}
+        for name in new:
+            if (section != "data" or name in _FIXED_DATA) and old.get(name) != new[name]:
+                changed.append(f"{section}{'.' if name else ''}{name} was {old.get(name)!r} and is {new[name]!r}")
+    if changed:
+        raise ValueError(
+            f"resume goes on with the run's own options ({path} holds them: --config), got others: {'; '.join(changed)}"
+        )
+
+
+@rank_zero_only
+def _continue_log(logger: CSVLogger, path: Path, checkpoint: Path) -> None:
+    """Keeps what was logged up to the checkpoint; Lightning's logger would start an empty file."""
+    if not path.exists():
+        return
+    done = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows = [row for row in reader if row.get("step") and int(row["step"]) < done]
+        names = list(reader.fieldnames or [])
+    with atomic_path(path.with_name("metrics_kept.csv")) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that the old file goes, which is why it was copied
+        logger.experiment.metrics_keys = names
+    path.with_name("metrics_kept.csv").replace(path)
 
 
 def _plain(value: Any) -> Any:
