@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from dsa_fast.evaluation import RankedLists, pictures
-from dsa_fast.evaluation.pictures import cmc_curves, curves, ranked_lists, save_picture
+from dsa_fast.evaluation.pictures import cmc_curves, curves, distances, ranked_lists, save_picture
+from dsa_fast.evaluation.survey import DistanceHistogram
 
 
 @dataclass
@@ -80,6 +81,37 @@ def test_places_without_an_image_stay_empty(items: list[Item]) -> None:
     picture = ranked_lists(items[:1], items, lists([[5, -1]], [[True, False]]))
     assert count(picture, pictures._WRONG) == 0
     assert count(picture, (20 + 30 * 5,) * 3) > 1000
+
+
+def test_what_is_left_out_is_grey_in_its_place(items: list[Item]) -> None:
+    Image.new("RGB", (32, 64), (250, 20, 20)).save(items[3].path)
+    shown = lists([[5, 3], [2, -1]], [[True, False], [False, False]])
+    left_out = torch.tensor([[False, True], [False, False]])
+    picture = np.asarray(ranked_lists(items[:2], items, shown, left_out=left_out))
+    assert not (picture == (250, 20, 20)).all(-1).any()  # its colour is gone
+    plain = np.asarray(ranked_lists(items[:2], items, shown))
+    ys, xs = (plain == (250, 20, 20)).all(-1).nonzero()
+    y, x = int(np.median(ys)), int(np.median(xs))
+    faded = picture[y, x]
+    assert faded.max() - faded.min() <= 4 and 100 < faded.max() < 228
+    assert tuple(picture[y, x - 42]) == pictures._OUT and tuple(plain[y, x - 42]) == pictures._WRONG
+    with pytest.raises(ValueError, match=r"left_out must have shape \[2, 2\], got \[1, 2\]"):
+        ranked_lists(items[:2], items, shown, left_out=left_out[:1])
+
+
+def test_distances_show_both_distributions_and_what_they_share() -> None:
+    def drawn(same: list[int], different: list[int], overlap: float) -> np.ndarray:
+        edges = np.linspace(0, 1, len(same) + 1)
+        return np.asarray(distances(DistanceHistogram(edges, np.array(same), np.array(different), overlap, 1, 0, 0.5)))
+
+    def middle(picture: np.ndarray, color: tuple[int, int, int]) -> float:
+        near = np.abs(picture[150:400].astype(int) - color).max(-1) < 30
+        return float(np.median(near.nonzero()[1]))
+
+    picture = drawn([9, 1, 0, 0], [0, 0, 1, 9], 0.0)
+    assert picture.shape == (450, 650, 3)
+    assert middle(picture, (0x16, 0x96, 0x4B)) < middle(picture, (0xD0, 0x30, 0x2C))
+    assert (picture != drawn([9, 1, 0, 0], [0, 1, 0, 9], 0.1)).any()
 
 
 def test_notes_and_titles_are_drawn(items: list[Item]) -> None:

@@ -12,8 +12,9 @@ import jsonargparse
 COMMANDS = {
     "demo": "make people, train, evaluate and draw, in minutes, with nothing but this package",
     "synth": "render a data set of synthetic people with exact dense semantics",
-    "fit": "train a model on a data set in Market-1501's layout",
+    "fit": "train a model on a data set",
     "eval": "evaluate a checkpoint: mAP, CMC and mINP",
+    "rank": "draw ranked lists, curves and activation maps, and write them as a web page",
     "warp": "show a photo, its part map and its 24 part images in one picture",
 }
 
@@ -69,11 +70,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _spell_out_flags(function: Callable[..., None], arguments: Sequence[str]) -> list[str]:
-    """Lets `--flag` stand for `--flag true`, which is what the parser knows."""
+    """Lets `--flag` stand for `--flag true`, and names what comes without a name, which is what the parser knows."""
     flags = {f"--{name}" for name, it in inspect.signature(function).parameters.items() if it.annotation == "bool"}
     spelt = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, following in zip(arguments, [*arguments, "--"][1:], strict=True):
         spelt.append(argument)
         if argument in flags and following.lower() not in ("true", "false", "yes", "no"):
             spelt.append("true")
-    return spelt
+    # Optional arguments may go without their names where the function lists them as its `positionals`.
+    unnamed = iter(getattr(function, "positionals", ()))
+    named: list[str] = []
+    is_value = False
+    for argument in spelt:
+        if not is_value and not argument.startswith("-") and (name := next(unnamed, None)) is not None:
+            named.append(f"--{name}")
+        is_value = not is_value and argument.startswith("--") and "=" not in argument
+        named.append(argument)
+    return named

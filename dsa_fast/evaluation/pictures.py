@@ -1,4 +1,4 @@
-"""Pictures of results: ranked lists, curves over training, CMC curves.
+"""Pictures of results: ranked lists, curves over training, CMC curves, distances of pairs.
 
 Every function returns a PIL picture; `save_picture` writes one. Matplotlib is used without pyplot, so that no global
 state, window or backend is touched.
@@ -20,18 +20,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from dsa_fast.atomic import atomic_path
 
-from .metrics import DISTRACTOR, RankedLists
+from .metrics import DISTRACTOR, JUNK, RankedLists
+from .survey import DistanceHistogram
 
-__all__ = ["Pictured", "cmc_curves", "curves", "ranked_lists", "save_picture"]
+__all__ = ["Pictured", "cmc_curves", "curves", "distances", "ranked_lists", "save_picture"]
 
 #: (x, y) points of a curve.
 Points = Sequence[tuple[float, float]]
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (35, 35, 40), (115, 115, 122)
 _QUERY, _RIGHT, _WRONG, _NONE = (45, 90, 200), (22, 150, 75), (208, 48, 44), (228, 228, 232)
+_OUT = (176, 176, 182)
 _LINE_COLORS = ("#2d5ac8", "#e07b12", "#16964b", "#b03a9c", "#d0302c", "#0f8f9c", "#7a5230", "#6b6b75")
 _FRAME, _GAP, _FONT = 4, 10, 12
 
@@ -68,11 +71,13 @@ def ranked_lists(
     notes: Sequence[str] | None = None,
     title: str | None = None,
     height: int = 160,
+    left_out: Tensor | None = None,
 ) -> Image.Image:
     """Queries, one a row, each with the gallery images nearest to it.
 
     The query stands at the left in a blue frame. Right matches have a green frame and a tick, wrong ones a red frame
-    and a cross. Below each image: its pid (or that it is a distractor), camera and distance.
+    and a cross, and images that the protocol leaves out, if any are listed, are grey with a dash. Below each image: its
+    pid (or that it is a distractor or junk), camera and distance.
 
     Args:
         queries: Q images.
@@ -81,6 +86,8 @@ def ranked_lists(
         notes: a short line for each query, such as its average precision.
         title: a line above all.
         height: of an image, in pixels; images are shown half as wide as high, keeping their shape.
+        left_out: bool [Q, k], which of the listed the protocol leaves out. They take no rank: with it, each image's
+            rank stands below it and not above the columns.
 
     Returns:
         An RGB picture.
@@ -94,6 +101,8 @@ def ranked_lists(
         raise ValueError(f"notes must hold one line for each query, {len(queries)}, got {len(notes)}")
     if height < 16:
         raise ValueError(f"height must be at least 16, got {height}")
+    if left_out is not None and left_out.shape != lists.indices.shape:
+        raise ValueError(f"left_out must have shape {list(lists.indices.shape)}, got {list(left_out.shape)}")
     k = lists.indices.shape[1]
     inner = max(height // 2, 76), height
     cell_width, cell_height = inner[0] + 2 * _FRAME, inner[1] + 2 * _FRAME
@@ -109,14 +118,19 @@ def ranked_lists(
     if title:
         draw.text((_GAP, _GAP), title, fill=_INK, font=ImageFont.load_default(_FONT + 6))
     draw.text((_GAP + cell_width / 2, top - 4), "query", fill=_FAINT, font=bold, anchor="ms")
-    for column in range(k):
+    for column in range(k if left_out is None else 0):
         x = list_left + column * (cell_width + _GAP)
         draw.text((x + cell_width / 2, top - 4), str(column + 1), fill=_FAINT, font=bold, anchor="ms")
 
-    def show(x: int, y: int, item: Pictured, color: tuple[int, int, int], lines: Sequence[str]) -> None:
+    def show(
+        x: int, y: int, item: Pictured, color: tuple[int, int, int], lines: Sequence[str], faded: bool = False
+    ) -> None:
         draw.rectangle((x, y, x + cell_width - 1, y + cell_height - 1), fill=color)
         draw.rectangle((x + _FRAME, y + _FRAME, x + _FRAME + inner[0] - 1, y + _FRAME + inner[1] - 1), fill=_NONE)
         thumbnail = _thumbnail(item.path, inner)
+        if faded:
+            grey = thumbnail.convert("L").convert("RGB")
+            thumbnail = Image.blend(grey, Image.new("RGB", grey.size, _NONE), 0.55)
         offset = (inner[0] - thumbnail.width) // 2 + _FRAME, (inner[1] - thumbnail.height) // 2 + _FRAME
         picture.paste(thumbnail, (x + offset[0], y + offset[1]))
         for number, text in enumerate(lines):
@@ -129,19 +143,26 @@ def ranked_lists(
         show(_GAP, y, query, _QUERY, lines)
         rule = _GAP + cell_width + 3 * _GAP // 2
         draw.line((rule, y, rule, y + cell_height - 1), fill=_NONE, width=2)
+        rank = 0
         for column in range(k):
             x = list_left + column * (cell_width + _GAP)
             index = int(lists.indices[row, column])
+            if index < 0 and left_out is not None:  # lists differ in length
+                continue
             if index < 0:
                 draw.rectangle((x, y, x + cell_width - 1, y + cell_height - 1), outline=_NONE, width=2)
                 draw.text((x + cell_width / 2, y + cell_height / 2), "none left", fill=_FAINT, font=font, anchor="mm")
                 continue
             item, match = gallery[index], bool(lists.matches[row, column])
-            who = "distractor" if item.pid == DISTRACTOR else f"pid {item.pid}"
-            color = _RIGHT if match else _WRONG
+            who = {DISTRACTOR: "distractor", JUNK: "junk"}.get(item.pid, f"pid {item.pid}")
+            out = left_out is not None and bool(left_out[row, column])
+            color = _OUT if out else _RIGHT if match else _WRONG
+            rank += not out
             distance = f"{float(lists.distances[row, column]):.3f}"
-            show(x, y, item, color, [who, f"camera {item.camid}", distance])
-            _badge(draw, x + cell_width - 1, y, match, color)
+            if left_out is not None:
+                distance = f"left out · {distance}" if out else f"rank {rank} · {distance}"
+            show(x, y, item, color, [who, f"camera {item.camid}", distance], out)
+            _badge(draw, x + cell_width - 1, y, None if out else match, color)
     return picture
 
 
@@ -235,6 +256,45 @@ def cmc_curves(
     return _render(figure)
 
 
+def distances(
+    histogram: DistanceHistogram,
+    *,
+    title: str = "Distances of query and gallery",
+    x_label: str = "distance",
+    size: tuple[float, float] = (6.5, 4.5),
+) -> Image.Image:
+    """The distributions of the distances of same and of different identities, and what they have in common.
+
+    Args:
+        histogram: of `distance_histogram`.
+        title: above the axes.
+        x_label: below them.
+        size: width and height in inches, of 100 pixels.
+
+    Returns:
+        An RGB picture.
+    """
+    figure, axes = _axes(title, x_label, "share of the pairs", size)
+    widths, left = np.diff(histogram.edges), histogram.edges[:-1]
+    shares = []
+    for name, counts, color in (
+        ("same identity", histogram.same, _LINE_COLORS[2]),
+        ("different identities", histogram.different, _LINE_COLORS[4]),
+    ):
+        share = counts / max(int(counts.sum()), 1)
+        shares.append(share)
+        label = f"{name} ({int(counts.sum()):,} pairs)"
+        axes.bar(left, share, widths, align="edge", color=color, alpha=0.3, linewidth=0, label=label)
+        axes.stairs(share, histogram.edges, color=color, linewidth=1.6)
+    label = f"in common: {histogram.overlap:.1%}"
+    common = np.minimum(*shares)
+    axes.bar(left, common, widths, align="edge", facecolor="none", edgecolor="#6b6b75", hatch="////", lw=0, label=label)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_ylim(0, None)
+    axes.legend(frameon=False)
+    return _render(figure)
+
+
 def _axes(title: str, x_label: str, y_label: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, dpi=100, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
@@ -265,12 +325,14 @@ def _thumbnail(path: Path, box: tuple[int, int]) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def _badge(draw: ImageDraw.ImageDraw, right: int, top: int, match: bool, color: tuple[int, int, int]) -> None:
-    """A tick or a cross in the frame's upper right corner, for those who can't tell green from red."""
+def _badge(draw: ImageDraw.ImageDraw, right: int, top: int, match: bool | None, color: tuple[int, int, int]) -> None:
+    """A tick, a cross or (None) a dash in the frame's upper right corner, for those who can't tell green from red."""
     side = 18
     left = right - side + 1
     draw.rectangle((left, top, right, top + side - 1), fill=color)
-    if match:
+    if match is None:
+        draw.line((left + 4, top + 9, left + 13, top + 9), fill=_PAPER, width=2)
+    elif match:
         draw.line([(left + 4, top + 9), (left + 8, top + 13), (left + 14, top + 5)], fill=_PAPER, width=2)
     else:
         draw.line((left + 5, top + 5, left + 13, top + 13), fill=_PAPER, width=2)

@@ -1,0 +1,279 @@
+"""`dsa-fast rank`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from dsa_fast.atomic import atomic_path
+from dsa_fast.cli.fit import print_scores
+from dsa_fast.data.people import PeopleSplits, Person
+from dsa_fast.data.registry import read_dataset
+from dsa_fast.evaluation import EvaluationResult, RankedLists, evaluate
+from dsa_fast.evaluation.activation import record_activations, sheet
+from dsa_fast.evaluation.pictures import cmc_curves, distances, ranked_lists, save_picture
+from dsa_fast.evaluation.report import write_report
+from dsa_fast.evaluation.survey import NONE, RIGHT, SAME_CAMERA, KeptLists, distance_histogram, kept_lists
+from dsa_fast.training.module import load_model
+from dsa_fast.training.scoring import Embedded, embed_people, pool_multi_query
+
+KIND_NAMES = ("wrong", "right", "left out: same camera", "left out: junk")
+_ROWS = 12  # queries in ranked.png
+_PAIRS = 12  # queries in activations.png
+
+
+def rank(
+    checkpoint: Path,
+    root: Path,
+    *,
+    out: Path,
+    queries: str = "random",
+    count: int = 20,
+    k: int = 10,
+    html: bool = True,
+    activation: Literal["trunk", "global", "local", "none"] = "trunk",
+    name: str = "auto",
+    options: dict[str, Any] | None = None,
+    check_counts: bool = True,
+    multi_query: bool = False,
+    fused: bool = False,
+    iuv: Path | None = None,
+    metric: Literal["cosine", "euclidean"] = "cosine",
+    images: Literal["auto", "embed", "beside"] = "auto",
+    height: int | None = None,
+    title: str | None = None,
+    device: str = "auto",
+    batch: int = 64,
+    workers: int = 2,
+    seed: int = 0,
+) -> None:
+    """Draw ranked lists, curves and activation maps: `dsa-fast rank runs/fit/checkpoints/last.ckpt DIR --out OUT`.
+
+    Writes report.html, ranked.png, cmc.png, distances.png, activations.png and ranks.json. Scores, curves and distances
+    are of all queries, lists of those chosen.
+
+    Args:
+        checkpoint: file written by `dsa-fast fit`.
+        root: folder of a data set, or one up to three folders above it; or a CSV file.
+        out: folder to write to.
+        queries: `random`, `worst` (lowest average precision first), `all`, or names of query files with commas between.
+        count: how many random or worst queries.
+        k: how many images that count each list has; those that the protocol leaves out stand grey between them.
+        html: write report.html, one file that opens from disk and shows everything.
+        activation: layer of the activation maps: `trunk` (F, which all heads read), `global`, `local`, or `none`.
+        name: which data set it is; `auto` takes what is there.
+        options: of the data set, such as `{kind: labeled}` for CUHK03.
+        check_counts: whether the numbers of images must be the published ones.
+        multi_query: pool each query over its person's images by its camera (Market-1501's gt_bbox).
+        fused: use both streams' fused features, which need IUV maps; otherwise the MF-Stream alone.
+        iuv: folder of the IUV maps; by default `iuv` inside root.
+        metric: distance of two test vectors.
+        images: `embed` puts them into report.html, `beside` into a folder beside it, `auto` embeds up to 64 MiB.
+        height: of the report's images, in pixels; by default 160, from 2,000 images on 112.
+        title: heading of the report.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        batch: images in a batch.
+        workers: processes that read images.
+        seed: of the random choice.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    start, console = time.perf_counter(), Console()
+    place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+    loaded = load_model(checkpoint)
+    loaded.model.to(place)
+    data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **(options or {}))
+    if multi_query and not data.multi_query:
+        raise ValueError(f"multi_query needs the queries' further images (gt_bbox), got none in {data.root}")
+    if queries not in ("random", "worst", "all"):
+        _named(queries, data.query)  # a wrong name should show before the work
+
+    def embed(part: str, people: list[Person]) -> Embedded:
+        progress = f"embedding {part}"
+        return embed_people(loaded, people, fused=fused, device=place, batch=batch, workers=workers, progress=progress)
+
+    embedded, heat = [], []
+    for part, people in (("query", data.query), ("gallery", data.gallery)):
+        if activation == "none":
+            embedded.append(embed(part, people))
+        else:
+            with record_activations(loaded.model.mf_stream, activation) as maps:
+                embedded.append(embed(part, people))
+            heat.append(torch.cat(maps))
+    query, gallery = embedded
+    if multi_query:
+        query = pool_multi_query(query, embed("multi_query", data.multi_query))
+    result = evaluate(*query, *gallery, metric=metric)
+    chosen = choose(queries, data.query, result, count, seed)
+    some = Embedded(*(column[torch.from_numpy(chosen)] for column in query))
+    lists = kept_lists(*some, *gallery, k=k, metric=metric)
+    histogram = distance_histogram(*query, *gallery, metric=metric)
+
+    method = ("both streams fused" if fused else "MF-Stream") + (", multi-query" if multi_query else "")
+    how = {"worst": "the worst {}", "random": "{} at random", "all": "all {}"}.get(queries, "{} by name")
+    how = how.format(f"{len(chosen):,}")
+    save_picture(cmc_curves({method: result.cmc}), out / "cmc.png")
+    save_picture(distances(histogram, x_label=f"{metric} distance"), out / "distances.png")
+    save_picture(_lists_picture(data, lists, result, chosen), out / "ranked.png")
+    written = ["cmc.png", "distances.png", "ranked.png"]
+    if heat:
+        save_picture(_activation_picture(data, lists, chosen, heat[0], heat[1]), out / "activations.png")
+        written.append("activations.png")
+    with atomic_path(out / "ranks.json") as temporary:
+        about = {"checkpoint": str(checkpoint), "root": str(root), "features": method, "metric": metric}
+        rows = _rows(data, lists, result, chosen)
+        temporary.write_text(json.dumps({**about, **result.summary(), "queries": rows}, indent=1) + "\n")
+    written.append("ranks.json")
+    print_scores({method: result.summary()})
+    if html:
+        facts = {
+            "checkpoint": str(checkpoint),
+            "data": str(data.root),
+            "features": f"{method}, {query.features.shape[1]} numbers, {metric} distance",
+            "listed": f"{how} of {len(data.query):,} queries, {k} images each and what is left out between them",
+        }
+        if heat:
+            facts["activation"] = f"{activation}: length of the feature vector at each place, each image's own range"
+        columns = (
+            TextColumn("report"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("images,"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("images", total=None)
+            report = write_report(
+                out / "report.html",
+                data.query,
+                data.gallery,
+                lists,
+                result,
+                chosen=chosen,
+                histogram=histogram,
+                query_heat=heat[0] if heat else None,
+                gallery_heat=heat[1] if heat else None,
+                title=title or f"Ranked lists: {data.root.resolve().name}",
+                facts=facts,
+                height=height,
+                images=images,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        beside = "" if report.embedded else ", with its images beside it"
+        written.insert(0, f"report.html ({report.size / 1e6:.1f} MB, {report.images} images{beside})")
+    seconds = time.perf_counter() - start
+    console.print(f"{out}: {', '.join(written)}; {seconds:.1f} s", highlight=False, soft_wrap=True)
+
+
+def choose(queries: str, people: list[Person], result: EvaluationResult, count: int, seed: int) -> NDArray[np.int64]:
+    """Places of the queries that `queries` asks for: `random`, `worst`, `all`, or file names with commas between.
+
+    Raises:
+        ValueError: a name is no query's.
+    """
+    if queries == "all":
+        return np.arange(len(people))
+    if queries == "worst":
+        order = np.argsort(result.average_precision, kind="stable")  # NaN, not counted, come last
+        return order[: min(count, result.num_valid_queries)].astype(np.int64)
+    if queries == "random":
+        return np.sort(np.random.default_rng(seed).permutation(len(people))[:count]).astype(np.int64)
+    return _named(queries, people)
+
+
+def _named(names: str, people: list[Person]) -> NDArray[np.int64]:
+    places: dict[str, list[int]] = {}
+    for i, person in enumerate(people):
+        for key in {person.path.name, person.path.stem}:
+            places.setdefault(key, []).append(i)
+    found = []
+    for name in (part.strip() for part in names.split(",")):
+        if name not in places:
+            raise ValueError(
+                "queries must be random, worst, all, or names of query files with commas between "
+                f"(such as {people[0].path.name}), got {name!r}"
+            )
+        found += places[name]
+    return np.array(list(dict.fromkeys(found)), np.int64)
+
+
+def _lists_picture(
+    data: PeopleSplits, lists: KeptLists, result: EvaluationResult, chosen: NDArray[np.int64]
+) -> Image.Image:
+    rows = min(_ROWS, len(chosen))
+    length = int((lists.kinds[:rows] != NONE).sum(1).max())
+    indices, far, kinds = (column[:rows, :length] for column in lists[:3])
+    precision = result.average_precision[chosen[:rows]]
+    notes = ["not counted" if np.isnan(value) else f"AP {value:.1%}" for value in precision]
+    title = f"The first {rows} of {len(chosen)} queries" if rows < len(chosen) else None
+    return ranked_lists(
+        [data.query[i] for i in chosen[:rows]],
+        data.gallery,
+        RankedLists(indices, far, kinds == RIGHT),
+        notes=notes,
+        title=title,
+        left_out=kinds >= SAME_CAMERA,
+    )
+
+
+def _activation_picture(
+    data: PeopleSplits, lists: KeptLists, chosen: NDArray[np.int64], query_heat: Tensor, gallery_heat: Tensor
+) -> Image.Image:
+    """Queries, each with the best-ranked image that counts, and their maps."""
+    rows = []
+    for row, i in enumerate(chosen[:_PAIRS]):
+        shown = [(data.query[i], query_heat[i], "query")]
+        counts = torch.nonzero(lists.kinds[row] < SAME_CAMERA).flatten()
+        if len(counts):
+            top = int(lists.indices[row, counts[0]])
+            right = "right" if int(lists.kinds[row, counts[0]]) == RIGHT else "wrong"
+            shown.append((data.gallery[top], gallery_heat[top], f"rank 1, {right}"))
+        group = []
+        for person, heat, text in shown:
+            with Image.open(person.path) as file:
+                group.append((file.convert("RGB"), heat, f"{text}: pid {person.pid}, camera {person.camid}"))
+        rows.append(group)
+    return sheet(rows, columns=3)
+
+
+def _rows(
+    data: PeopleSplits, lists: KeptLists, result: EvaluationResult, chosen: NDArray[np.int64]
+) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for row, i in enumerate(chosen):
+        items, rank_ = [], 0
+        for index, distance, kind in zip(*(column[row].tolist() for column in lists[:3]), strict=True):
+            if kind == NONE:
+                break
+            rank_ += kind < SAME_CAMERA
+            items.append(
+                {
+                    "file": data.gallery[index].path.name,
+                    "rank": rank_ if kind < SAME_CAMERA else None,
+                    "distance": distance,
+                    "is": KIND_NAMES[kind],
+                }
+            )
+        precision = float(result.average_precision[i])
+        person = data.query[i]
+        rows.append(
+            {
+                "file": person.path.name,
+                "pid": person.pid,
+                "camera": person.camid,
+                "average_precision": None if np.isnan(precision) else precision,
+                "first_right_rank": int(result.first_hit_rank[i]) or None,
+                "list": items,
+            }
+        )
+    return rows
