@@ -628,7 +628,7 @@ def test_nobody_to_train_or_test_on(tmp_path: Path) -> None:
         ReIDData(DataConfig(str(path)), (32, 16))
     make_table(tmp_path, ROWS[:1])
     with pytest.raises(ValueError, match="test_root"):
-        ReIDData(DataConfig(str(path)), (32, 16)).val_dataloader()
+        ReIDData(DataConfig(str(path)), (32, 16)).check_testable()
 
 
 def test_the_real_market1501() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from dsa_fast.data.dataset import read_image
 from dsa_fast.data.transforms import AugmentConfig, Draws, eval_transform, resize, train_transform
 from dsa_fast.densepose.iuv import read_iuv, resize_iuv
 from dsa_fast.models import DSALoss, DSAReID
+from dsa_fast.training import load_model
 
 from .shared import shared_data
 
@@ -39,6 +41,18 @@ def people(folder: Path) -> tuple[Tensor, Tensor]:
 @pytest.fixture(scope="module")
 def crowd() -> tuple[Tensor, Tensor]:
     return people(shared_data() / "iuv" / "densepose-demo")
+
+
+def test_the_demos_model_embeds_real_people(crowd: tuple[Tensor, Tensor]) -> None:
+    """DSA_FAST_DEMO names the folder of a finished `dsa-fast demo`."""
+    demo = os.environ.get("DSA_FAST_DEMO")
+    if not demo:
+        pytest.skip("DSA_FAST_DEMO names no folder of a finished demo")
+    loaded = load_model(Path(demo) / "run" / "checkpoints" / "last.ckpt")
+    vectors = loaded.model.embed(eval_transform(crowd[0], loaded.size))
+    assert vectors.shape == (len(crowd[0]), sum(loaded.model.embed_dims)) and torch.isfinite(vectors).all()
+    distances = torch.cdist(vectors, vectors) + 9 * torch.eye(len(vectors))
+    assert distances.min() > 1e-3
 
 
 def test_real_maps_train_and_real_people_embed(crowd: tuple[Tensor, Tensor]) -> None:

@@ -51,15 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"{_usage()}\n\ndsa-fast: error: unknown command {name!r}", file=sys.stderr)
         return 2
-    function = getattr(importlib.import_module(f"dsa_fast.cli.{name}"), name)
-    summary = (function.__doc__ or "").split("\n\n")[0]
-    parser = jsonargparse.ArgumentParser(prog=f"dsa-fast {name}", description=summary, default_env=False)
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    parser.add_function_arguments(function, nested_key=None, as_group=False, as_positional=True)
-    options = vars(parser.instantiate(parser.parse_args(_spell_out_flags(function, arguments[1:]))))
-    del options["config"]
     try:
-        function(**options)
+        _run(name, arguments[1:])
     except (ValueError, TypeError, OSError) as error:
         print(f"dsa-fast {name}: error: {error}", file=sys.stderr)
         return 1
@@ -67,6 +60,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dsa-fast {name}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _run(name: str, arguments: Sequence[str]) -> None:
+    function = getattr(importlib.import_module(f"dsa_fast.cli.{name}"), name)
+    summary = (function.__doc__ or "").split("\n\n")[0]
+    parser = jsonargparse.ArgumentParser(prog=f"dsa-fast {name}", description=summary, default_env=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_function_arguments(function, nested_key=None, as_group=False, as_positional=True)
+    options = vars(parser.instantiate(parser.parse_args(_spell_out_flags(function, arguments))))
+    del options["config"]
+    function(**options)
 
 
 def _spell_out_flags(function: Callable[..., None], arguments: Sequence[str]) -> list[str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import shutil
 import time
-import warnings
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from dsa_fast import __version__
 from dsa_fast.atomic import atomic_path
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.cli.synth import rendering_progress
@@ -32,7 +32,7 @@ from dsa_fast.evaluation.pictures import curves, ranked_lists, save_picture
 from dsa_fast.ops.warp import warp
 from dsa_fast.training import DataConfig, ModelConfig, OptimConfig, TrainerConfig, embed_people, fit, load_model
 from dsa_fast.training.module import LoadedModel, build_model
-from dsa_fast.training.scoring import Embedded
+from dsa_fast.training.scoring import Embedded, pick_device
 
 MODEL = ModelConfig(trunk="resnet18", pretrained=None, width=0.25, classifier_dim=128)
 AUGMENT = AugmentConfig(size=(128, 64), dsap_size=16, pad=5)
@@ -49,36 +49,33 @@ def demo(
 ) -> None:
     """Make people, train DSA-reID small, evaluate and draw: all in minutes on two CPU cores.
 
-    An interrupted demo goes on where it was; a finished one starts anew.
+    An interrupted demo goes on where it was; a finished one, or one with other options, starts anew.
 
     Args:
-        out: folder for the people, the run, metrics.json and the pictures.
+        out: folder for the people, the run, metrics.json and the pictures; new, empty, or an earlier demo's.
         identities: people to make; half of them are trained on, the other half tested.
         cameras: cameras that see them.
         epochs: epochs to train.
-        device: `auto`, `cpu` or `gpu`.
+        device: `auto`, `cpu` or `cuda`.
         seed: seed of people, weights and batches.
     """
-    console, start = Console(), time.perf_counter()
-    _hush()
+    console, start, place = Console(), time.perf_counter(), pick_device(device)
     config = SynthConfig(identities=identities, cameras=cameras, seed=seed)
-    people, run, metrics = out / "people", out / "run", out / "metrics.json"
-    if metrics.exists():
-        for folder in (people, run):
-            shutil.rmtree(folder, ignore_errors=True)
-        metrics.unlink()
+    people, run = out / "people", out / "run"
+    resumed = _claim(out, {"synth": asdict(config), "epochs": epochs, "seed": seed, "version": __version__})
     if not (people / "synth.json").exists():
         with rendering_progress(console) as show:
             make_dataset(people, config, overwrite=True, progress=show)
     data = read_dataset(people)
+    num_ids = len({person.pid for person in data.train})
     console.print(
-        f"1/4  {len(data.train)} people to train on, {len(data.query)} queries, {len(data.gallery)} in the gallery: "
-        f"{people}"
+        f"1/4  {len(data.train)} images of {num_ids} people to train on; of others, {len(data.query)} queries and "
+        f"{len(data.gallery)} gallery images: {people}",
+        highlight=False,
+        soft_wrap=True,
     )
 
-    place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     lightning.seed_everything(seed, verbose=False)
-    num_ids = len({person.pid for person in data.train})
     untrained = LoadedModel(build_model(num_ids, MODEL).eval().to(place), AUGMENT.size, AUGMENT.dsap_size)
     results = {
         "histogram": _score(_histograms(data.query), _histograms(data.gallery)),
@@ -88,11 +85,13 @@ def demo(
 
     warm = max(epochs // 8, 1)
     result = fit(
-        DataConfig(str(people), p=8, k=4, workers=0),
+        DataConfig(str(people), p=min(8, num_ids), k=4, workers=0),
         MODEL,
         optim=OptimConfig(lr=2e-3, warmup_lr=2e-4, warmup_epochs=warm, decay_epochs=max(epochs / 4, 1)),
         augment=AUGMENT,
-        trainer=TrainerConfig(max_epochs=epochs, eval_every=max(epochs // 6, 1), accelerator=device),
+        trainer=TrainerConfig(
+            max_epochs=epochs, eval_every=max(epochs // 6, 1), accelerator="gpu" if place.type == "cuda" else "cpu"
+        ),
         out=run,
         resume=(run / "checkpoints" / "last.ckpt").exists(),
         seed=seed,
@@ -114,14 +113,14 @@ def demo(
         "queries": len(data.query),
         "gallery": len(data.gallery),
         "epochs": epochs,
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds": None if resumed else round(time.perf_counter() - start, 1),
         "synth": asdict(config),
         "model": asdict(MODEL),
         "torch": torch.__version__,
     }
-    with atomic_path(metrics) as temporary:
+    with atomic_path(out / "metrics.json") as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n")
-    console.print(f"4/4  done in {about['seconds']:.0f} s\n")
+    console.print(f"4/4  done in {time.perf_counter() - start:.0f} s\n")
     titles = {
         "histogram": "colour histograms",
         "untrained": "MF-Stream before training",
@@ -144,11 +143,25 @@ def demo(
     )
 
 
-def _hush() -> None:
-    """Lightning's advice on workers, slurm and the like is not for this command's users."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
+def _claim(out: Path, options: dict[str, Any]) -> bool:
+    """Makes the folder ready; says whether it holds the beginning of this very demo.
+
+    Raises:
+        FileExistsError: the folder holds something else, which is left alone.
+    """
+    mark = out / "demo.json"
+    if mark.is_file():
+        if json.loads(mark.read_text()) == options and not (out / "metrics.json").exists():
+            return True
+        for folder in (out / "people", out / "run"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for name in ("metrics.json", "demo.json"):
+            (out / name).unlink(missing_ok=True)
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"out must be new, empty, or an earlier demo's folder, got {out}")
+    with atomic_path(mark) as temporary:
+        temporary.write_text(json.dumps(options) + "\n")
+    return False
 
 
 def _score(query: Embedded, gallery: Embedded) -> EvaluationResult:

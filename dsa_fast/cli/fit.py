@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
@@ -41,9 +42,14 @@ def fit(
     """
     try:
         result = run(data, model, loss, optim, augment, trainer, out, resume, seed, init)
-    except SystemExit:  # Lightning's way out of Ctrl-C
-        raise KeyboardInterrupt from None
-    print_scores({"after training": result.scores})
+    except KeyboardInterrupt:
+        if (out / "checkpoints" / "last.ckpt").exists():
+            Console(stderr=True).print(f"stopped; --resume goes on after the last finished epoch in {out}")
+        raise
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return
+    if result.scores:
+        print_scores({"after training": result.scores})
     Console().print(f"Checkpoint: {result.checkpoint}\nLog:        {result.log}", highlight=False)
 
 

@@ -105,7 +105,7 @@ def synth(
 @contextmanager
 def rendering_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
     """A progress bar; gives the function (done, total) that moves it."""
-    columns = (TextColumn("people"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"), TimeRemainingColumn())
+    columns = (TextColumn("rendering"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("images", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

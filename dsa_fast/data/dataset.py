@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from dsa_fast.data.people import Person
 from dsa_fast.data.transforms import resize
-from dsa_fast.densepose.iuv import read_iuv, resize_iuv
+from dsa_fast.densepose.iuv import Order, read_iuv, resize_iuv
 
 
 class PersonItem(TypedDict):
@@ -52,10 +52,17 @@ class PeopleDataset(Dataset[PersonItem]):
         people: the people, in order.
         labels: maps a pid to the label of the items, for training; None keeps the pid.
         with_iuv: reads the IUV maps too; otherwise all maps are background.
+        iuv_order: channel order of the maps' files, see `read_iuv`.
     """
 
-    def __init__(self, people: Sequence[Person], labels: dict[int, int] | None = None, with_iuv: bool = True) -> None:
-        self.people, self.labels, self.with_iuv = list(people), labels, with_iuv
+    def __init__(
+        self,
+        people: Sequence[Person],
+        labels: dict[int, int] | None = None,
+        with_iuv: bool = True,
+        iuv_order: Order = "auto",
+    ) -> None:
+        self.people, self.labels, self.with_iuv, self.iuv_order = list(people), labels, with_iuv, iuv_order
 
     def __len__(self) -> int:
         return len(self.people)
@@ -64,7 +71,7 @@ class PeopleDataset(Dataset[PersonItem]):
         person = self.people[index]
         image = read_image(person.path)
         if self.with_iuv and person.iuv_path is not None:
-            iuv = read_iuv(person.iuv_path, size=(image.shape[1], image.shape[2]))
+            iuv = read_iuv(person.iuv_path, order=self.iuv_order, size=(image.shape[1], image.shape[2]))
         else:
             iuv = torch.zeros_like(image)
         label = person.pid if self.labels is None else self.labels[person.pid]

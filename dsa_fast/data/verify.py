@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dsa_fast.atomic import atomic_path
 from dsa_fast.data.people import Person
-from dsa_fast.densepose.iuv import read_iuv
+from dsa_fast.densepose.iuv import Order, read_iuv
 
 __all__ = ["verify_files"]
 
@@ -27,6 +28,7 @@ def verify_files(
     people: Iterable[Person],
     *,
     with_iuv: bool = True,
+    iuv_order: Order = "auto",
     stamp: Path | None = None,
     workers: int | None = None,
     progress: bool = False,
@@ -36,6 +38,7 @@ def verify_files(
     Args:
         people: whose files; a file that comes twice is read once.
         with_iuv: reads the IUV maps too, and checks that they have their images' sizes.
+        iuv_order: channel order of the maps' files, see `read_iuv`.
         stamp: file that remembers a check without complaints; as long as all paths, sizes and times of change are the
             same, the next check with this stamp only looks at these.
         workers: threads; by default one for each core, 8 at most.
@@ -48,7 +51,7 @@ def verify_files(
         ValueError: files are missing or broken; the message names the first ten and counts them all.
     """
     files = list(dict.fromkeys((person.path, person.iuv_path if with_iuv else None) for person in people))
-    digest, missing = _digest(files)
+    digest, missing = _digest(files, iuv_order)
     if missing:
         raise ValueError(_complaint(missing, len(files)))
     if stamp is not None and _stamped(stamp) == digest:
@@ -63,7 +66,7 @@ def verify_files(
         ThreadPoolExecutor(workers) as pool,
     ):
         task = bar.add_task("files", total=len(files))
-        for chunk, complaints in zip(chunks, pool.map(_check, chunks), strict=True):
+        for chunk, complaints in zip(chunks, pool.map(partial(_check, iuv_order), chunks), strict=True):
             bad += complaints
             bar.advance(task, len(chunk))
     if bad:
@@ -74,9 +77,9 @@ def verify_files(
     return True
 
 
-def _digest(files: Sequence[tuple[Path, Path | None]]) -> tuple[str, list[str]]:
+def _digest(files: Sequence[tuple[Path, Path | None]], iuv_order: str) -> tuple[str, list[str]]:
     """A digest of all paths, sizes and times of change, and complaints about files that are missing."""
-    state, missing = hashlib.sha256(), []
+    state, missing = hashlib.sha256(iuv_order.encode()), []
     for pair in files:
         for path in pair:
             if path is None:
@@ -98,7 +101,7 @@ def _stamped(stamp: Path) -> str | None:
         return None
 
 
-def _check(files: Sequence[tuple[Path, Path | None]]) -> list[str]:
+def _check(iuv_order: Order, files: Sequence[tuple[Path, Path | None]]) -> list[str]:
     complaints = []
     for path, iuv_path in files:
         try:
@@ -111,7 +114,7 @@ def _check(files: Sequence[tuple[Path, Path | None]]) -> list[str]:
             continue
         if iuv_path is not None:
             try:
-                read_iuv(iuv_path, size=(height, width))
+                read_iuv(iuv_path, order=iuv_order, size=(height, width))
             except (ValueError, OSError) as error:
                 complaints.append(str(error))
     return complaints

@@ -15,6 +15,7 @@ class DataConfig:
             known.
         iuv: folder of the IUV maps, mirroring the data set's folders; by default `iuv` inside it. Images without a map
             train with mean-filled parts.
+        iuv_order: what the maps' red, green and blue hold; `auto` tells it from each file.
         name: which data set it is; `auto` takes what is there.
         options: of the data set, such as `{kind: labeled}` for CUHK03.
         test_root: another data set to test on, which is trained on nowhere; by default the one in root.
@@ -31,6 +32,7 @@ class DataConfig:
 
     root: str
     iuv: str | None = None
+    iuv_order: Literal["auto", "IUV", "VUI"] = "auto"
     name: str = "auto"
     options: dict[str, Any] = field(default_factory=dict)
     test_root: str | None = None
@@ -42,6 +44,11 @@ class DataConfig:
     k: int = 4
     test_batch: int = 64
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name, low in (("p", 1), ("k", 1), ("test_batch", 1), ("workers", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"data.{name} must be at least {low}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class ModelConfig:
         width: scales every layer's channels, for small machines.
         branches: which of the global and local branch are built.
         dsag: trains the DSAG-Stream too; without it the model is the paper's "Two branches" baseline.
+        fusion: how the streams' features are fused: `add`, or `concat` with an FC layer (paper, table 5).
         classifier_dim: width of the classifiers' first layer.
     """
 
@@ -64,7 +72,15 @@ class ModelConfig:
     width: float = 1.0
     branches: Literal["both", "global", "local"] = "both"
     dsag: bool = True
+    fusion: Literal["add", "concat"] = "add"
     classifier_dim: int = 512
+
+    def __post_init__(self) -> None:
+        if self.kind == "baseline" and (self.branches, self.dsag, self.fusion) != ("both", True, "add"):
+            raise ValueError(
+                "model.branches, model.dsag and model.fusion must be left alone for model.kind baseline, "
+                f"got {self.branches}, {self.dsag} and {self.fusion}"
+            )
 
 
 @dataclass(frozen=True)
@@ -106,6 +122,14 @@ class OptimConfig:
     decay: float = 0.5
     weight_decay: float = 5e-4
 
+    def __post_init__(self) -> None:
+        for name in ("lr", "decay_epochs", "decay"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"optim.{name} must be above 0, got {getattr(self, name)}")
+        for name in ("warmup_lr", "warmup_epochs", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"optim.{name} must be at least 0, got {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class TrainerConfig:
@@ -134,3 +158,8 @@ class TrainerConfig:
     deterministic: bool | Literal["warn"] = "warn"
     progress: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, low in (("max_epochs", 1), ("eval_every", 0), ("log_every", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"trainer.{name} must be at least {low}, got {getattr(self, name)}")

@@ -73,7 +73,7 @@ class ReIDData(lightning.LightningDataModule):
         """
         if self.config.verify and not self._verified:
             people = [*self.people.train, *self.people.query, *self.people.gallery]
-            verify_files(people, stamp=self._stamp, progress=self._progress)
+            verify_files(people, iuv_order=self.config.iuv_order, stamp=self._stamp, progress=self._progress)
             self._verified = True
 
     @cached_property
@@ -88,7 +88,7 @@ class ReIDData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[PersonItem]:
         """P x K batches; the same ones for the same seed and epoch."""
-        dataset = PeopleDataset(self.people.train, self.labels)
+        dataset = PeopleDataset(self.people.train, self.labels, iuv_order=self.config.iuv_order)
         sampler = PKSampler(
             [person.pid for person in self.people.train],
             self.config.p,
@@ -100,21 +100,31 @@ class ReIDData(lightning.LightningDataModule):
         return DataLoader(dataset, batch_sampler=sampler, **self._loading())
 
     def val_dataloader(self) -> list[DataLoader[PersonItem]]:
-        """Query and gallery, in this order, without IUV: the test needs none.
+        """Query and gallery, in this order, without IUV: the test needs none."""
+        return [self._test_loader(self.people.query), self._test_loader(self.people.gallery)]
+
+    def check_testable(self) -> None:
+        """Makes sure that the evaluation can count a query, so that it does not fail after the first epochs.
 
         Raises:
-            ValueError: the data set has no query or no gallery.
+            ValueError: query or gallery is empty, or no query has its person in the gallery by another camera.
         """
         if not self.people.query or not self.people.gallery:
             raise ValueError(
                 f"the test needs query and gallery, got {len(self.people.query)} and {len(self.people.gallery)} images "
                 f"({self.people.name}): give data.test_root, or trainer.eval_every 0"
             )
-        return [self.test_loader(self.people.query), self.test_loader(self.people.gallery)]
+        cameras: dict[int, set[int]] = {}
+        for person in self.people.gallery:
+            cameras.setdefault(person.pid, set()).add(person.camid)
+        if not any(cameras.get(person.pid, set()) - {person.camid} for person in self.people.query):
+            raise ValueError(
+                "the test needs queries with their person in the gallery by another camera, "
+                f"got none ({self.people.name})"
+            )
 
-    def test_loader(self, people: list[Person], with_iuv: bool = False) -> DataLoader[PersonItem]:
-        """Batches of people in order, with their pids as labels."""
-        dataset = PeopleDataset(people, with_iuv=with_iuv)
+    def _test_loader(self, people: list[Person]) -> DataLoader[PersonItem]:
+        dataset = PeopleDataset(people, with_iuv=False)
         return DataLoader(dataset, batch_size=self.config.test_batch, **self._loading())
 
     def _loading(self) -> dict[str, Any]:

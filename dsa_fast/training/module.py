@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ _KEY = "dsa_fast"
 class ReIDTask(lightning.LightningModule):
     """Trains a re-ID model on P x K batches of stored people.
 
-    Everything random in a step is drawn from (seed, step, process), so that a resumed run goes on with the same
+    Everything random in a step is drawn from (seed, epoch, batch, process), so that a resumed run goes on with the same
     numbers as one that was never interrupted.
 
     Args:
@@ -59,7 +60,7 @@ class ReIDTask(lightning.LightningModule):
     def training_step(self, batch: PersonItem, batch_index: int) -> Tensor:
         """Transform and warp on this device, forward, losses."""
         images, iuv, labels = batch["image"], batch["iuv"], batch["label"]
-        draws = Draws.sample(len(images), self.augment, self._generator())
+        draws = Draws.sample(len(images), self.augment, self._generator(batch_index))
         images, dsap = train_transform(images, iuv, draws, self.augment)
         output = self.model(images, dsap)
         total: Tensor
@@ -68,10 +69,10 @@ class ReIDTask(lightning.LightningModule):
         self.log_dict({f"loss/{name}": value for name, value in terms.items()}, batch_size=len(images))
         return total
 
-    def _generator(self) -> torch.Generator:
-        # A random-access stream: no state to save, none to lose.
-        mixed = (self.seed * 1_000_003 + self.global_step) * 65_537 + self.global_rank
-        return torch.Generator().manual_seed(mixed % 2**63)
+    def _generator(self, batch_index: int) -> torch.Generator:
+        # Random access by place in the run: no state to save, none to lose.
+        place = np.random.SeedSequence([self.seed, self.current_epoch, batch_index, self.global_rank])
+        return torch.Generator().manual_seed(int(place.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the features of the last evaluation."""
@@ -94,7 +95,8 @@ class ReIDTask(lightning.LightningModule):
 
     def embed(self, images: Tensor) -> Tensor:
         """Test vectors [B, D] of stored images, uint8 [B, 3, h, w]."""
-        vectors: Tensor = self.model.embed(eval_transform(images, self.augment.size))
+        with torch.autocast(images.device.type, enabled=False):  # so that `dsa-fast eval` gives the same scores
+            vectors: Tensor = self.model.embed(eval_transform(images, self.augment.size))
         return vectors
 
     def configure_optimizers(self) -> Any:
@@ -116,6 +118,7 @@ class ReIDTask(lightning.LightningModule):
             "model": asdict(self.model_config),
             "size": list(self.augment.size),
             "dsap_size": self.augment.dsap_size,
+            "reduce": self.augment.reduce,
         }
 
 
@@ -123,7 +126,7 @@ def build_model(num_ids: int, config: ModelConfig) -> DSAReID | Baseline:
     """The network that `config` describes, with `num_ids` classes."""
     options: dict[str, Any] = asdict(config)
     if options.pop("kind") == "baseline":
-        del options["branches"], options["dsag"]
+        del options["branches"], options["dsag"], options["fusion"]
         return Baseline(num_ids, **options)
     return DSAReID(num_ids, **options)
 
@@ -135,11 +138,13 @@ class LoadedModel(NamedTuple):
         model: the network, in eval mode, on the CPU.
         size: height and width of the input image.
         dsap_size: S, height and width of a part image.
+        reduce: which pixel a texel shows.
     """
 
     model: DSAReID | Baseline
     size: tuple[int, int]
     dsap_size: int
+    reduce: Literal["last", "mean"] = "last"
 
 
 def load_model(path: str | os.PathLike[str]) -> LoadedModel:
@@ -158,8 +163,9 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         about = checkpoint[_KEY]
-    except Exception as error:  # torch raises many kinds, all of which mean this
-        raise ValueError(f"checkpoint must be a file written by dsa-fast fit, got {path}: {error}") from error
+    except Exception as error:  # torch raises many kinds, with advice that is wrong here
+        kind = "" if isinstance(error, KeyError) else f" ({type(error).__name__} while reading it)"
+        raise ValueError(f"checkpoint must be a file written by dsa-fast fit, got {path}{kind}") from error
     if about["format"] != _FORMAT:
         raise ValueError(f"checkpoint must have format {_FORMAT}, got {about['format']} in {path}")
     config = ModelConfig(**{**about["model"], "pretrained": None})
@@ -168,7 +174,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     state = {name[len(prefix) :]: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)}
     model.load_state_dict(state)
     height, width = about["size"]
-    return LoadedModel(model.eval(), (height, width), about["dsap_size"])
+    return LoadedModel(model.eval(), (height, width), about["dsap_size"], about["reduce"])
 
 
 def start_from(model: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import logging
+import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,9 @@ import yaml
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from rich.console import Console
+from rich.table import Table
 
 from dsa_fast.atomic import atomic_path
 from dsa_fast.data.transforms import AugmentConfig
@@ -90,18 +96,47 @@ def fit(
     if resume:
         _check_same_run(out / "config.yaml", options)
 
-    lightning.seed_everything(seed, workers=True, verbose=False)
     people = ReIDData(data, augment.size, seed, stamp=out / "verified.json", progress=trainer.progress)
-    task = ReIDTask(people.num_ids, model, loss, optim, augment, seed)
-    if init is not None and not resume:
-        start_from(task.model, init)
-    with atomic_path(out / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(options, sort_keys=False))
+    _check_maps(people, data, model)
+    if trainer.eval_every:
+        people.check_testable()
+    if trainer.progress:
+        _announce(people)
+    with _quiet():
+        lightning.seed_everything(seed, workers=True, verbose=False)
+        task = ReIDTask(people.num_ids, model, loss, optim, augment, seed)
+        if init is not None and not resume:
+            start_from(task.model, init)
+        try:
+            runner = _runner(trainer, out, callbacks, last if resume else None)
+        except MisconfigurationException as error:
+            raise ValueError(f"trainer: {error}") from error
+        people.prepare_data()
+        _write_options(out / "config.yaml", options)
+        if resume and _epochs_done(last) >= trainer.max_epochs:
+            if trainer.eval_every:
+                task.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+                runner.validate(task, people, verbose=False)
+        else:
+            try:
+                runner.fit(task, people, ckpt_path=last if resume else None, weights_only=True)
+            except SystemExit:  # Lightning's way out of Ctrl-C, which it also makes deaf to the next one
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                raise KeyboardInterrupt from None
+            if trainer.eval_every and trainer.max_epochs % trainer.eval_every:
+                runner.validate(task, people, verbose=False)
+    names = ("mAP", "mINP", "R1", "R5", "R10")
+    scores = {name: float(runner.callback_metrics[name]) for name in names if name in runner.callback_metrics}
+    return FitResult(last, out / "log" / "metrics.csv", scores)
 
+
+def _runner(
+    trainer: TrainerConfig, out: Path, callbacks: Sequence[Callback], resumed: Path | None
+) -> lightning.Trainer:
     csv_logger = CSVLogger(out, name="", version="log")
-    if resume:
-        _continue_log(csv_logger, out / "log" / "metrics.csv", last)
-    runner = lightning.Trainer(
+    if resumed is not None:
+        _continue_log(csv_logger, out / "log" / "metrics.csv", resumed)
+    return lightning.Trainer(
         max_epochs=trainer.max_epochs,
         accelerator=trainer.accelerator,
         devices=trainer.devices,
@@ -126,13 +161,64 @@ def fit(
         ],
         **trainer.extra,
     )
-    runner.fit(task, people, ckpt_path=last if resume else None, weights_only=True)
-    evaluated = trainer.eval_every and trainer.max_epochs % trainer.eval_every == 0
-    if trainer.eval_every and not evaluated:
-        runner.validate(task, people, verbose=False)
-    names = ("mAP", "mINP", "R1", "R5", "R10")
-    scores = {name: float(runner.callback_metrics[name]) for name in names if name in runner.callback_metrics}
-    return FitResult(last, out / "log" / "metrics.csv", scores)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hushes Lightning's tips, and puts back what its Trainer sets for the whole process."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    # Every output is written whole, so that filling it with NaN first would only cost time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
+def _check_maps(people: ReIDData, data: DataConfig, model: ModelConfig) -> None:
+    """A wrong folder of IUV maps must not cost a whole training."""
+    train = people.people.train
+    maps = sum(person.iuv_path is not None for person in train)
+    if data.iuv is not None and maps == 0:
+        raise ValueError(f"data.iuv must hold maps of the training images, got none in {data.iuv}")
+    if model.kind == "dsa" and model.dsag and maps < len(train):
+        warnings.warn(
+            f"{len(train) - maps} of {len(train)} training images have no IUV map: their parts are mean-filled",
+            stacklevel=3,
+        )
+
+
+@rank_zero_only
+def _announce(people: ReIDData) -> None:
+    table = Table(title=f"{people.people.name}: {people.people.root}")
+    table.add_column("")
+    for column in ("images", "identities", "cameras", "IUV maps"):
+        table.add_column(column, justify="right")
+    for name, *numbers in people.people.summary():
+        table.add_row(name, *map(str, numbers))
+    Console().print(table)
+
+
+@rank_zero_only
+def _write_options(path: Path, options: dict[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(yaml.safe_dump(options, sort_keys=False))
+
+
+def _epochs_done(checkpoint: Path) -> int:
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return int(state["epoch"]) + 1
 
 
 class _Progress(RichProgressBar):
@@ -180,9 +266,7 @@ def _continue_log(logger: CSVLogger, path: Path, checkpoint: Path) -> None:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says that the old file goes, which is why it was copied
-        logger.experiment.metrics_keys = names
+    logger.experiment.metrics_keys = names  # (this access is what removes the old file)
     path.with_name("metrics_kept.csv").replace(path)
 
 

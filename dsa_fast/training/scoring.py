@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from dsa_fast.data.dataset import Collate, PeopleDataset
 from dsa_fast.data.people import Person
 from dsa_fast.data.transforms import eval_transform, normalize, resize
-from dsa_fast.densepose.iuv import resize_iuv
+from dsa_fast.densepose.iuv import Order, resize_iuv
 from dsa_fast.ops.warp import warp
 from dsa_fast.training.module import LoadedModel
 
@@ -32,11 +32,28 @@ class Embedded(NamedTuple):
     camids: Tensor
 
 
+def pick_device(name: str) -> torch.device:
+    """The device called `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    index = name.removeprefix("cuda").removeprefix(":")
+    if name != "cpu" and not (name.startswith("cuda") and (index == "" or index.isdigit())):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:NUMBER, got {name!r}")
+    if name != "cpu" and int(index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device must be there, got {name} with {torch.cuda.device_count()} CUDA devices")
+    return torch.device(name)
+
+
 def embed_people(
     loaded: LoadedModel,
     people: Sequence[Person],
     *,
     fused: bool = False,
+    iuv_order: Order = "auto",
     device: torch.device | str = "cpu",
     batch: int = 64,
     workers: int = 0,
@@ -48,6 +65,7 @@ def embed_people(
         loaded: the model, on `device`, and its input sizes.
         people: whom to embed.
         fused: gives the fused vectors of both streams, which need the people's IUV maps; otherwise MF-Stream only.
+        iuv_order: channel order of the maps' files, see `read_iuv`.
         device: where the model lies.
         batch: images in a batch.
         workers: processes that read images.
@@ -58,22 +76,23 @@ def embed_people(
     """
     if not people:
         raise ValueError("people must not be empty: the data set has none in this split")
-    model, size, dsap_size = loaded
     if fused:
         bare = [person.path for person in people if person.iuv_path is None]
         if bare:
             raise ValueError(f"fused needs an IUV map for every image, got none for {bare[0]} and {len(bare) - 1} more")
-    dataset = PeopleDataset(people, with_iuv=fused)
+    size = loaded.size
+    dataset = PeopleDataset(people, with_iuv=fused, iuv_order=iuv_order)
     loader = DataLoader(dataset, batch_size=batch, num_workers=workers, collate_fn=Collate(size))
     features, pids, camids = [], [], []
     for items in track(loader, progress or "", disable=progress is None, transient=True):
         images = items["image"].to(device)
         if fused:
             full = normalize(resize(images, size))
-            dsap = warp(full, resize_iuv(items["iuv"].to(device), size), size=dsap_size, fill=0.0)
-            vectors = model.embed_fused(full, dsap)
+            iuv = resize_iuv(items["iuv"].to(device), size)
+            dsap = warp(full, iuv, size=loaded.dsap_size, fill=0.0, reduce=loaded.reduce)
+            vectors = loaded.model.embed_fused(full, dsap)
         else:
-            vectors = model.embed(eval_transform(images, size))
+            vectors = loaded.model.embed(eval_transform(images, size))
         features.append(vectors.float().cpu())
         pids.append(items["label"])
         camids.append(items["camid"])

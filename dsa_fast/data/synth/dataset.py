@@ -163,7 +163,7 @@ def _check_free(out: Path, overwrite: bool) -> None:
     if not any(out.iterdir()):
         return
     if not overwrite:
-        raise FileExistsError(f"out must be new or empty, got {out} (a synthetic data set there can be overwritten)")
+        raise FileExistsError(f"out must be new or empty, got {out} (--overwrite replaces a synthetic data set there)")
     if not (out / "synth.json").is_file():
         raise FileExistsError(f"out is overwritten only if it is a synthetic data set, got {out} without a synth.json")
 
