@@ -14,7 +14,8 @@ class PKSampler(Sampler[list[int]]):
     Each epoch, an identity's images are shuffled and cut into groups of K; a group that is short is filled with
     other images of the same identity (each as seldom as possible). The groups, identity after identity in random
     order, are dealt out to the epoch's batches in turn, so that no batch has an identity twice. Batches that then
-    lack identities are completed with further groups of random others. A batch is laid out identity by identity:
+    lack identities are completed with further groups of random others. So an epoch has at least as many batches as the
+    largest identity has groups, however few the others have. A batch is laid out identity by identity:
     [a a a a b b b b ...].
 
     The batches depend on `seed` and the epoch alone. Several processes draw the same batches and take turns; each

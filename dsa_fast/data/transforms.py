@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -112,9 +113,15 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 def normalize(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] -> float32 with ImageNet's mean at 0 and standard deviation 1."""
-    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1) * 255
-    std = torch.tensor(STD, device=images.device).view(3, 1, 1) * 255
+    mean, std = _mean_std(images.device)
     return (images - mean) / std
+
+
+@lru_cache
+def _mean_std(device: torch.device) -> tuple[Tensor, Tensor]:
+    """[3, 1, 1] each, in 0..255; kept, because copying them to a GPU at each step would wait for it."""
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) * 255 for values in (MEAN, STD))
+    return mean, std
 
 
 def eval_transform(images: Tensor, size: tuple[int, int]) -> Tensor:
