@@ -66,6 +66,12 @@ void warp_cpu(const WarpArgs& args);
 void warp_count_cpu(const CountArgs& args);
 void warp_backward_cpu(const WarpBackwardArgs& args);
 
+// The CPU functions are threaded. kLast allocates nothing; kMean keeps sums and counts of one image per thread, and the
+// backward one map of an image's texels per thread.
+//
+// In CUDA, kMean of float values sorts each texel's pixels in one thread: quick for the few that compete in real maps,
+// slow when an image's pixels all share one texel.
+//
 // The CUDA functions queue their work on a cudaStream_t and return a cudaError_t; they never wait, and allocate
 // nothing: scratch is device memory of as many int32 as the function beside says.
 int64_t warp_cuda_scratch(const WarpArgs& args);
