@@ -1,10 +1,11 @@
-"""Measures the warp beside what people use instead, and against what memory allows.
+"""Measures the warp, or the evaluation, beside what people use instead.
 
     python benchmarks/run.py                     # prints a table
     python benchmarks/run.py --json FILE         # and writes the figures with the machine's description
+    python benchmarks/run.py --suite eval --peer PATH_TO_TORCHREID_CHECKOUT
 
-Every contender's result is compared with `dsa_fast.ops.reference` before it is timed. The floor is the counted bytes
-(each read and written once) over a copy rate measured in the same run.
+For the warp, every contender's result is compared with `dsa_fast.ops.reference` before it is timed. The floor is the
+counted bytes (each read and written once) over a copy rate measured in the same run.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
+import evaluation
 import numpy as np
 import torch
 from rich.console import Console
@@ -230,16 +232,23 @@ def show(result: dict[str, Any]) -> None:
 def main() -> None:
     """Parses the options and runs the suite."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", choices=["warp"], default="warp", help="what to measure (default: %(default)s)")
+    parser.add_argument(
+        "--suite", choices=["warp", "eval"], default="warp", help="what to measure (default: %(default)s)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    parser.add_argument("--peer", type=Path, help="eval: a checkout of torchreid with its Cython extension built")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--quick", action="store_true", help="small batches and little time, to see that it works")
     options = parser.parse_args()
     name = options.device
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     result = {"suite": options.suite, "device": device.type, "machine": machine(device)}
-    result |= bench_warp(device, Clock(device, 0.2 if options.quick else 2.0), options.quick)
-    show(result)
+    if options.suite == "eval":
+        result |= evaluation.bench(device, options.quick, options.peer)
+        evaluation.show(result)
+    else:
+        result |= bench_warp(device, Clock(device, 0.2 if options.quick else 2.0), options.quick)
+        show(result)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 

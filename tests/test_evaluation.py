@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import colorsys
+import contextlib
 import math
+import subprocess
+import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 from unittest import mock
@@ -14,8 +18,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsa_fast.evaluation import evaluate, histogram_features, metrics, rank_list
+from dsa_fast.evaluation import evaluate, evaluate_distances, histogram_features, metrics, pool_images, rank_list
 from dsa_fast.evaluation.histogram import _hsv
+from dsa_fast.ops import rank as rank_ops
+
+# What other devices do, done on the CPU.
+by_torch = mock.patch.object(metrics, "_ranks_on_cpu", metrics._ranks_by_torch)
 
 
 def exact_order(metric: str, query: list[int], item: list[int]) -> Fraction:
@@ -78,11 +86,13 @@ def as_arrays(case: dict[str, Any]) -> dict[str, Any]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(cases(), st.integers(1, 8), st.integers(1, 40), st.sampled_from([1, 7, 1 << 20]))
-def test_scores_equal_the_plain_reference(case: dict[str, Any], block: int, max_rank: int, chunk: int) -> None:
+@given(cases(), st.integers(1, 8), st.integers(1, 40), st.sampled_from([None, 1, 7, 1 << 20]))
+def test_scores_equal_the_plain_reference(case: dict[str, Any], block: int, max_rank: int, chunk: int | None) -> None:
     expected = reference_scores(case, max_rank)
-    chunks = mock.patch.multiple(metrics, _GALLERY_CHUNK_VALUES=chunk, _RANKED_VALUES=chunk)
-    with chunks:
+    with contextlib.ExitStack() as stack:
+        if chunk is not None:
+            stack.enter_context(by_torch)
+            stack.enter_context(mock.patch.multiple(metrics, _GALLERY_CHUNK_VALUES=chunk, _RANKED_VALUES=chunk))
         if expected is None:
             with pytest.raises(ValueError, match="no query has a right match"):
                 evaluate(**as_arrays(case), max_rank=max_rank, block_size=block)
@@ -134,8 +144,11 @@ def test_blocks_do_not_change_a_bit(metric: metrics.Metric) -> None:
     case = random_case()
     whole = evaluate(**case, metric=metric, block_size=1000)
     lists = rank_list(**case, metric=metric, block_size=1000)
-    for block, chunk in ((1, 1 << 20), (7, 1000), (64, 333)):
-        with mock.patch.multiple(metrics, _GALLERY_CHUNK_VALUES=chunk, _RANKED_VALUES=chunk):
+    for block, chunk in ((1, None), (7, None), (100, None), (1, 1 << 20), (7, 1000), (64, 333)):
+        with contextlib.ExitStack() as stack:
+            if chunk is not None:
+                stack.enter_context(by_torch)
+                stack.enter_context(mock.patch.multiple(metrics, _GALLERY_CHUNK_VALUES=chunk, _RANKED_VALUES=chunk))
             part = evaluate(**case, metric=metric, block_size=block)
             part_lists = rank_list(**case, metric=metric, block_size=block)
         assert (part.mAP, part.mINP, part.num_valid_queries) == (whole.mAP, whole.mINP, whole.num_valid_queries)
@@ -144,6 +157,124 @@ def test_blocks_do_not_change_a_bit(metric: metrics.Metric) -> None:
         np.testing.assert_array_equal(part.first_hit_rank, whole.first_hit_rank)
         assert torch.equal(part_lists.indices, lists.indices)
         assert torch.equal(part_lists.distances, lists.distances)
+
+
+def ranks_by_sorting(case: dict[str, Any], metric: str) -> np.ndarray:
+    """Ranks of all right matches from a sort of float64 distances compared as float32, without blocks."""
+    query, gallery = (case[f"{name}_features"].double().numpy() for name in ("query", "gallery"))
+    if metric == "cosine":
+        keys = -(query @ gallery.T) / np.linalg.norm(gallery, axis=1)
+    else:
+        keys = (gallery**2).sum(1) - 2 * query @ gallery.T
+    ranks = []
+    gallery_pids, gallery_camids = case["gallery_pids"].numpy(), case["gallery_camids"].numpy()
+    for key, pid, camid in zip(
+        keys.astype(np.float32), case["query_pids"].numpy(), case["query_camids"].numpy(), strict=True
+    ):
+        order = key.argsort(kind="stable")
+        order = order[(gallery_pids[order] != -1) & ~((gallery_pids[order] == pid) & (gallery_camids[order] == camid))]
+        ranks.append(np.flatnonzero(gallery_pids[order] == pid) + 1)
+    return np.concatenate(ranks)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize(("width", "spread"), [(33, 1.0), (700, 1.0), (300, 1e-6)])
+def test_ranks_are_those_of_float64(metric: metrics.Metric, width: int, spread: float) -> None:
+    """With a small spread all distances are within float32's error of each other, so that none can be left to it."""
+    case = random_case(queries=60, gallery=900, width=width)
+    if spread < 1:
+        generator = torch.Generator().manual_seed(5)
+        noise = torch.randn(900, width, generator=generator) * spread
+        case["gallery_features"] = torch.randn(width, generator=generator) + noise
+    expected = ranks_by_sorting(case, metric)
+    for threads in (1, 2, 3):
+        with using_threads(threads):
+            inputs = metrics._Inputs(*case.values(), metric=metric, block_size=None)
+            np.testing.assert_array_equal(metrics._ranks_on_cpu(inputs)[0].numpy(), expected)
+    inputs = metrics._Inputs(*case.values(), metric=metric, block_size=50)
+    for got, want in zip(metrics._ranks_by_torch(inputs), metrics._ranks_on_cpu(inputs), strict=True):
+        assert torch.equal(got, want)
+
+
+@contextlib.contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_many_matches_and_many_gallery_ranges() -> None:
+    """Two persons: each query has thousands of right matches, in several units of work."""
+    generator = torch.Generator().manual_seed(1)
+    case = {
+        "query_features": torch.randn(9, 5, generator=generator),
+        "query_pids": torch.randint(1, 3, (9,), generator=generator),
+        "query_camids": torch.randint(1, 4, (9,), generator=generator),
+        "gallery_features": torch.randn(9000, 5, generator=generator),
+        "gallery_pids": torch.randint(-1, 3, (9000,), generator=generator),
+        "gallery_camids": torch.randint(1, 4, (9000,), generator=generator),
+    }
+    with using_threads(2):
+        ranks, _ = metrics._ranks_on_cpu(metrics._Inputs(*case.values(), metric="cosine", block_size=4))
+    np.testing.assert_array_equal(ranks.numpy(), ranks_by_sorting(case, "cosine"))
+
+
+def test_memory_does_not_grow_with_the_distance_matrix() -> None:
+    """1,500 x 200,000 distances would take 1.1 GiB."""
+    code = """
+import resource, torch
+from dsa_fast.evaluation import evaluate
+torch.set_num_threads(2)
+g = torch.Generator().manual_seed(0)
+q, x = torch.randn(1500, 2, generator=g), torch.randn(200000, 2, generator=g)
+pids = [torch.randint(1, 5000, (n,), generator=g) for n in (1500, 200000)]
+evaluate(q[:9], pids[0][:9], [1] * 9, x[:99999], pids[1][:99999], [2] * 99999)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+evaluate(q, pids[0], [1] * 1500, x, pids[1], [2] * 200000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 128 * 1024  # KiB
+
+
+def test_operators_obey_pytorchs_rules() -> None:
+    case = random_case(5, 40, 6)
+    labels = metrics._Inputs(*case.values(), metric="cosine", block_size=None).labels
+    matches, left_out = labels.lists()
+    junk = labels.gallery_pids == -1
+    query, gallery = case["query_features"], case["gallery_features"]
+    index = torch.tensor([0, 3])
+    ops = torch.ops.dsa_fast
+    torch.library.opcheck(ops.rank_matches, (query, gallery, junk, *matches, *left_out, True, 8))
+    torch.library.opcheck(ops.rank_rows, (query @ gallery.T, junk, *matches, *left_out))
+    torch.library.opcheck(ops.nearest, (query, gallery, 3, False, 8))
+    torch.library.opcheck(ops.pair_distances, (query, gallery, index, index, True))
+
+
+def test_operators_reach_outside_of_no_memory() -> None:
+    x, junk, empty = torch.ones(2, 3), torch.zeros(2, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
+    none = torch.zeros(0, dtype=torch.int64)
+    good = (x, x, junk, empty, none, empty, none, True, 8)
+    assert torch.ops.dsa_fast.rank_matches(*good).shape == (0,)
+    for place, bad in (
+        (0, x.half()),
+        (1, torch.ones(2, 4)),
+        (2, junk[:1]),
+        (3, empty[:2]),
+        (3, torch.tensor([0, 2, 1])),
+        (4, torch.tensor([2])),
+        (8, 0),
+    ):
+        with pytest.raises(RuntimeError, match="dsa_fast"):
+            torch.ops.dsa_fast.rank_matches(*good[:place], bad, *good[place + 1 :])
+    for k in (0, 3):
+        with pytest.raises(RuntimeError, match="k must be in 1..2"):
+            rank_ops.nearest(x, x, k, cosine=True)
+    with pytest.raises(RuntimeError, match="index out of range"):
+        rank_ops.pair_distances(x, x, torch.tensor([0]), torch.tensor([2]), cosine=True)
 
 
 def test_scores_worked_by_hand() -> None:
@@ -158,6 +289,85 @@ def test_scores_worked_by_hand() -> None:
     assert result.rank(2) == 1
     assert result.first_hit_rank.tolist() == [2]
     assert list(result.summary((1, 2)).values()) == [result.mAP, result.mINP, 0, 1]
+
+
+def test_trapezoid_is_market_1501s() -> None:
+    """Right matches at ranks 1, 3 and 4 of 4."""
+    arguments = ([[1.0]], [7], [1], np.array([[1.1], [1.2], [1.3], [1.4]]), [7, 3, 7, 7], [2, 2, 2, 2])
+    result = evaluate(*arguments, metric="euclidean", average_precision="trapezoid")
+    # (precision before + precision at) / 2 at each: before the first place it is 1.
+    assert result.mAP == pytest.approx(((1 + 1) / 2 + (1 / 2 + 2 / 3) / 2 + (2 / 3 + 3 / 4) / 2) / 3)
+    assert evaluate(*arguments, metric="euclidean").mAP == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_trapezoid_equals_walking_the_list(case: dict[str, Any]) -> None:
+    expected = []
+    for q, pid in enumerate(case["query_pids"]):
+        right = [case["gallery_pids"][j] == pid for j in reference_ranking(case, q)]
+        area, found, precision = 0.0, 0, 1.0
+        for place, hit in enumerate(right, 1):
+            found += hit
+            if hit:
+                area += (precision + found / place) / 2 / sum(right)
+            precision = found / place
+        if any(right):
+            expected.append(area)
+    if expected:
+        result = evaluate(**as_arrays(case), average_precision="trapezoid")
+        assert result.mAP == pytest.approx(sum(expected) / len(expected), abs=1e-12)
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1000])
+def test_given_distances_score_like_features(block: int) -> None:
+    case = random_case()
+    labels = [case[name] for name in ("query_pids", "query_camids", "gallery_pids", "gallery_camids")]
+    query, gallery = case["query_features"].double(), case["gallery_features"].double()
+    distances = (1 - torch.nn.functional.normalize(query) @ torch.nn.functional.normalize(gallery).T) * 1e3
+    expected = evaluate(**case)
+    for given_distances in (distances, distances.numpy(), lambda start, stop: distances[start:stop].float()):
+        result = evaluate_distances(given_distances, *labels, block_size=block)
+        assert result.mAP == pytest.approx(expected.mAP, abs=1e-6)
+        np.testing.assert_array_equal(result.cmc, expected.cmc)
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases(), st.integers(1, 9))
+def test_given_distances_tie_by_index(case: dict[str, Any], block: int) -> None:
+    distances = np.array(
+        [[sum((a - b) ** 2 for a, b in zip(q, g, strict=True)) for g in case["gallery_features"]]
+         for q in case["query_features"]]
+    )  # fmt: skip
+    expected = reference_scores({**case, "metric": "euclidean"}, 50)
+    labels = [case[name] for name in ("query_pids", "query_camids", "gallery_pids", "gallery_camids")]
+    if expected is not None:
+        result = evaluate_distances(distances, *labels, block_size=block)
+        assert (result.mAP, result.mINP) == pytest.approx((expected[0], expected[2]), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("distances", "changes", "message"),
+    [
+        (np.zeros((2, 4)), {}, r"distances must have shape \[Q, G\] = \[2, 3\], got \[2, 4\]"),
+        (lambda start, stop: np.zeros((1, 3)), {}, r"distances\(0, 2\) must have shape \[2, 3\], got \[1, 3\]"),
+        (np.full((2, 3), np.nan), {}, "distances must be numbers, got NaN"),
+        (np.zeros((2, 3)), {"block_size": 0}, "block_size must be at least 1"),
+        (np.zeros((2, 3)), {"average_precision": "round"}, "average_precision must be"),
+    ],
+)
+def test_bad_distances_are_named(distances: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate_distances(distances, [1, 2], [1, 1], [1, 2, 0], [2, 2, 2], **changes)
+
+
+def test_images_are_pooled_by_person_and_camera() -> None:
+    features = np.array([[1.0, 5], [3, 1], [7, 7], [2, 0]], np.float32)
+    mean = pool_images(features, [5, 5, 2, 5], [1, 1, 1, 3])
+    assert [part.tolist() for part in mean] == [[[7, 7], [2, 3], [2, 0]], [2, 5, 5], [1, 1, 3]]
+    assert pool_images(features, [5, 5, 2, 5], [1, 1, 1, 3], reduce="max")[0].tolist() == [[7, 7], [3, 5], [2, 0]]
+    with pytest.raises(ValueError, match="reduce must be"):
+        pool_images(features, [5, 5, 2, 5], [1, 1, 1, 3], reduce="sum")  # type: ignore[arg-type]
 
 
 def test_only_queries_with_a_match_count() -> None:

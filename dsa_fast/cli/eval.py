@@ -3,65 +3,163 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from rich.console import Console
+from torch import Tensor
 
-from dsa_fast.cli.fit import print_scores
-from dsa_fast.data.market import Market1501
 from dsa_fast.atomic import atomic_path
-from dsa_fast.evaluation import evaluate
+from dsa_fast.cli.fit import print_scores
+from dsa_fast.data.registry import read_dataset
+from dsa_fast.evaluation import evaluate, evaluate_distances
+from dsa_fast.evaluation.rerank import expand as expand_queries
+from dsa_fast.evaluation.rerank import k_reciprocal
 from dsa_fast.training.module import load_model
-from dsa_fast.training.scoring import embed_people
+from dsa_fast.training.scoring import Embedded, embed_people, pick_device, pool_multi_query
 
 
 def eval(
-    checkpoint: Path,
-    root: Path,
+    checkpoint: Path | None = None,
+    root: Path | None = None,
     *,
+    features: Path | None = None,
+    save_features: Path | None = None,
+    name: str = "auto",
+    options: dict[str, Any] | None = None,
+    check_counts: bool = True,
+    multi_query: bool = False,
     fused: bool = False,
     iuv: Path | None = None,
+    iuv_order: Literal["auto", "IUV", "VUI"] = "auto",
     metric: Literal["cosine", "euclidean"] = "cosine",
+    average_precision: Literal["rectangular", "trapezoid"] = "rectangular",
+    rerank: bool = False,
+    expand: int = 0,
     device: str = "auto",
     batch: int = 64,
     workers: int = 2,
     json_out: Path | None = None,
 ) -> None:
-    """Evaluate a checkpoint on a data set in Market-1501's layout: `dsa-fast eval runs/fit/checkpoints/last.ckpt DIR`.
+    """Evaluate a checkpoint on a data set: `dsa-fast eval runs/fit/checkpoints/last.ckpt DIR`.
 
     Args:
-        checkpoint: file written by `dsa-fast fit`.
-        root: folder with `query` and `bounding_box_test`.
+        checkpoint: file written by `dsa-fast fit`; the first argument without a name.
+        root: folder of a data set, or one up to three folders above it; or a CSV file; the second one.
+        features: instead of both, a file of stored test vectors, of any model: an .npz with query_features [Q, D],
+            query_pids [Q], query_camids [Q], and gallery_features, gallery_pids and gallery_camids.
+        save_features: also write the test vectors to such a file.
+        name: which data set it is; `auto` takes what is there.
+        options: of the data set, such as `{kind: labeled}` for CUHK03.
+        check_counts: whether the numbers of images must be the published ones.
+        multi_query: pool each query over its person's images by its camera (Market-1501's gt_bbox).
         fused: use both streams' fused features, which need IUV maps; otherwise the MF-Stream alone.
         iuv: folder of the IUV maps; by default `iuv` inside root.
+        iuv_order: what the maps' red, green and blue hold; `auto` tells it from each file.
         metric: distance of two test vectors.
+        average_precision: `rectangular`, or `trapezoid` as Market-1501's own script has it.
+        rerank: also score k-reciprocal re-ranking, which looks at all queries at once.
+        expand: also score queries averaged with so many of their nearest gallery images, weighted; 0: don't.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         batch: images in a batch.
         workers: processes that read images.
         json_out: also write the scores to this JSON file.
     """
-    place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
-    loaded = load_model(checkpoint)
-    loaded.model.to(place)
-    data = Market1501.read(root, iuv)
-    query, gallery = (
-        embed_people(
-            loaded,
-            people,
-            fused=fused,
-            device=place,
-            batch=batch,
-            workers=workers,
-            progress=f"embedding {name}",
-        )
-        for name, people in (("query", data.query), ("gallery", data.gallery))
-    )
-    result = evaluate(*query, *gallery, metric=metric)
-    print_scores({"fused" if fused else "MF-Stream": result.summary()})
-    Console().print(f"{result.num_valid_queries} queries, {len(data.gallery)} gallery images", highlight=False)
+    place = pick_device(device)
+    if features is not None:
+        if checkpoint is not None or root is not None or multi_query or fused:
+            raise ValueError("features takes the place of checkpoint, root, multi_query and fused, got one of them too")
+        query, gallery = _load_features(features)
+        row = features.stem
+    else:
+        if checkpoint is None or root is None:
+            raise ValueError("checkpoint and root must be given, or features: dsa-fast eval CHECKPOINT DIR")
+        loaded = load_model(checkpoint)
+        loaded.model.to(place)
+        data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **(options or {}))
+        if multi_query and not data.multi_query:
+            raise ValueError(f"multi_query needs the queries' further images (gt_bbox), got none in {data.root}")
+        parts = {"query": data.query, "gallery": data.gallery}
+        if multi_query:
+            parts["multi_query"] = data.multi_query
+        embedded = {
+            part: embed_people(
+                loaded,
+                people,
+                fused=fused,
+                iuv_order=iuv_order,
+                device=place,
+                batch=batch,
+                workers=workers,
+                progress=f"embedding {part}",
+            )
+            for part, people in parts.items()
+        }
+        query, gallery = embedded["query"], embedded["gallery"]
+        if multi_query:
+            query = pool_multi_query(query, embedded["multi_query"])
+        row = "fused" if fused else "MF-Stream"
+    if save_features is not None:
+        _save_features(save_features, query, gallery)
+    query, gallery = (Embedded(it.features.to(place), it.pids, it.camids) for it in (query, gallery))
+    result = evaluate(*query, *gallery, metric=metric, average_precision=average_precision)
+    rows = {row: result.summary()}
+    if expand:
+        expanded = query._replace(features=expand_queries(query.features, gallery.features, k=expand))
+        rows["expanded queries"] = evaluate(
+            *expanded, *gallery, metric=metric, average_precision=average_precision
+        ).summary()
+    if rerank:
+        k1 = min(20, len(query.pids) + len(gallery.pids) - 1)
+        reranked = k_reciprocal(query.features, gallery.features, k1=k1, k2=min(6, k1 + 1), metric=metric)
+        rows["re-ranked"] = evaluate_distances(
+            reranked, *query[1:], *gallery[1:], average_precision=average_precision
+        ).summary()
+    print_scores(rows)
+    Console().print(f"{result.num_valid_queries} queries, {len(gallery.pids)} gallery images", highlight=False)
     if json_out is not None:
-        about = {"checkpoint": str(checkpoint), "root": str(root), "fused": fused, "metric": metric}
+        about: dict[str, Any] = {
+            "checkpoint": None if checkpoint is None else str(checkpoint),
+            "root": None if root is None else str(root),
+            "features": None if features is None else str(features),
+            "fused": fused,
+            "metric": metric,
+            "average_precision": average_precision,
+            "multi_query": multi_query,
+        }
+        others = {"expanded": rows.get("expanded queries"), "reranked": rows.get("re-ranked")}
+        about |= {key: scores for key, scores in others.items() if scores is not None}
         with atomic_path(json_out) as temporary:
             temporary.write_text(json.dumps({**about, **result.summary()}, indent=2) + "\n")
+
+
+# Given without their names, in this order.
+eval.positionals = ("checkpoint", "root")  # type: ignore[attr-defined]
+
+
+def _save_features(path: Path, query: Embedded, gallery: Embedded) -> None:
+    arrays = {
+        f"{part}_{name}": value.cpu().numpy()
+        for part, embedded in (("query", query), ("gallery", gallery))
+        for name, value in embedded._asdict().items()
+    }
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def _load_features(path: Path) -> tuple[Embedded, Embedded]:
+    if not path.is_file():
+        raise FileNotFoundError(f"features must be an .npz file, got {path}: no such file")
+    names = [f"{part}_{name}" for part in ("query", "gallery") for name in Embedded._fields]
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in names if name not in file.files]
+            if missing:
+                raise ValueError(f"it has no {', '.join(missing)}, only {', '.join(file.files) or 'nothing'}")
+            tensors: list[Tensor] = [torch.from_numpy(file[name]) for name in names]
+    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"features must be an .npz file with {', '.join(names)}, got {path}: {error}") from error
+    return Embedded(*tensors[:3]), Embedded(*tensors[3:])

@@ -25,7 +25,7 @@ from dsa_fast.evaluation.pictures import cmc_curves, distances, ranked_lists, sa
 from dsa_fast.evaluation.report import write_report
 from dsa_fast.evaluation.survey import NONE, RIGHT, SAME_CAMERA, KeptLists, distance_histogram, kept_lists
 from dsa_fast.training.module import load_model
-from dsa_fast.training.scoring import Embedded, embed_people, pool_multi_query
+from dsa_fast.training.scoring import Embedded, embed_people, pick_device, pool_multi_query
 
 KIND_NAMES = ("wrong", "right", "left out: same camera", "left out: junk")
 _ROWS = 12  # queries in ranked.png
@@ -89,7 +89,7 @@ def rank(
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     start, console = time.perf_counter(), Console()
-    place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+    place = pick_device(device)
     loaded = load_model(checkpoint)
     loaded.model.to(place)
     data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **(options or {}))

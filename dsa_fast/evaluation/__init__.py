@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from .histogram import histogram_features
-from .metrics import EvaluationResult, RankedLists, evaluate, rank_list
+from .metrics import EvaluationResult, RankedLists, evaluate, evaluate_distances, pool_images, rank_list
 
-__all__ = ["EvaluationResult", "RankedLists", "evaluate", "histogram_features", "rank_list"]
+__all__ = [
+    "EvaluationResult",
+    "RankedLists",
+    "evaluate",
+    "evaluate_distances",
+    "histogram_features",
+    "pool_images",
+    "rank_list",
+]

@@ -1,0 +1,908 @@
+// Ranks and nearest neighbours on the CPU; ../rank.h says what the results mean.
+//
+// A tile of the product of a block of queries and kTile items is made at a time, in float32, and is looked at while it
+// is in the cache. Every element of it is a sum of sums of kDepth products each, whatever its place, which bounds its
+// error: by (kDepth + D / kDepth) 2^-24 |q| |g|, and a few roundings for the scaling.
+#include "../rank.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <new>
+#include <type_traits>
+#include <vector>
+
+#include "parallel.h"
+
+#if (defined(__x86_64__) || defined(_M_X64)) && defined(__GNUC__)
+#include <immintrin.h>
+#define DSA_FAST_X86 1
+#endif
+
+#define DSA_FAST_INLINE inline __attribute__((always_inline))
+
+namespace dsa_fast {
+namespace {
+
+constexpr int64_t kTile = 128;    // items of a tile: a multiple of kChunk and of every kernel's columns
+constexpr int64_t kDepth = 128;   // products summed before their sum is added to the others
+constexpr int64_t kChunk = 64;    // items whose ranks are counted together
+constexpr int64_t kRange = 4096;  // items of a unit of work
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// ---- what depends on the processor ---------------------------------------------------------------------------------
+
+// c[r * ldc + j] (+)= sum over k < depth of a[k * rows + r] * b[k * columns + j], for one panel of each.
+using Multiply = void (*)(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add);
+// x[j] = x[j] * factor[j] + offset[j] for kTile items; smallest and largest [kTile / kChunk] of each chunk.
+using Finish = void (*)(float* x, const float* factor, const float* offset, float* smallest, float* largest);
+// How many of kChunk values are below low, and how many at most high.
+using Count = void (*)(const float* x, float low, float high, int32_t* below, int32_t* at_most);
+// The sum of the products in float64, in an order of its own, which all versions share.
+template <typename Q, typename G>
+using Dot = double (*)(const Q* q, double q_scale, const G* g, double g_scale, int64_t n);
+
+struct Kernels {
+  int64_t rows, columns;  // of multiply's panels
+  Multiply multiply;
+  Finish finish;
+  Count count;
+  Dot<float, float> dot_ff;
+  Dot<float, double> dot_fd;
+  Dot<double, float> dot_df;
+  Dot<double, double> dot_dd;
+};
+
+DSA_FAST_INLINE void finish_body(float* x, const float* factor, const float* offset, float* smallest, float* largest) {
+  for (int64_t c = 0; c < kTile / kChunk; ++c) {
+    float* chunk = x + c * kChunk;
+    const float* f = factor + c * kChunk;
+    const float* o = offset + c * kChunk;
+    float low[16], high[16];
+    for (int j = 0; j < 16; ++j) {
+      low[j] = kInfinity;
+      high[j] = -kInfinity;
+    }
+    for (int64_t i = 0; i < kChunk; i += 16) {
+      for (int64_t j = 0; j < 16; ++j) {
+        const float value = chunk[i + j] * f[i + j] + o[i + j];
+        chunk[i + j] = value;
+        low[j] = value < low[j] ? value : low[j];
+        high[j] = value > high[j] ? value : high[j];
+      }
+    }
+    smallest[c] = *std::min_element(low, low + 16);
+    largest[c] = *std::max_element(high, high + 16);
+  }
+}
+
+DSA_FAST_INLINE void count_body(const float* x, float low, float high, int32_t* below, int32_t* at_most) {
+  int32_t lows = 0, highs = 0;
+  for (int64_t j = 0; j < kChunk; ++j) {
+    lows += x[j] < low;
+    highs += x[j] <= high;
+  }
+  *below = lows;
+  *at_most = highs;
+}
+
+template <typename Q, typename G>
+DSA_FAST_INLINE double dot_body(const Q* q, double q_scale, const G* g, double g_scale, int64_t n) {
+  // Products of float32 values are exact and far from float64's limits, so that they are scaled at the end.
+  constexpr bool kLate = std::is_same_v<Q, float> && std::is_same_v<G, float>;
+  double sums[32] = {};
+  const auto product = [&](int64_t k) {
+    if constexpr (kLate) return static_cast<double>(q[k]) * static_cast<double>(g[k]);
+    return (static_cast<double>(q[k]) * q_scale) * (static_cast<double>(g[k]) * g_scale);
+  };
+  int64_t k = 0;
+  for (; k + 32 <= n; k += 32) {
+    for (int64_t j = 0; j < 32; ++j) sums[j] += product(k + j);
+  }
+  for (int64_t j = 0; k + j < n; ++j) sums[j] += product(k + j);
+  for (int64_t width = 16; width > 0; width /= 2) {
+    for (int64_t j = 0; j < width; ++j) sums[j] += sums[j + width];
+  }
+  return kLate ? sums[0] * q_scale * g_scale : sums[0];
+}
+
+// The functions above, compiled for one instruction set.
+#define DSA_FAST_KERNELS(name, target)                                                                         \
+  target void finish_##name(float* x, const float* f, const float* o, float* low, float* high) {               \
+    finish_body(x, f, o, low, high);                                                                           \
+  }                                                                                                            \
+  target void count_##name(const float* x, float low, float high, int32_t* below, int32_t* at_most) {          \
+    count_body(x, low, high, below, at_most);                                                                  \
+  }                                                                                                            \
+  target double dot_ff_##name(const float* q, double qs, const float* g, double gs, int64_t n) {               \
+    return dot_body(q, qs, g, gs, n);                                                                          \
+  }                                                                                                            \
+  target double dot_fd_##name(const float* q, double qs, const double* g, double gs, int64_t n) {              \
+    return dot_body(q, qs, g, gs, n);                                                                          \
+  }                                                                                                            \
+  target double dot_df_##name(const double* q, double qs, const float* g, double gs, int64_t n) {              \
+    return dot_body(q, qs, g, gs, n);                                                                          \
+  }                                                                                                            \
+  target double dot_dd_##name(const double* q, double qs, const double* g, double gs, int64_t n) {             \
+    return dot_body(q, qs, g, gs, n);                                                                          \
+  }                                                                                                            \
+  const Kernels& kernels_##name() {                                                                            \
+    static const Kernels kernels{kRows_##name,  kColumns_##name, multiply_##name, finish_##name, count_##name, \
+                                 dot_ff_##name, dot_fd_##name,   dot_df_##name,   dot_dd_##name};              \
+    return kernels;                                                                                            \
+  }
+
+constexpr int64_t kRows_plain = 4, kColumns_plain = 8;
+
+void multiply_plain(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add) {
+  float sum[kRows_plain][kColumns_plain] = {};
+  for (int64_t k = 0; k < depth; ++k, a += kRows_plain, b += kColumns_plain) {
+    for (int64_t r = 0; r < kRows_plain; ++r) {
+      for (int64_t j = 0; j < kColumns_plain; ++j) sum[r][j] += a[r] * b[j];
+    }
+  }
+  for (int64_t r = 0; r < kRows_plain; ++r) {
+    for (int64_t j = 0; j < kColumns_plain; ++j) c[r * ldc + j] = add ? c[r * ldc + j] + sum[r][j] : sum[r][j];
+  }
+}
+
+DSA_FAST_KERNELS(plain, )
+
+#ifdef DSA_FAST_X86
+#define DSA_FAST_AVX2 __attribute__((target("avx2,fma")))
+#define DSA_FAST_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")))
+
+constexpr int64_t kRows_avx2 = 6, kColumns_avx2 = 16;
+
+DSA_FAST_AVX2 void multiply_avx2(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add) {
+  __m256 sum[kRows_avx2][2];
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows_avx2; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
+  for (int64_t k = 0; k < depth; ++k, a += kRows_avx2, b += kColumns_avx2) {
+    const __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows_avx2; ++r) {
+      const __m256 x = _mm256_broadcast_ss(a + r);
+      sum[r][0] = _mm256_fmadd_ps(x, b0, sum[r][0]);
+      sum[r][1] = _mm256_fmadd_ps(x, b1, sum[r][1]);
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows_avx2; ++r) {
+    for (int j = 0; j < 2; ++j) {
+      float* to = c + r * ldc + 8 * j;
+      _mm256_storeu_ps(to, add ? _mm256_add_ps(_mm256_loadu_ps(to), sum[r][j]) : sum[r][j]);
+    }
+  }
+}
+
+constexpr int64_t kRows_avx512 = 14, kColumns_avx512 = 32;
+
+DSA_FAST_AVX512 void multiply_avx512(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add) {
+  __m512 sum[kRows_avx512][2];
+#pragma GCC unroll 14
+  for (int r = 0; r < kRows_avx512; ++r) {
+    sum[r][0] = sum[r][1] = _mm512_setzero_ps();
+    _mm_prefetch(reinterpret_cast<const char*>(c + r * ldc), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(c + r * ldc + 16), _MM_HINT_T0);
+  }
+#pragma GCC unroll 2
+  for (int64_t k = 0; k < depth; ++k, a += kRows_avx512, b += kColumns_avx512) {
+    const __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16);
+    _mm_prefetch(reinterpret_cast<const char*>(a + 16 * kRows_avx512), _MM_HINT_T0);
+#pragma GCC unroll 14
+    for (int r = 0; r < kRows_avx512; ++r) {
+      const __m512 x = _mm512_set1_ps(a[r]);
+      sum[r][0] = _mm512_fmadd_ps(x, b0, sum[r][0]);
+      sum[r][1] = _mm512_fmadd_ps(x, b1, sum[r][1]);
+    }
+  }
+#pragma GCC unroll 14
+  for (int r = 0; r < kRows_avx512; ++r) {
+    for (int j = 0; j < 2; ++j) {
+      float* to = c + r * ldc + 16 * j;
+      _mm512_storeu_ps(to, add ? _mm512_add_ps(_mm512_loadu_ps(to), sum[r][j]) : sum[r][j]);
+    }
+  }
+}
+
+DSA_FAST_KERNELS(avx2, DSA_FAST_AVX2)
+DSA_FAST_KERNELS(avx512, DSA_FAST_AVX512)
+#endif  // DSA_FAST_X86
+
+// DSA_FAST_CPU_CAPABILITY=plain or avx2 forbids better ones, for tests.
+const Kernels& choose_kernels() {
+#ifdef DSA_FAST_X86
+  const char* cap = std::getenv("DSA_FAST_CPU_CAPABILITY");
+  const bool plain = cap != nullptr && std::strcmp(cap, "plain") == 0;
+  const bool avx2 = cap != nullptr && std::strcmp(cap, "avx2") == 0;
+  if (!plain && !avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    return kernels_avx512();
+  }
+  if (!plain && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kernels_avx2();
+#endif
+  return kernels_plain();
+}
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose_kernels();
+  return chosen;
+}
+
+// ---- rows, scaled ---------------------------------------------------------------------------------------------------
+
+// Some rows, multiplied by powers of two so that no sum overflows: each row by its own for the cosine, which does not
+// see them, otherwise all rows by one.
+struct Side {
+  Rows rows;
+  int64_t D;
+  std::vector<double> scale;    // [n]
+  std::vector<double> squares;  // [n]: the squared norms of the scaled rows
+
+  const float* narrow_row(int64_t i) const { return static_cast<const float*>(rows.data) + i * D; }
+  const double* wide_row(int64_t i) const { return static_cast<const double*>(rows.data) + i * D; }
+};
+
+double dot(const Side& a, int64_t i, const Side& b, int64_t j) {
+  const Kernels& kernel = kernels();
+  const double s = a.scale[static_cast<size_t>(i)], t = b.scale[static_cast<size_t>(j)];
+  if (a.rows.wide) {
+    return b.rows.wide ? kernel.dot_dd(a.wide_row(i), s, b.wide_row(j), t, a.D)
+                       : kernel.dot_df(a.wide_row(i), s, b.narrow_row(j), t, a.D);
+  }
+  return b.rows.wide ? kernel.dot_fd(a.narrow_row(i), s, b.wide_row(j), t, a.D)
+                     : kernel.dot_ff(a.narrow_row(i), s, b.narrow_row(j), t, a.D);
+}
+
+double largest_of(const Side& side, int64_t i) {
+  double largest = 0;
+  if (side.rows.wide) {
+    for (int64_t k = 0; k < side.D; ++k) largest = std::max(largest, std::fabs(side.wide_row(i)[k]));
+    return largest;
+  }
+  // Without their signs, floats are ordered as their bits are.
+  int32_t bits = 0;
+  for (int64_t k = 0; k < side.D; ++k) {
+    int32_t value;
+    std::memcpy(&value, side.narrow_row(i) + k, sizeof(value));
+    value &= 0x7fffffff;
+    bits = value > bits ? value : bits;
+  }
+  float narrow;
+  std::memcpy(&narrow, &bits, sizeof(narrow));
+  return static_cast<double>(narrow);
+}
+
+double power_below(double largest) {  // brings it into [0.5, 1)
+  if (largest <= 0) return 1;
+  int exponent = 0;
+  std::frexp(largest, &exponent);
+  return std::ldexp(1.0, std::min(-exponent, 1000));
+}
+
+// largest: of each row of the side, in scale.
+Side open_side(const Rows& rows, int64_t D) {
+  Side side{rows, D, std::vector<double>(static_cast<size_t>(rows.n)),
+            std::vector<double>(static_cast<size_t>(rows.n))};
+  parallel_for(rows.n, D, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) side.scale[static_cast<size_t>(i)] = largest_of(side, i);
+  });
+  return side;
+}
+
+void close_side(Side& side, Metric metric, double largest) {
+  const double common = power_below(largest);
+  parallel_for(side.rows.n, side.D, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      double& scale = side.scale[static_cast<size_t>(i)];
+      scale = metric == Metric::kCosine ? power_below(scale) : common;
+      side.squares[static_cast<size_t>(i)] = dot(side, i, side, i);
+    }
+  });
+}
+
+struct Pair {
+  Side query, gallery;
+
+  Pair(const Rows& q, const Rows& g, int64_t D, Metric metric) : query(open_side(q, D)), gallery(open_side(g, D)) {
+    double largest = 0;
+    for (const Side* side : {&query, &gallery}) {
+      for (const double value : side->scale) largest = std::max(largest, value);
+    }
+    close_side(query, metric, largest);
+    close_side(gallery, metric, largest);
+  }
+};
+
+double norm_or_one(double squares) { return squares > 0 ? std::sqrt(squares) : 1.0; }
+
+// ---- the product, tile by tile --------------------------------------------------------------------------------------
+
+// The product with one gallery, as keys: exactly for a pair, and roughly for a tile.
+class Scorer {
+ public:
+  Scorer(const Side& query, const Side& gallery, Metric metric, const bool* ignored)
+      : query_(query),
+        gallery_(gallery),
+        metric_(metric),
+        padded_((gallery.rows.n + kTile - 1) / kTile * kTile),
+        factor_(static_cast<size_t>(padded_), 0.0f),
+        offset_(static_cast<size_t>(padded_), kInfinity),  // what is padded or ignored is farther than everything
+        tile_norm_(static_cast<size_t>(padded_ / kTile), 0.0) {
+    for (int64_t j = 0; j < gallery.rows.n; ++j) {
+      if (ignored != nullptr && ignored[j]) continue;
+      const auto at = static_cast<size_t>(j);
+      const double norm = norm_or_one(gallery.squares[at]);
+      factor_[at] = metric == Metric::kCosine ? static_cast<float>(-1 / norm) : -2.0f;
+      offset_[at] = metric == Metric::kCosine ? 0.0f : static_cast<float>(gallery.squares[at]);
+      double& largest = tile_norm_[static_cast<size_t>(j / kTile)];
+      largest = std::max(largest, std::sqrt(gallery.squares[at]));
+    }
+    largest_norm_ = tile_norm_.empty() ? 0 : *std::max_element(tile_norm_.begin(), tile_norm_.end());
+  }
+
+  const Side& query() const { return query_; }
+  const Side& gallery() const { return gallery_; }
+  const float* factor() const { return factor_.data(); }
+  const float* offset() const { return offset_.data(); }
+  int64_t padded() const { return padded_; }
+
+  float key(int64_t q, int64_t j) const {
+    const double product = dot(query_, q, gallery_, j), squares = gallery_.squares[static_cast<size_t>(j)];
+    // + 0.0f: no minus zero.
+    return static_cast<float>(metric_ == Metric::kCosine ? -(product / norm_or_one(squares)) : squares - 2 * product) +
+           0.0f;
+  }
+
+  // How far a rough key of the query with an item of the tile (or any item, -1) may be from the exact one. Beside the
+  // sums' own rounding there are a dozen others: of the features to float32, the factor, the key, the comparison.
+  double doubt(int64_t q, int64_t tile) const {
+    const double depth = static_cast<double>(std::min(kDepth, query_.D) + query_.D / kDepth + 16);
+    const double norm = std::sqrt(query_.squares[static_cast<size_t>(q)]);
+    const double item = tile < 0 ? largest_norm_ : tile_norm_[static_cast<size_t>(tile)];
+    const double size = metric_ == Metric::kCosine ? depth * norm : 2 * depth * norm * item + 16 * item * item;
+    return size * 6.3e-8 /* above 2^-24 */ + static_cast<double>(query_.D) * 1e-36 /* what underflows */;
+  }
+
+ private:
+  const Side& query_;
+  const Side& gallery_;
+  Metric metric_;
+  int64_t padded_;
+  std::vector<float> factor_, offset_;  // [padded]
+  std::vector<double> tile_norm_;       // [padded / kTile]: the largest norm of an item
+  double largest_norm_;
+};
+
+struct Free {
+  void operator()(float* p) const { std::free(p); }
+};
+
+class Floats {
+ public:
+  explicit Floats(int64_t n) {
+    const size_t bytes = (static_cast<size_t>(n) * sizeof(float) + 63) / 64 * 64;
+    data_.reset(static_cast<float*>(std::aligned_alloc(64, std::max<size_t>(bytes, 64))));
+    if (data_ == nullptr) throw std::bad_alloc();
+  }
+  float* get() const { return data_.get(); }
+
+ private:
+  std::unique_ptr<float, Free> data_;
+};
+
+#ifdef DSA_FAST_X86
+// What pack does, for four rows at once; false, and nothing done, where a scale is no float32.
+bool pack_four(const Side& side, int64_t row, int64_t k0, int64_t depth, int64_t width, float* to) {
+  const float* from[4];
+  __m128 scale[4];
+  for (int64_t r = 0; r < 4; ++r) {
+    const double value = side.scale[static_cast<size_t>(row + r)];
+    if (value < 1e-36 || value > 1e36) return false;
+    from[r] = side.narrow_row(row + r) + k0;
+    scale[r] = _mm_set1_ps(static_cast<float>(value));
+  }
+  int64_t k = 0;
+  for (; k + 4 <= depth; k += 4) {
+    __m128 x0 = _mm_mul_ps(_mm_loadu_ps(from[0] + k), scale[0]), x1 = _mm_mul_ps(_mm_loadu_ps(from[1] + k), scale[1]);
+    __m128 x2 = _mm_mul_ps(_mm_loadu_ps(from[2] + k), scale[2]), x3 = _mm_mul_ps(_mm_loadu_ps(from[3] + k), scale[3]);
+    _MM_TRANSPOSE4_PS(x0, x1, x2, x3);
+    _mm_storeu_ps(to + k * width, x0);
+    _mm_storeu_ps(to + (k + 1) * width, x1);
+    _mm_storeu_ps(to + (k + 2) * width, x2);
+    _mm_storeu_ps(to + (k + 3) * width, x3);
+  }
+  for (; k < depth; ++k) {
+    for (int64_t r = 0; r < 4; ++r) to[k * width + r] = from[r][k] * _mm_cvtss_f32(scale[r]);
+  }
+  return true;
+}
+#endif
+
+// Copies rows begin.. of the side, of which there are count, to panels of width rows each, [panels, depth, width], for
+// the columns k0 .. k0 + depth - 1; what is missing of the last panel is 0.
+void pack(const Side& side, int64_t begin, int64_t count, int64_t width, int64_t k0, int64_t depth, float* to) {
+  for (int64_t p = 0; p < count; p += width, to += depth * width) {
+    for (int64_t r = 0; r < width; ++r) {
+      if (p + r >= count) {
+        for (int64_t k = 0; k < depth; ++k) to[k * width + r] = 0;
+        continue;
+      }
+      const int64_t row = begin + p + r;
+      const double scale = side.scale[static_cast<size_t>(row)];
+      if (side.rows.wide) {
+        const double* from = side.wide_row(row) + k0;
+        for (int64_t k = 0; k < depth; ++k) to[k * width + r] = static_cast<float>(from[k] * scale);
+      } else if (scale >= 1e-36 && scale <= 1e36) {
+        const float* from = side.narrow_row(row) + k0;
+        const auto narrow = static_cast<float>(scale);
+#ifdef DSA_FAST_X86
+        if (r + 4 <= width && p + r + 4 <= count && pack_four(side, row, k0, depth, width, to + r)) {
+          r += 3;
+          continue;
+        }
+#endif
+        for (int64_t k = 0; k < depth; ++k) to[k * width + r] = from[k] * narrow;
+      } else {
+        const float* from = side.narrow_row(row) + k0;
+        for (int64_t k = 0; k < depth; ++k) {
+          to[k * width + r] = static_cast<float>(static_cast<double>(from[k]) * scale);
+        }
+      }
+    }
+  }
+}
+
+// Makes tiles of one block of queries after the other; one for each thread.
+class Tiler {
+ public:
+  Tiler(const Scorer& scorer, int64_t block)
+      : scorer_(scorer),
+        kernel_(kernels()),
+        D_(scorer.query().D),
+        rows_((block + kernel_.rows - 1) / kernel_.rows * kernel_.rows),
+        queries_(rows_ * D_),
+        items_(kTile * std::min(kDepth, D_)),
+        tile_(rows_ * kTile) {}
+
+  // The block's queries begin .. end - 1, at most as many as block.
+  void load(int64_t begin, int64_t end) {
+    if (begin == begin_ && end == end_) return;
+    begin_ = begin;
+    end_ = end;
+    used_ = (end - begin + kernel_.rows - 1) / kernel_.rows * kernel_.rows;
+    for (int64_t k = 0; k < D_; k += kDepth) {
+      pack(scorer_.query(), begin, end - begin, kernel_.rows, k, std::min(kDepth, D_ - k), queries_.get() + k * used_);
+    }
+  }
+
+  // Calls f(query, rough keys [kTile], smallest, largest key of each chunk) for each of the block's queries.
+  template <typename F>
+  void run(int64_t tile, const F& f) {
+    const int64_t first = tile * kTile, count = std::min(kTile, scorer_.gallery().rows.n - first);
+    for (int64_t k = 0; k < D_; k += kDepth) {
+      const int64_t depth = std::min(kDepth, D_ - k);
+      pack(scorer_.gallery(), first, count, kernel_.columns, k, depth, items_.get());
+      const int64_t columns = (count + kernel_.columns - 1) / kernel_.columns * kernel_.columns;
+      for (int64_t j = 0; j < columns; j += kernel_.columns) {
+        for (int64_t i = 0; i < used_; i += kernel_.rows) {
+          kernel_.multiply(depth, queries_.get() + k * used_ + i * depth, items_.get() + j * depth,
+                           tile_.get() + i * kTile + j, kTile, k > 0);
+        }
+      }
+      if (columns < kTile && k == 0) {
+        for (int64_t i = 0; i < used_; ++i) std::fill_n(tile_.get() + i * kTile + columns, kTile - columns, 0.0f);
+      }
+    }
+    float smallest[kTile / kChunk], largest[kTile / kChunk];
+    for (int64_t q = begin_; q < end_; ++q) {
+      float* row = tile_.get() + (q - begin_) * kTile;
+      kernel_.finish(row, scorer_.factor() + first, scorer_.offset() + first, smallest, largest);
+      f(q, row, smallest, largest);
+    }
+  }
+
+ private:
+  const Scorer& scorer_;
+  const Kernels& kernel_;
+  int64_t D_, rows_;
+  Floats queries_;  // [D / kDepth, rows / kernel.rows, kDepth, kernel.rows]
+  Floats items_;    // [kTile / kernel.columns, kDepth, kernel.columns]
+  Floats tile_;     // [rows, kTile]
+  int64_t begin_ = -1, end_ = -1, used_ = 0;
+};
+
+// Calls f(unit, worker) for each unit once; workers take the next unit when they are free. Nothing may depend on which
+// worker takes which.
+template <typename F>
+void parallel_units(int64_t units, int64_t unit_elements, const F& make_worker) {
+  std::atomic<int64_t> next{0};
+  parallel_for(std::min(units, num_threads()), unit_elements, [&](int64_t begin, int64_t) {
+    (void)begin;
+    auto worker = make_worker();
+    for (int64_t unit = next++; unit < units; unit = next++) worker(unit);
+  });
+}
+
+// ---- counting -------------------------------------------------------------------------------------------------------
+
+struct Match {
+  float key;
+  int64_t item;
+};
+
+bool before(const Match& a, const Match& b) { return a.key < b.key || (a.key == b.key && a.item < b.item); }
+
+// Adds the sign to the counts of the sorted matches that are behind the given item.
+void count_item(const Match& item, const Match* matches, int64_t n, int32_t sign, int32_t* counts) {
+  const Match* first = std::upper_bound(matches, matches + n, item, before);
+  for (int64_t i = first - matches; i < n; ++i) counts[i] += sign;
+}
+
+void add_atomically(int32_t* to, int32_t value) {
+  if (value != 0) __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
+}
+
+// One row of kChunk rough keys against a query's matches: counts[i] += how many items are before match i.
+// exact(j) gives the j-th's key and index.
+template <typename Exact>
+void count_chunk(const Kernels& kernel, const float* rough, float smallest, float largest, double doubt,
+                 const Match* matches, int64_t n, int32_t* counts, const Exact& exact) {
+  const auto low_of = [&](int64_t i) { return static_cast<float>(static_cast<double>(matches[i].key) - doubt); };
+  const auto high_of = [&](int64_t i) { return static_cast<float>(static_cast<double>(matches[i].key) + doubt); };
+  if (n == 0 || smallest > high_of(n - 1)) return;
+  bool unsure[kChunk] = {};
+  int64_t first = 0, unsure_begin = n, unsure_end = 0;
+  if (n > 8) {  // a chunk says nothing about the matches before all its items
+    first = std::lower_bound(matches, matches + n, static_cast<double>(smallest) - 2 * doubt,
+                             [](const Match& match, double value) { return static_cast<double>(match.key) < value; }) -
+            matches;
+  }
+  for (int64_t i = first; i < n; ++i) {
+    const float low = low_of(i), high = high_of(i);
+    if (largest < low) {
+      counts[i] += kChunk;
+      continue;
+    }
+    int32_t below = 0, at_most = 0;
+    kernel.count(rough, low, high, &below, &at_most);
+    counts[i] += below;
+    if (below == at_most) continue;
+    unsure_begin = std::min(unsure_begin, i);
+    unsure_end = i + 1;
+    for (int64_t j = 0; j < kChunk; ++j) unsure[j] = unsure[j] || (rough[j] >= low && rough[j] <= high);
+  }
+  if (unsure_end == 0) return;
+  for (int64_t j = 0; j < kChunk; ++j) {
+    if (!unsure[j]) continue;
+    const Match item = exact(j);
+    for (int64_t i = unsure_begin; i < unsure_end; ++i) {
+      if (rough[j] >= low_of(i) && rough[j] <= high_of(i) && before(item, matches[i])) ++counts[i];
+    }
+  }
+}
+
+// The sorted matches of all queries, made by key(q, item).
+template <typename Key>
+std::vector<Match> sorted_matches(const Lists& lists, int64_t Q, int64_t work, const Key& key) {
+  std::vector<Match> matches(static_cast<size_t>(lists.offsets[Q]));
+  parallel_for(Q, work * std::max<int64_t>(1, lists.offsets[Q] / std::max<int64_t>(1, Q)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t q = begin; q < end; ++q) {
+                   for (int64_t m = lists.offsets[q]; m < lists.offsets[q + 1]; ++m) {
+                     matches[static_cast<size_t>(m)] = {key(q, lists.items[m]), lists.items[m]};
+                   }
+                   std::sort(matches.begin() + lists.offsets[q], matches.begin() + lists.offsets[q + 1], before);
+                 }
+               });
+  return matches;
+}
+
+// From the counts of all items before each match to ranks, without the items that a query leaves out.
+template <typename Key>
+void finish_ranks(const Lists& lists, const Lists& left_out, int64_t q, const Match* matches, const Key& key,
+                  int32_t* counts, int64_t* ranks) {
+  const int64_t begin = lists.offsets[q], n = lists.offsets[q + 1] - begin;
+  if (n == 0) return;
+  for (int64_t m = left_out.offsets[q]; m < left_out.offsets[q + 1]; ++m) {
+    count_item({key(q, left_out.items[m]), left_out.items[m]}, matches + begin, n, -1, counts + begin);
+  }
+  for (int64_t i = 0; i < n; ++i) ranks[begin + i] = counts[begin + i] + 1;
+}
+
+int64_t even_block(int64_t Q, int64_t block) {
+  const int64_t blocks = (Q + block - 1) / block;
+  return (Q + blocks - 1) / blocks;
+}
+
+}  // namespace
+
+void rank_matches_cpu(const RankArgs& a) {
+  const int64_t Q = a.query.n, G = a.gallery.n;
+  if (Q == 0 || G == 0 || a.matches.offsets[Q] == 0) return;
+  const Pair sides(a.query, a.gallery, a.D, a.metric);
+  const Scorer scorer(sides.query, sides.gallery, a.metric, a.ignored);
+  const auto key = [&](int64_t q, int64_t j) { return scorer.key(q, j); };
+  const std::vector<Match> matches = sorted_matches(a.matches, Q, a.D, key);
+  std::vector<int32_t> counts(matches.size(), 0);
+
+  const int64_t block = even_block(Q, std::min(a.block, kMaxBlock));
+  const int64_t blocks = (Q + block - 1) / block, ranges = (G + kRange - 1) / kRange;
+  parallel_units(blocks * ranges, block * kRange, [&] {
+    return [&, tiler = std::make_shared<Tiler>(scorer, block), found = std::vector<int32_t>()](int64_t unit) mutable {
+      const int64_t begin = unit / ranges * block, end = std::min(begin + block, Q), range = unit % ranges;
+      tiler->load(begin, end);
+      const int64_t base = a.matches.offsets[begin];
+      found.assign(static_cast<size_t>(a.matches.offsets[end] - base), 0);
+      const int64_t last = std::min((range + 1) * kRange, scorer.padded()) / kTile;
+      for (int64_t tile = range * kRange / kTile; tile < last; ++tile) {
+        tiler->run(tile, [&](int64_t q, const float* rough, const float* smallest, const float* largest) {
+          const int64_t from = a.matches.offsets[q], n = a.matches.offsets[q + 1] - from;
+          if (n == 0) return;
+          const Match* mine = matches.data() + from;
+          const double doubt = scorer.doubt(q, tile);
+          for (int64_t c = 0; c < kTile / kChunk; ++c) {
+            const int64_t first = tile * kTile + c * kChunk;
+            count_chunk(kernels(), rough + c * kChunk, smallest[c], largest[c], doubt, mine, n,
+                        found.data() + (from - base), [&](int64_t j) {
+                          if (n <= 512) {  // most doubts are about the matches themselves, whose keys are known
+                            for (int64_t i = 0; i < n; ++i) {
+                              if (mine[i].item == first + j) return mine[i];
+                            }
+                          }
+                          return Match{scorer.key(q, first + j), first + j};
+                        });
+          }
+        });
+      }
+      for (size_t i = 0; i < found.size(); ++i) add_atomically(&counts[static_cast<size_t>(base) + i], found[i]);
+    };
+  });
+  parallel_for(Q, a.D, [&](int64_t begin, int64_t end) {
+    for (int64_t q = begin; q < end; ++q) {
+      finish_ranks(a.matches, a.left_out, q, matches.data(), key, counts.data(), a.ranks);
+    }
+  });
+}
+
+void rank_rows_cpu(const RankRowsArgs& a) {
+  if (a.Q == 0 || a.matches.offsets[a.Q] == 0) return;
+  const auto key = [&](int64_t q, int64_t j) { return a.distances[q * a.G + j]; };
+  const std::vector<Match> matches = sorted_matches(a.matches, a.Q, 1, key);
+  std::vector<int32_t> counts(matches.size(), 0);
+  parallel_for(a.Q, a.G, [&](int64_t begin, int64_t end) {
+    float chunk[kChunk];
+    for (int64_t q = begin; q < end; ++q) {
+      const int64_t from = a.matches.offsets[q], n = a.matches.offsets[q + 1] - from;
+      if (n == 0) continue;
+      for (int64_t first = 0; first < a.G; first += kChunk) {
+        for (int64_t j = 0; j < kChunk; ++j) {
+          chunk[j] = first + j < a.G && !a.ignored[first + j] ? key(q, first + j) : kInfinity;
+        }
+        const float smallest = *std::min_element(chunk, chunk + kChunk);
+        const float largest = *std::max_element(chunk, chunk + kChunk);
+        count_chunk(kernels(), chunk, smallest, largest, 0.0, matches.data() + from, n, counts.data() + from,
+                    [&](int64_t j) { return Match{chunk[j], first + j}; });
+      }
+      finish_ranks(a.matches, a.left_out, q, matches.data(), key, counts.data(), a.ranks);
+    }
+  });
+}
+
+void nearest_cpu(const NearestArgs& a) {
+  const int64_t Q = a.query.n, G = a.gallery.n;
+  if (Q == 0) return;
+  const Pair sides(a.query, a.gallery, a.D, a.metric);
+  const Scorer scorer(sides.query, sides.gallery, a.metric, nullptr);
+  // Smaller blocks than there: a query's candidates stay with one worker.
+  const int64_t wanted = std::max<int64_t>(64, (Q + 4 * num_threads() - 1) / (4 * num_threads()));
+  const int64_t block = even_block(Q, std::min({a.block, kMaxBlock, wanted}));
+  const auto k = static_cast<size_t>(a.k);
+  struct State {
+    std::vector<Match> candidates;  // rough keys
+    float limit = kInfinity;        // what is above is no candidate
+    Match farthest{-kInfinity, 0};
+  };
+  parallel_units((Q + block - 1) / block, block * G, [&] {
+    return [&, tiler = std::make_shared<Tiler>(scorer, block), states = std::vector<State>()](int64_t unit) mutable {
+      const int64_t begin = unit * block, end = std::min(begin + block, Q);
+      tiler->load(begin, end);
+      states.assign(static_cast<size_t>(end - begin), State{});
+      const auto shrink = [&](int64_t q, State& state) {
+        auto& all = state.candidates;
+        if (all.size() <= k) return;
+        std::nth_element(all.begin(), all.begin() + a.k - 1, all.end(), before);
+        const double limit = static_cast<double>(all[k - 1].key) + 2 * scorer.doubt(q, -1);
+        state.limit = std::nextafter(static_cast<float>(limit), kInfinity);
+        all.erase(std::remove_if(all.begin() + a.k, all.end(), [&](const Match& m) { return m.key > state.limit; }),
+                  all.end());
+      };
+      for (int64_t tile = 0; tile < scorer.padded() / kTile; ++tile) {
+        tiler->run(tile, [&](int64_t q, const float* rough, const float* smallest, const float* largest) {
+          State& state = states[static_cast<size_t>(q - begin)];
+          for (int64_t c = 0; c < kTile / kChunk; ++c) {
+            const int64_t first = tile * kTile + c * kChunk, n = std::min(kChunk, G - first);
+            const float* chunk = rough + c * kChunk;
+            if (largest[c] >
+                state.farthest.key) {  // the padding is infinite, so that largest may be more than there is
+              for (int64_t j = 0; j < n; ++j) {
+                if (chunk[j] > state.farthest.key) state.farthest = {chunk[j], first + j};
+              }
+            }
+            if (smallest[c] > state.limit) continue;
+            for (int64_t j = 0; j < n; ++j) {
+              if (chunk[j] <= state.limit) state.candidates.push_back({chunk[j], first + j});
+            }
+            if (state.candidates.size() >= std::max<size_t>(4 * k, 256)) shrink(q, state);
+          }
+        });
+      }
+      for (int64_t q = begin; q < end; ++q) {
+        State& state = states[static_cast<size_t>(q - begin)];
+        shrink(q, state);
+        for (Match& match : state.candidates) match.key = scorer.key(q, match.item);
+        std::partial_sort(state.candidates.begin(), state.candidates.begin() + a.k, state.candidates.end(), before);
+        int64_t* out = a.indices + q * (a.k + 1);
+        for (size_t i = 0; i < k; ++i) out[i] = state.candidates[i].item;
+        out[k] = state.farthest.item;
+      }
+    };
+  });
+}
+
+void pair_distances_cpu(const PairArgs& a) {
+  if (a.n == 0) return;
+  const Pair sides(a.query, a.gallery, a.D, a.metric);
+  // The rows are equally scaled for the Euclidean distance.
+  const double unit = a.metric == Metric::kEuclidean ? 1 / sides.query.scale[0] : 1;
+  parallel_for(a.n, a.D, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t q = a.query_index[i], g = a.gallery_index[i];
+      const double product = dot(sides.query, q, sides.gallery, g);
+      const double x = sides.query.squares[static_cast<size_t>(q)], y = sides.gallery.squares[static_cast<size_t>(g)];
+      if (a.metric == Metric::kCosine) {
+        a.distances[i] = x > 0 && y > 0 ? 1 - product / (std::sqrt(x) * std::sqrt(y)) : 1;
+      } else {
+        a.distances[i] = std::max(0.0, x + y - 2 * product) * unit * unit;
+      }
+    }
+  });
+}
+
+}  // namespace dsa_fast
+
+#ifdef DSA_FAST_TORCH
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+namespace dsa_fast {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Only what memory safety needs is checked here; the messages meant for users come from Python.
+
+Rows rows_of(const Tensor& features) {
+  STD_TORCH_CHECK(features.dim() == 2 && features.is_contiguous() && features.size(1) >= 1,
+                  "dsa_fast: features must be contiguous, of shape [N, D]");
+  const ScalarType type = features.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double,
+                  "dsa_fast: features must be float32 or float64");
+  return {features.const_data_ptr(), type == ScalarType::Double, features.size(0)};
+}
+
+int64_t columns_of(const Tensor& query, const Tensor& gallery) {
+  STD_TORCH_CHECK(query.dim() == 2 && gallery.dim() == 2 && query.size(1) == gallery.size(1),
+                  "dsa_fast: query and gallery must have the same number of columns");
+  return query.size(1);
+}
+
+const int64_t* indices_of(const Tensor& tensor, int64_t limit) {
+  STD_TORCH_CHECK(tensor.dim() == 1 && tensor.is_contiguous() && tensor.scalar_type() == ScalarType::Long,
+                  "dsa_fast: indices must be contiguous int64 [N]");
+  const auto* data = static_cast<const int64_t*>(tensor.const_data_ptr());
+  for (int64_t i = 0; i < tensor.size(0); ++i) {
+    STD_TORCH_CHECK(data[i] >= 0 && data[i] < limit, "dsa_fast: index out of range: ", data[i]);
+  }
+  return data;
+}
+
+Lists lists_of(const Tensor& offsets, const Tensor& items, int64_t queries, int64_t gallery) {
+  const int64_t* at = indices_of(offsets, items.size(0) + 1);
+  STD_TORCH_CHECK(offsets.size(0) == queries + 1 && at[0] == 0 && at[queries] == items.size(0),
+                  "dsa_fast: offsets must be [Q + 1], from 0 to the number of items");
+  for (int64_t q = 0; q < queries; ++q) STD_TORCH_CHECK(at[q] <= at[q + 1], "dsa_fast: offsets must ascend");
+  return {at, indices_of(items, gallery)};
+}
+
+const bool* flags_of(const Tensor& ignored, int64_t gallery) {
+  STD_TORCH_CHECK(ignored.dim() == 1 && ignored.size(0) == gallery && ignored.is_contiguous() &&
+                      ignored.scalar_type() == ScalarType::Bool,
+                  "dsa_fast: ignored must be contiguous bool [G]");
+  return static_cast<const bool*>(ignored.const_data_ptr());
+}
+
+Tensor empty_like(const Tensor& like, std::vector<int64_t> shape, ScalarType dtype) {
+  return torch::stable::empty(shape, dtype, std::nullopt, like.device());
+}
+
+Metric metric_of(bool cosine) { return cosine ? Metric::kCosine : Metric::kEuclidean; }
+
+int64_t checked_block(int64_t block) {
+  STD_TORCH_CHECK(block >= 1, "dsa_fast: block must be at least 1");
+  return std::min(block, kMaxBlock);
+}
+
+Tensor rank_matches_op(const Tensor& query, const Tensor& gallery, const Tensor& ignored, const Tensor& match_offsets,
+                       const Tensor& match_items, const Tensor& left_offsets, const Tensor& left_items, bool cosine,
+                       int64_t block) {
+  const int64_t Q = query.size(0), G = gallery.size(0);
+  Tensor ranks = empty_like(query, {match_items.size(0)}, ScalarType::Long);
+  rank_matches_cpu({rows_of(query), rows_of(gallery), columns_of(query, gallery), metric_of(cosine),
+                    flags_of(ignored, G), lists_of(match_offsets, match_items, Q, G),
+                    lists_of(left_offsets, left_items, Q, G), static_cast<int64_t*>(ranks.mutable_data_ptr()),
+                    checked_block(block)});
+  return ranks;
+}
+
+Tensor rank_rows_op(const Tensor& distances, const Tensor& ignored, const Tensor& match_offsets,
+                    const Tensor& match_items, const Tensor& left_offsets, const Tensor& left_items) {
+  STD_TORCH_CHECK(distances.dim() == 2 && distances.is_contiguous() && distances.scalar_type() == ScalarType::Float,
+                  "dsa_fast: distances must be contiguous float32 [Q, G]");
+  const int64_t Q = distances.size(0), G = distances.size(1);
+  Tensor ranks = empty_like(distances, {match_items.size(0)}, ScalarType::Long);
+  rank_rows_cpu({static_cast<const float*>(distances.const_data_ptr()), Q, G, flags_of(ignored, G),
+                 lists_of(match_offsets, match_items, Q, G), lists_of(left_offsets, left_items, Q, G),
+                 static_cast<int64_t*>(ranks.mutable_data_ptr())});
+  return ranks;
+}
+
+Tensor nearest_op(const Tensor& query, const Tensor& gallery, int64_t k, bool cosine, int64_t block) {
+  STD_TORCH_CHECK(k >= 1 && k <= gallery.size(0), "dsa_fast: k must be in 1..", gallery.size(0), ", got ", k);
+  Tensor indices = empty_like(query, {query.size(0), k + 1}, ScalarType::Long);
+  nearest_cpu({rows_of(query), rows_of(gallery), columns_of(query, gallery), metric_of(cosine), k,
+               static_cast<int64_t*>(indices.mutable_data_ptr()), checked_block(block)});
+  return indices;
+}
+
+Tensor pair_distances_op(const Tensor& query, const Tensor& gallery, const Tensor& query_index,
+                         const Tensor& gallery_index, bool cosine) {
+  STD_TORCH_CHECK(query_index.size(0) == gallery_index.size(0), "dsa_fast: there must be as many indices of each");
+  Tensor distances = empty_like(query, {query_index.size(0)}, ScalarType::Double);
+  pair_distances_cpu({rows_of(query), rows_of(gallery), columns_of(query, gallery), metric_of(cosine),
+                      indices_of(query_index, query.size(0)), indices_of(gallery_index, gallery.size(0)),
+                      query_index.size(0), static_cast<double*>(distances.mutable_data_ptr())});
+  return distances;
+}
+
+}  // namespace
+}  // namespace dsa_fast
+
+STABLE_TORCH_LIBRARY_FRAGMENT(dsa_fast, m) {
+  m.def(
+      "rank_matches(Tensor query, Tensor gallery, Tensor ignored, Tensor match_offsets, Tensor match_items, "
+      "Tensor left_offsets, Tensor left_items, bool cosine, int block) -> Tensor");
+  m.def(
+      "rank_rows(Tensor distances, Tensor ignored, Tensor match_offsets, Tensor match_items, Tensor left_offsets, "
+      "Tensor left_items) -> Tensor");
+  m.def("nearest(Tensor query, Tensor gallery, int k, bool cosine, int block) -> Tensor");
+  m.def(
+      "pair_distances(Tensor query, Tensor gallery, Tensor query_index, Tensor gallery_index, bool cosine) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(dsa_fast, CPU, m) {
+  m.impl("rank_matches", TORCH_BOX(&dsa_fast::rank_matches_op));
+  m.impl("rank_rows", TORCH_BOX(&dsa_fast::rank_rows_op));
+  m.impl("nearest", TORCH_BOX(&dsa_fast::nearest_op));
+  m.impl("pair_distances", TORCH_BOX(&dsa_fast::pair_distances_op));
+}
+#endif  // DSA_FAST_TORCH

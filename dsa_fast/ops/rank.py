@@ -1,0 +1,135 @@
+"""Ranks of the right matches, and nearest neighbours, on the CPU without a distance matrix; see `csrc/rank.h`.
+
+The order is that of keys computed in float64 and compared as float32, ties going to the lower index. Results are exact,
+and the same for any number of threads and any block size.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dsa_fast.ops import _load  # noqa: F401  (loads the operators)
+
+MAX_BLOCK = 1024
+
+
+class Lists(NamedTuple):
+    """Some gallery items for each query: those of query q are `items[offsets[q] : offsets[q + 1]]`.
+
+    Attributes:
+        offsets: int64 [Q + 1], ascending from 0.
+        items: int64 [offsets[Q]], places in the gallery, no one twice for a query.
+    """
+
+    offsets: Tensor
+    items: Tensor
+
+    def of(self, start: int, stop: int) -> Lists:
+        """The lists of the queries start .. stop - 1."""
+        offsets = self.offsets[start : stop + 1]
+        first, last = int(offsets[0]), int(offsets[-1])
+        return Lists(offsets - first, self.items[first:last])
+
+
+def rank_matches(
+    query: Tensor, gallery: Tensor, ignored: Tensor, matches: Lists, left_out: Lists, *, cosine: bool, block: int
+) -> Tensor:
+    """The ranks of each query's matches.
+
+    Args:
+        query: float32 or float64 [Q, D], finite, on the CPU.
+        gallery: float32 or float64 [G, D], likewise.
+        ignored: bool [G], items left out of every ranking; they may be in no list.
+        matches: the right items of each query.
+        left_out: the items left out of that query's ranking; none of them a match.
+        cosine: order by the cosine, otherwise by the Euclidean distance.
+        block: queries handled together, at most MAX_BLOCK.
+
+    Returns:
+        int64 [len(matches.items)]: each query's ranks, from 1, ascending.
+    """
+    ranks: Tensor = torch.ops.dsa_fast.rank_matches(
+        query.contiguous(), gallery.contiguous(), ignored, *matches, *left_out, cosine, block
+    )
+    return ranks
+
+
+def rank_rows(distances: Tensor, ignored: Tensor, matches: Lists, left_out: Lists) -> Tensor:
+    """`rank_matches` from given distances, float32 [Q, G] without NaN, compared as they are."""
+    ranks: Tensor = torch.ops.dsa_fast.rank_rows(distances.contiguous(), ignored, *matches, *left_out)
+    return ranks
+
+
+def nearest(query: Tensor, gallery: Tensor, k: int, *, cosine: bool, block: int = MAX_BLOCK) -> tuple[Tensor, Tensor]:
+    """The k nearest items of each query, and the farthest.
+
+    Args:
+        query: float32 or float64 [Q, D], finite, on the CPU.
+        gallery: float32 or float64 [G, D], likewise.
+        k: how many, in 1..G.
+        cosine: order by the cosine, otherwise by the Euclidean distance.
+        block: queries handled together, at most MAX_BLOCK.
+
+    Returns:
+        int64 [Q, k], nearest first, and int64 [Q], an item that no other is farther than by more than float32's error.
+    """
+    found: Tensor = torch.ops.dsa_fast.nearest(query.contiguous(), gallery.contiguous(), k, cosine, block)
+    return found[:, :k], found[:, k]
+
+
+def pair_distances(
+    query: Tensor, gallery: Tensor, query_index: Tensor, gallery_index: Tensor, *, cosine: bool
+) -> Tensor:
+    """Distances of pairs of rows, float64 [n]: 1 - cos (1 for a zero vector), or the Euclidean distance squared.
+
+    Args:
+        query: float32 or float64 [Q, D], finite, on the CPU.
+        gallery: float32 or float64 [G, D], likewise.
+        query_index: int64 [n], rows of `query`.
+        gallery_index: int64 [n], rows of `gallery`.
+        cosine: which of the two.
+    """
+    distances: Tensor = torch.ops.dsa_fast.pair_distances(
+        query.contiguous(), gallery.contiguous(), query_index.contiguous(), gallery_index.contiguous(), cosine
+    )
+    return distances
+
+
+@torch.library.register_fake("dsa_fast::rank_matches")
+def _(
+    query: Tensor,
+    gallery: Tensor,
+    ignored: Tensor,
+    match_offsets: Tensor,
+    match_items: Tensor,
+    left_offsets: Tensor,
+    left_items: Tensor,
+    cosine: bool,
+    block: int,
+) -> Tensor:
+    return torch.empty_like(match_items)
+
+
+@torch.library.register_fake("dsa_fast::rank_rows")
+def _(
+    distances: Tensor,
+    ignored: Tensor,
+    match_offsets: Tensor,
+    match_items: Tensor,
+    left_offsets: Tensor,
+    left_items: Tensor,
+) -> Tensor:
+    return torch.empty_like(match_items)
+
+
+@torch.library.register_fake("dsa_fast::nearest")
+def _(query: Tensor, gallery: Tensor, k: int, cosine: bool, block: int) -> Tensor:
+    return query.new_empty((query.shape[0], k + 1), dtype=torch.int64)
+
+
+@torch.library.register_fake("dsa_fast::pair_distances")
+def _(query: Tensor, gallery: Tensor, query_index: Tensor, gallery_index: Tensor, cosine: bool) -> Tensor:
+    return query.new_empty(query_index.shape, dtype=torch.float64)
