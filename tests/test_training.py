@@ -107,6 +107,14 @@ def test_fine_tuning_starts_from_a_checkpoint(people: Path, tmp_path: Path) -> N
         start_from(ReIDTask(4, replace(MODEL, dsag=False)).model, first.checkpoint)
 
 
+def test_resuming_a_finished_run_scores_it_again(people: Path, tmp_path: Path) -> None:
+    first = fit(config(people), MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path)
+    logged, weights = losses(first.log), first.checkpoint.read_bytes()
+    again = fit(config(people), MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path, resume=True)
+    assert again.scores == first.scores
+    assert losses(again.log) == logged and again.checkpoint.read_bytes() == weights
+
+
 def test_resume_without_a_run(people: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="last.ckpt"):
         fit(config(people), MODEL, out=tmp_path, resume=True)

@@ -111,7 +111,6 @@ def fit(
             runner = _runner(trainer, out, callbacks, last if resume else None)
         except MisconfigurationException as error:
             raise ValueError(f"trainer: {error}") from error
-        people.prepare_data()
         _write_options(out / "config.yaml", options)
         if resume and _epochs_done(last) >= trainer.max_epochs:
             if trainer.eval_every:
