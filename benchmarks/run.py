@@ -213,14 +213,14 @@ def verify(name: str, run: Callable[[int], Any], img: Tensor, iuv: Tensor, size:
 def show(result: dict[str, Any]) -> None:
     """Prints the rows as a table."""
     table = Table(title="warp, uint8 256 x 128 -> float32 24 x 3 x 32 x 32")
-    for column in ("batch", "what", "median ms", "p10 .. p90", "images/s", "of floor", "ratio"):
+    for column in ("batch", "what", "median ms", "spread", "images/s", "of floor", "ratio"):
         table.add_column(column, justify="left" if column == "what" else "right", no_wrap=True)
     for row in result["rows"]:
         table.add_row(
             str(row["batch"]),
             row["name"],
             f"{1e3 * row['median_s']:.3f}",
-            f"{1e3 * row['p10_s']:.3f} .. {1e3 * row['p90_s']:.3f}",
+            f"{100 * (row['p90_s'] - row['p10_s']) / row['median_s']:.0f} %",
             f"{row['images_per_s']:,.0f}",
             f"{100 * row['floor_share']:.1f} %",
             f"{row['times_dsa_fast']:.1f}",
