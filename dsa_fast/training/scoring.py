@@ -14,6 +14,7 @@ from dsa_fast.data.dataset import Collate, PeopleDataset
 from dsa_fast.data.people import Person
 from dsa_fast.data.transforms import eval_transform, normalize, resize
 from dsa_fast.densepose.iuv import Order, resize_iuv
+from dsa_fast.evaluation import pool_images
 from dsa_fast.ops.warp import warp
 from dsa_fast.training.module import LoadedModel
 
@@ -111,21 +112,17 @@ def pool_multi_query(query: Embedded, shots: Embedded, reduce: Literal["mean", "
         reduce: how vectors are pooled.
 
     Raises:
-        ValueError: `shots` is empty, or its vectors are of another length.
+        ValueError: `shots` is empty, its vectors are of another length, or `reduce` is unknown.
     """
-    if reduce not in ("mean", "max"):
-        raise ValueError(f"reduce must be mean or max, got {reduce!r}")
     if len(shots.features) == 0 or shots.features.shape[1:] != query.features.shape[1:]:
         raise ValueError(
             f"shots must hold vectors of the queries' length, got shapes {list(shots.features.shape)} and "
             f"{list(query.features.shape)}"
         )
-    rows: dict[tuple[int, int], list[int]] = {}
-    for row, key in enumerate(zip(shots.pids.tolist(), shots.camids.tolist(), strict=True)):
-        rows.setdefault(key, []).append(row)
+    pooled, pids, camids = pool_images(*shots, reduce=reduce)
+    places = {key: row for row, key in enumerate(zip(pids.tolist(), camids.tolist(), strict=True))}
     features = query.features.clone()
     for number, key in enumerate(zip(query.pids.tolist(), query.camids.tolist(), strict=True)):
-        if key in rows:
-            vectors = shots.features[rows[key]]
-            features[number] = vectors.mean(0) if reduce == "mean" else vectors.amax(0)
+        if key in places:
+            features[number] = pooled[places[key]]
     return query._replace(features=features)
