@@ -82,6 +82,9 @@ def test_resumed_run_equals_uninterrupted_one(people: Path, tmp_path: Path) -> N
     other = replace(config(people), p=4)
     with pytest.raises(ValueError, match=r"seed was 0 and is 3; data.p was 2 and is 4"):
         fit(other, MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path / "cut", resume=True, seed=3)
+    # As if the resuming process itself had been killed while it put the log back.
+    log = tmp_path / "cut" / "log" / "metrics.csv"
+    log.rename(log.with_name("metrics_kept.csv"))
     resumed = fit(config(people), MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path / "cut", resume=True)
     # The log of the interrupted epoch is replaced, that of the epochs before is kept.
     assert losses(resumed.log) == losses(whole.log)

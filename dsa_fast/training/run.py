@@ -254,6 +254,9 @@ def _check_same_run(path: Path, options: dict[str, Any]) -> None:
 @rank_zero_only
 def _continue_log(logger: CSVLogger, path: Path, checkpoint: Path) -> None:
     """Keeps what was logged up to the checkpoint; Lightning's logger would start an empty file."""
+    kept = path.with_name("metrics_kept.csv")
+    if not path.exists() and kept.exists():  # stopped between the two last lines below
+        kept.replace(path)
     if not path.exists():
         return
     done = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
@@ -261,12 +264,12 @@ def _continue_log(logger: CSVLogger, path: Path, checkpoint: Path) -> None:
         reader = csv.DictReader(file)
         rows = [row for row in reader if row.get("step") and int(row["step"]) < done]
         names = list(reader.fieldnames or [])
-    with atomic_path(path.with_name("metrics_kept.csv")) as temporary, temporary.open("w", newline="") as file:
+    with atomic_path(kept) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
     logger.experiment.metrics_keys = names  # (this access is what removes the old file)
-    path.with_name("metrics_kept.csv").replace(path)
+    kept.replace(path)
 
 
 def _plain(value: Any) -> Any:
