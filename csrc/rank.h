@@ -34,7 +34,7 @@ struct Lists {
   const int64_t* items;    // [offsets[Q]], each in 0..G-1
 };
 
-constexpr int64_t kMaxBlock = 1024;  // queries handled together
+constexpr int64_t kMaxBlock = 2048;  // queries handled together
 
 struct RankArgs {
   Rows query, gallery;  // [Q, D], [G, D]

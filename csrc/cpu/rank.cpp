@@ -6,6 +6,7 @@
 #include "../rank.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
@@ -14,6 +15,7 @@
 #include <memory>
 #include <new>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "parallel.h"
@@ -21,6 +23,8 @@
 #if (defined(__x86_64__) || defined(_M_X64)) && defined(__GNUC__)
 #include <immintrin.h>
 #define DSA_FAST_X86 1
+#define DSA_FAST_AVX2 __attribute__((target("avx2,fma")))
+#define DSA_FAST_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")))
 #endif
 
 #define DSA_FAST_INLINE inline __attribute__((always_inline))
@@ -29,7 +33,7 @@ namespace dsa_fast {
 namespace {
 
 constexpr int64_t kTile = 128;    // items of a tile: a multiple of kChunk and of every kernel's columns
-constexpr int64_t kDepth = 128;   // products summed before their sum is added to the others
+constexpr int64_t kDepth = 256;   // products summed before their sum is added to the others
 constexpr int64_t kChunk = 64;    // items whose ranks are counted together
 constexpr int64_t kRange = 4096;  // items of a unit of work
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -90,7 +94,38 @@ DSA_FAST_INLINE void count_body(const float* x, float low, float high, int32_t* 
   *at_most = highs;
 }
 
-template <typename Q, typename G>
+// Adds the products to sums [32], element k to k % 32, as far as blocks of 32 go; gives where it stopped.
+template <typename Product>
+DSA_FAST_INLINE int64_t add_blocks(double* sums, int64_t n, const Product& product) {
+  int64_t k = 0;
+  for (; k + 32 <= n; k += 32) {
+    for (int64_t j = 0; j < 32; ++j) sums[j] += product(k + j);
+  }
+  return k;
+}
+
+#ifdef DSA_FAST_X86
+// The same sums: a product of two float32 values is exact in float64, so that fusing it with the sum changes nothing.
+DSA_FAST_AVX512 int64_t add_blocks_avx512(double* sums, int64_t n, const float* q, const float* g) {
+  __m512d sum[4];
+  for (int j = 0; j < 4; ++j) sum[j] = _mm512_loadu_pd(sums + 8 * j);
+  int64_t k = 0;
+  for (; k + 32 <= n; k += 32) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const __m512d x = _mm512_cvtps_pd(_mm256_loadu_ps(q + k + 8 * j));
+      const __m512d y = _mm512_cvtps_pd(_mm256_loadu_ps(g + k + 8 * j));
+      sum[j] = _mm512_fmadd_pd(x, y, sum[j]);
+    }
+  }
+  for (int j = 0; j < 4; ++j) _mm512_storeu_pd(sums + 8 * j, sum[j]);
+  return k;
+}
+#else
+int64_t add_blocks_avx512(double*, int64_t, const float*, const float*) { return 0; }  // is never called
+#endif
+
+template <bool kAvx512 = false, typename Q, typename G>
 DSA_FAST_INLINE double dot_body(const Q* q, double q_scale, const G* g, double g_scale, int64_t n) {
   // Products of float32 values are exact and far from float64's limits, so that they are scaled at the end.
   constexpr bool kLate = std::is_same_v<Q, float> && std::is_same_v<G, float>;
@@ -100,8 +135,10 @@ DSA_FAST_INLINE double dot_body(const Q* q, double q_scale, const G* g, double g
     return (static_cast<double>(q[k]) * q_scale) * (static_cast<double>(g[k]) * g_scale);
   };
   int64_t k = 0;
-  for (; k + 32 <= n; k += 32) {
-    for (int64_t j = 0; j < 32; ++j) sums[j] += product(k + j);
+  if constexpr (kAvx512 && kLate) {
+    k = add_blocks_avx512(sums, n, q, g);
+  } else {
+    k = add_blocks(sums, n, product);
   }
   for (int64_t j = 0; k + j < n; ++j) sums[j] += product(k + j);
   for (int64_t width = 16; width > 0; width /= 2) {
@@ -119,7 +156,7 @@ DSA_FAST_INLINE double dot_body(const Q* q, double q_scale, const G* g, double g
     count_body(x, low, high, below, at_most);                                                                  \
   }                                                                                                            \
   target double dot_ff_##name(const float* q, double qs, const float* g, double gs, int64_t n) {               \
-    return dot_body(q, qs, g, gs, n);                                                                          \
+    return dot_body<kAvx512_##name>(q, qs, g, gs, n);                                                          \
   }                                                                                                            \
   target double dot_fd_##name(const float* q, double qs, const double* g, double gs, int64_t n) {              \
     return dot_body(q, qs, g, gs, n);                                                                          \
@@ -137,6 +174,7 @@ DSA_FAST_INLINE double dot_body(const Q* q, double q_scale, const G* g, double g
   }
 
 constexpr int64_t kRows_plain = 4, kColumns_plain = 8;
+constexpr bool kAvx512_plain = false;
 
 void multiply_plain(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add) {
   float sum[kRows_plain][kColumns_plain] = {};
@@ -153,10 +191,8 @@ void multiply_plain(int64_t depth, const float* a, const float* b, float* c, int
 DSA_FAST_KERNELS(plain, )
 
 #ifdef DSA_FAST_X86
-#define DSA_FAST_AVX2 __attribute__((target("avx2,fma")))
-#define DSA_FAST_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")))
-
 constexpr int64_t kRows_avx2 = 6, kColumns_avx2 = 16;
+constexpr bool kAvx512_avx2 = false;
 
 DSA_FAST_AVX2 void multiply_avx2(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add) {
   __m256 sum[kRows_avx2][2];
@@ -181,6 +217,7 @@ DSA_FAST_AVX2 void multiply_avx2(int64_t depth, const float* a, const float* b, 
 }
 
 constexpr int64_t kRows_avx512 = 14, kColumns_avx512 = 32;
+constexpr bool kAvx512_avx512 = true;
 
 DSA_FAST_AVX512 void multiply_avx512(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add) {
   __m512 sum[kRows_avx512][2];
@@ -285,37 +322,39 @@ double power_below(double largest) {  // brings it into [0.5, 1)
   return std::ldexp(1.0, std::min(-exponent, 1000));
 }
 
-// largest: of each row of the side, in scale.
-Side open_side(const Rows& rows, int64_t D) {
-  Side side{rows, D, std::vector<double>(static_cast<size_t>(rows.n)),
-            std::vector<double>(static_cast<size_t>(rows.n))};
-  parallel_for(rows.n, D, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) side.scale[static_cast<size_t>(i)] = largest_of(side, i);
-  });
-  return side;
-}
-
-void close_side(Side& side, Metric metric, double largest) {
-  const double common = power_below(largest);
-  parallel_for(side.rows.n, side.D, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      double& scale = side.scale[static_cast<size_t>(i)];
-      scale = metric == Metric::kCosine ? power_below(scale) : common;
-      side.squares[static_cast<size_t>(i)] = dot(side, i, side, i);
-    }
-  });
-}
-
 struct Pair {
   Side query, gallery;
 
-  Pair(const Rows& q, const Rows& g, int64_t D, Metric metric) : query(open_side(q, D)), gallery(open_side(g, D)) {
-    double largest = 0;
-    for (const Side* side : {&query, &gallery}) {
-      for (const double value : side->scale) largest = std::max(largest, value);
+  Pair(const Rows& q, const Rows& g, int64_t D, Metric metric) : query(open(q, D)), gallery(open(g, D)) {
+    const std::array<Side*, 2> sides{&query, &gallery};
+    double common = 0;
+    if (metric == Metric::kEuclidean) {
+      std::vector<double> largest(static_cast<size_t>(std::max(q.n, g.n)));
+      for (Side* side : sides) {
+        each(*side, [&](int64_t i) { largest[static_cast<size_t>(i)] = largest_of(*side, i); });
+        for (int64_t i = 0; i < side->rows.n; ++i) common = std::max(common, largest[static_cast<size_t>(i)]);
+      }
     }
-    close_side(query, metric, largest);
-    close_side(gallery, metric, largest);
+    for (Side* side : sides) {
+      each(*side, [&](int64_t i) {  // a row is read twice while it is in the cache
+        const double largest = metric == Metric::kCosine ? largest_of(*side, i) : common;
+        side->scale[static_cast<size_t>(i)] = power_below(largest);
+        side->squares[static_cast<size_t>(i)] = dot(*side, i, *side, i);
+      });
+    }
+  }
+
+ private:
+  static Side open(const Rows& rows, int64_t D) {
+    const auto n = static_cast<size_t>(rows.n);
+    return {rows, D, std::vector<double>(n), std::vector<double>(n)};
+  }
+
+  template <typename F>
+  static void each(const Side& side, const F& f) {
+    parallel_for(side.rows.n, side.D, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) f(i);
+    });
   }
 };
 
@@ -587,13 +626,33 @@ void count_chunk(const Kernels& kernel, const float* rough, float smallest, floa
   }
 }
 
+// The queries with those of one person together: what they are compared with stays in the cache. People are told by
+// the first item that is a match or left out.
+std::vector<int64_t> by_person(const Lists& matches, const Lists& left_out, int64_t Q) {
+  std::vector<std::pair<int64_t, int64_t>> keys(static_cast<size_t>(Q));
+  for (int64_t q = 0; q < Q; ++q) {
+    int64_t first = std::numeric_limits<int64_t>::max();
+    for (const Lists* lists : {&matches, &left_out}) {
+      const int64_t begin = lists->offsets[q];
+      if (begin < lists->offsets[q + 1]) first = std::min(first, lists->items[begin]);
+    }
+    keys[static_cast<size_t>(q)] = {first, q};
+  }
+  std::sort(keys.begin(), keys.end());
+  std::vector<int64_t> order(keys.size());
+  std::transform(keys.begin(), keys.end(), order.begin(), [](const auto& key) { return key.second; });
+  return order;
+}
+
 // The sorted matches of all queries, made by key(q, item).
 template <typename Key>
-std::vector<Match> sorted_matches(const Lists& lists, int64_t Q, int64_t work, const Key& key) {
+std::vector<Match> sorted_matches(const Lists& lists, const std::vector<int64_t>& order, int64_t work, const Key& key) {
+  const auto Q = static_cast<int64_t>(order.size());
   std::vector<Match> matches(static_cast<size_t>(lists.offsets[Q]));
   parallel_for(Q, work * std::max<int64_t>(1, lists.offsets[Q] / std::max<int64_t>(1, Q)),
                [&](int64_t begin, int64_t end) {
-                 for (int64_t q = begin; q < end; ++q) {
+                 for (int64_t at = begin; at < end; ++at) {
+                   const int64_t q = order[static_cast<size_t>(at)];
                    for (int64_t m = lists.offsets[q]; m < lists.offsets[q + 1]; ++m) {
                      matches[static_cast<size_t>(m)] = {key(q, lists.items[m]), lists.items[m]};
                    }
@@ -615,9 +674,10 @@ void finish_ranks(const Lists& lists, const Lists& left_out, int64_t q, const Ma
   for (int64_t i = 0; i < n; ++i) ranks[begin + i] = counts[begin + i] + 1;
 }
 
+// Blocks of about equal size, of whole panels where they are large.
 int64_t even_block(int64_t Q, int64_t block) {
-  const int64_t blocks = (Q + block - 1) / block;
-  return (Q + blocks - 1) / blocks;
+  const int64_t blocks = (Q + block - 1) / block, even = (Q + blocks - 1) / blocks, rows = kernels().rows;
+  return std::min(block, (even + rows - 1) / rows * rows);
 }
 
 }  // namespace
@@ -628,7 +688,8 @@ void rank_matches_cpu(const RankArgs& a) {
   const Pair sides(a.query, a.gallery, a.D, a.metric);
   const Scorer scorer(sides.query, sides.gallery, a.metric, a.ignored);
   const auto key = [&](int64_t q, int64_t j) { return scorer.key(q, j); };
-  const std::vector<Match> matches = sorted_matches(a.matches, Q, a.D, key);
+  const std::vector<int64_t> order = by_person(a.matches, a.left_out, Q);
+  const std::vector<Match> matches = sorted_matches(a.matches, order, a.D, key);
   std::vector<int32_t> counts(matches.size(), 0);
 
   const int64_t block = even_block(Q, std::min(a.block, kMaxBlock));
@@ -664,7 +725,8 @@ void rank_matches_cpu(const RankArgs& a) {
     };
   });
   parallel_for(Q, a.D, [&](int64_t begin, int64_t end) {
-    for (int64_t q = begin; q < end; ++q) {
+    for (int64_t at = begin; at < end; ++at) {
+      const int64_t q = order[static_cast<size_t>(at)];
       finish_ranks(a.matches, a.left_out, q, matches.data(), key, counts.data(), a.ranks);
     }
   });
@@ -673,7 +735,7 @@ void rank_matches_cpu(const RankArgs& a) {
 void rank_rows_cpu(const RankRowsArgs& a) {
   if (a.Q == 0 || a.matches.offsets[a.Q] == 0) return;
   const auto key = [&](int64_t q, int64_t j) { return a.distances[q * a.G + j]; };
-  const std::vector<Match> matches = sorted_matches(a.matches, a.Q, 1, key);
+  const std::vector<Match> matches = sorted_matches(a.matches, by_person(a.matches, a.left_out, a.Q), 1, key);
   std::vector<int32_t> counts(matches.size(), 0);
   parallel_for(a.Q, a.G, [&](int64_t begin, int64_t end) {
     float chunk[kChunk];

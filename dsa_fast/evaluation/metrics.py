@@ -138,7 +138,7 @@ def evaluate(
         metric: "cosine" orders by 1 - cos (a zero vector is at distance 1 from all), "euclidean" by the distance.
         max_rank: length of the CMC curve, which may exceed G.
         average_precision: "rectangular", or "trapezoid" for the figures of Market-1501's own script.
-        block_size: queries handled together, by default 1,024 on the CPU, where they take 4 * block_size * (D + 128)
+        block_size: queries handled together, by default 2,048 on the CPU, where they take 4 * block_size * (D + 128)
             bytes for each thread, and 256 on other devices, where they take 4 * block_size * G bytes and more.
 
     Returns:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dsa_fast.ops import _load  # noqa: F401  (loads the operators)
 
-MAX_BLOCK = 1024
+MAX_BLOCK = 2048
 
 
 class Lists(NamedTuple):
