@@ -7,6 +7,7 @@ process states its memory: the largest resident size after the features were mad
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -21,8 +22,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from common import print_table, say
 from torch import Tensor
 
 from dsa_fast.evaluation import EvaluationResult, evaluate, evaluate_distances
@@ -199,8 +199,14 @@ def run_child(task: str, quick: bool, peer: Path | None) -> dict[str, Any]:
     return result
 
 
-def bench(device: torch.device, quick: bool, peer: Path | None) -> dict[str, Any]:
+def add_options(group: argparse._ArgumentGroup) -> None:
+    """The suite's own options."""
+    group.add_argument("--peer", type=Path, help="a checkout of torchreid with its Cython extension built")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """All of it; the larger sets and re-ranking on the CPU alone."""
+    device, quick, peer = options.device, options.quick, options.peer
     if peer is None:
         print("benchmarks: no --peer, torchreid is left out")
     rows = bench_market(256, device, quick, peer) + bench_market(4096, device, quick, peer)
@@ -218,23 +224,23 @@ def bench(device: torch.device, quick: bool, peer: Path | None) -> dict[str, Any
 
 def show(result: dict[str, Any]) -> None:
     """Prints the rows as a table."""
-    table = Table(title="evaluation, float32 features")
-    for column in ("queries x gallery x width", "what", "best s", "GiB above the features", "mAP", "times faster"):
-        table.add_column(column, justify="left" if column == "what" else "right")
+    lines = []
     for line in result["rows"]:
         gib, scores = line.get("gib_above_features"), line.get("scores")
         ratios = [f"{value:.1f}" for key, value in line.items() if key.startswith("times_faster")]
-        table.add_row(
-            line["size"],
-            line["name"],
-            f"{line['best_s']:.3f}",
-            "" if gib is None else f"{gib:.2f}",
-            "" if scores is None else f"{scores['mAP']:.6f}",
-            ", ".join(ratios),
+        lines.append(
+            (
+                line["size"],
+                line["name"],
+                f"{line['best_s']:.3f}",
+                "" if gib is None else f"{gib:.2f}",
+                "" if scores is None else f"{scores['mAP']:.6f}",
+                ", ".join(ratios),
+            )
         )
-    Console().print(table)
-    load_now = ", ".join(f"{value:.1f}" for value in result["load_average"])
-    Console().print(f"load average at the end {load_now}", highlight=False)
+    columns = ("queries x gallery x width", "what", "best s", "GiB above the features", "mAP", "times faster")
+    print_table("evaluation, float32 features", columns, lines)
+    say("load average at the end " + ", ".join(f"{value:.1f}" for value in result["load_average"]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,149 @@
+"""The `warp` suite of run.py: pixels into part images, beside PyTorch and NumPy.
+
+Every contender's result is compared with `dsa_fast.ops.reference` before it is timed. The floor is the counted bytes
+(each read and written once) over a copy rate measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from common import Clock, copy_rate, print_table, say, spread
+from torch import Tensor
+
+import dsa_fast
+from dsa_fast.ops.reference import warp_reference
+
+PARTS = 24
+
+
+def people(batch: int, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Noise photos, and maps in which a person-like half of the pixels carries smooth parts, u and v."""
+    img = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
+    y = torch.linspace(0, 1, height)[:, None]
+    x = torch.linspace(0, 1, width)[None, :]
+    shift = torch.rand(batch, 1, 1, generator=generator)
+    column, row = (4 * (x + 0.25 * shift)).floor().clamp(0, 3), (6 * y).floor().clamp(0, 5)
+    part = 1 + (4 * row + column).long() % PARTS
+    inside = ((x - 0.5 - 0.1 * (shift - 0.5)).abs() < 0.27).expand(batch, height, width)
+    u, v = (6 * y + 0 * x) % 1, (4 * (x + 0.25 * shift)) % 1
+    iuv = torch.stack([part.float().expand_as(inside), 255 * u.expand_as(inside), 255 * v.expand_as(inside)], dim=1)
+    return img, (iuv * inside[:, None]).round().byte()
+
+
+def torch_scatter(img: Tensor, iuv: Tensor, size: int) -> Tensor:
+    """The vectorised PyTorch way: one index_put; which pixel wins a texel is not defined on CUDA."""
+    batch, channels = img.shape[:2]
+    part, row, column = iuv[:, 0].long(), iuv[:, 1].long() * size // 255, iuv[:, 2].long() * size // 255
+    row, column = row.clamp(max=size - 1), column.clamp(max=size - 1)
+    b, y, x = torch.nonzero(part > 0, as_tuple=True)
+    out = torch.zeros(batch, PARTS, size, size, channels, device=img.device)
+    out[b, part[b, y, x] - 1, row[b, y, x], column[b, y, x]] = img.permute(0, 2, 3, 1)[b, y, x].float()
+    return out.permute(0, 1, 4, 2, 3).contiguous()
+
+
+def numpy_parts(img: np.ndarray, iuv: np.ndarray, size: int) -> np.ndarray:
+    """The usual NumPy loop over images and parts."""
+    out = np.zeros((len(img), PARTS, img.shape[1], size, size), np.float32)
+    for b in range(len(img)):
+        rows = np.minimum(iuv[b, 1].astype(np.int64) * size // 255, size - 1)
+        columns = np.minimum(iuv[b, 2].astype(np.int64) * size // 255, size - 1)
+        for part in range(1, PARTS + 1):
+            y, x = np.nonzero(iuv[b, 0] == part)
+            out[b, part - 1][:, rows[y, x], columns[y, x]] = img[b][:, y, x]
+    return out
+
+
+def numpy_flat(img: np.ndarray, iuv: np.ndarray, size: int) -> np.ndarray:
+    """Flat NumPy indexing of all parts of an image at once."""
+    channels = img.shape[1]
+    out = np.zeros((len(img), channels, PARTS * size * size), np.float32)
+    for b in range(len(img)):
+        part = iuv[b, 0].reshape(-1).astype(np.int32)
+        where = np.flatnonzero(part)
+        rows = np.minimum(iuv[b, 1].reshape(-1)[where].astype(np.int32) * size // 255, size - 1)
+        columns = np.minimum(iuv[b, 2].reshape(-1)[where].astype(np.int32) * size // 255, size - 1)
+        out[b][:, ((part[where] - 1) * size + rows) * size + columns] = img[b].reshape(channels, -1)[:, where]
+    return np.ascontiguousarray(out.reshape(len(img), channels, PARTS, size, size).swapaxes(1, 2))
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """uint8 256 x 128 photos and maps -> float32 24 x 3 x 32 x 32."""
+    size, generator = 32, torch.Generator().manual_seed(0)
+    device, clock = options.device, Clock(options.device, options.seconds)
+    rate = copy_rate(clock)
+    rows: list[dict[str, Any]] = []
+    for batch in (1, 16) if options.quick else (1, 16, 64, 256):
+        # Enough different inputs that none is in a cache from the last time.
+        sets = [people(batch, 256, 128, generator) for _ in range(max(2, min(16, 512 // batch)))]
+        arrays = [(img.numpy(), iuv.numpy()) for img, iuv in sets]
+        sets = [(img.to(device), iuv.to(device)) for img, iuv in sets]
+        img, iuv = (x[:1].cpu() for x in sets[0])
+        floor = batch * (6 * 256 * 128 + 4 * PARTS * 3 * size * size) / rate
+        ours: float | None = None
+        for name, contender in contenders(sets, arrays if device.type == "cpu" else [], size).items():
+            verify(name, contender, img, iuv, size, device)
+            row = {"batch": batch, "name": name, **spread(clock(contender))}
+            ours = ours or row["median_s"]
+            row["images_per_s"] = batch / row["median_s"]
+            row["floor_share"] = floor / row["median_s"]
+            row["times_dsa_fast"] = row["median_s"] / ours
+            rows.append(row)
+    filled = float((sets[0][1][:, 0] > 0).float().mean())
+    return {"copy_bytes_per_s": rate, "foreground": filled, "input": "uint8 256 x 128", "rows": rows}
+
+
+def contenders(
+    sets: list[tuple[Tensor, Tensor]], arrays: list[tuple[np.ndarray, np.ndarray]], size: int
+) -> dict[str, Callable[[int], Any]]:
+    """Name -> a function that warps the i-th of the inputs (in turn); NumPy only where arrays are given."""
+
+    def ours(reduce: Literal["last", "mean"]) -> Callable[[int], Tensor]:
+        return lambda i: dsa_fast.warp(*sets[i % len(sets)], size=size, dtype=torch.float32, reduce=reduce)
+
+    found: dict[str, Callable[[int], Any]] = {
+        "dsa_fast last": ours("last"),
+        "dsa_fast mean": ours("mean"),
+        "PyTorch index_put": lambda i: torch_scatter(*sets[i % len(sets)], size),
+    }
+    if arrays:
+        found["NumPy, per part"] = lambda i: numpy_parts(*arrays[i % len(arrays)], size)
+        found["NumPy, flat"] = lambda i: numpy_flat(*arrays[i % len(arrays)], size)
+    return found
+
+
+def verify(name: str, run: Callable[[int], Any], img: Tensor, iuv: Tensor, size: int, device: torch.device) -> None:
+    """Stops the benchmark when a contender's first image is not what it should be."""
+    got = torch.as_tensor(run(0))[:1].cpu()
+    reduce = "mean" if name == "dsa_fast mean" else "last"
+    expected, count = warp_reference(img, iuv, size=size, dtype=torch.float32, reduce=reduce)
+    if name == "PyTorch index_put" and device.type == "cuda":  # any of several pixels may win a texel there
+        alone = (count <= 1)[:, :, None]
+        got, expected = got * alone, expected * alone
+    if not torch.equal(got, expected):
+        raise SystemExit(f"benchmarks: {name} does not give the reference's result; nothing is reported")
+
+
+def show(result: dict[str, Any]) -> None:
+    """Prints the rows as a table."""
+    print_table(
+        "warp, uint8 256 x 128 -> float32 24 x 3 x 32 x 32",
+        ("batch", "what", "median ms", "spread", "images/s", "of floor", "ratio"),
+        [
+            (
+                str(row["batch"]),
+                row["name"],
+                f"{1e3 * row['median_s']:.3f}",
+                f"{100 * (row['p90_s'] - row['p10_s']) / row['median_s']:.0f} %",
+                f"{row['images_per_s']:,.0f}",
+                f"{100 * row['floor_share']:.1f} %",
+                f"{row['times_dsa_fast']:.1f}",
+            )
+            for row in result["rows"]
+        ],
+    )
+    say(f"copy rate {result['copy_bytes_per_s'] / 1e9:.1f} GB/s")
