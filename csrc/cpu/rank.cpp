@@ -113,8 +113,8 @@ DSA_FAST_AVX512 int64_t add_blocks_avx512(double* sums, int64_t n, const float* 
   for (; k + 32 <= n; k += 32) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
-      const __m512d x = _mm512_cvtps_pd(_mm256_loadu_ps(q + k + 8 * j));
-      const __m512d y = _mm512_cvtps_pd(_mm256_loadu_ps(g + k + 8 * j));
+      const __m512d x = __builtin_convertvector(_mm256_loadu_ps(q + k + 8 * j), __m512d);
+      const __m512d y = __builtin_convertvector(_mm256_loadu_ps(g + k + 8 * j), __m512d);
       sum[j] = _mm512_fmadd_pd(x, y, sum[j]);
     }
   }
