@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .choose import choose_person
 from .iuv import flip_iuv, read_iuv, resize_iuv, write_iuv
 from .parts import (
     MERGE_13_TO_8,
@@ -21,6 +22,7 @@ __all__ = [
     "NUM_PARTS",
     "PART_COLORS",
     "PART_NAMES",
+    "choose_person",
     "flip_iuv",
     "read_iuv",
     "resize_iuv",

@@ -1,0 +1,55 @@
+"""Which of several detected people a crop is of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["choose_person"]
+
+
+def choose_person(boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> int | None:
+    """Picks the person that a re-identification crop was cut for: sure of itself, and over the crop's centre.
+
+    The crop's window is its middle half each way: rows H/4 to 3H/4 and columns W/4 to 3W/4. Each person is worth
+    its score times the share of the window that its box covers. The person worth most is taken; of equals the one
+    whose box covers more of the crop, then the first. Who covers nothing of the window is never taken, nor is one
+    whose score is not positive, or whose score or box is not finite.
+
+    So somebody at the edge, however clearly seen, gives way to the person in the middle, and somebody small in the
+    background of the middle gives way to the person in front, whose box covers more of the window.
+
+    Args:
+        boxes: [N, 4] as x0, y0, x1, y1 in the crop's pixels; they may leave the crop.
+        scores: [N], higher is surer.
+        size: (height, width) of the crop.
+
+    Returns:
+        The person's index, 0..N-1, or None if nobody can be taken.
+
+    Raises:
+        ValueError: a shape is wrong, or `size` is not positive.
+    """
+    boxes, scores = torch.as_tensor(boxes), torch.as_tensor(scores)
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes must have shape [N, 4], got {list(boxes.shape)}")
+    if scores.dim() != 1 or len(scores) != len(boxes):
+        raise ValueError(f"scores must have shape [{len(boxes)}], one for each box, got {list(scores.shape)}")
+    height, width = size
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be a positive (height, width), got {size}")
+    boxes, scores = boxes.detach().cpu().double(), scores.detach().cpu().double()
+    window = torch.tensor([width / 4, height / 4, 3 * width / 4, 3 * height / 4], dtype=torch.float64)
+    crop = torch.tensor([0, 0, width, height], dtype=torch.float64)
+    worth = scores * _overlap(boxes, window) / _overlap(window[None], window)
+    can_be = torch.isfinite(boxes).all(1) & torch.isfinite(scores) & (worth > 0)
+    seen = _overlap(boxes, crop).tolist()
+    value = worth.tolist()
+    candidates = [i for i in range(len(value)) if can_be[i]]
+    return max(candidates, key=lambda i: (value[i], seen[i], -i), default=None)
+
+
+def _overlap(boxes: Tensor, other: Tensor) -> Tensor:
+    """[N], the areas that boxes [N, 4] share with one box [4]."""
+    low, high = torch.maximum(boxes[:, :2], other[:2]), torch.minimum(boxes[:, 2:], other[2:])
+    return (high - low).clamp(min=0).prod(1)
