@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .choose import choose_person
+from .dump import DumpEntry, DumpPerson, read_dump
 from .iuv import flip_iuv, read_iuv, resize_iuv, write_iuv
 from .parts import (
     MERGE_13_TO_8,
@@ -13,6 +14,7 @@ from .parts import (
     PART_COLORS,
     PART_NAMES,
 )
+from .results import iuv_from_result
 
 __all__ = [
     "MERGED_NAMES",
@@ -22,8 +24,12 @@ __all__ = [
     "NUM_PARTS",
     "PART_COLORS",
     "PART_NAMES",
+    "DumpEntry",
+    "DumpPerson",
     "choose_person",
     "flip_iuv",
+    "iuv_from_result",
+    "read_dump",
     "read_iuv",
     "resize_iuv",
     "write_iuv",

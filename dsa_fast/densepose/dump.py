@@ -1,0 +1,250 @@
+"""Files of detectron2's `apply_net.py dump`: DensePose results of many images, read without detectron2.
+
+Such a file is a `torch.save` (before 2020 a `pickle.dump`) of a list with a dict for each image: `file_name`, `scores`
+[N], `pred_boxes_XYXY` [N, 4] and `pred_densepose`, which holds objects of DensePose's own classes. It is read by
+`unpickle`, which runs nothing of it. The classes may be of any module, so that copies of the project will do.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .choose import choose_person
+from .parts import NUM_PARTS
+from .results import iuv_from_result, place_in_image
+from .unpickle import Call, read_values
+
+__all__ = ["DumpEntry", "DumpPerson", "read_dump"]
+
+_CHART = frozenset({"DensePoseChartResult", "DensePoseChartResultWithConfidences"})
+_QUANTIZED, _COMPRESSED, _OLD = "DensePoseChartResultQuantized", "DensePoseChartResultCompressed", "DensePoseResult"
+# Known, to say what is wrong with them.
+_EMBEDDINGS = frozenset({"DensePoseEmbeddingPredictorOutput", "DensePoseEmbeddingPredictorOutputWithConfidences"})
+_HEADS = frozenset(
+    {
+        "DensePoseChartPredictorOutput",
+        "DensePoseChartPredictorOutputWithConfidences",
+        "DensePoseOutput",
+        *("Instances", "Boxes"),
+    }
+)
+_CLASSES = _CHART | _EMBEDDINGS | _HEADS | {_QUANTIZED, _COMPRESSED, _OLD}
+
+
+@dataclass(frozen=True, eq=False)
+class DumpPerson:
+    """One detected person of an image.
+
+    Attributes:
+        score: of the detection, in [0, 1]; 1 where the file has none.
+        box: x0, y0, x1, y1 in the image's pixels.
+        labels: [h, w], part ids 0..24, of the box.
+        uv: float32 [2, h, w].
+    """
+
+    score: float
+    box: tuple[float, float, float, float]
+    labels: Tensor
+    uv: Tensor
+
+    def iuv(self, size: tuple[int, int] | None = None) -> Tensor:
+        """The person's IUV map: uint8 [3, height, width] of the image if its `size` is given, else of the box.
+
+        Raises:
+            ValueError: see `iuv_from_result`.
+        """
+        return iuv_from_result(self.labels, self.uv, None if size is None else self.box, size)
+
+
+@dataclass(frozen=True, eq=False)
+class DumpEntry:
+    """One image of a dump.
+
+    Attributes:
+        file_name: the image's path, as it was where the dump was made.
+        people: the detected people, as in the file: surest first.
+    """
+
+    file_name: str
+    people: tuple[DumpPerson, ...]
+
+    def choose(self, size: tuple[int, int]) -> int | None:
+        """Whom the image shows if it is a crop of one person: an index into `people`, or None; see `choose_person`."""
+        boxes = torch.tensor([person.box for person in self.people]).view(-1, 4)
+        return choose_person(boxes, torch.tensor([person.score for person in self.people]), size)
+
+    def iuv(self, size: tuple[int, int], person: int | None = None) -> Tensor:
+        """A person's IUV map, placed in the image.
+
+        Args:
+            size: (height, width) of the image.
+            person: index into `people`; by default whom `choose` takes. If that is nobody, the map is all background.
+
+        Returns:
+            uint8 [3, height, width].
+
+        Raises:
+            IndexError: there is no such person.
+            ValueError: see `iuv_from_result`.
+        """
+        chosen = self.choose(size) if person is None else person
+        if chosen is None:
+            return torch.zeros((3, *size), dtype=torch.uint8)
+        if not 0 <= chosen < len(self.people):
+            raise IndexError(f"person must be in 0..{len(self.people) - 1}, got {person}: {self.file_name}")
+        return self.people[chosen].iuv(size)
+
+
+def read_dump(path: str | os.PathLike[str]) -> list[DumpEntry]:
+    """Reads a file of `apply_net.py dump`; nothing in it is executed, and detectron2 is not needed.
+
+    Results are those of the chart models: `DensePoseChartResult`, with or without confidences (which are left out), its
+    quantised and compressed forms, and the `DensePoseResult` of DensePose before August 2020.
+
+    Args:
+        path: the file, in either format of `torch.save`, or a pickle.
+
+    Returns:
+        One entry for each image, in the file's order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no dump, is cut short, damaged, asks for anything but tensors and these classes, or
+            holds results that are no parts with (u, v): CSE embeddings, or network outputs not yet converted. The
+            message names the file.
+    """
+    images = read_values(path, _CLASSES)
+    if isinstance(images, Call):
+        raise ValueError(f"{path} must be a list of images as apply_net.py dump writes it, {_what(images)}")
+    if isinstance(images, dict):
+        images = [images]
+    if not isinstance(images, list):
+        raise ValueError(f"{path} must be a list of images as apply_net.py dump writes it, got {_kind(images)}")
+    entries = []
+    for number, image in enumerate(images):
+        try:
+            entries.append(_entry(image))
+        except ValueError as error:
+            name = image.get("file_name") if isinstance(image, dict) else None
+            about = f" ({name[:300]})" if isinstance(name, str) else ""
+            raise ValueError(f"{path}, image {number}{about}: {error}") from error
+    return entries
+
+
+def _entry(image: Any) -> DumpEntry:
+    if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
+        raise ValueError(f"an image must be a dict with a file_name, got {_kind(image)}")
+    boxes, scores, found = (image.get(key) for key in ("pred_boxes_XYXY", "scores", "pred_densepose"))
+    results = _results(found)
+    if boxes is None:
+        boxes = torch.empty(0, 4)
+    if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"pred_boxes_XYXY must be a tensor [N, 4], got {_kind(boxes)}")
+    if found is None and len(boxes):
+        raise ValueError("it has boxes, but no pred_densepose: was the model one of DensePose?")
+    if len(results) != len(boxes):
+        raise ValueError(f"pred_densepose must hold a result for each of {len(boxes)} boxes, got {len(results)}")
+    if scores is None:
+        scores = torch.ones(len(boxes))
+    if not isinstance(scores, Tensor) or scores.shape != boxes.shape[:1]:
+        raise ValueError(f"scores must be a tensor [{len(boxes)}], one for each box, got {_kind(scores)}")
+    people = []
+    for score, box, (labels, uv) in zip(scores.tolist(), boxes.tolist(), results, strict=True):
+        # Checked now, so that a wrong result is named with its file.
+        place_in_image(labels.expand(3, *labels.shape), box, (1, 1))
+        people.append(DumpPerson(float(score), (box[0], box[1], box[2], box[3]), labels, uv))
+    return DumpEntry(image["file_name"], tuple(people))
+
+
+def _results(found: Any) -> list[tuple[Tensor, Tensor]]:
+    """Labels [h, w] and uv [2, h, w] of each person."""
+    if found is None:
+        return []
+    if isinstance(found, Call) and _class(found) == _OLD:
+        encoded = found.state.get("results")
+        if not isinstance(encoded, list) or not all(isinstance(it, tuple) and len(it) == 2 for it in encoded):
+            raise ValueError("DensePoseResult must hold results, each a shape and an encoded image")
+        return [_from_bytes(_decoded(*it)) for it in encoded]
+    if isinstance(found, Call):
+        raise ValueError(_what(found))
+    # The extractor's own result is a pair of the results and their boxes.
+    if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], list):
+        found = found[0]
+    if not isinstance(found, (list, tuple)):
+        raise ValueError(f"pred_densepose must be a list of results, got {_kind(found)}")
+    return [_result(each) for each in found]
+
+
+def _result(result: Any) -> tuple[Tensor, Tensor]:
+    if not isinstance(result, Call):
+        raise ValueError(f"a result must be a DensePoseChartResult, got {_kind(result)}")
+    kind, state = _class(result), result.state
+    if kind in _CHART:
+        labels, uv = state.get("labels"), state.get("uv")
+        if not isinstance(labels, Tensor) or not isinstance(uv, Tensor):
+            raise ValueError(f"{kind} must hold the tensors labels and uv, got {_kind(labels)} and {_kind(uv)}")
+        if labels.dim() != 2 or labels.numel() == 0 or uv.shape != (2, *labels.shape) or not uv.is_floating_point():
+            raise ValueError(
+                f"{kind} must hold labels [h, w] and uv, floating point [2, h, w], got {_kind(labels)} and {_kind(uv)}"
+            )
+        low, high = (int(n) for n in labels.aminmax())
+        if low < 0 or high > NUM_PARTS:
+            raise ValueError(f"labels must be part ids 0..{NUM_PARTS}, got {low}..{high}")
+        return labels, uv
+    if kind == _QUANTIZED:
+        return _from_bytes(state.get("labels_uv_uint8"))
+    if kind == _COMPRESSED:
+        return _from_bytes(_decoded(state.get("shape_chw"), state.get("labels_uv_str")))
+    raise ValueError(_what(result))
+
+
+def _from_bytes(iuv: Any) -> tuple[Tensor, Tensor]:
+    if not isinstance(iuv, Tensor) or iuv.dtype != torch.uint8 or iuv.dim() != 3 or len(iuv) != 3 or not iuv.numel():
+        raise ValueError(f"a quantised result must be a uint8 tensor [3, h, w], got {_kind(iuv)}")
+    if int(iuv[0].max()) > NUM_PARTS:
+        raise ValueError(f"labels must be part ids 0..{NUM_PARTS}, got {int(iuv[0].max())}")
+    return iuv[0], iuv[1:].float() / 255
+
+
+def _decoded(shape: Any, text: Any) -> Tensor:
+    """uint8 [3, h, w] of a PNG in base64."""
+    if not isinstance(text, (str, bytes)) or not isinstance(shape, (tuple, list)):
+        raise ValueError(f"a compressed result must be a shape and a text, got {_kind(shape)} and {_kind(text)}")
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text)), formats=("PNG",)) as image:
+            pixels = np.array(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"a compressed result must be a PNG image in base64: {error}") from error
+    if pixels.ndim != 3 or [type(n) is int and n for n in shape] != [pixels.shape[2], *pixels.shape[:2]]:
+        raise ValueError(f"a compressed result must be an image of its shape [3, h, w], got {list(pixels.shape)}")
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _class(call: Call) -> str:
+    return call.path.rpartition(".")[2]
+
+
+def _what(call: Call) -> str:
+    """What is wrong with an object that is no result."""
+    kind = _class(call)
+    if kind in _EMBEDDINGS:
+        return (
+            f"got {kind}: embeddings of a CSE model, which have no parts and no (u, v); "
+            "run apply_net.py with a chart model, such as densepose_rcnn_R_50_FPN_s1x"
+        )
+    if kind in _HEADS:
+        return f"got {kind}: what the network put out, not yet results; write it with apply_net.py dump"
+    return f"got {kind}"
+
+
+def _kind(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
