@@ -1,4 +1,4 @@
-"""DensePose: body parts, IUV maps and pictures of unwarped parts."""
+"""DensePose: body parts, IUV maps from every kind of file, and pictures of unwarped parts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from .parts import (
     PART_NAMES,
 )
 from .results import iuv_from_result
+from .store import IUVStore
+from .symmetry import SymmetryTable, as_lut
 
 __all__ = [
     "MERGED_NAMES",
@@ -26,6 +28,9 @@ __all__ = [
     "PART_NAMES",
     "DumpEntry",
     "DumpPerson",
+    "IUVStore",
+    "SymmetryTable",
+    "as_lut",
     "choose_person",
     "flip_iuv",
     "iuv_from_result",

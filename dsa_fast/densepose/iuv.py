@@ -3,13 +3,15 @@
 An IUV map labels each pixel with a body part I (1..24, 0 is background) and a place (u, v) in that part's chart. In
 memory it is a tensor [3, H, W] with the channels I, U, V; as uint8, U = round(255 u) and V = round(255 v).
 
-On disk it is an 8-bit PNG. Tools disagree about the channel order: what OpenCV writes reads back through other
-libraries as V, U, I, and other tools write I, U, V. `read_iuv` handles both.
+On disk it is an 8-bit PNG, a NumPy array, or part of a store (`IUVStore`). Tools disagree about the channel order: what
+OpenCV writes reads back through other libraries as V, U, I, and other tools write I, U, V. `read_iuv` handles both.
 """
 
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +23,8 @@ from torch import Tensor
 from dsa_fast.atomic import atomic_path
 
 from .parts import NUM_PARTS
+from .store import in_store
+from .symmetry import SymmetryTable, as_lut
 
 __all__ = ["Order", "flip_iuv", "read_iuv", "resize_iuv", "write_iuv"]
 
@@ -34,9 +38,9 @@ _STRAY_LIMIT = 0.05
 
 
 def read_iuv(path: str | os.PathLike[str], *, order: Order = "auto", size: tuple[int, int] | None = None) -> Tensor:
-    """Reads an IUV map from a lossless 8-bit, 3-channel image file.
+    """Reads an IUV map from a lossless 8-bit, 3-channel image file, a NumPy file, or a store.
 
-    With `order="auto"` the order is told from the file, by the first of these that decides:
+    With `order="auto"` the order of an image's channels is told from the file, by the first of these that decides:
 
     1. the PNG text chunk that `write_iuv` leaves;
     2. I never exceeds 24: if only one of the outer channels keeps to that, it is I;
@@ -44,30 +48,40 @@ def read_iuv(path: str | os.PathLike[str], *, order: Order = "auto", size: tuple
        pixels, and with fewer exceptions than the other one) is I;
     4. the outer channels are equal (an empty map, for one), so that both orders read the same.
 
+    A `.npy` file holds one array [H, W, 3] or [3, H, W]; an `.npz` file that array alone or under the name `iuv`, or
+    the two arrays of a DensePose result, `labels` [H, W] and `uv` [2, H, W]. An array of uint8 is read as the pixels
+    of an image are. One of floating point holds I in 0..24 and u, v in [0, 1]; which outer channel is I is told by
+    these ranges, and u and v become round(255 u) and round(255 v). No pickled object is loaded.
+
     Args:
-        path: the file.
-        order: "IUV" or "VUI" when the order of the file's R, G, B is known, otherwise "auto".
+        path: the file; or a path into a store, as if that were a folder (`iuv.dsaiuv/query/0002_c1s1_000451_03`).
+        order: "IUV" or "VUI" when the order of the file's R, G, B is known, otherwise "auto". A store has one order.
         size: if given, the (height, width) that the map must have.
 
     Returns:
         uint8 [3, H, W], channels I, U, V.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: `order` is unknown; the file is no image, is of a lossy kind (JPEG ruins labels), has not exactly
-            three 8-bit channels, holds part ids above 24, is not of the given `size`, or both orders are plausible.
-            The message names the file.
+        FileNotFoundError: there is no such file, or no such map in the store.
+        ValueError: `order` is unknown; the file is no image or array, is cut short, is of a lossy kind (JPEG ruins
+            labels), has not exactly three channels of these types, holds part ids above 24 or u and v out of range, is
+            not of the given `size`, or both orders are plausible. The message names the file and what to do.
     """
     if order not in ("auto", "IUV", "VUI"):
         raise ValueError(f'order must be "auto", "IUV" or "VUI", got {order!r}')
     path = Path(path)
-    pixels, written_order = _read_pixels(path)
-    height, width = pixels.shape[:2]
-    if size is not None and (height, width) != tuple(size):
-        raise ValueError(
-            f"IUV map {path} must be {size[1]} x {size[0]} (width x height), got {width} x {height}; "
-            "resize a map by nearest neighbour only"
-        )
+    stored = in_store(path)
+    if stored is not None:
+        store, name = stored
+        if name not in store:
+            raise FileNotFoundError(f"IUV map not found: {name} in {store.path}")
+        _check_size(path, store.size(name), size)
+        return store[name]
+    if path.suffix == ".npy" or path.suffix == ".npz":
+        pixels, written_order = _read_array(path, order)
+    else:
+        pixels, written_order = _read_pixels(path)
+    _check_size(path, pixels.shape[:2], size)
     if order == "auto":
         order = written_order or _tell_order(pixels, path)
     if order == "VUI":
@@ -110,7 +124,7 @@ def write_iuv(path: str | os.PathLike[str], iuv: Tensor) -> None:
         image.save(temporary, format="PNG", pnginfo=text)
 
 
-def flip_iuv(iuv: Tensor) -> Tensor:
+def flip_iuv(iuv: Tensor, table: SymmetryTable | None = None) -> Tensor:
     """Mirrors IUV maps left to right, so that they describe the mirrored pictures.
 
     Columns are reversed and each left part becomes its right partner (`parts.MIRROR`). In the charts, (u, v) becomes
@@ -121,8 +135,13 @@ def flip_iuv(iuv: Tensor) -> Tensor:
     exactly for uint8, and for floats up to the rounding of 1-u (exact where 1-u is, as for multiples of 1/256).
     No value is read on the host, so it may be captured in a CUDA graph.
 
+    With a `table`, (u, v) becomes what DensePose's own table has at row floor(255 v) and column floor(255 u) of the old
+    part. For uint8 that is exact; the result is rounded to it. Flipping twice then gives back what the table makes of
+    it, twice rounded: the table is measured on a mesh and is not its own inverse to the last digit.
+
     Args:
         iuv: [..., 3, H, W], channels I, U, V; uint8, or floating point with u and v in [0, 1].
+        table: DensePose's lookup table, see `SymmetryTable.load`; by default the closed form.
 
     Returns:
         A new tensor of the same shape, dtype and device.
@@ -139,6 +158,16 @@ def flip_iuv(iuv: Tensor) -> Tensor:
     if not is_byte:
         is_part = is_part & (part == part.floor())
     torso = is_part & (part <= 2)
+    if table is not None:
+        # Rows 1..24 of the table; what is no part reads row 0 and is not used.
+        index = torch.where(is_part, part, torch.ones_like(part)).long() - 1
+        row, column = ((x if is_byte else (x.nan_to_num(0.0).clamp(0, 1) * 255).floor()).long() for x in (v, u))
+        values = as_lut(table).to(iuv.device) if is_byte else table.values.to(iuv.device, iuv.dtype)
+        new_u, new_v = values[index, 0, row, column], values[index, 1, row, column]
+        partner = torch.where(torso, part, torch.where(part % 2 == 1, part + 1, part - 1))
+        return torch.stack(
+            [torch.where(is_part, new, old) for new, old in ((partner, part), (new_u, u), (new_v, v))], -3
+        )
     # Pairs are (odd, even): 3-4, 5-6, ... 23-24. This is parts.MIRROR, without a table to keep on each device.
     partner = torch.where(part % 2 == 1, part + 1, part - 1)
     along_u = is_part & (((part >= 3) & (part <= 6)) | (part >= 23))
@@ -180,6 +209,14 @@ def resize_iuv(iuv: Tensor, size: tuple[int, int]) -> Tensor:
     return iuv.index_select(-2, rows).index_select(-1, columns)
 
 
+def _check_size(path: Path, got: tuple[int, ...], size: tuple[int, int] | None) -> None:
+    if size is not None and got != tuple(size):
+        raise ValueError(
+            f"IUV map {path} must be {size[1]} x {size[0]} (width x height), got {got[1]} x {got[0]}; "
+            "resize a map by nearest neighbour only"
+        )
+
+
 def _check_maps(iuv: Tensor) -> None:
     if not isinstance(iuv, Tensor) or not (iuv.dtype == torch.uint8 or iuv.is_floating_point()):
         raise TypeError(f"iuv must be uint8 or floating point, got {getattr(iuv, 'dtype', type(iuv).__name__)}")
@@ -208,6 +245,76 @@ def _read_pixels(path: Path) -> tuple[np.ndarray, Literal["IUV", "VUI"] | None]:
             return np.asarray(image), text if text in ("IUV", "VUI") else None
     except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken headers
         raise ValueError(f"IUV map {path} is not a readable image: {error}") from error
+
+
+def _read_array(path: Path, order: Order) -> tuple[np.ndarray, Literal["IUV", "VUI"] | None]:
+    """A NumPy file's map, uint8 [H, W, 3], and its channel order if that is sure already."""
+    if not path.is_file():
+        raise FileNotFoundError(f"IUV map not found: {path}")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            arrays = {"iuv": loaded}
+        else:
+            with loaded:
+                arrays = {name: loaded[name] for name in loaded.files}
+    except (ValueError, OSError, EOFError, MemoryError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        about = str(error) or type(error).__name__
+        if "allow_pickle" in about:
+            about = "it holds Python objects, which are not loaded; save an array of numbers"
+        raise ValueError(f"IUV map {path} is not a readable NumPy file: {about}") from error
+    if set(arrays) == {"labels", "uv"}:
+        labels, uv = arrays["labels"], arrays["uv"]
+        if labels.ndim != 2 or uv.shape != (2, *labels.shape):
+            raise ValueError(
+                f"IUV map {path} must have labels [H, W] and uv [2, H, W], got {labels.shape} and {uv.shape}"
+            )
+        array = np.concatenate((labels[None].astype(np.float64), uv))
+        return _from_floats(path, array.transpose(1, 2, 0), "IUV")
+    array = arrays["iuv"] if "iuv" in arrays else next(iter(arrays.values()), np.empty(0)) if len(arrays) == 1 else None
+    if array is None:
+        raise ValueError(
+            f"IUV map {path} must hold one array, or one named iuv, or labels and uv, got {', '.join(arrays) or 'none'}"
+        )
+    if array.ndim != 3 or (array.shape[0] != 3 and array.shape[2] != 3) or array.size == 0:
+        raise ValueError(f"IUV map {path} must be an array [H, W, 3] or [3, H, W], got {list(array.shape)}")
+    if array.shape[0] == 3 and array.shape[2] == 3:
+        raise ValueError(f"IUV map {path} may be [H, W, 3] or [3, H, W] with its shape {list(array.shape)}")
+    if array.shape[0] == 3:
+        array = array.transpose(1, 2, 0)
+    if array.dtype == np.uint8:
+        return array, None
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"IUV map {path} must be of uint8 or floating point, got {array.dtype}")
+    return _from_floats(path, array, order)
+
+
+def _from_floats(path: Path, array: np.ndarray, order: Order) -> tuple[np.ndarray, Literal["IUV", "VUI"]]:
+    """uint8 [H, W, 3] of a map with I in 0..24 and u, v in [0, 1], and which order it is in."""
+
+    def complaint(channels: np.ndarray) -> str | None:
+        part, values = channels[..., 0], channels[..., 1:]
+        if not ((part >= 0) & (part <= NUM_PARTS) & (part == np.floor(part))).all():
+            low, high = float(part.min()), float(part.max())
+            return f"must hold whole part ids 0..{NUM_PARTS}, got numbers from {low:g} to {high:g}"
+        if not ((values >= 0) & (values <= 1)).all():
+            low, high = float(values.min()), float(values.max())
+            return f"must hold u and v in [0, 1] (clamp them, or divide by 255), got {low:g} to {high:g}"
+        return None
+
+    wrong = {name: complaint(array[..., ::step]) for name, step in (("IUV", 1), ("VUI", -1))}
+    if order == "auto":
+        fitting = [name for name, error in wrong.items() if error is None]
+        if len(fitting) == 2 and not np.array_equal(array[..., 0], array[..., 2]):
+            raise ValueError(
+                f"IUV map {path}: its channel order cannot be told from its numbers; give order='IUV' or order='VUI'"
+            )
+        order = "VUI" if fitting == ["VUI"] else "IUV"
+    error = wrong[order]
+    if error is not None:
+        raise ValueError(f"IUV map {path} {error} when its channels are read as {order}")
+    scale = np.array([1, 255, 255] if order == "IUV" else [255, 255, 1])
+    return (array.astype(np.float64) * scale).round().astype(np.uint8), order
 
 
 def _tell_order(pixels: np.ndarray, path: Path) -> Literal["IUV", "VUI"]:
