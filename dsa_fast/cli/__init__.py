@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 from collections.abc import Callable, Sequence
+from inspect import signature  # the module's own name is a command's here
 
 import jsonargparse
 
@@ -14,9 +14,14 @@ COMMANDS = {
     "synth": "render a data set of synthetic people with exact dense semantics",
     "fit": "train a model on a data set",
     "eval": "evaluate a checkpoint: mAP, CMC and mINP",
+    "inspect": "look into a prepared data set: coverage, parts, suspicious IUV maps, a contact sheet",
+    "pack": "put the IUV maps of a data set into one file",
     "rank": "draw ranked lists, curves and activation maps, and write them as a web page",
     "warp": "show a photo, its part map and its 24 part images in one picture",
 }
+
+# Commands that say something else by 1.
+ERROR_STATUS = {"inspect": 2}
 
 
 def _usage() -> str:
@@ -35,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after `dsa-fast`; by default those of the process.
 
     Returns:
-        The exit status: 0 when all is well, 1 for bad input that a command found, 130 after Ctrl-C.
-        (Unknown options exit with 2.)
+        The exit status: 0 when all is well, 1 for bad input that a command found, 130 after Ctrl-C, or what the
+        command gives back. (Unknown options exit with 2.)
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -52,17 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{_usage()}\n\ndsa-fast: error: unknown command {name!r}", file=sys.stderr)
         return 2
     try:
-        _run(name, arguments[1:])
+        return _run(name, arguments[1:])
     except (ValueError, TypeError, OSError) as error:
         print(f"dsa-fast {name}: error: {error}", file=sys.stderr)
-        return 1
+        return ERROR_STATUS.get(name, 1)
     except KeyboardInterrupt:
         print(f"dsa-fast {name}: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
-def _run(name: str, arguments: Sequence[str]) -> None:
+def _run(name: str, arguments: Sequence[str]) -> int:
     function = getattr(importlib.import_module(f"dsa_fast.cli.{name}"), name)
     summary = (function.__doc__ or "").split("\n\n")[0]
     parser = jsonargparse.ArgumentParser(prog=f"dsa-fast {name}", description=summary, default_env=False)
@@ -70,12 +74,13 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     parser.add_function_arguments(function, nested_key=None, as_group=False, as_positional=True)
     options = vars(parser.instantiate(parser.parse_args(_spell_out_flags(function, arguments))))
     del options["config"]
-    function(**options)
+    status = function(**options)
+    return status if isinstance(status, int) else 0
 
 
-def _spell_out_flags(function: Callable[..., None], arguments: Sequence[str]) -> list[str]:
+def _spell_out_flags(function: Callable[..., object], arguments: Sequence[str]) -> list[str]:
     """Lets `--flag` stand for `--flag true`, and names what comes without a name, which is what the parser knows."""
-    flags = {f"--{name}" for name, it in inspect.signature(function).parameters.items() if it.annotation == "bool"}
+    flags = {f"--{name}" for name, it in signature(function).parameters.items() if it.annotation == "bool"}
     spelt = []
     for argument, following in zip(arguments, [*arguments, "--"][1:], strict=True):
         spelt.append(argument)

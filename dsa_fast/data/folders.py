@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from dsa_fast.data.people import PeopleSplits
+from dsa_fast.densepose.store import STORE_SUFFIX, IUVStore
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -22,6 +23,9 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
+
+# IUV maps that `read_iuv` reads, the preferred first.
+_MAP_SUFFIXES = (".png", ".npy", ".npz")
 
 # Not data sets, though they may mirror the folders of one.
 _SKIPPED = frozenset({"iuv", "__macosx"})
@@ -95,31 +99,52 @@ def image_names(folder: Path) -> list[str]:
 
 
 class IuvMaps:
-    """The IUV maps of a data set: PNG files in folders that mirror those of the images.
+    """The IUV maps of a data set: files in folders that mirror those of the images, or one `IUVStore` of them.
 
     Args:
         root: the data set's folder.
-        iuv: folder of the maps; by default `root/iuv`.
+        iuv: folder or store of the maps; by default the folder `root/iuv`, or without it the store `root/iuv.dsaiuv`.
 
     Raises:
-        FileNotFoundError: `iuv` is given and is no folder.
+        FileNotFoundError: `iuv` is given and is neither.
+        ValueError: the store is damaged.
     """
 
     def __init__(self, root: Path, iuv: Path | str | None = None) -> None:
-        self.root = root / "iuv" if iuv is None else Path(iuv)
-        if iuv is not None and not self.root.is_dir():
-            raise FileNotFoundError(f"iuv must be the folder of the IUV maps, got {self.root}: no such folder")
+        if iuv is None:
+            store = root / f"iuv{STORE_SUFFIX}"
+            self.root = store if store.is_file() and not (root / "iuv").is_dir() else root / "iuv"
+        else:
+            self.root = Path(iuv)
+        self._store = IUVStore(self.root) if self.root.suffix == STORE_SUFFIX and self.root.is_file() else None
+        if iuv is not None and self._store is None and not self.root.is_dir():
+            raise FileNotFoundError(
+                f"iuv must be the folder of the IUV maps, or a store (*{STORE_SUFFIX}) of them, got {self.root}: "
+                "no such folder or store"
+            )
         self._listed: dict[str, dict[str, Path]] = {}
 
     def find(self, folder: str, name: str) -> Path | None:
-        """The map of the image `name` in `folder` (relative to the data set's), or None."""
+        """The map of the image `name` in `folder` (relative to the data set's), or None.
+
+        Of a store it is a path as if the store were a folder, which `read_iuv` reads.
+        """
+        stem = name.rpartition(".")[0]
+        if self._store is not None:
+            key = f"{folder}/{stem}" if folder else stem
+            return self.root / key if key in self._store else None
         maps = self._listed.get(folder)
         if maps is None:
             place = self.root / folder
-            names = image_names(place) if self.root.is_dir() and place.is_dir() else []
-            maps = {each.rpartition(".")[0]: place / each for each in names if each.lower().endswith(".png")}
+            maps = {}
+            if self.root.is_dir() and place.is_dir():
+                with os.scandir(place) as entries:
+                    names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+                for suffix in reversed(_MAP_SUFFIXES):  # a PNG goes before an array of the same name
+                    found = (each for each in names if each.lower().endswith(suffix))
+                    maps.update({each.rpartition(".")[0]: place / each for each in found})
             self._listed[folder] = maps
-        return maps.get(name.rpartition(".")[0])
+        return maps.get(stem)
 
 
 def show_tree(root: Path, lines: int = 16) -> str:

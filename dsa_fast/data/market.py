@@ -27,6 +27,7 @@ from typing import Literal
 
 from dsa_fast.data.folders import IMAGE_SUFFIXES, IuvMaps, Source, child, image_names, plain_name
 from dsa_fast.data.people import PeopleSplits, Person
+from dsa_fast.densepose.store import STORE_SUFFIX
 
 __all__ = ["CUHK03_COUNTS", "OWN", "SOURCES", "SPLITS", "read_market_layout"]
 
@@ -138,7 +139,8 @@ def _read_cuhk03_np(
     place = _cuhk03_np_kind(folder, kind)
     if place is None:
         raise FileNotFoundError(f"kind={kind} needs {folder / kind}/bounding_box_train and the others, got none")
-    top = folder / "iuv" if iuv is None and (folder / "iuv").is_dir() else iuv
+    inside = next((it for it in (folder / "iuv", folder / f"iuv{STORE_SUFFIX}") if it.exists()), None)
+    top = inside if iuv is None else iuv
     splits = read_market_layout(place, name=f"cuhk03-np-{kind}", iuv=top, iuv_within="" if top is None else kind)
     if check_counts:
         splits.check_counts(f"CUHK03-NP ({kind})", CUHK03_COUNTS[kind])

@@ -15,7 +15,7 @@ class Person:
 
     Attributes:
         path: the image's file.
-        iuv_path: its IUV map's file, or None where there is none.
+        iuv_path: its IUV map's file (or its place in a store, see `IUVStore`), or None where there is none.
         pid: identity; 0 is a distractor, -1 junk (Market-1501's convention).
         camid: camera, 1-based.
     """

@@ -49,7 +49,8 @@ def read_dataset(
     Args:
         root: a folder, or a CSV file.
         name: one of `DATASETS`; `auto` takes what is there, if it is one data set only.
-        iuv: folder of the IUV maps, which mirrors the data set's folders; by default the folder `iuv` in it.
+        iuv: folder of the IUV maps, which mirrors the data set's folders, or a store of them (`dsa-fast pack`); by
+            default the folder `iuv` or the store `iuv.dsaiuv` in it.
         check_counts: compares the numbers of images with the published ones.
         options: of the data set: `distractors_500k` (market1501); `kind` (cuhk03, cuhk03-np), `protocol` and `images`
             (cuhk03); `split` and `query_camera` (cuhk01); `with_val` (msmt17); `table` (csv).

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dsa_fast.atomic import atomic_path
 from dsa_fast.data.people import Person
 from dsa_fast.densepose.iuv import Order, read_iuv
+from dsa_fast.densepose.store import in_store
 
 __all__ = ["verify_files"]
 
@@ -86,7 +87,8 @@ def _digest(files: Sequence[tuple[Path, Path | None]], iuv_order: str) -> tuple[
                 state.update(b"-\n")
                 continue
             try:
-                about = path.stat()
+                stored = in_store(path)
+                about = (path if stored is None else stored[0].path).stat()
             except OSError as error:
                 missing.append(f"{path}: {error.strerror}")
             else:

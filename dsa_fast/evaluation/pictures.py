@@ -27,7 +27,7 @@ from dsa_fast.atomic import atomic_path
 from .metrics import DISTRACTOR, JUNK, RankedLists
 from .survey import DistanceHistogram
 
-__all__ = ["Pictured", "cmc_curves", "curves", "distances", "ranked_lists", "save_picture"]
+__all__ = ["Pictured", "bars", "cmc_curves", "curves", "distances", "ranked_lists", "save_picture"]
 
 #: (x, y) points of a curve.
 Points = Sequence[tuple[float, float]]
@@ -253,6 +253,48 @@ def cmc_curves(
     axes.set_ylim(0, 1.02)
     axes.set_xlim(left=1)
     axes.legend(frameon=False, loc="lower right")
+    return _render(figure)
+
+
+def bars(
+    heights: Mapping[str, float] | Sequence[float],
+    edges: Sequence[float] | None = None,
+    *,
+    title: str = "",
+    x_label: str = "",
+    y_label: str = "",
+    percent: bool = False,
+    size: tuple[float, float] = (8.0, 3.0),
+) -> Image.Image:
+    """A histogram, or a bar for each name.
+
+    Args:
+        heights: of the bins, or of the bars under their names.
+        edges: the bins' borders, one more than bins.
+        title: above the axes.
+        x_label: below them.
+        y_label: beside them.
+        percent: the edges are shares in [0, 1], shown as per cent.
+        size: width and height in inches, of 100 pixels.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        ValueError: names and edges are given, or neither, or they do not fit the heights.
+    """
+    named = isinstance(heights, Mapping)
+    values = list(heights.values()) if isinstance(heights, Mapping) else list(heights)
+    if named != (edges is None) or (edges is not None and len(edges) != len(values) + 1):
+        raise ValueError(f"edges must be one more than the {len(values)} heights, or heights must have names")
+    figure, axes = _axes(title, x_label, y_label, size)
+    if edges is None:
+        axes.bar(list(heights), values, color=_LINE_COLORS[0])
+        axes.tick_params(axis="x", labelsize=8, rotation=90 if len(values) > 12 else 0)
+    else:
+        axes.bar(list(edges[:-1]), values, np.diff(edges), align="edge", color=_LINE_COLORS[0], edgecolor="white")
+        if percent:
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return _render(figure)
 
 

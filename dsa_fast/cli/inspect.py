@@ -1,0 +1,349 @@
+"""`dsa-fast inspect`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from dsa_fast.atomic import atomic_path
+from dsa_fast.data.dataset import read_image
+from dsa_fast.data.folders import IMAGE_SUFFIXES, IuvMaps, image_names
+from dsa_fast.data.registry import read_dataset
+from dsa_fast.densepose.atlas import part_overlay
+from dsa_fast.densepose.checks import MapFacts, examine, suspicions
+from dsa_fast.densepose.iuv import Order, read_iuv, resize_iuv
+from dsa_fast.densepose.parts import NUM_PARTS, PART_NAMES
+from dsa_fast.evaluation.pictures import bars, save_picture
+
+# Worst first; what stands before "size" can't be read at all.
+_KINDS = (
+    *("image unreadable", "map unreadable", "channel order", "size"),
+    *("mirrored", "left-right", "u-v", "background", "few parts", "sparse", "empty"),
+)
+_UNREADABLE = frozenset(_KINDS[:2])
+_CELL, _GAP, _LINE = 150, 8, 14  # pixels of the contact sheet
+_PAPER, _INK, _BAD = (250, 250, 250), (40, 40, 45), (200, 40, 40)
+_COLUMNS = 8
+_SHOWN = 10
+
+
+@dataclass
+class _Item:
+    """An image and its map, either of which may be missing, and what was found."""
+
+    split: str
+    image: Path | None
+    map: Path | None
+    facts: MapFacts | None = None
+    found: dict[str, str] = field(default_factory=dict)
+
+
+def inspect(
+    root: Path,
+    *,
+    out: Path = Path("inspect"),
+    name: str = "auto",
+    options: dict[str, Any] | None = None,
+    check_counts: bool = False,
+    iuv: Path | None = None,
+    iuv_order: Literal["auto", "IUV", "VUI"] = "auto",
+    empty: float = 0.1,
+    pictures: int = 48,
+    workers: int | None = None,
+) -> int:
+    """Look into a prepared data set or a folder: how many images have IUV maps, what they hold, which are suspicious.
+    Exit status: 0 all is well, 1 there are suspicious maps, 2 there are unreadable files, or an error.
+
+    Args:
+        root: folder of a data set, or one up to three folders above it; or a CSV file; or any folder of images with
+            their maps beside them (NAME_iuv.png, NAME_IUV.png) or in a folder iuv, or store iuv.dsaiuv, in it.
+        out: folder for inspect.json, sheet.png (the worst first) and histograms.png.
+        name: which data set it is; `auto` takes what is there.
+        options: of the data set, such as `{kind: labeled}` for CUHK03.
+        check_counts: whether the numbers of images must be the published ones.
+        iuv: folder or store of the IUV maps; by default `iuv` or `iuv.dsaiuv` inside root.
+        iuv_order: what the maps' red, green and blue hold; `auto` tells it from each file.
+        empty: share of empty maps, in which nobody was detected, that is not yet suspicious.
+        pictures: images on the contact sheet.
+        workers: threads; by default one for each core, 8 at most.
+
+    Returns:
+        The exit status.
+    """
+    if not 0 <= empty <= 1:
+        raise ValueError(f"empty must be a share in [0, 1], got {empty}")
+    if pictures < 1:
+        raise ValueError(f"pictures must be at least 1, got {pictures}")
+    title, items = _items(root, name, iuv, check_counts, options or {})
+    if not items:
+        raise ValueError(f"root must hold images ({', '.join(sorted(IMAGE_SUFFIXES))}), got none in {root}")
+    console = Console()
+    threads = min(os.cpu_count() or 1, 8) if workers is None else workers
+    with ThreadPoolExecutor(threads) as pool:
+        looked = pool.map(partial(_look, order=iuv_order), items)
+        bar = {"total": len(items), "transient": True, "console": Console(stderr=True)}
+        items = list(track(looked, "inspecting", **bar))  # type: ignore[arg-type]
+    report = _report(title, root, items, empty)
+    with atomic_path(out / "inspect.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    save_picture(_sheet(items, pictures), out / "sheet.png")
+    if report["with_map"]:
+        save_picture(_histograms(items), out / "histograms.png")
+    _print(console, report, items)
+    console.print(f"{out}: inspect.json, sheet.png, histograms.png", highlight=False, soft_wrap=True)
+    return int(report["status"])
+
+
+# ---------------------------------------------------------------------------------------------------- what is there
+
+
+def _items(
+    root: Path, name: str, iuv: Path | None, check_counts: bool, options: dict[str, Any]
+) -> tuple[str, list[_Item]]:
+    """The data set's name, and its images; of a folder that is none, all images in it."""
+    try:
+        data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **options)
+    except FileNotFoundError:
+        if name != "auto" or options or not root.is_dir():
+            raise
+        return "folder", list(_plain(root, IuvMaps(root, iuv)))
+    items: dict[Path, _Item] = {}
+    for split in ("train", "query", "gallery", "multi_query"):
+        for person in getattr(data, split):
+            items.setdefault(person.path, _Item(split, person.path, person.iuv_path))
+    return data.name, list(items.values())
+
+
+def _plain(root: Path, maps: IuvMaps) -> Iterator[_Item]:
+    """Images of a folder with maps beside them or in `maps`; a map beside no image comes alone."""
+    for place, folders, _ in os.walk(root):
+        here = Path(place)
+        folders[:] = sorted(each for each in folders if not each.startswith(".") and here / each != maps.root)
+        within = "" if here == root else here.relative_to(root).as_posix()
+        names = image_names(here)
+        beside = {each.rpartition(".")[0][:-4]: each for each in names if Path(each).stem.lower().endswith("_iuv")}
+        for each in names:
+            stem = each.rpartition(".")[0]
+            if each in beside.values() or stem.lower().endswith("_inds"):
+                continue
+            found = beside.pop(stem, None)
+            yield _Item(within, here / each, maps.find(within, each) if found is None else here / found)
+        for each in beside.values():
+            yield _Item(within, None, here / each)
+
+
+def _look(item: _Item, order: Order) -> _Item:
+    """Reads an image and its map; fills in the facts and what is wrong."""
+    size = None
+    if item.image is not None:
+        try:
+            size = tuple(read_image(item.image).shape[1:])
+        except ValueError as error:
+            item.found["image unreadable"] = str(error)
+    if item.map is None:
+        return item
+    try:
+        iuv = read_iuv(item.map, order=order)
+    except (ValueError, OSError) as error:
+        kind, about = "map unreadable", str(error)
+        if order != "auto":
+            try:
+                read_iuv(item.map)
+            except (ValueError, OSError):
+                pass
+            else:
+                kind, about = "channel order", f"{about}; it can be read with order auto"
+        item.found[kind] = about
+        return item
+    item.facts = examine(iuv)
+    if size is not None and size != item.facts.size:
+        (height, width), (wide, high) = item.facts.size, size[::-1]
+        item.found["size"] = f"the map is {width} x {height} (width x height), its image {wide} x {high}"
+    item.found |= suspicions(item.facts)
+    return item
+
+
+# -------------------------------------------------------------------------------------------------------- the report
+
+
+def _report(title: str, root: Path, items: Sequence[_Item], empty: float) -> dict[str, Any]:
+    seen = [item.facts for item in items if item.facts is not None and item.facts.labelled > 0]
+    empty_share = sum("empty" in item.found for item in items) / max(sum(item.map is not None for item in items), 1)
+    counts = {kind: sum(kind in item.found for item in items) for kind in _KINDS}
+    suspicious = [
+        item for item in items if item.found.keys() - _UNREADABLE - (set() if empty_share > empty else {"empty"})
+    ]
+    unreadable = [item for item in items if item.found.keys() & _UNREADABLE]
+    splits: dict[str, list[_Item]] = {}
+    for item in items:
+        splits.setdefault(item.split, []).append(item)
+    return {
+        "format": "dsa_fast.inspect",
+        "format_version": 1,
+        "data_set": title,
+        "root": str(root),
+        "status": 2 if unreadable else 1 if suspicious else 0,
+        **_coverage(items),
+        "splits": {split: _coverage(part) for split, part in splits.items()},
+        "labelled": _spread([facts.labelled for facts in seen]),
+        "parts": _spread([float(facts.parts) for facts in seen]),
+        "texels": _spread([facts.texels for facts in seen]),
+        "images_with_part": {
+            name: sum(facts.pixels[part] > 0 for facts in seen) for part, name in enumerate(PART_NAMES) if part
+        },
+        "counts": counts,
+        "files": [
+            {
+                "image": None if item.image is None else str(item.image),
+                "map": None if item.map is None else str(item.map),
+                "found": item.found,
+                **({} if item.facts is None else {"facts": _plain_numbers(asdict(item.facts))}),
+            }
+            for item in sorted(items, key=_badness)
+            if item.found
+        ],
+    }
+
+
+def _plain_numbers(facts: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN."""
+    return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in facts.items()}
+
+
+def _coverage(items: Sequence[_Item]) -> dict[str, int]:
+    return {
+        "images": sum(item.image is not None for item in items),
+        "with_map": sum(item.map is not None for item in items),
+        "detected": sum(item.facts is not None and item.facts.labelled > 0 for item in items),
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    low, median, high = np.quantile(values, (0.05, 0.5, 0.95)).tolist()
+    return {"mean": float(np.mean(values)), "p5": low, "median": median, "p95": high}
+
+
+def _badness(item: _Item) -> tuple[int, float]:
+    """Sorts the worst first; of equals, the one with the smallest labelled share."""
+    kind = min((_KINDS.index(kind) for kind in item.found), default=len(_KINDS))
+    return kind, 0.0 if item.facts is None else item.facts.labelled
+
+
+def _print(console: Console, report: dict[str, Any], items: Sequence[_Item]) -> None:
+    table = Table(title=f"{report['data_set']}: {report['root']}")
+    for column in ("", "images", "with a map", "detected"):
+        table.add_column(column, justify="left" if not column else "right")
+    rows = {**report["splits"], "all": report} if len(report["splits"]) > 1 else {"all": report}
+    for split, row in rows.items():
+        table.add_row(split or ".", str(row["images"]), str(row["with_map"]), str(row["detected"]))
+    console.print(table)
+    if report["parts"] is not None:
+        labelled, parts, texels = (report[key] for key in ("labelled", "parts", "texels"))
+        console.print(
+            f"Of a detected person, mean (5 % to 95 %): {labelled['mean']:.1%} of the pixels have a part "
+            f"({labelled['p5']:.1%} to {labelled['p95']:.1%}), {parts['mean']:.1f} parts are seen "
+            f"({parts['p5']:.0f} to {parts['p95']:.0f}), {texels['mean']:.1%} of the texels are filled "
+            f"({texels['p5']:.1%} to {texels['p95']:.1%}).",
+            highlight=False,
+        )
+    named = {kind: count for kind, count in report["counts"].items() if count}
+    if not named:
+        console.print("Nothing is suspicious.")
+        return
+    console.print("Found: " + ", ".join(f"{count} {kind}" for kind, count in named.items()), highlight=False)
+    bad = [item for item in sorted(items, key=_badness) if item.found]
+    for item in bad[:_SHOWN]:
+        for kind, about in item.found.items():
+            console.print(f"  {kind}: {item.map or item.image}: {about}", highlight=False, soft_wrap=True, markup=False)
+    if len(bad) > _SHOWN:
+        console.print(f"  ... and {len(bad) - _SHOWN} more in inspect.json")
+
+
+# ------------------------------------------------------------------------------------------------------ the pictures
+
+
+def _sheet(items: Sequence[_Item], pictures: int) -> Image.Image:
+    """Photos beside their part maps: the worst first, then others evenly from the least to the most labelled."""
+    ordered = sorted(items, key=_badness)
+    bad, fine = [item for item in ordered if item.found], [item for item in ordered if not item.found]
+    chosen = bad[:pictures]
+    room = min(pictures - len(chosen), len(fine))
+    chosen += [fine[i] for i in np.linspace(0, len(fine) - 1, room).round().astype(int)] if room else []
+    columns = min(_COLUMNS, len(chosen))
+    rows = -(-len(chosen) // columns)
+    width, height = _CELL + _GAP, _CELL + 3 * _LINE + _GAP
+    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
+    for number, item in enumerate(chosen):
+        x, y = _GAP + number % columns * width, _GAP + number // columns * height
+        sheet.paste(_pair(item), (x, y))
+        facts = item.facts
+        about = "no map" if facts is None else f"{facts.parts} parts, {facts.texels:.1%} of texels"
+        name = (item.image or item.map or Path()).name
+        lines = ((name, _INK), (about, _INK), (", ".join(item.found), _BAD))
+        for line, (text, color) in enumerate(lines):
+            fits = text
+            while font.getlength(fits) > _CELL:
+                text = text[:-1]
+                fits = f"{text}..."
+            draw.text((x, y + _CELL + 2 + line * _LINE), fits, fill=color, font=font)
+    return sheet
+
+
+def _pair(item: _Item) -> Image.Image:
+    """The photo and its part map side by side in a cell; grey where there is none."""
+    cell = Image.new("RGB", (_CELL, _CELL), (225, 225, 230))
+    half = _CELL // 2 - 1
+    photo = None
+    if item.image is not None and "image unreadable" not in item.found:
+        photo = Image.fromarray(read_image(item.image).permute(1, 2, 0).numpy())
+    height, width = (photo.height, photo.width) if photo is not None else item.facts.size if item.facts else (1, 1)
+    factor = min(half / width, _CELL / height)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    shown = Image.new("RGB", size, "black") if photo is None else photo.resize(size, Image.Resampling.LANCZOS)
+    top = (_CELL - size[1]) // 2
+    if photo is not None:
+        cell.paste(shown, (0, top))
+    if item.facts is not None and item.map is not None:
+        # As at first reading: the order that was asked for could be read.
+        iuv = resize_iuv(read_iuv(item.map), (size[1], size[0]))
+        pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1)
+        cell.paste(part_overlay(pixels, iuv), (half + 2, top))
+    return cell
+
+
+def _histograms(items: Sequence[_Item]) -> Image.Image:
+    """Parts and texels of each detected person, labelled share of all maps, and how often each part is seen."""
+    facts = [item.facts for item in items if item.facts is not None]
+    seen = [each for each in facts if each.labelled > 0]
+    panels = []
+    for values, edges, title, percent in (
+        ([each.labelled for each in facts], np.linspace(0, 1, 41), "share of the pixels that have a part", True),
+        ([each.texels for each in seen], np.linspace(0, 0.3, 31), "share of the texels that are filled", True),
+        ([each.parts for each in seen], np.arange(NUM_PARTS + 2) - 0.5, "parts that are seen", False),
+    ):
+        counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+        panels.append(bars(counts.tolist(), edges.tolist(), title=title, y_label="images", percent=percent))
+    often = {f"{part} {PART_NAMES[part]}": float(sum(each.pixels[part] > 0 for each in seen)) for part in range(1, 25)}
+    panels.append(bars(often, title="images that show a part", y_label="images", size=(8.0, 4.0)))
+    picture = Image.new("RGB", (panels[0].width, sum(panel.height for panel in panels)), "white")
+    top = 0
+    for panel in panels:
+        picture.paste(panel, (0, top))
+        top += panel.height
+    return picture

@@ -1,0 +1,121 @@
+"""`dsa-fast pack`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import Any, Literal
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from dsa_fast.data.people import PeopleSplits, Person
+from dsa_fast.data.registry import read_dataset
+from dsa_fast.densepose.dump import DumpEntry, read_dump
+from dsa_fast.densepose.iuv import read_iuv
+from dsa_fast.densepose.store import STORE_SUFFIX, IUVStore
+
+
+def pack(
+    root: Path,
+    out: Path | None = None,
+    *,
+    dump: Path | None = None,
+    name: str = "auto",
+    options: dict[str, Any] | None = None,
+    check_counts: bool = True,
+    iuv: Path | None = None,
+    iuv_order: Literal["auto", "IUV", "VUI"] = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Put a data set's IUV maps into one file, from its folder of maps or from a dump of detectron2's apply_net.py.
+
+    The file, iuv.dsaiuv beside the images by default, is taken in place of the folder `iuv` where that is not there.
+
+    Args:
+        root: folder of a data set, or one up to three folders above it; or a CSV file.
+        out: the file to write; by default iuv.dsaiuv in the data set's folder.
+        dump: file of `apply_net.py dump`; of each image the person in the middle is taken.
+        name: which data set it is; `auto` takes what is there.
+        options: of the data set, such as `{kind: labeled}` for CUHK03.
+        check_counts: whether the numbers of images must be the published ones.
+        iuv: folder of the IUV maps; by default `iuv` inside root.
+        iuv_order: what the maps' red, green and blue hold; `auto` tells it from each file.
+        overwrite: replace the file if it is there.
+    """
+    if dump is not None and iuv is not None:
+        raise ValueError("dump takes the place of iuv, got both")
+    data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **(options or {}))
+    home = _place(data)[0]
+    target = home / f"iuv{STORE_SUFFIX}" if out is None else out
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"out must be a new file, got {target}: --overwrite replaces it")
+    people = list(
+        {
+            person.path: person for part in (data.train, data.query, data.gallery, data.multi_query) for person in part
+        }.values()
+    )
+    console = Console()
+    bar = {"description": "packing", "total": len(people), "transient": True, "console": Console(stderr=True)}
+    maps = _from_files(data, people, iuv_order) if dump is None else _from_dump(data, people, read_dump(dump))
+    store = IUVStore.create(target, track(maps, **bar))  # type: ignore[arg-type]
+    if not len(store):
+        target.unlink()
+        raise ValueError(f"there must be maps to pack, got none for the {len(people)} images of {data.root}")
+    size = target.stat().st_size
+    console.print(
+        f"{len(store)} maps of {len(people)} images in {target}: {size:,} bytes, {size / len(store):,.0f} a map",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if out is None and (home / "iuv").is_dir():
+        console.print(
+            f"The folder {home / 'iuv'} is taken before it: give the file as iuv, or move the folder away.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _place(data: PeopleSplits) -> tuple[Path, str]:
+    """The folder that has the maps in it, and the way from it to the data set's: CUHK03-NP is two data sets in one."""
+    kind = data.name.removeprefix("cuhk03-np-")
+    return (data.root, "") if kind == data.name else (data.root.parent, f"{kind}/")
+
+
+def _key(data: PeopleSplits, person: Person) -> str:
+    """A map's name: where the image is in the data set."""
+    return _place(data)[1] + person.path.relative_to(data.root).with_suffix("").as_posix()
+
+
+def _from_files(data: PeopleSplits, people: list[Person], order: Literal["auto", "IUV", "VUI"]) -> Iterator[Any]:
+    for person in people:
+        if person.iuv_path is not None:
+            with Image.open(person.path) as image:
+                size = image.height, image.width
+            yield _key(data, person), read_iuv(person.iuv_path, order=order, size=size)
+
+
+def _from_dump(data: PeopleSplits, people: list[Person], entries: list[DumpEntry]) -> Iterator[Any]:
+    """Maps of the images whose file is in the dump; it is told by the ends of both paths."""
+    by_name: dict[str, list[DumpEntry]] = {}
+    for entry in entries:
+        by_name.setdefault(PurePath(entry.file_name.replace("\\", "/")).name, []).append(entry)
+    for person in people:
+        mine = person.path.relative_to(data.root).parts
+        matches: list[tuple[int, DumpEntry]] = []
+        for entry in by_name.get(person.path.name, []):
+            theirs = PurePath(entry.file_name.replace("\\", "/")).parts
+            common = 0
+            while common < min(len(mine), len(theirs)) and mine[-1 - common] == theirs[-1 - common]:
+                common += 1
+            matches.append((common, entry))
+        best = max((common for common, _ in matches), default=0)
+        found = [entry for common, entry in matches if common == best]
+        if len(found) > 1:
+            listed = ", ".join(entry.file_name for entry in found[:3])
+            raise ValueError(f"an image must be in the dump once, got {person.path} as {listed}")
+        if found:
+            with Image.open(person.path) as image:
+                size = image.height, image.width
+            yield _key(data, person), found[0].iuv(size)
