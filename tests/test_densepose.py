@@ -26,6 +26,7 @@ from dsa_fast.densepose.parts import (
     PART_COLORS,
     PART_NAMES,
 )
+from dsa_fast.densepose.symmetry import SymmetryTable, as_lut
 from dsa_fast.ops.warp import warp
 
 from .shared import shared_data
@@ -171,6 +172,98 @@ def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
         read_iuv(tmp_path / "deep.png")
 
 
+@pytest.mark.parametrize("kind", ["npy", "npz", "npz iuv"])
+@pytest.mark.parametrize("planar", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("floating", [None, "float32", "float64"])
+def test_numpy_maps_are_read(tmp_path: Path, kind: str, planar: bool, reverse: bool, floating: str | None) -> None:
+    iuv = random_iuv(12, 10, 4)
+    array = (iuv.flip(0) if reverse else iuv).numpy()
+    if floating:
+        scale = np.array([255, 255, 1] if reverse else [1, 255, 255])[:, None, None]
+        array = (array / scale).astype(floating)
+    array = array if planar else array.transpose(1, 2, 0)
+    path = tmp_path / f"map.{kind[:3]}"
+    if kind == "npy":
+        np.save(path, array)
+    else:
+        np.savez_compressed(path, **({"iuv": array, "other": np.zeros(3)} if kind == "npz iuv" else {"x": array}))
+    assert torch.equal(read_iuv(path), iuv)
+    assert torch.equal(read_iuv(path, order="VUI" if reverse else "IUV", size=(12, 10)), iuv)
+
+
+def test_results_in_npz_are_read(tmp_path: Path) -> None:
+    iuv = random_iuv(6, 5, 2)
+    np.savez(tmp_path / "result.npz", labels=iuv[0].long().numpy(), uv=(iuv[1:].float() / 255).numpy())
+    assert torch.equal(read_iuv(tmp_path / "result.npz"), iuv)
+
+
+def test_bad_numpy_files_are_named(tmp_path: Path) -> None:
+    def save(array: Any, name: str = "map.npy") -> Path:
+        np.save(tmp_path / name, array, allow_pickle=True)
+        return tmp_path / name
+
+    floats = random_iuv().float().numpy()
+    floats[1:] /= 255
+    nan, half = floats.copy(), floats.copy()
+    nan[1, 0, 0], half[0, 0, 0] = np.nan, 0.5
+    vague = np.zeros((4, 5, 3), np.float32)
+    vague[0, 0, 0] = 1
+    for array, message in (
+        (random_iuv().float().numpy(), r"u and v in \[0, 1\] \(clamp them, or divide by 255\)"),
+        (nan, r"u and v in \[0, 1\]"),
+        (half, "whole part ids 0..24"),
+        (random_iuv().int().numpy(), "must be of uint8 or floating point, got int32"),
+        (np.zeros((4, 5), np.uint8), r"must be an array \[H, W, 3\] or \[3, H, W\], got \[4, 5\]"),
+        (np.zeros((4, 5, 4), np.uint8), r"got \[4, 5, 4\]"),
+        (np.zeros((0, 5, 3), np.uint8), r"got \[0, 5, 3\]"),
+        (np.zeros((3, 5, 3), np.uint8), r"may be \[H, W, 3\] or \[3, H, W\] with its shape"),
+        (np.array([{"a": 1}], object), "it holds Python objects, which are not loaded"),
+        (vague, "channel order cannot be told .* give order='IUV'"),
+        (np.full((4, 5, 3), 200, np.uint8), "part ids 0..24 .* got up to 200"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            read_iuv(save(array))
+        assert "map.npy" in str(caught.value)
+    with pytest.raises(ValueError, match=r"map\.npy must be 4 x 4"):
+        read_iuv(save(random_iuv().numpy()), size=(4, 4))
+    whole = save(random_iuv().numpy()).read_bytes()
+    for length in (0, 5, 90, len(whole) - 1):
+        (tmp_path / "cut.npy").write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"cut\.npy is not a readable NumPy file"):
+            read_iuv(tmp_path / "cut.npy")
+    huge = whole.replace(b"(3, 12, 10)", b"(3, 1200000000, 1000000000)")
+    (tmp_path / "huge.npy").write_bytes(huge)
+    with pytest.raises(ValueError, match=r"huge\.npy is not a readable NumPy file"):
+        read_iuv(tmp_path / "huge.npy")
+    np.savez(tmp_path / "two.npz", a=np.zeros(3), b=np.zeros(3))
+    with pytest.raises(ValueError, match=r"two\.npz must hold one array, or one named iuv, or labels and uv, got a, b"):
+        read_iuv(tmp_path / "two.npz")
+    np.savez(tmp_path / "odd.npz", labels=np.zeros((3, 4)), uv=np.zeros((2, 4, 4)))
+    with pytest.raises(ValueError, match=r"odd\.npz must have labels \[H, W\] and uv \[2, H, W\]"):
+        read_iuv(tmp_path / "odd.npz")
+    (tmp_path / "two.npz").write_bytes((tmp_path / "two.npz").read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"two\.npz is not a readable NumPy file"):
+        read_iuv(tmp_path / "two.npz")
+    with pytest.raises(FileNotFoundError, match=r"IUV map not found: .*none\.npy"):
+        read_iuv(tmp_path / "none.npy")
+
+
+def test_a_pickle_named_as_an_array_runs_nothing(tmp_path: Path) -> None:
+    import os
+    import pickle
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    for name in ("evil.npy", "evil.npz"):
+        (tmp_path / name).write_bytes(pickle.dumps(Evil()))
+        with pytest.raises(ValueError, match=rf"{name} is not a readable NumPy file"):
+            read_iuv(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_bad_maps_are_not_written(tmp_path: Path) -> None:
     path, iuv = tmp_path / "map.png", random_iuv()
     write_iuv(path, iuv)
@@ -245,6 +338,107 @@ def test_flip_leaves_what_is_no_part() -> None:
     odd = torch.tensor([0.0, 0.0, 2.5, -1.0, 25.0, float("nan"), float("inf")])
     iuv = torch.stack((odd, torch.full((7,), 0.25), torch.full((7,), 0.75)))[:, None]
     torch.testing.assert_close(flip_iuv(iuv), iuv.flip(-1), rtol=0, atol=0, equal_nan=True)
+
+
+def table_of(change: Any) -> np.ndarray:
+    """A table [24, 2, 256, 256], row v and column u, of a function (part, u, v) -> (u', v')."""
+    v, u = np.mgrid[:256, :256] / 255
+    return np.stack([np.stack(np.broadcast_arrays(*change(part, u, v))) for part in range(1, 25)])
+
+
+def closed_form(part: int, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return (1 - u if part in U_FLIPS else u), (1 - v if part in V_FLIPS else v)
+
+
+def save_table(path: Path, values: np.ndarray, version: str = "5") -> Path:
+    keys = ("U_transforms", "V_transforms")
+    if version == "5":
+        scipy_io = pytest.importorskip("scipy.io")
+        cells = {key: np.empty((1, 24), object) for key in keys}
+        for i, key in enumerate(keys):
+            for part in range(24):
+                cells[key][0, part] = values[part, i]
+        scipy_io.savemat(path, cells)
+        return path
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for i, key in enumerate(keys):
+            cells = file.create_dataset(key, (24, 1), h5py.ref_dtype)
+            for part in range(24):
+                cells[part, 0] = file.create_dataset(f"#refs#/{key}{part}", data=values[part, i].T).ref
+    with path.open("r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file")
+    return path
+
+
+@pytest.mark.parametrize("version", ["5", "7.3"])
+def test_a_table_is_read_as_it_lies(tmp_path: Path, version: str) -> None:
+    values = np.random.default_rng(0).random((24, 2, 256, 256)).round(4)
+    table = SymmetryTable.load(save_table(tmp_path / "table.mat", values, version))
+    np.testing.assert_allclose(table.values.numpy(), values, atol=1e-7)
+    lut = as_lut(table)
+    assert lut.dtype == torch.uint8 and lut.shape == (24, 2, 256, 256)
+    iuv = random_iuv(30, 20, 6)
+    flipped = flip_iuv(iuv, table)
+    mirrored = iuv.flip(-1)
+    for y, x in ((0, 0), (5, 7), (29, 19), (13, 3)):
+        part, u, v = mirrored[:, y, x].tolist()
+        expected = [MIRROR[part], *lut[part - 1, :, v, u].tolist()] if part else [0, u, v]
+        assert flipped[:, y, x].tolist() == expected
+    floats = iuv.float()
+    floats[1:] /= 255
+    same = flip_iuv(floats, table)
+    assert torch.equal(same[0], flipped[0].float())
+    labelled = flipped[0] > 0
+    # floor(255 u) of a byte over 255 may be the byte before it, as in DensePose's own code.
+    assert float((same[1:, labelled] * 255 - flipped[1:, labelled]).abs().median()) <= 0.5
+
+
+def test_a_table_of_the_closed_form_flips_as_it(tmp_path: Path) -> None:
+    table = SymmetryTable.load(save_table(tmp_path / "table.mat", table_of(closed_form)))
+    iuv = torch.randint(0, 256, (2, 3, 40, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    iuv[:, 0] %= 27
+    assert torch.equal(flip_iuv(iuv, table), flip_iuv(iuv))
+    assert torch.equal(flip_iuv(flip_iuv(iuv, table), table), iuv)
+
+
+def test_flipping_twice_by_a_table_is_within_its_rounding(tmp_path: Path) -> None:
+    def curved(part: int, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        u, v = closed_form(part, u, v)
+        power = 1.1 if part % 2 else 1 / 1.1  # the partner undoes it
+        return (u, v) if part <= 2 else (u, v**power)
+
+    table = SymmetryTable.load(save_table(tmp_path / "table.mat", table_of(curved)))
+    iuv = random_iuv(60, 40, 8)
+    again = flip_iuv(flip_iuv(iuv, table), table)
+    assert torch.equal(again[0], iuv[0])
+    off = (again.int() - iuv.int()).abs()
+    assert 1 <= int(off.max()) <= 2 and not torch.equal(flip_iuv(iuv, table), flip_iuv(iuv))
+
+
+def test_bad_tables_are_named(tmp_path: Path) -> None:
+    values = table_of(closed_form)
+    with pytest.raises(FileNotFoundError, match=r"symmetry table not found: .*none\.mat"):
+        SymmetryTable.load(tmp_path / "none.mat")
+    (tmp_path / "text.mat").write_text("no table" * 99)
+    with pytest.raises(ValueError, match=r"text\.mat is not a readable MATLAB file"):
+        SymmetryTable.load(tmp_path / "text.mat")
+    scipy_io = pytest.importorskip("scipy.io")
+    scipy_io.savemat(tmp_path / "other.mat", {"x": 1})
+    with pytest.raises(ValueError, match=r"other\.mat must hold U_transforms and V_transforms, got no U_transforms"):
+        SymmetryTable.load(tmp_path / "other.mat")
+    with pytest.raises(ValueError, match=r"must hold values in \[0, 1\], got 0 to 255"):
+        SymmetryTable.load(save_table(tmp_path / "bytes.mat", values * 255))
+    with pytest.raises(ValueError, match=r"nan\.mat must hold values in \[0, 1\]"):
+        SymmetryTable.load(save_table(tmp_path / "nan.mat", np.where(values > 0.99, np.nan, values)))
+    with pytest.raises(ValueError, match=r"24 matrices of 256 x 256, got 24 of \[\(128, 256\)\]"):
+        SymmetryTable.load(save_table(tmp_path / "small.mat", values[:, :, :128]))
+    whole = save_table(tmp_path / "cut.mat", values).read_bytes()
+    (tmp_path / "cut.mat").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cut\.mat is not a readable MATLAB file"):
+        SymmetryTable.load(tmp_path / "cut.mat")
+    with pytest.raises(ValueError, match="values must be float32"):
+        SymmetryTable(torch.zeros(24, 2, 4, 4))
 
 
 def test_flip_and_warp_agree() -> None:

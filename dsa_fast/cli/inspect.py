@@ -135,9 +135,10 @@ def _plain(root: Path, maps: IuvMaps) -> Iterator[_Item]:
         within = "" if here == root else here.relative_to(root).as_posix()
         names = image_names(here)
         beside = {each.rpartition(".")[0][:-4]: each for each in names if Path(each).stem.lower().endswith("_iuv")}
+        paired = set(beside.values())
         for each in names:
             stem = each.rpartition(".")[0]
-            if each in beside.values() or stem.lower().endswith("_inds"):
+            if each in paired or stem.lower().endswith("_inds"):
                 continue
             found = beside.pop(stem, None)
             yield _Item(within, here / each, maps.find(within, each) if found is None else here / found)

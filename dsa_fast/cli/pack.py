@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
@@ -97,25 +97,37 @@ def _from_files(data: PeopleSplits, people: list[Person], order: Literal["auto",
 
 
 def _from_dump(data: PeopleSplits, people: list[Person], entries: list[DumpEntry]) -> Iterator[Any]:
-    """Maps of the images whose file is in the dump; it is told by the ends of both paths."""
-    by_name: dict[str, list[DumpEntry]] = {}
-    for entry in entries:
-        by_name.setdefault(PurePath(entry.file_name.replace("\\", "/")).name, []).append(entry)
+    """Maps of the images in the dump: each entry is of the image whose path has the longest end in common with its."""
+    by_name: dict[str, list[Person]] = {}
     for person in people:
-        mine = person.path.relative_to(data.root).parts
-        matches: list[tuple[int, DumpEntry]] = []
-        for entry in by_name.get(person.path.name, []):
-            theirs = PurePath(entry.file_name.replace("\\", "/")).parts
-            common = 0
-            while common < min(len(mine), len(theirs)) and mine[-1 - common] == theirs[-1 - common]:
-                common += 1
-            matches.append((common, entry))
-        best = max((common for common, _ in matches), default=0)
-        found = [entry for common, entry in matches if common == best]
+        by_name.setdefault(person.path.name, []).append(person)
+    taken: dict[Path, DumpEntry] = {}
+    for entry in entries:
+        theirs = PurePath(entry.file_name.replace("\\", "/")).parts
+        ends = [
+            (_common_end(theirs, it.path.relative_to(data.root).parts), it)
+            for it in by_name.get(theirs[-1] if theirs else "", [])
+        ]
+        longest = max((end for end, _ in ends), default=0)
+        found = [person for end, person in ends if end == longest]
         if len(found) > 1:
-            listed = ", ".join(entry.file_name for entry in found[:3])
-            raise ValueError(f"an image must be in the dump once, got {person.path} as {listed}")
-        if found:
-            with Image.open(person.path) as image:
-                size = image.height, image.width
-            yield _key(data, person), found[0].iuv(size)
+            listed = ", ".join(str(person.path) for person in found[:3])
+            raise ValueError(f"a path in the dump must end as one image's does, got {entry.file_name}: {listed}")
+        if not found:
+            continue
+        person = found[0]
+        if person.path in taken:
+            other = taken[person.path].file_name
+            raise ValueError(f"an image must be in the dump once, got {person.path} as {other} and {entry.file_name}")
+        taken[person.path] = entry
+        with Image.open(person.path) as image:
+            size = image.height, image.width
+        yield _key(data, person), entry.iuv(size)
+
+
+def _common_end(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many parts at their ends two paths have in common."""
+    count = 0
+    while count < min(len(one), len(other)) and one[-1 - count] == other[-1 - count]:
+        count += 1
+    return count

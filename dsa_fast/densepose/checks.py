@@ -8,7 +8,6 @@ or one whose left and right, or u and v, were exchanged, has some or all parts r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,10 +17,7 @@ from torch import Tensor
 from .atlas import UPRIGHT
 from .parts import NUM_PARTS
 
-__all__ = ["MapFacts", "Suspicion", "examine", "suspicions"]
-
-#: What may be wrong with a map.
-Suspicion = Literal["empty", "sparse", "few parts", "background", "mirrored", "left-right", "u-v"]
+__all__ = ["MapFacts", "examine", "suspicions"]
 
 # Left and right of these charts are mirror images of each other in (u, v); of the others they are turned.
 _LIMBS = tuple(range(7, 23))
@@ -93,7 +89,7 @@ def examine(iuv: Tensor) -> MapFacts:
     return MapFacts((height, width), share, tuple(pixels.tolist()), texels, stray, limbs, body, upright)
 
 
-def suspicions(facts: MapFacts) -> dict[Suspicion, str]:
+def suspicions(facts: MapFacts) -> dict[str, str]:
     """What is suspicious about a map, and a sentence about each; empty if nothing is.
 
     - "empty": no pixel has a part.
@@ -104,7 +100,7 @@ def suspicions(facts: MapFacts) -> dict[Suspicion, str]:
     - "left-right": they do on arms and legs only: the labels of left and right were exchanged.
     - "u-v": they do, and what should be below is at the side: u and v were exchanged.
     """
-    found: dict[Suspicion, str] = {}
+    found: dict[str, str] = {}
     if facts.labelled == 0:
         return {"empty": "no pixel has a part"}
     if facts.labelled < _FEW_LABELLED:
@@ -144,7 +140,7 @@ def _senses(part: NDArray[np.uint8], u: NDArray[np.uint8], v: NDArray[np.uint8])
     ux, uy, vx, vy = gradient
 
     def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(ids, values, NUM_PARTS + 1)
+        return np.asarray(np.bincount(ids, values, NUM_PARTS + 1), np.float64)
 
     lengths = np.sqrt(total(ux * ux + uy * uy) * total(vx * vx + vy * vy))
     turn = total(ux * vy - uy * vx)

@@ -271,11 +271,11 @@ def _read_array(path: Path, order: Order) -> tuple[np.ndarray, Literal["IUV", "V
             )
         array = np.concatenate((labels[None].astype(np.float64), uv))
         return _from_floats(path, array.transpose(1, 2, 0), "IUV")
-    array = arrays["iuv"] if "iuv" in arrays else next(iter(arrays.values()), np.empty(0)) if len(arrays) == 1 else None
-    if array is None:
+    if "iuv" not in arrays and len(arrays) != 1:
         raise ValueError(
             f"IUV map {path} must hold one array, or one named iuv, or labels and uv, got {', '.join(arrays) or 'none'}"
         )
+    array = arrays["iuv"] if "iuv" in arrays else next(iter(arrays.values()))
     if array.ndim != 3 or (array.shape[0] != 3 and array.shape[2] != 3) or array.size == 0:
         raise ValueError(f"IUV map {path} must be an array [H, W, 3] or [3, H, W], got {list(array.shape)}")
     if array.shape[0] == 3 and array.shape[2] == 3:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +91,11 @@ def as_lut(table: SymmetryTable) -> Tensor:
 
 
 def _read_matlab5(path: Path) -> dict[str, list[Any]]:
-    from scipy.io import loadmat
-
-    loaded = loadmat(path, variable_names=_KEYS)
+    loaded = import_module("scipy.io").loadmat(path, variable_names=_KEYS)
     return {key: list(loaded[key].ravel()) for key in _KEYS if key in loaded}
 
 
 def _read_hdf5(path: Path) -> dict[str, list[Any]]:
-    import h5py
-
-    with h5py.File(path, "r") as file:
+    with import_module("h5py").File(path, "r") as file:
         # Cells are references; matrices lie there column by column.
         return {key: [file[cell][()].T for cell in file[key][()].ravel()] for key in _KEYS if key in file}

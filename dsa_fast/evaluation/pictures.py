@@ -289,7 +289,7 @@ def bars(
         raise ValueError(f"edges must be one more than the {len(values)} heights, or heights must have names")
     figure, axes = _axes(title, x_label, y_label, size)
     if edges is None:
-        axes.bar(list(heights), values, color=_LINE_COLORS[0])
+        axes.bar([str(name) for name in heights], values, color=_LINE_COLORS[0])
         axes.tick_params(axis="x", labelsize=8, rotation=90 if len(values) > 12 else 0)
     else:
         axes.bar(list(edges[:-1]), values, np.diff(edges), align="edge", color=_LINE_COLORS[0], edgecolor="white")
