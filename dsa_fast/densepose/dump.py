@@ -196,7 +196,9 @@ def _result(result: Any) -> tuple[Tensor, Tensor]:
             raise ValueError(
                 f"{kind} must hold labels [h, w] and uv, floating point [2, h, w], got {_kind(labels)} and {_kind(uv)}"
             )
-        low, high = (int(n) for n in labels.aminmax())
+        if labels.is_floating_point() or labels.dtype == torch.bool:
+            raise ValueError(f"labels must be whole numbers, got {labels.dtype}")
+        low, high = int(labels.min()), int(labels.max())
         if low < 0 or high > NUM_PARTS:
             raise ValueError(f"labels must be part ids 0..{NUM_PARTS}, got {low}..{high}")
         return labels, uv
