@@ -132,7 +132,7 @@ def extensions() -> list[Extension]:
     found = [
         cpp_extension.CppExtension(
             CPU_LIBRARY,
-            ["csrc/cpu/warp.cpp", "csrc/cpu/rank.cpp"],
+            ["csrc/cpu/warp.cpp", "csrc/cpu/rank.cpp", "csrc/cpu/bodies.cpp"],
             define_macros=DEFINES,
             extra_compile_args={"cxx": CXX_FLAGS},
             extra_link_args=LINK_FLAGS,

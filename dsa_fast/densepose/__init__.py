@@ -5,6 +5,7 @@ from __future__ import annotations
 from .choose import choose_person
 from .dump import DumpEntry, DumpPerson, read_dump
 from .iuv import flip_iuv, read_iuv, resize_iuv, write_iuv
+from .keypoints import LAYOUTS, Layout, iuv_from_keypoints, read_keypoints
 from .parts import (
     MERGE_13_TO_8,
     MERGE_24_TO_13,
@@ -17,8 +18,10 @@ from .parts import (
 from .results import iuv_from_result
 from .store import IUVStore
 from .symmetry import SymmetryTable, as_lut
+from .pose import PoseEstimator
 
 __all__ = [
+    "LAYOUTS",
     "MERGED_NAMES",
     "MERGE_13_TO_8",
     "MERGE_24_TO_13",
@@ -35,7 +38,11 @@ __all__ = [
     "flip_iuv",
     "iuv_from_result",
     "read_dump",
+    "Layout",
+    "PoseEstimator",
+    "iuv_from_keypoints",
     "read_iuv",
+    "read_keypoints",
     "resize_iuv",
     "write_iuv",
 ]

@@ -1,47 +1,305 @@
 """Keypoint IUV: part, u and v of people whose 2D joints are known, without DensePose.
 
 The synthetic people's body (`dsa_fast.data.synth.body`) is posed so that its joints fall on the given ones, and
-projected. It is coarser than DensePose: shape and clothes are an average person's, and depth is guessed.
+projected; `posing` says how. It is coarser than DensePose: the body is an average one in tight clothes, its turn and
+depth are guessed from the joints, and nothing but the joints is looked at.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from typing import Literal
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Layout", "iuv_from_keypoints", "read_keypoints"]
+from .posing import POINTS, draw
 
-#: Which joints the rows of a person's keypoints are. "auto" tells by their number: 17, 18 or 14.
+__all__ = ["LAYOUTS", "Layout", "iuv_from_keypoints", "read_keypoints"]
+
+Array = NDArray[np.floating[Any]]
+
+#: Which joint each row of a person's keypoints is. "auto" tells it from their number.
 Layout = Literal["auto", "coco17", "openpose18", "market14"]
 
 
+def _sided(side: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{side}_{name}" for name in names)
+
+
+_ARM, _LEG = ("shoulder", "elbow", "wrist"), ("hip", "knee", "ankle")
+
+#: The rows of each layout: COCO's 17; OpenPose's 18 (its neck is the middle of the shoulders); and the 14 of
+#: https://github.com/layumi/market1501_body_point, which are those of the Leeds Sports Poses. Sides are the person's.
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    "coco17": POINTS[:17],
+    "openpose18": (
+        *("nose", "neck"),
+        *(*_sided("right", *_ARM), *_sided("left", *_ARM), *_sided("right", *_LEG), *_sided("left", *_LEG)),
+        *("right_eye", "left_eye", "right_ear", "left_ear"),
+    ),
+    "market14": (
+        *("crown", "neck"),
+        *(*_sided("right", *_ARM), *_sided("left", *_ARM), *_sided("right", *_LEG), *_sided("left", *_LEG)),
+    ),
+}
+_BY_COUNT = {len(names): layout for layout, names in LAYOUTS.items()}
+# OpenPose's 25: the 18 with the middle of the hips in between, and toes and heels at the end.
+_OPENPOSE_25_TO_18 = (*range(8), *range(9, 19))
+
+
 def iuv_from_keypoints(
-    keypoints: Tensor | NDArray[np.floating],
+    keypoints: Tensor | Array,
     size: tuple[int, int],
     *,
     layout: Layout = "auto",
     min_confidence: float = 0.3,
 ) -> Tensor:
-    """Draws the IUV maps of people from their 2D joints.
+    """Draws the IUV maps of people from their 2D joints ("keypoint IUV", coarser than DensePose's).
+
+    A trunk is needed: a shoulder (or the neck) and a hip; or both shoulders and a point of the head; or both hips and a
+    knee. Else the map is all background. The head is drawn with the trunk. A limb is drawn as far as its joints are
+    known: an elbow or knee that is missing is put between its neighbours, and what hangs from a missing wrist or ankle
+    is left out.
 
     Args:
-        keypoints: [N, K, 2] or [N, K, 3]: x (right) and y (down) in pixels, where pixel (row r, column c) covers
-            x in [c, c+1) and y in [r, r+1), and a confidence or visibility. A joint is missing where x or y is NaN,
-            or the confidence is below `min_confidence`.
+        keypoints: a tensor or an array, [N, K, 2] or [N, K, 3]: x (right) and y (down) in pixels, where pixel (row r,
+            column c) covers x in [c, c+1) and y in [r, r+1), and a confidence or visibility. A joint is missing where
+            x, y or the confidence is not finite, or the confidence is below `min_confidence`. Joints may lie
+            outside the picture.
         size: (H, W) of the maps, pixels.
-        layout: which joint each row is.
+        layout: which joint each row is; "auto" tells by K: 17, 18 or 14. See `LAYOUTS`.
         min_confidence: see above.
 
     Returns:
-        uint8 [N, 3, H, W], channels I, U, V; all background for someone whose trunk is not known.
+        uint8 [N, 3, H, W], channels I, U, V, on the CPU. A person's map depends on no other person.
+
+    Raises:
+        TypeError: `keypoints` is no tensor or array of numbers.
+        ValueError: a shape, `size`, `layout` or `min_confidence` is wrong.
     """
-    raise NotImplementedError
+    if isinstance(keypoints, Tensor):
+        values = keypoints.detach().cpu().double().numpy()
+    elif isinstance(keypoints, np.ndarray) and np.issubdtype(keypoints.dtype, np.number):
+        values = keypoints.astype(np.float64)
+    else:
+        raise TypeError(f"keypoints must be a tensor or an array of numbers, got {_kind(keypoints)}")
+    if values.ndim != 3 or values.shape[2] not in (2, 3):
+        raise ValueError(f"keypoints must have shape [N, K, 2] or [N, K, 3], got {list(values.shape)}")
+    if layout not in get_args(Layout):
+        raise ValueError(f"layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
+    count = values.shape[1]
+    if layout == "auto":
+        if count not in _BY_COUNT:
+            known = ", ".join(f"{k} ({name})" for k, name in _BY_COUNT.items())
+            raise ValueError(f"layout='auto' knows K = {known}, got keypoints of shape {list(values.shape)}")
+        names = LAYOUTS[_BY_COUNT[count]]
+    else:
+        names = LAYOUTS[layout]
+    if count != len(names):
+        raise ValueError(f"layout {layout!r} has {len(names)} joints, got keypoints of shape {list(values.shape)}")
+    if len(size) != 2 or not all(isinstance(n, (int, np.integer)) and n > 0 for n in size):
+        raise ValueError(f"size must be two positive integers (height, width), got {size!r}")
+    if not np.isfinite(min_confidence):
+        raise ValueError(f"min_confidence must be a finite number, got {min_confidence}")
+    known = np.isfinite(values).all(-1)
+    if values.shape[2] == 3:
+        known &= np.where(known, values[..., 2], -np.inf) >= min_confidence
+    points = np.zeros((len(values), len(POINTS), 2))
+    has = np.zeros((len(values), len(POINTS)), bool)
+    rows = [POINTS.index(name) for name in names]
+    points[:, rows], has[:, rows] = values[..., :2], known
+    return draw(points, has, (int(size[0]), int(size[1])))
 
 
-def read_keypoints(path: str | os.PathLike[str]) -> dict[str, NDArray[np.float32]]:
-    """Reads the keypoints of many pictures: picture's file name -> float32 [K, 3] (x, y, confidence)."""
-    raise NotImplementedError
+def read_keypoints(
+    path: str | os.PathLike[str],
+    *,
+    names: str | os.PathLike[str] | Mapping[int, str] | Iterable[str] | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """Reads the keypoints of many pictures. Where a picture has several people, the surest (by the sum) is taken.
+
+    What `path` may be:
+
+    - COCO annotations (a JSON object with `images` and `annotations`). Visibility 0, 1, 2 becomes 0, 0.5, 1.
+    - COCO results (a JSON list of {image_id, keypoints}). Where an image_id is a number, `names` must map it to a file
+      name: a mapping, or the path of the COCO annotations that the results are of.
+    - A folder of OpenPose's NAME_keypoints.json, with 18 or 25 joints; 25 are cut to 18. A picture's key is NAME.
+    - The HDF5 file of market1501_body_point (`*.mat`). `names` must be the folder of the pictures that it is of, or
+      their names; they are taken in order. Needs h5py.
+    - A `.npz` with the arrays `names` [N] and `keypoints` [N, K, 2 or 3].
+
+    Args:
+        path: a file or folder.
+        names: see above.
+
+    Returns:
+        The picture's file name, as the source has it -> float32 [K, 3]: x and y in pixels, and a confidence (1 where
+        the source has none). Pictures without a person are left out.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: the content is not one of the above; the message names the file.
+        ImportError: h5py is needed and missing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_openpose(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"keypoints not found: {path}")
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        return _read_coco(path, names)
+    if suffix == ".npz":
+        return _read_npz(path)
+    if suffix == ".mat":
+        return _read_mat(path, names)
+    raise ValueError(f"keypoints must be a .json, .npz or .mat file or a folder of OpenPose's .json, got {path}")
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:  # also text that is no UTF-8
+        raise ValueError(f"{path} must be JSON, got {error}") from error
+
+
+def _person(values: object, source: str, counts: tuple[int, ...] = ()) -> NDArray[np.float32]:
+    """A flat list x, y, c, x, y, c, ... as [K, 3]."""
+    try:
+        person = np.asarray(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{source}: keypoints must be a list of numbers, got {error}") from error
+    if person.ndim != 1 or person.size == 0 or person.size % 3 or (counts and person.size // 3 not in counts):
+        wanted = f"x, y, c of {' or '.join(map(str, counts))} joints" if counts else "x, y, c of each joint"
+        raise ValueError(f"{source}: keypoints must be a flat list of {wanted}, got {person.size} numbers")
+    return person.reshape(-1, 3)
+
+
+def _keep_surest(table: dict[str, NDArray[np.float32]], name: str, person: NDArray[np.float32]) -> None:
+    if name not in table or np.nansum(person[:, 2]) > np.nansum(table[name][:, 2]):
+        table[name] = person
+
+
+def _coco_names(images: object, source: Path) -> dict[int, str]:
+    if not isinstance(images, list) or not all(
+        isinstance(i, dict) and isinstance(i.get("id"), int) and isinstance(i.get("file_name"), str) for i in images
+    ):
+        raise ValueError(f"{source}: images must be a list of {{id, file_name}}")
+    return {image["id"]: image["file_name"] for image in images}
+
+
+def _read_coco(
+    path: Path, names: str | os.PathLike[str] | Mapping[int, str] | Iterable[str] | None
+) -> dict[str, NDArray[np.float32]]:
+    content = _json(path)
+    annotated = isinstance(content, dict)
+    if isinstance(content, dict):
+        if not isinstance(content.get("annotations"), list):
+            raise ValueError(f"{path} must have a list `annotations` (COCO annotations), or be a list (COCO results)")
+        files, people = _coco_names(content.get("images"), path), content["annotations"]
+    elif isinstance(content, list):
+        files, people = {}, content
+        if isinstance(names, Mapping):
+            files = dict(names)
+        elif isinstance(names, (str, os.PathLike)):
+            given = _json(Path(names))
+            files = _coco_names(given.get("images") if isinstance(given, dict) else None, Path(names))
+        elif names is not None:
+            raise ValueError("names must map COCO's image ids to file names, or be the path of COCO annotations")
+    else:
+        raise ValueError(f"{path} must be COCO annotations (an object) or results (a list), got {_kind(content)}")
+    table: dict[str, NDArray[np.float32]] = {}
+    for number, entry in enumerate(people):
+        source = f"{path}, person {number}"
+        if not isinstance(entry, dict):
+            raise ValueError(f"{source}: must be an object, got {_kind(entry)}")
+        if "keypoints" not in entry:
+            if annotated:  # a data set may hold people without keypoints
+                continue
+            raise ValueError(f"{source}: has no keypoints")
+        image = entry.get("image_id")
+        name = files.get(image) if isinstance(image, int) else image
+        if not isinstance(name, str):
+            where = "images" if annotated else "names (a mapping, or the path of the COCO annotations)"
+            raise ValueError(f"{source}: image_id must be a file name or a number that {where} knows, got {image!r}")
+        person = _person(entry["keypoints"], source)
+        if annotated:
+            person[:, 2] /= 2
+        if person[:, 2].any():
+            _keep_surest(table, name, person)
+    return table
+
+
+def _read_openpose(folder: Path) -> dict[str, NDArray[np.float32]]:
+    files = sorted(folder.glob("*_keypoints.json"))
+    if not files:
+        raise ValueError(f"{folder} must hold OpenPose's NAME_keypoints.json files, got none")
+    table: dict[str, NDArray[np.float32]] = {}
+    for path in files:
+        content = _json(path)
+        people = content.get("people") if isinstance(content, dict) else None
+        if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
+            raise ValueError(f"{path} must have a list `people`, as OpenPose writes it")
+        for entry in people:
+            person = _person(entry.get("pose_keypoints_2d"), str(path), (18, 25))
+            person = person[list(_OPENPOSE_25_TO_18)] if len(person) == 25 else person
+            _keep_surest(table, path.name.removesuffix("_keypoints.json"), person)
+    return table
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[np.float32]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names, values = file["names"], file["keypoints"]
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} must hold the arrays names and keypoints, got {error}") from error
+    if names.ndim != 1 or names.dtype.kind != "U":
+        raise ValueError(f"{path}: names must be [N] text, got {names.dtype} {list(names.shape)}")
+    if values.dtype.kind not in "fiu" or values.ndim != 3 or values.shape[2] not in (2, 3) or len(values) != len(names):
+        raise ValueError(
+            f"{path}: keypoints must be numbers [{len(names)}, K, 2 or 3], got {values.dtype} {list(values.shape)}"
+        )
+    values = values.astype(np.float32)
+    if values.shape[2] == 2:
+        values = np.concatenate([values, np.ones_like(values[..., :1])], -1)
+    return dict(zip(names.tolist(), values, strict=True))
+
+
+def _read_mat(
+    path: Path, names: str | os.PathLike[str] | Mapping[int, str] | Iterable[str] | None
+) -> dict[str, NDArray[np.float32]]:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError(f"reading {path} needs h5py, which is not installed: pip install 'dsa-fast[matlab]'") from error
+    if names is None or isinstance(names, Mapping):
+        raise ValueError(f"{path} has no file names: names must be the folder of its pictures, or their names in order")
+    if isinstance(names, (str, os.PathLike)):
+        folder = Path(names)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"names must be the folder of the pictures of {path}, got {folder}")
+        files = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in (".jpg", ".png"))
+    else:
+        files = list(names)
+    try:
+        with h5py.File(path, "r") as mat:
+            values = np.asarray(mat["pp"], np.float32)  # [N, 28]: x of the 14 joints, then y, counted from 1
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} must be a file of market1501_body_point (HDF5, with `pp`), got {error}") from error
+    if values.ndim != 2 or values.shape[1] != 28:
+        raise ValueError(f"{path}: pp must hold 28 numbers a picture, got shape {list(values.shape)}")
+    if len(files) != len(values):
+        raise ValueError(f"{path} is of {len(values)} pictures, got names of {len(files)}")
+    people = np.ones((len(values), 14, 3), np.float32)
+    people[..., :2] = values.reshape(-1, 2, 14).transpose(0, 2, 1) - 0.5
+    return dict(zip(files, people, strict=True))

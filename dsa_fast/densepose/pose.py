@@ -1,27 +1,46 @@
-"""The built-in pose estimator: torchvision's Keypoint R-CNN."""
+"""The built-in pose estimator: torchvision's Keypoint R-CNN.
+
+He et al., "Mask R-CNN" (https://arxiv.org/abs/1703.06870), with torchvision's weights for COCO's 17 keypoints.
+"""
 
 from __future__ import annotations
 
+import http.client
 import os
+import pickle
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .choose import choose_person
+
 __all__ = ["PoseEstimator"]
+
+# Keypoint R-CNN gives a keypoint's heat map value, a logit that is not calibrated; 2 is where people commonly cut.
+_EVEN = 2.0
 
 
 class PoseEstimator:
     """Pictures of people -> COCO's 17 keypoints of the person that each picture is about.
 
+    A picture is about the person that `choose_person` picks: by score and overlap with the picture's middle half.
+
     Args:
-        weights: a file with a state dict of `torchvision.models.detection.keypointrcnn_resnet50_fpn`; None downloads
-            torchvision's.
+        weights: a file with a state dict of `torchvision.models.detection.keypointrcnn_resnet50_fpn` (read with
+            `weights_only=True`); None takes torchvision's, downloaded once into torch.hub's cache.
         device: where the network runs.
         batch_size: pictures at once.
-        min_score: a person that is less sure is none.
+        min_score: someone whose score is lower is not looked at.
+        min_size: pixels that the network enlarges a picture's short side to.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the weights can't be downloaded or don't fit, or a number is out of its range.
     """
 
     def __init__(
@@ -31,16 +50,90 @@ class PoseEstimator:
         device: str | torch.device = "cpu",
         batch_size: int = 16,
         min_score: float = 0.3,
+        min_size: int = 800,
     ) -> None:
-        raise NotImplementedError
+        from torchvision.models.detection import keypointrcnn_resnet50_fpn
 
+        from dsa_fast.models.trunk import load_named
+
+        for name, value in (("batch_size", batch_size), ("min_size", min_size)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 <= min_score <= 1:
+            raise ValueError(f"min_score must be in 0..1, got {min_score}")
+        self.batch_size, self.min_score = batch_size, min_score
+        self.device = torch.device(device)
+        state = _read_weights(weights)
+        network = keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None, min_size=min_size)
+        load_named(network, state, source="weights" if weights is None else f"weights {os.fspath(weights)!r}")
+        self.network = network.eval().to(self.device)
+
+    @torch.inference_mode()
     def __call__(self, images: Sequence[Tensor]) -> list[NDArray[np.float32] | None]:
         """Keypoints of the person that each picture is about.
 
         Args:
-            images: uint8 [3, H, W] each, RGB; sizes may differ.
+            images: uint8 [3, H, W] each, RGB, on any device; sizes may differ.
 
         Returns:
-            For each picture float32 [17, 3], x and y in pixels and a confidence in [0, 1]; None where nobody is found.
+            For each picture float32 [17, 3]: x and y in pixels (pixel (r, c) has its centre at c + 0.5, r + 0.5), and
+            a confidence in [0, 1], the logistic function of the heat map's value less 2, which is not calibrated.
+            None where nobody is found.
+
+        Raises:
+            TypeError: an image is not a uint8 tensor.
+            ValueError: an image has another shape.
         """
-        raise NotImplementedError
+        for image in images:
+            if not isinstance(image, Tensor) or image.dtype != torch.uint8:
+                raise TypeError(f"images must be uint8 tensors, got {getattr(image, 'dtype', type(image).__name__)}")
+            if image.dim() != 3 or image.shape[0] != 3 or image.numel() == 0:
+                raise ValueError(f"images must have shape [3, H, W], got {list(image.shape)}")
+        people: list[NDArray[np.float32] | None] = []
+        for first in range(0, len(images), self.batch_size):
+            batch = images[first : first + self.batch_size]
+            found = self.network([image.to(self.device, torch.float32) / 255 for image in batch])
+            people += [self._choose(f, image) for f, image in zip(found, batch, strict=True)]
+        return people
+
+    def _choose(self, found: dict[str, Tensor], image: Tensor) -> NDArray[np.float32] | None:
+        height, width = image.shape[1:]
+        sure = (found["labels"] == 1) & (found["scores"] >= self.min_score)
+        chosen = choose_person(found["boxes"][sure], found["scores"][sure], (int(height), int(width)))
+        if chosen is None:
+            return None
+        person = found["keypoints"][sure][chosen].clone()  # [17, 3]; torchvision's third is always 1
+        person[:, 2] = torch.sigmoid(found["keypoints_scores"][sure][chosen] - _EVEN)
+        keypoints: NDArray[np.float32] = person.float().cpu().numpy()
+        return keypoints
+
+
+def _read_weights(weights: str | os.PathLike[str] | None) -> dict[str, Tensor]:
+    state: Any
+    if weights is None:
+        from torchvision.models.detection import KeypointRCNN_ResNet50_FPN_Weights
+
+        source: Any = KeypointRCNN_ResNet50_FPN_Weights.COCO_V1
+        try:
+            state = source.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, http.client.HTTPException, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"weights=None: Keypoint R-CNN's can't be had from {source.url} ({error}). Download that file where "
+                f"it can be reached and pass its path as weights"
+            ) from error
+    else:
+        path = Path(weights)
+        if not path.is_file():
+            raise FileNotFoundError(f"weights must be a file or None; there is no file {str(path)!r}")
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            first = str(error).strip().split("\n")[0]
+            raise ValueError(f"weights: {str(path)!r} is no file of tensors that torch.load reads ({first})") from error
+    if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
+        raise ValueError(f"weights: {str(weights)!r} must hold a state dict (names to tensors), got {_describe(state)}")
+    return state
+
+
+def _describe(state: object) -> str:
+    return f"a dict with {', '.join(map(repr, list(state)[:3]))}" if isinstance(state, dict) else type(state).__name__

@@ -16,7 +16,7 @@ from .body import JOINTS, LANDMARKS, PARENTS, Body, Pose, Shape, build_body, for
 from .config import STRENGTHS, SynthConfig
 from .dataset import VERSION, contact_sheet, entries, make_dataset
 from .look import Identity, make_identity
-from .person import identity_of, render_person, render_picture
+from .person import identity_of, person_keypoints, render_person, render_picture
 from .render import Camera, Window
 from .scene import Light, damage_iuv, random_pose
 
@@ -44,6 +44,7 @@ __all__ = [
     "landmarks3d",
     "make_dataset",
     "make_identity",
+    "person_keypoints",
     "random_pose",
     "render_person",
     "render_picture",

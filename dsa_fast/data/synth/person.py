@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import scene
-from .body import Pose
+from .body import JOINTS, Pose, joints3d, landmarks3d
 from .config import SynthConfig
 from .look import Identity, make_identity
 from .render import Camera, Window, downsample, rasterize, sample_shape, to_samples
 
-__all__ = ["render_person", "render_picture"]
+__all__ = ["person_keypoints", "render_person", "render_picture"]
 
 Array = NDArray[np.floating[Any]]
 Picture = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -23,6 +23,8 @@ Picture = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 # Streams of random numbers: the second word of the seeds.
 _IDENTITY, _CAMERA, _HEADING, _IMAGE = range(1, 5)
 _UPRIGHT, _FRONT, _PLAIN = Pose(), Camera(), scene.Light()
+_FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
+_LIMBS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 _PASSERS = 24  # people without identity, who pass in front and behind
 
 
@@ -133,6 +135,40 @@ def render_person(
     pixels = downsample(canvas) if antialias else canvas[1::2, 1::2]
     picture = np.clip(pixels, 0, 255).round().astype(np.uint8)
     return picture, _iuv(figure, None, height, width)
+
+
+def person_keypoints(
+    identity: Identity,
+    pose: Pose = _UPRIGHT,
+    camera: Camera = _FRONT,
+    window: Window | None = None,
+    *,
+    height: int = 128,
+    width: int = 64,
+) -> Array:
+    """Where a person's joints are in the picture that `render_person` makes of the same arguments.
+
+    Returns:
+        float32 [17, 3] in COCO's order (nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles; left before
+        right): x and y in pixels, where pixel (r, c) has its centre at x = c + 0.5, y = r + 0.5; and 1, or 0 for a
+        point of the face that is on the far side of the head. Joints out of the picture keep their places.
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"height and width must be positive, got {height} and {width}")
+    if window is None:
+        projected = camera.project(identity.body.posed(pose)[0])
+        window = scene.tight_box(projected[identity.body.part > 0], width / height)
+    joints, marks = joints3d(pose, identity.body.shape), landmarks3d(pose, identity.body.shape)
+    face = [marks[name] for name in _FACE]
+    limbs = [joints[JOINTS.index(f"{side}_{name}")] for name in _LIMBS for side in ("left", "right")]
+    seen = camera.project(np.stack([*face, *limbs]))
+    # Seen from the head's middle, a point of the face looks outwards.
+    middle = camera.project(((marks["left_ear"] + marks["right_ear"]) / 2)[None])[0]
+    points = to_samples(seen, window, height, width)
+    points[:, :2] /= 2
+    points[:, 2] = 1
+    points[: len(face), 2] = seen[: len(face), 2] > middle[2]
+    return points
 
 
 @lru_cache(maxsize=_PASSERS + 8)

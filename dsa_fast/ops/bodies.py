@@ -1,0 +1,65 @@
+"""Draws posed bodies as IUV maps; `csrc/bodies.h` states what a result means."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dsa_fast.ops import _load  # noqa: F401  (loads the operators)
+
+__all__ = ["Surface", "draw_bodies"]
+
+
+class Surface(NamedTuple):
+    """A body's surface. All tensors are contiguous and on the CPU.
+
+    Attributes:
+        vertices: float32 [V, 3], in the rest pose.
+        uv: float32 [V, 2], in [0, 1].
+        part: uint8 [V], 1..24, the same for a triangle's three.
+        bones: int32 [V, 2], the two bones that move a vertex.
+        weight: float32 [V], of the second bone; the first has the rest.
+        faces: int32 [F, 3], counter-clockwise seen from outside.
+    """
+
+    vertices: Tensor
+    uv: Tensor
+    part: Tensor
+    bones: Tensor
+    weight: Tensor
+    faces: Tensor
+
+
+def draw_bodies(surface: Surface, maps: Tensor, shown: Tensor, size: tuple[int, int]) -> Tensor:
+    """IUV maps of people who share one surface.
+
+    Args:
+        surface: what they share.
+        maps: float32 [N, J, 3, 4], of each person's bones: from the rest pose to x (right) and y (down), pixels, and
+            z towards the camera. Contiguous, on the CPU.
+        shown: int32 [N], likewise; bit p is set where part p is shown.
+        size: (height, width) of the maps.
+
+    Returns:
+        uint8 [N, 3, H, W], channels I, U, V.
+    """
+    iuv: Tensor = torch.ops.dsa_fast.draw_bodies(*surface, maps, shown, size[0], size[1])
+    return iuv
+
+
+@torch.library.register_fake("dsa_fast::draw_bodies")
+def _(
+    vertices: Tensor,
+    uv: Tensor,
+    part: Tensor,
+    bones: Tensor,
+    weight: Tensor,
+    faces: Tensor,
+    maps: Tensor,
+    shown: Tensor,
+    height: int,
+    width: int,
+) -> Tensor:
+    return maps.new_empty((maps.shape[0], 3, height, width), dtype=torch.uint8)
