@@ -40,7 +40,6 @@ _HEAD_POINTS = (*range(5), _CROWN)
 
 # The average body, metres. They are body.py's for Shape().
 _TRUNK, _SHOULDER_WIDTH, _HIP_WIDTH = 0.475, 0.356, 0.184
-_UPPER_ARM, _LOWER_ARM, _UPPER_LEG, _LOWER_LEG = 0.29, 0.26, 0.41, 0.41
 _HEAD_OFFSETS = np.array(
     [
         *((0.0, 0.05, 0.115), (0.032, 0.08, 0.088), (-0.032, 0.08, 0.088)),
@@ -48,16 +47,25 @@ _HEAD_OFFSETS = np.array(
     ]
 )
 _HEAD_ABOVE = 0.155  # of the head's joint above the shoulders
-_NECK_ABOVE = 0.075  # likewise of the neck's
+_NECK_ABOVE, _CROWN_ABOVE = 0.075, 0.345  # likewise of the neck's, and of the crown
 
 _PITCH = 0.15  # radians that cameras look down
+_SHAPE = {"sleeves": 1.14, "trousers": 1.17, "hair": 0.018, "coat": 0.03}  # of the average body in clothes
 
-# Weights of the signs that tell which side is turned to the camera: fitted by logistic regression on synthetic people.
-_FACE_SIGN, _NOSE_SIGN, _HEAD_SIGN, _BEND_SIGN, _WRIST_SIGN = 1.2, 15.0, 20.0, 15.0, 10.0
+# These were fitted on synthetic people, seen exactly, with noise and without faces; the last on photos.
+_QUANTILE = 0.67  # of the lengths of bones over an average adult's: a person's size
+_SHORT = 0.87  # a bone that looks shorter than this share of its length points out of the picture's plane
+_LEVEL = 0.3  # how much flatter a foot lies than its leg stands upright
+_ROOT = 0.25  # weight of what the trunk says of a shoulder's or hip's place
+_HEAD_WEIGHT = 0.75  # weight of what the trunk says of the head's place; a seen point's is 1
+_HEAD_NOISE = 0.02  # metres, standard deviation of the head's points
+_HEAD_TURN = 0.4  # radians, standard deviation of the head's turn against the trunk's
+_IN_FRONT = 0.1  # metres that a hand seen before the trunk is in front of its shoulder
 
-# Parts of each limb: left, right.
-_UPPER_ARM_PARTS, _LOWER_ARM_PARTS = ((15, 17), (16, 18)), ((19, 21, 4), (20, 22, 3))
-_UPPER_LEG_PARTS, _LOWER_LEG_PARTS = ((8, 10), (7, 9)), ((12, 14, 5), (11, 13, 6))
+# Weights of the signs that tell which side is turned to the camera, by logistic regression on synthetic people: an eye
+# or ear that is seen (each), and metres across the picture of the nose before the ears, of the head and of the wrists
+# before the shoulders, and of a knee or elbow's bend.
+_SEEN_SIGN, _NOSE_SIGN, _HEAD_SIGN, _WRIST_SIGN, _BEND_SIGN = 2.4, 30.0, 40.0, 20.0, 30.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class _Body:
 def _average_body() -> _Body:
     from dsa_fast.data.synth.body import Shape, build_body  # here, because data/ imports this package
 
-    body = build_body(Shape(sleeves=1.1, trousers=1.1, hair=0.01))
+    body = build_body(Shape(**_SHAPE))
     surface = Surface(
         torch.from_numpy(body.vertices.astype(np.float32)),
         torch.from_numpy(body.uv.astype(np.float32)),
@@ -129,7 +137,7 @@ def _about_y(angle: Array) -> Array:
     return np.stack([np.stack(row, -1) for row in ((c, zero, s), (zero, one, zero), (-s, zero, c))], -2)
 
 
-def _step(x: Array, low: float, high: float) -> Array:
+def _step(x: Array, low: Array | float, high: Array | float) -> Array:
     t = np.clip((x - low) / (high - low), 0, 1)
     result: Array = t * t * (3 - 2 * t)
     return result
@@ -153,6 +161,15 @@ def _trunk(points: Array, known: Mask) -> _Trunk:
     """Finds trunks, and how large people are."""
     shoulders, has_shoulders = _mean(points, known, _SHOULDERS)
     hips, has_hips = _mean(points, known, _HIPS)
+    # Of one shoulder or hip alone, the middle is half a width away, as the other pair shows it.
+    apart = {pair: points[:, pair[0]] - points[:, pair[1]] for pair in (_SHOULDERS, _HIPS)}
+    for pair, other, ratio_of_widths, middle in (
+        (_SHOULDERS, _HIPS, _SHOULDER_WIDTH / _HIP_WIDTH, shoulders),
+        (_HIPS, _SHOULDERS, _HIP_WIDTH / _SHOULDER_WIDTH, hips),
+    ):
+        side = known[:, pair[0]].astype(np.float64) - known[:, pair[1]]  # 1 or -1: the left or right one alone
+        side *= known[:, other].all(1)
+        middle -= (side * ratio_of_widths / 2)[:, None] * apart[other]
     neck = known[:, _NECK]
     both = known[:, _SHOULDERS].all(1)
     shoulders = np.where((neck & ~both)[:, None], points[:, _NECK], shoulders)
@@ -168,11 +185,10 @@ def _trunk(points: Array, known: Mask) -> _Trunk:
         ratio(points[:, first], points[:, second], known[:, first] & known[:, second], length, weight)
 
     ratio(shoulders, hips, has_shoulders & has_hips, _TRUNK * np.cos(_PITCH), 4.0)
-    for side in (0, 1):
-        bone(_HIPS[side], _KNEES[side], _UPPER_LEG, 1.0)
-        bone(_KNEES[side], _ANKLES[side], _LOWER_LEG, 1.0)
-        bone(_SHOULDERS[side], _ELBOWS[side], _UPPER_ARM, 0.5)
-        bone(_ELBOWS[side], _WRISTS[side], _LOWER_ARM, 0.5)
+    for limb, weight_of_limb in ((_LEG, 1.0), (_ARM, 0.5)):
+        for root, joint, end in zip(limb.roots, limb.middles, limb.ends, strict=True):
+            bone(root, joint, limb.lengths[0], weight_of_limb)
+            bone(joint, end, limb.lengths[1], weight_of_limb)
     bone(*_SHOULDERS, _SHOULDER_WIDTH, 0.5)
     face, has_face = _mean(points, known, tuple(range(5)))
     ratio(face, shoulders, has_face & has_shoulders, 0.22, 0.5)
@@ -182,7 +198,7 @@ def _trunk(points: Array, known: Mask) -> _Trunk:
     order = np.argsort(value, axis=1, kind="stable")
     value, weight = np.take_along_axis(value, order, 1), np.take_along_axis(weight, order, 1)
     total = weight.cumsum(1)
-    at = (total >= 0.6 * total[:, -1:]).argmax(1)
+    at = (total >= _QUANTILE * total[:, -1:]).argmax(1)
     scale = np.take_along_axis(value, at[:, None], 1)[:, 0]
 
     # One end of the trunk is enough where something else tells the size: the trunk is taken to be upright.
@@ -212,7 +228,7 @@ def _yaw(points: Array, known: Mask, trunk: _Trunk, right: Array) -> Array:
 
     sign = np.zeros_like(cosine)
     for left_point, right_point in (_EYES, _EARS):
-        sign += _FACE_SIGN * (known[:, right_point].astype(np.float64) - known[:, left_point])
+        sign += _SEEN_SIGN * (known[:, right_point].astype(np.float64) - known[:, left_point])
     ears, has_ears = _mean(points, known, _EARS)
     face, has_face = _mean(points, known, tuple(range(5)))
     has_nose = known[:, _NOSE]
@@ -234,97 +250,173 @@ def _yaw(points: Array, known: Mask, trunk: _Trunk, right: Array) -> Array:
     return yaw
 
 
-def _pose(points: Array, known: Mask, body: _Body) -> tuple[Array, NDArray[np.int32]]:
-    """Maps of the bones, float64 [N, 17, 3, 4], and the parts shown, int32 [N], as `draw_bodies` takes them."""
-    count = len(points)
+@dataclass(frozen=True)
+class _View:
+    """Where people's trunks are and how they are turned. 3D vectors are in the camera's frame."""
+
+    trunk: _Trunk
+    turn: Array  # [N, 3, 3]
+    up: Array  # [N, 3], along the trunk
+    up2: Array  # [N, 2], likewise in the picture
+    right2: Array  # [N, 2], across it
+    yaw: Array  # [N]
+    chest: Array  # [N, 3], between the shoulders
+    pelvis: Array  # [N, 3], between the hips
+    stretch: Array  # [N], the trunk's length over an average adult's
+
+    @property
+    def toward(self) -> Array:
+        """How much people face the camera, [N]: 1 the front, -1 the back."""
+        return self.turn[:, 2, 2]
+
+    def lift(self, point: Array) -> Array:
+        """Picture's points [N, 2] to the camera's frame at depth 0, [N, 3]."""
+        scale = self.trunk.scale
+        return np.stack([point[:, 0] / scale, -point[:, 1] / scale, np.zeros_like(scale)], -1)
+
+    def in_front(self, point: Array) -> Array:
+        """Depth, [N], that keeps a hand seen before the trunk out of it."""
+        half_width = 0.16 * np.abs(self.turn[:, 0, 0]) + 0.1 * np.abs(self.turn[:, 0, 2])
+        offset = (point - self.trunk.hips) / self.trunk.scale[:, None]
+        aside, above = np.abs((offset * self.right2).sum(-1)), (offset * self.up2).sum(-1)
+        inside = (1 - _step(aside, 0.7 * half_width, 1.3 * half_width)) * _step(above, -0.25, -0.1)
+        result: Array = _IN_FRONT * self.toward * inside * (1 - _step(above, 0.5, 0.65))
+        return result
+
+
+def _view(points: Array, known: Mask) -> _View:
     trunk = _trunk(points, known)
-    scale = trunk.scale
-    up2 = trunk.shoulders - trunk.hips  # picture's frame
-    span = _length(up2) / scale
+    up2 = trunk.shoulders - trunk.hips
+    span = _length(up2) / trunk.scale / np.cos(_PITCH)
     up2 = up2 / np.maximum(_length(up2), 1e-9)[:, None]
     right2 = np.stack([-up2[:, 1], up2[:, 0]], -1)
     yaw = _yaw(points, known, trunk, right2)
+    up = np.stack([up2[:, 0], -up2[:, 1], np.full(len(points), np.tan(_PITCH))], -1) * np.cos(_PITCH)
+    middle = (trunk.shoulders + trunk.hips) / 2 / trunk.scale[:, None]
+    middle = np.stack([middle[:, 0], -middle[:, 1], np.zeros(len(points))], -1)
+    half = up * (span / 2)[:, None]
+    turn = _swing(-up) @ _about_y(yaw)
+    return _View(trunk, turn, up, up2, right2, yaw, middle + half, middle - half, span / _TRUNK)
 
-    def lift(point: Array, depth: Array | float = 0.0) -> Array:
-        """Picture's points [N, 2] to the camera's frame."""
-        return np.stack([point[:, 0] / scale, -point[:, 1] / scale, np.broadcast_to(depth, scale.shape)], -1)
 
-    up = np.stack([up2[:, 0] * np.cos(_PITCH), -up2[:, 1] * np.cos(_PITCH), np.full(count, np.sin(_PITCH))], -1)
-    turn = _swing(-up) @ _about_y(yaw)  # of the trunk
-    forward = turn[:, :, 2]
-    stretch = span / np.cos(_PITCH) / _TRUNK
-    half = up * (span / np.cos(_PITCH) / 2)[:, None]
-    middle = lift((trunk.shoulders + trunk.hips) / 2)
-    chest, pelvis = middle + half, middle - half  # between the shoulders, between the hips
+@dataclass(frozen=True)
+class _Bones:
+    """Where people's bones are, in the camera's frame; filled step by step."""
 
-    turns = np.broadcast_to(turn[:, None], (count, 17, 3, 3)).copy()
-    origins = np.zeros((count, 17, 3))
-    sizes = np.ones((count, 17, 3))
-    shown = np.zeros(count, np.int64)
-    sizes[:, :3, 1] = stretch[:, None]
-    origins[:, 0] = pelvis + up * (0.05 * stretch)[:, None]
-    origins[:, 1] = pelvis + up * (0.18 * stretch)[:, None]
-    origins[:, 2] = chest - up * (0.145 * stretch)[:, None]
-    origins[:, 3] = chest + up * _NECK_ABOVE
-    _pose_head(points, known, trunk, turn, yaw, chest, up, turns, origins, sizes)
-    shown |= _bits((1, 2, 23, 24))
+    turn: Array  # [N, 17, 3, 3]
+    origin: Array  # [N, 17, 3]
+    size: Array  # [N, 17, 3], along the bone's own axes
 
-    for side, sign in ((0, 1.0), (1, -1.0)):
-        for roots, joints, ends, width, centre, lengths, bones, parts, is_arm in (
-            (
-                *(_SHOULDERS, _ELBOWS, _WRISTS, _SHOULDER_WIDTH, chest, (_UPPER_ARM, _LOWER_ARM)),
-                *((5, 7, 9), (_UPPER_ARM_PARTS, _LOWER_ARM_PARTS), True),
-            ),
-            (
-                *(_HIPS, _KNEES, _ANKLES, _HIP_WIDTH, pelvis, (_UPPER_LEG, _LOWER_LEG)),
-                *((11, 13, 15), (_UPPER_LEG_PARTS, _LOWER_LEG_PARTS), False),
-            ),
-        ):
-            root, joint, end = roots[side], joints[side], ends[side]
-            other = roots[1 - side]
-            place = centre + turn[:, :, 0] * (sign * width / 2)
-            # Without its own point, the root mirrors its partner, or lies where the trunk says.
-            mirrored = 2 * lift(trunk.shoulders if is_arm else trunk.hips) - lift(points[:, other])
-            use = known[:, other] & known[:, _NECK] if is_arm else np.zeros(count, bool)
-            seen = np.where(known[:, root, None], lift(points[:, root]), np.where(use[:, None], mirrored, place))
-            start = np.concatenate([seen[:, :2], place[:, 2:]], -1)
-            has_joint, has_end = known[:, joint], known[:, end]
-            # A middle joint that is missing lies between its neighbours.
-            middle_at = np.where(has_joint[:, None], points[:, joint], 0)
-            between = (start[:, :2] * np.stack([scale, -scale], -1) + points[:, end]) / 2
-            middle_at = np.where((~has_joint & has_end)[:, None], between, middle_at)
-            has_middle = has_joint | has_end
-            bend = np.sign(forward[:, 2]) * _step(np.abs(forward[:, 2]), 0.1, 0.6)
-            first = _reach(lift(middle_at) - start, lengths[0], up, bend * (0.5 if is_arm else 1.0))
-            start2 = start + first
-            second = _reach(lift(points[:, end]) - start2, lengths[1], up, bend * (1.0 if is_arm else -1.0))
-            length1, length2 = _length(first), _length(second)
-            way1 = first / np.maximum(length1, 1e-9)[:, None]
-            way2 = second / np.maximum(length2, 1e-9)[:, None]
-            way2 = np.where(has_end[:, None], way2, way1)
-            upper = turn @ _swing(_apply(turn.transpose(0, 2, 1), way1))
-            local = _apply(upper.transpose(0, 2, 1), way2)
-            if is_arm:  # the elbow is a hinge: it tells how the arm is turned about itself
-                turned = np.clip(np.arctan2(local[:, 0], local[:, 2]), -1.6, 1.6)
-                turned *= _step(np.hypot(local[:, 0], local[:, 2]), 0.25, 0.7)
-                upper = upper @ _about_y(turned)
-                local = _apply(upper.transpose(0, 2, 1), way2)
-            lower = upper @ _swing(local)
-            b1, b2, b3 = (bone + side for bone in bones)
-            turns[:, b1], turns[:, b2], turns[:, b3] = upper, lower, lower
-            origins[:, b1], origins[:, b2], origins[:, b3] = start, start2, start2 + second
-            sizes[:, b1, 1] = np.clip(length1 / lengths[0], 0.05, 3)
-            sizes[:, b2, 1] = np.clip(length2 / lengths[1], 0.05, 3)
-            shown |= np.where(has_middle, _bits(parts[0][side]), 0)
-            shown |= np.where(has_end, _bits(parts[1][side]), 0)
+
+@dataclass(frozen=True)
+class _Limb:
+    """An arm or a leg, of the left and the right side."""
+
+    roots: tuple[int, int]  # points
+    middles: tuple[int, int]
+    ends: tuple[int, int]
+    bones: tuple[int, int, int]  # of the left side; the right ones follow each
+    lengths: tuple[float, float]
+    width: float  # between the roots
+    upper_parts: tuple[tuple[int, ...], tuple[int, ...]]
+    lower_parts: tuple[tuple[int, ...], tuple[int, ...]]
+
+
+_ARM = _Limb(
+    *(_SHOULDERS, _ELBOWS, _WRISTS, (5, 7, 9), (0.29, 0.26), _SHOULDER_WIDTH),
+    *(((15, 17), (16, 18)), ((19, 21, 4), (20, 22, 3))),
+)
+_LEG = _Limb(
+    *(_HIPS, _KNEES, _ANKLES, (11, 13, 15), (0.41, 0.41), _HIP_WIDTH),
+    *(((8, 10), (7, 9)), ((12, 14, 5), (11, 13, 6))),
+)
+
+
+def _pose(points: Array, known: Mask, body: _Body) -> tuple[Array, NDArray[np.int32]]:
+    """Maps of the bones, float64 [N, 17, 3, 4], and the parts shown, int32 [N], as `draw_bodies` takes them."""
+    count = len(points)
+    view = _view(points, known)
+    up, stretch = view.up, view.stretch
+    bones = _Bones(
+        np.broadcast_to(view.turn[:, None], (count, 17, 3, 3)).copy(),
+        np.zeros((count, 17, 3)),
+        np.ones((count, 17, 3)),
+    )
+    bones.size[:, :3, 1] = stretch[:, None]
+    bones.origin[:, 0] = view.pelvis + up * (0.05 * stretch)[:, None]
+    bones.origin[:, 1] = view.pelvis + up * (0.18 * stretch)[:, None]
+    bones.origin[:, 2] = view.chest - up * (0.145 * stretch)[:, None]
+    _pose_head(points, known, view, bones)
+    shown = np.full(count, _bits((1, 2, 23, 24)))
+    for limb in (_ARM, _LEG):
+        for side in (0, 1):
+            shown |= _pose_limb(points, known, view, limb, side, bones)
 
     # From the rest pose to the bone's frame, to the camera's, to the picture's.
-    linear = (turns * sizes[:, :, None, :]) @ body.turn.transpose(0, 2, 1)
-    shift = origins - _apply(linear, np.broadcast_to(body.origin, (count, 17, 3)))
+    linear = (bones.turn * bones.size[:, :, None, :]) @ body.turn.transpose(0, 2, 1)
+    shift = bones.origin - _apply(linear, np.broadcast_to(body.origin, (count, 17, 3)))
+    scale = view.trunk.scale
     maps = np.concatenate([linear, shift[..., None]], -1)
     maps = maps * np.stack([scale, -scale, scale], -1)[:, None, :, None]
-    shown = np.where(trunk.known & np.isfinite(maps).all((1, 2, 3)), shown, 0)
+    shown = np.where(view.trunk.known & np.isfinite(maps).all((1, 2, 3)), shown, 0)
     return maps, shown.astype(np.int32)
+
+
+def _pose_limb(points: Array, known: Mask, view: _View, limb: _Limb, side: int, bones: _Bones) -> NDArray[np.int64]:
+    """Turns and places the three bones of a limb; returns the bits of its parts that are shown, [N]."""
+    is_arm, scale, up = limb is _ARM, view.trunk.scale, view.up
+    root, middle, end = limb.roots[side], limb.middles[side], limb.ends[side]
+    partner = limb.roots[1 - side]
+    has_middle, has_end = known[:, middle], known[:, end]
+
+    # Without its own point, a root mirrors its partner, or lies where the trunk says.
+    place = (view.chest if is_arm else view.pelvis) + view.turn[:, :, 0] * ((1 - 2 * side) * limb.width / 2)
+    mirrored = 2 * view.lift(view.trunk.shoulders) - view.lift(points[:, partner])
+    by_partner = known[:, partner] & known[:, _NECK] & is_arm
+    seen = np.where(by_partner[:, None], mirrored, place)
+    seen = np.where(known[:, root, None], view.lift(points[:, root]), seen)
+    start = np.concatenate([seen[:, :2] + _ROOT * (place - seen)[:, :2], place[:, 2:]], -1)
+
+    # A middle joint that is missing lies between its neighbours; a leg that leaves the picture goes on for a thigh.
+    between = (start[:, :2] * np.stack([scale, -scale], -1) + points[:, end]) / 2
+    bent = np.where(has_middle[:, None], points[:, middle], between)
+    shows_upper = has_middle | has_end
+    if not is_arm:
+        below = points[:, root] - view.up2 * (limb.lengths[0] * scale)[:, None]
+        bent = np.where(shows_upper[:, None], bent, below)
+        shows_upper = shows_upper | known[:, root]
+
+    # Elbows bend forwards and knees backwards; someone in profile bends them within the picture's plane.
+    bend = np.sign(view.toward) * _step(np.abs(view.toward), 0.1, 0.6)
+    first = _reach(view.lift(bent) - start, limb.lengths[0], up, bend * (0.5 if is_arm else 1.0))
+    ahead, ahead_end = (view.in_front(bent) / 2, view.in_front(points[:, end])) if is_arm else (0 * scale, 0 * scale)
+    first[:, 2] += ahead
+    start2 = start + first
+    second = _reach(view.lift(points[:, end]) - start2, limb.lengths[1], up, bend * (1.0 if is_arm else -1.0))
+    second[:, 2] += ahead_end - ahead
+    length1, length2 = _length(first), _length(second)
+    way1 = first / np.maximum(length1, 1e-9)[:, None]
+    way2 = np.where(has_end[:, None], second / np.maximum(length2, 1e-9)[:, None], way1)
+
+    upper = view.turn @ _swing(_apply(view.turn.transpose(0, 2, 1), way1))
+    local = _apply(upper.transpose(0, 2, 1), way2)
+    if is_arm:  # the elbow is a hinge: it tells how the arm is turned about itself
+        turned = np.clip(np.arctan2(local[:, 0], local[:, 2]), -1.6, 1.6)
+        upper = upper @ _about_y(turned * _step(np.hypot(local[:, 0], local[:, 2]), 0.25, 0.7))
+        local = _apply(upper.transpose(0, 2, 1), way2)
+    lower = tip = upper @ _swing(local)
+    if not is_arm:
+        flat = way2 - _LEVEL * (way2 + up)
+        flat /= np.maximum(_length(flat), 1e-9)[:, None]
+        tip = lower @ _swing(_apply(lower.transpose(0, 2, 1), flat))
+    for bone, turn, origin in zip(limb.bones, (upper, lower, tip), (start, start2, start2 + second), strict=True):
+        bones.turn[:, bone + side] = turn
+        bones.origin[:, bone + side] = origin
+    bones.size[:, limb.bones[0] + side, 1] = np.clip(length1 / limb.lengths[0], 0.05, 3)
+    bones.size[:, limb.bones[1] + side, 1] = np.clip(length2 / limb.lengths[1], 0.05, 3)
+    upper_bits, lower_bits = _bits(limb.upper_parts[side]), _bits(limb.lower_parts[side])
+    shown: NDArray[np.int64] = shows_upper * np.int64(upper_bits) + has_end * np.int64(lower_bits)
+    return shown
 
 
 def _bits(parts: tuple[int, ...]) -> int:
@@ -338,51 +430,42 @@ def _reach(vector: Array, length: float, up: Array, bend: Array) -> Array:
     # Along the person's up axis the camera's pitch alone makes depth.
     slope = up[:, 2] / np.maximum(_length(up[:, :2]), 1e-9)
     along = (seen * up[:, :2]).sum(-1) / np.maximum(_length(up[:, :2]), 1e-9)
-    depth = along * slope + bend * np.sqrt(np.maximum((0.93 * length) ** 2 - flat**2, 0))
+    depth = along * slope + bend * np.sqrt(np.maximum((_SHORT * length) ** 2 - flat**2, 0))
     return np.concatenate([seen, depth[:, None]], -1)
 
 
-def _pose_head(
-    points: Array,
-    known: Mask,
-    trunk: _Trunk,
-    turn: Array,
-    yaw: Array,
-    chest: Array,
-    up: Array,
-    turns: Array,
-    origins: Array,
-    sizes: Array,
-) -> None:
-    """Turns and places the bone of the head."""
-    scale = trunk.scale
+def _pose_head(points: Array, known: Mask, view: _View, bones: _Bones) -> None:
+    """Turns and places the bones of neck and head."""
+    scale, up = view.trunk.scale, view.up
     seen = points[:, _HEAD_POINTS] / scale[:, None, None] * (1, -1)  # [N, 6, 2]
     weight = known[:, _HEAD_POINTS].astype(np.float64)
     # Half upright, half along the trunk.
     axis = up + np.array([0, np.cos(_PITCH), np.sin(_PITCH)])
     axis /= np.maximum(_length(axis), 1e-9)[:, None]
-    neck = chest + up * _NECK_ABOVE
-    steps = np.linspace(-1.2, 1.2, 17)
-    frames = _swing(-axis)[:, None] @ _about_y(yaw[:, None] + steps)  # [N, 17, 3, 3]
-    expected = frames @ _HEAD_OFFSETS.T  # [N, 17, 3, 6]
-    expected = np.swapaxes(expected, -1, -2)
-    total = np.maximum(weight.sum(1), 1)
-    guess = neck[:, :2] + 0.08 * axis[:, :2]
-    # The head's place is what remains: a mean over the known points, and the neck's word.
-    rest = seen[:, None] - expected[..., :2]  # [N, 17, 6, 2]
-    mass = total[:, None, None] + 0.5
-    place = ((rest * weight[:, None, :, None]).sum(2) + 0.5 * guess[:, None]) / mass
-    error = ((rest - place[:, :, None]) ** 2).sum(-1)
-    cost = (error * weight[:, None]).sum(-1) / (2 * 0.02**2) + steps**2 / (2 * 0.4**2)
-    cost = cost + ((expected[..., :5, 2] < -0.02) * weight[:, None, :5]).sum(-1)  # seen, though on the far side
-    share = np.exp(-(cost - cost.min(1, keepdims=True)))
-    share /= share.sum(1, keepdims=True)
-    any_known = weight.sum(1) > 0
-    step = np.where(any_known, (share * steps).sum(1), 0)
-    frame = _swing(-axis) @ _about_y(yaw + step)
-    expected = frame @ _HEAD_OFFSETS.T
-    rest = seen - np.swapaxes(expected, -1, -2)[..., :2]
-    place = ((rest * weight[..., None]).sum(1) + 0.5 * guess) / (weight.sum(1) + 0.5)[:, None]
-    origins[:, 4, :2] = np.where(any_known[:, None], place, guess)
-    origins[:, 4, 2] = neck[:, 2] + 0.08 * axis[:, 2] + 0.01
-    turns[:, 4] = frame
+    # The crown tells how large the head is; other points are too near to each other.
+    tall = _length(points[:, _CROWN] - view.trunk.shoulders) / (scale * np.cos(_PITCH) * _CROWN_ABOVE)
+    size = np.where(known[:, _CROWN], np.clip(tall, 0.7, 1.15), 1.0)
+    offsets = _HEAD_OFFSETS * size[:, None, None]
+    neck = view.chest + up * (_NECK_ABOVE * size)[:, None]
+    expected_place = neck + axis * ((_HEAD_ABOVE - _NECK_ABOVE) * size)[:, None]
+
+    def fit(frames: Array) -> tuple[Array, Array]:
+        """For the head's turns [N, M, 3, 3] its places [N, M, 2], and how badly its points fit, [N, M]."""
+        marks = frames @ np.swapaxes(offsets, 1, 2)[:, None]  # [N, M, 3, 6]
+        rest = seen[:, None] - np.swapaxes(marks, 2, 3)[..., :2]  # the place that each point asks for
+        total = (rest * weight[:, None, :, None]).sum(2) + _HEAD_WEIGHT * expected_place[:, None, :2]
+        place = total / (weight.sum(1) + _HEAD_WEIGHT)[:, None, None]
+        error = (((rest - place[:, :, None]) ** 2).sum(-1) * weight[:, None]).sum(-1)
+        hidden = ((marks[:, :, 2, :5] < -0.02) * weight[:, None, :5]).sum(-1)  # seen, though on the far side
+        return place, error / (2 * _HEAD_NOISE**2) + hidden
+
+    upright, steps = _swing(-axis), np.linspace(-1.2, 1.2, 17)
+    cost = fit(upright[:, None] @ _about_y(view.yaw[:, None] + steps))[1] + steps**2 / (2 * _HEAD_TURN**2)
+    share = np.exp(cost.min(1, keepdims=True) - cost)
+    step = (share * steps).sum(1) / share.sum(1)  # the mean: a head of which nothing is known looks ahead
+    frame = upright @ _about_y(view.yaw + step)
+    place = fit(frame[:, None])[0][:, 0]
+    bones.turn[:, 4] = frame
+    bones.origin[:, 3] = neck
+    bones.origin[:, 4] = np.concatenate([place, expected_place[:, 2:] + 0.01], -1)
+    bones.size[:, 3:5] = size[:, None, None]
