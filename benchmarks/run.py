@@ -19,7 +19,14 @@ import torch
 from common import Suite, machine, write_json
 
 # Suite -> its module beside this file.
-MODULES = {"warp": "warp", "transform": "transform", "train": "train", "infer": "infer", "eval": "evaluation"}
+MODULES = {
+    "warp": "warp",
+    "transform": "transform",
+    "train": "train",
+    "infer": "infer",
+    "eval": "evaluation",
+    "keypoints": "keypoints",
+}
 SUITES = {name: module for name, module in MODULES.items() if Path(__file__).with_name(f"{module}.py").exists()}
 
 

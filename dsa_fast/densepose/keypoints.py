@@ -62,10 +62,10 @@ def iuv_from_keypoints(
 ) -> Tensor:
     """Draws the IUV maps of people from their 2D joints ("keypoint IUV", coarser than DensePose's).
 
-    A trunk is needed: a shoulder (or the neck) and a hip; or both shoulders and a point of the head; or both hips and a
-    knee. Else the map is all background. The head is drawn with the trunk. A limb is drawn as far as its joints are
-    known: an elbow or knee that is missing is put between its neighbours, and what hangs from a missing wrist or ankle
-    is left out.
+    A trunk is needed: a hip, and a shoulder, the neck or a point of the head; or both shoulders (or the neck) and a
+    point of the head; or both hips and a knee. Else the map is all background. The head is drawn with the trunk. A limb
+    is drawn as far as its joints are known: an elbow or knee that is missing is put between its neighbours, a thigh
+    whose knee and ankle are missing goes on along the trunk, and else what hangs from a missing joint is left out.
 
     Args:
         keypoints: a tensor or an array, [N, K, 2] or [N, K, 3]: x (right) and y (down) in pixels, where pixel (row r,

@@ -47,7 +47,7 @@ _HEAD_OFFSETS = np.array(
     ]
 )
 _HEAD_ABOVE = 0.155  # of the head's joint above the shoulders
-_NECK_ABOVE, _CROWN_ABOVE = 0.075, 0.345  # likewise of the neck's, and of the crown
+_NECK_ABOVE, _CROWN_ABOVE, _FACE_ABOVE = 0.075, 0.345, 0.22  # likewise of the neck's, of the crown and the face
 
 _PITCH = 0.15  # radians that cameras look down
 _SHAPE = {"sleeves": 1.14, "trousers": 1.17, "hair": 0.018, "coat": 0.03}  # of the average body in clothes
@@ -61,6 +61,8 @@ _HEAD_WEIGHT = 0.75  # weight of what the trunk says of the head's place; a seen
 _HEAD_NOISE = 0.02  # metres, standard deviation of the head's points
 _HEAD_TURN = 0.4  # radians, standard deviation of the head's turn against the trunk's
 _IN_FRONT = 0.1  # metres that a hand seen before the trunk is in front of its shoulder
+
+_CHUNK = 512  # people posed at once: their numbers stay in the cache
 
 # Weights of the signs that tell which side is turned to the camera, by logistic regression on synthetic people: an eye
 # or ear that is seen (each), and metres across the picture of the nose before the ears, of the head and of the wrists
@@ -102,12 +104,15 @@ def draw(points: Array, known: Mask, size: tuple[int, int]) -> Tensor:
         size: (H, W) of the maps.
     """
     body = _average_body()
+    points = np.where(known[..., None], points, 0.0)
     with np.errstate(all="ignore"):  # what is not finite is not shown
-        maps, shown = _pose(np.where(known[..., None], points, 0.0), known, body)
+        some = [_pose(points[i : i + _CHUNK], known[i : i + _CHUNK], body) for i in range(0, len(points), _CHUNK)]
+    maps = np.concatenate([maps for maps, _ in some]) if some else np.zeros((0, 17, 3, 4), np.float32)
+    shown = np.concatenate([shown for _, shown in some]) if some else np.zeros(0, np.int32)
     return draw_bodies(
         body.surface,
-        torch.from_numpy(np.ascontiguousarray(maps, np.float32)),
-        torch.from_numpy(np.ascontiguousarray(shown, np.int32)),
+        torch.from_numpy(np.ascontiguousarray(maps)),
+        torch.from_numpy(np.ascontiguousarray(shown)),
         size,
     )
 
@@ -191,8 +196,14 @@ def _trunk(points: Array, known: Mask) -> _Trunk:
             bone(joint, end, limb.lengths[1], weight_of_limb)
     bone(*_SHOULDERS, _SHOULDER_WIDTH, 0.5)
     face, has_face = _mean(points, known, tuple(range(5)))
-    ratio(face, shoulders, has_face & has_shoulders, 0.22, 0.5)
-    ratio(points[:, _CROWN], shoulders, known[:, _CROWN] & has_shoulders, 0.345, 0.5)
+    crown, has_crown = points[:, _CROWN], known[:, _CROWN]
+    for head, has_head, above in ((crown, has_crown, _CROWN_ABOVE), (face, has_face, _FACE_ABOVE)):
+        ratio(head, shoulders, has_head & has_shoulders, above, 0.5)
+        # Without shoulders the trunk leads to the head.
+        far = _TRUNK + above
+        shoulderless = has_hips & ~has_shoulders
+        ratio(head, hips, has_head & shoulderless, far * np.cos(_PITCH), 4.0)
+        shoulders = np.where((has_head & shoulderless)[:, None], hips + (head - hips) * (_TRUNK / far), shoulders)
     # Bones that point at the camera look short, none looks long: a high quantile is the scale.
     value, weight = np.stack(ratios, 1), np.stack(weights, 1)
     order = np.argsort(value, axis=1, kind="stable")
@@ -205,9 +216,10 @@ def _trunk(points: Array, known: Mask) -> _Trunk:
     down = np.stack([np.zeros_like(scale), _TRUNK * scale], -1)
     sized = (value * (weight > 0)).max(1) > 0
     hips = np.where((has_shoulders & ~has_hips)[:, None], shoulders + down, hips)
-    shoulders = np.where((has_hips & ~has_shoulders)[:, None], hips - down, shoulders)
-    upper = has_shoulders & (has_hips | (both | neck) & (has_face | known[:, _CROWN]))
-    lower = has_hips & known[:, _HIPS].all(1) & known[:, _KNEES].any(1)
+    has_head = has_face | has_crown
+    shoulders = np.where((has_hips & ~has_shoulders & ~has_head)[:, None], hips - down, shoulders)
+    upper = has_shoulders & (has_hips | (both | neck) & has_head)
+    lower = has_hips & (has_head | known[:, _HIPS].all(1) & known[:, _KNEES].any(1))
     good = (upper | lower) & sized & (scale > 1e-6) & (_length(shoulders - hips) > 1e-6)
     return _Trunk(np.where(good, scale, 1.0), shoulders, hips, good)
 
@@ -333,7 +345,7 @@ _LEG = _Limb(
 
 
 def _pose(points: Array, known: Mask, body: _Body) -> tuple[Array, NDArray[np.int32]]:
-    """Maps of the bones, float64 [N, 17, 3, 4], and the parts shown, int32 [N], as `draw_bodies` takes them."""
+    """Maps of the bones, float32 [N, 17, 3, 4], and the parts shown, int32 [N], as `draw_bodies` takes them."""
     count = len(points)
     view = _view(points, known)
     up, stretch = view.up, view.stretch
@@ -357,7 +369,7 @@ def _pose(points: Array, known: Mask, body: _Body) -> tuple[Array, NDArray[np.in
     shift = bones.origin - _apply(linear, np.broadcast_to(body.origin, (count, 17, 3)))
     scale = view.trunk.scale
     maps = np.concatenate([linear, shift[..., None]], -1)
-    maps = maps * np.stack([scale, -scale, scale], -1)[:, None, :, None]
+    maps = (maps * np.stack([scale, -scale, scale], -1)[:, None, :, None]).astype(np.float32)
     shown = np.where(view.trunk.known & np.isfinite(maps).all((1, 2, 3)), shown, 0)
     return maps, shown.astype(np.int32)
 

@@ -1,0 +1,144 @@
+"""The `keypoints` suite of run.py: keypoint IUV beside the exact maps of synthetic people, and people per second.
+
+People are drawn by lot: clothes, pose, view from all sides and from above, and a detector's box. Their exact joints are
+given as COCO's 17, a face point on the far side of the head as missing; then with errors, and with joints left out.
+
+- `union`: share of the pixels that are somebody in one of the two maps and are the same part in both.
+- `both`: the same, of the pixels that are somebody in both.
+- `side`: share of the pixels that are somebody in both and have the part of the other side of the body.
+- `u`, `v`: mean |u - u'| and |v - v'| where the part is the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from common import Clock, print_table, say, spread
+from numpy.typing import NDArray
+
+from dsa_fast.data.synth import Camera, identity_of, person_keypoints, random_pose, render_person, scene
+from dsa_fast.densepose import MIRROR, PART_NAMES, iuv_from_keypoints
+
+Maps = NDArray[np.uint8]
+Joints = NDArray[np.float32]
+
+
+def people(count: int, height: int, width: int, seed: int) -> tuple[Joints, Maps]:
+    """Joints [N, 17, 3] of people drawn by lot, and their exact maps [N, 3, H, W]."""
+    rng = np.random.default_rng(seed)
+    joints, maps = [], []
+    for number in range(count):
+        identity, pose = identity_of(seed, 1 + number % 100), random_pose(1.0, rng)
+        camera = Camera(
+            yaw=float(rng.uniform(-np.pi, np.pi)),
+            pitch=float(rng.uniform(0.03, 0.36)),
+            distance=float(rng.uniform(4.5, 12)),
+            roll=float(rng.normal(0, 0.035)),
+        )
+        projected = camera.project(identity.body.posed(pose)[0])
+        window = scene.tight_box(projected[identity.body.part > 0], width / height)
+        window = scene.random_box(window, 0.5, rng)
+        joints.append(person_keypoints(identity, pose, camera, window, height=height, width=width))
+        iuv = render_person(identity, pose, camera, window, height=height, width=width, antialias=False)[1]
+        maps.append(iuv.transpose(2, 0, 1))
+    return np.stack(joints), np.stack(maps)
+
+
+def variants(joints: Joints, height: int, seed: int) -> dict[str, Joints]:
+    """What an estimator might have given instead of the exact joints."""
+    rng = np.random.default_rng(seed)
+    result = {"exact joints": joints}
+    for percent in (1, 2):
+        result[f"error of {percent} % of the height"] = joints.copy()
+        error = rng.normal(0, percent / 100 * height, joints[..., :2].shape)
+        result[f"error of {percent} % of the height"][..., :2] += error
+    result["15 % of the joints missing"] = joints.copy()
+    result["15 % of the joints missing"][rng.random(joints.shape[:2]) < 0.15] = np.nan
+    result["no face points"] = joints.copy()
+    result["no face points"][:, :5] = np.nan
+    return result
+
+
+def compare(drawn: Maps, exact: Maps) -> dict[str, float]:
+    """The figures that the module's head lists."""
+    a, b = drawn[:, 0], exact[:, 0]
+    both, same = (a > 0) & (b > 0), (a == b) & (a > 0)
+    error = np.abs(drawn[:, 1:].astype(np.int64) - exact[:, 1:]) / 255
+    return {
+        "union": float(same.sum() / ((a > 0) | (b > 0)).sum()),
+        "both": float(same.sum() / both.sum()),
+        "side": float(((np.array(MIRROR)[a] == b) & both & ~same).sum() / both.sum()),
+        "u": float(error[:, 0][same].mean()),
+        "v": float(error[:, 1][same].mean()),
+    }
+
+
+def by_part(drawn: Maps, exact: Maps) -> list[dict[str, Any]]:
+    """For each part: intersection over union, its share in the exact maps, and the errors of u and v."""
+    a, b = drawn[:, 0], exact[:, 0]
+    error = np.abs(drawn[:, 1:].astype(np.int64) - exact[:, 1:]) / 255
+    rows = []
+    for part in range(1, 25):
+        hit, is_part = (a == part) & (b == part), b == part
+        rows.append(
+            {
+                "part": part,
+                "name": PART_NAMES[part],
+                "share": float(is_part.sum() / (b > 0).sum()),
+                "iou": float(hit.sum() / max(((a == part) | is_part).sum(), 1)),
+                "both": float(hit.sum() / max((is_part & (a > 0)).sum(), 1)),
+                "u": float(error[:, 0][hit].mean()),
+                "v": float(error[:, 1][hit].mean()),
+            }
+        )
+    return rows
+
+
+def _draw(joints: Joints, size: tuple[int, int], _: int) -> torch.Tensor:
+    return iuv_from_keypoints(joints, size)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Accuracy at 128 x 64, and the rate on one thread and on one a core."""
+    clock = Clock(torch.device("cpu"), options.seconds)
+    count, size = 100 if options.quick else 1000, (128, 64)
+    joints, exact = people(count, *size, seed=1)
+    rows: list[dict[str, Any]] = []
+    for name, given in variants(joints, size[0], seed=2).items():
+        rows.append({"what": name, "people": count, **compare(iuv_from_keypoints(given, size).numpy(), exact)})
+    threads, rates = torch.get_num_threads(), []
+    try:
+        for used in dict.fromkeys((1, len(os.sched_getaffinity(0)))):
+            torch.set_num_threads(used)
+            for height, width in ((128, 64), (256, 128)):
+                scaled = joints[: 100 if options.quick else 512] * np.array([width / 64, height / 128, 1], np.float32)
+                expected = iuv_from_keypoints(scaled, (height, width))
+                for i in range(0, len(scaled), 100):  # verified: a batch is its people, one by one
+                    if not torch.equal(iuv_from_keypoints(scaled[i : i + 1], (height, width))[0], expected[i]):
+                        raise RuntimeError(f"person {i} is drawn otherwise alone than among others")
+                times = clock(partial(_draw, scaled, (height, width)))
+                rate = len(scaled) / statistics.median(times)
+                rates.append({"size": [height, width], "threads": used, "people_per_s": rate, **spread(times)})
+    finally:
+        torch.set_num_threads(threads)
+    parts = by_part(iuv_from_keypoints(joints, size).numpy(), exact)
+    return {"rows": rows, "parts": parts, "rates": rates}
+
+
+def show(result: dict[str, Any]) -> None:
+    """Prints what `run` returned."""
+    figures = ("union", "both", "side", "u", "v")
+    rows = [[row["what"], *(f"{row[name]:.3f}" for name in figures)] for row in result["rows"]]
+    print_table(f"keypoint IUV beside exact maps of {result['rows'][0]['people']} people", ["what", *figures], rows)
+    names = ("share", "iou", "both", "u", "v")
+    rows = [[f"{row['part']} {row['name']}", *(f"{row[name]:.3f}" for name in names)] for row in result["parts"]]
+    print_table("exact joints, by part", ["what", *names], rows)
+    for rate in result["rates"]:
+        height, width = rate["size"]
+        say(f"{height} x {width}, {rate['threads']} threads: {rate['people_per_s']:.0f} people/s")
