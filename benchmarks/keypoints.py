@@ -7,6 +7,8 @@ given as COCO's 17, a face point on the far side of the head as missing; then wi
 - `both`: the same, of the pixels that are somebody in both.
 - `side`: share of the pixels that are somebody in both and have the part of the other side of the body.
 - `u`, `v`: mean |u - u'| and |v - v'| where the part is the same.
+
+`--keypoints-picture FILE` also writes people beside their exact maps and their keypoint IUV.
 """
 
 from __future__ import annotations
@@ -15,24 +17,31 @@ import argparse
 import os
 import statistics
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from common import Clock, print_table, say, spread
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from dsa_fast.data.synth import Camera, identity_of, person_keypoints, random_pose, render_person, scene
-from dsa_fast.densepose import MIRROR, PART_NAMES, iuv_from_keypoints
+from dsa_fast.densepose import MIRROR, PART_COLORS, PART_NAMES, iuv_from_keypoints
 
 Maps = NDArray[np.uint8]
 Joints = NDArray[np.float32]
 
 
-def people(count: int, height: int, width: int, seed: int) -> tuple[Joints, Maps]:
-    """Joints [N, 17, 3] of people drawn by lot, and their exact maps [N, 3, H, W]."""
+def add_options(group: argparse._ArgumentGroup) -> None:
+    """The suite's own options."""
+    group.add_argument("--keypoints-picture", type=Path, metavar="FILE", help="PNG to write people and their maps to")
+
+
+def people(count: int, height: int, width: int, seed: int) -> tuple[Joints, Maps, Maps]:
+    """Joints [N, 17, 3] of people drawn by lot, their exact maps [N, 3, H, W], and their pictures [N, 3, H, W]."""
     rng = np.random.default_rng(seed)
-    joints, maps = [], []
+    joints, maps, pictures = [], [], []
     for number in range(count):
         identity, pose = identity_of(seed, 1 + number % 100), random_pose(1.0, rng)
         camera = Camera(
@@ -45,9 +54,10 @@ def people(count: int, height: int, width: int, seed: int) -> tuple[Joints, Maps
         window = scene.tight_box(projected[identity.body.part > 0], width / height)
         window = scene.random_box(window, 0.5, rng)
         joints.append(person_keypoints(identity, pose, camera, window, height=height, width=width))
-        iuv = render_person(identity, pose, camera, window, height=height, width=width, antialias=False)[1]
+        picture, iuv = render_person(identity, pose, camera, window, height=height, width=width)
         maps.append(iuv.transpose(2, 0, 1))
-    return np.stack(joints), np.stack(maps)
+        pictures.append(picture.transpose(2, 0, 1))
+    return np.stack(joints), np.stack(maps), np.stack(pictures)
 
 
 def variants(joints: Joints, height: int, seed: int) -> dict[str, Joints]:
@@ -100,6 +110,27 @@ def by_part(drawn: Maps, exact: Maps) -> list[dict[str, Any]]:
     return rows
 
 
+def write_picture(path: Path, count: int = 12) -> None:
+    """Writes people with their joints, and below each the exact map and the keypoint IUV, in the parts' colours."""
+    height, width, zoom = 192, 96, 2
+    joints, exact, pictures = people(count, height, width, seed=5)
+    drawn = iuv_from_keypoints(joints, (height, width)).numpy()
+    colors = np.array(PART_COLORS, np.uint8)
+    sheet = Image.new("RGB", (count * width * zoom, 3 * height * zoom))
+    for i, (person, picture) in enumerate(zip(joints, pictures, strict=True)):
+        cells = (picture.transpose(1, 2, 0), colors[exact[i, 0]], colors[drawn[i, 0]])
+        for row, pixels in enumerate(cells):
+            cell = Image.fromarray(np.ascontiguousarray(pixels)).resize((width * zoom, height * zoom), 0)
+            if row == 0:
+                pen = ImageDraw.Draw(cell)
+                for x, y, seen in person * np.array([zoom, zoom, 1]):
+                    if seen:
+                        pen.ellipse((x - 3, y - 3, x + 3, y + 3), fill=(255, 255, 0))
+            sheet.paste(cell, (i * width * zoom, row * height * zoom))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
 def _draw(joints: Joints, size: tuple[int, int], _: int) -> torch.Tensor:
     return iuv_from_keypoints(joints, size)
 
@@ -108,7 +139,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Accuracy at 128 x 64, and the rate on one thread and on one a core."""
     clock = Clock(torch.device("cpu"), options.seconds)
     count, size = 100 if options.quick else 1000, (128, 64)
-    joints, exact = people(count, *size, seed=1)
+    joints, exact, _ = people(count, *size, seed=1)
+    if options.keypoints_picture:
+        write_picture(options.keypoints_picture)
     rows: list[dict[str, Any]] = []
     for name, given in variants(joints, size[0], seed=2).items():
         rows.append({"what": name, "people": count, **compare(iuv_from_keypoints(given, size).numpy(), exact)})

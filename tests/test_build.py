@@ -177,7 +177,7 @@ def test_kernels_without_pytorch(tmp_path: Path) -> None:
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     result = run(cmake, "-S", SOURCE, "-B", tmp_path, *generator, "-DDSA_FAST_CUDA=OFF")
     assert result.returncode == 0, output(result)
-    result = run(cmake, "--build", tmp_path, "--target", "test_warp", "test_rank", "--parallel", "2")
+    result = run(cmake, "--build", tmp_path, "--target", "test_warp", "test_rank", "test_bodies", "--parallel", "2")
     assert result.returncode == 0, output(result)
     result = run(ctest, "--test-dir", tmp_path, "--output-on-failure")
     assert result.returncode == 0 and "100% tests passed" in result.stdout, output(result)

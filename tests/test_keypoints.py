@@ -47,7 +47,7 @@ def bench() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def crowd(bench: ModuleType) -> tuple[np.ndarray, np.ndarray]:
-    joints, maps = bench.people(120, *SIZE, seed=11)
+    joints, maps, _ = bench.people(120, *SIZE, seed=11)
     return joints, maps
 
 
