@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ from hypothesis.extra import numpy as hnp
 from dsa_fast.data.synth import Camera, Pose, identity_of, joints3d, landmarks3d, person_keypoints, render_person
 from dsa_fast.densepose import LAYOUTS, MIRROR, flip_iuv, iuv_from_keypoints, posing, read_keypoints
 from dsa_fast.densepose.pose import PoseEstimator
+from dsa_fast.ops.bodies import Surface, draw_bodies
 
 SIZE = (128, 64)
 COCO = LAYOUTS["coco17"]
@@ -278,6 +280,35 @@ def test_errors(keypoints: Any, options: dict[str, Any], error: type[Exception],
         iuv_from_keypoints(keypoints, **{"size": SIZE, **options})
 
 
+def test_operator() -> None:
+    surface = Surface(
+        torch.tensor([[0.0, 0, 0], [4, 0, 0], [0, 4, 0]]),
+        torch.tensor([[0.0, 1], [0.5, 1], [0, 0.5]]),
+        torch.full((3,), 7, dtype=torch.uint8),
+        torch.zeros(3, 2, dtype=torch.int32),
+        torch.zeros(3),
+        torch.tensor([[0, 2, 1]], dtype=torch.int32),
+    )
+    maps = torch.eye(3, 4)[None, None]
+    shown = torch.tensor([1 << 7], dtype=torch.int32)
+    torch.library.opcheck(torch.ops.dsa_fast.draw_bodies, (*surface, maps, shown, 5, 6))
+    iuv = draw_bodies(surface, maps, shown, (5, 6))[0]
+    assert iuv[0, 0].tolist() == [7, 7, 7, 7, 0, 0] and iuv[0, :, 3].tolist() == [7, 0, 0, 0, 0]
+    # At (x, y) = (1.5, 0.5): u = x / 8, v = 1 - y / 8.
+    assert iuv[1, 0, 1] == round(255 * 1.5 / 8) and iuv[2, 0, 1] == round(255 * (1 - 0.5 / 8))
+    turned = surface._replace(faces=surface.faces.flip(1).contiguous())
+    assert not draw_bodies(turned, maps, shown, (5, 6)).any()  # seen from behind
+    assert not draw_bodies(surface, maps, shown * 2, (5, 6)).any()  # another part is shown
+    for wrong, words in (
+        (surface._replace(faces=surface.faces + 1), "indices of bones and vertices"),
+        (surface._replace(bones=surface.bones - 1), "indices of bones and vertices"),
+        (surface._replace(part=surface.part * 0), "part must hold 1..24"),
+        (surface._replace(uv=surface.uv.double()), "uv has another shape"),
+    ):
+        with pytest.raises(RuntimeError, match=words):
+            draw_bodies(wrong, maps, shown, (5, 6))
+
+
 def test_measures_are_the_bodys() -> None:
     at = dict(zip(("pelvis", "spine", "chest", "neck", "head"), joints3d(Pose())[:5], strict=True))
     joints = joints3d(Pose())
@@ -472,6 +503,15 @@ def test_runs_torchvisions_network(estimator: PoseEstimator) -> None:
             assert person.shape == (17, 3) and person.dtype == np.float32
             assert np.isfinite(person).all() and (person[:, 2] >= 0).all() and (person[:, 2] <= 1).all()
     assert estimator([]) == []
+
+
+def test_runs_on_cuda(weights: Path) -> None:
+    if not torch.cuda.is_available():
+        (pytest.fail if os.environ.get("DSA_FAST_REQUIRE_CUDA") == "1" else pytest.skip)("PyTorch sees no CUDA device")
+    on_gpu = PoseEstimator(weights, device="cuda", min_score=0.0, min_size=64)
+    assert next(on_gpu.network.parameters()).is_cuda
+    people = on_gpu([torch.full((3, 64, 32), 90, dtype=torch.uint8)] * 2)
+    assert len(people) == 2 and all(person is None or isinstance(person, np.ndarray) for person in people)
 
 
 def test_chooses_the_person_and_keeps_the_order(estimator: PoseEstimator, monkeypatch: pytest.MonkeyPatch) -> None:
