@@ -15,10 +15,10 @@ from .parts import (
     PART_COLORS,
     PART_NAMES,
 )
+from .pose import PoseEstimator
 from .results import iuv_from_result
 from .store import IUVStore
 from .symmetry import SymmetryTable, as_lut
-from .pose import PoseEstimator
 
 __all__ = [
     "LAYOUTS",
@@ -32,15 +32,15 @@ __all__ = [
     "DumpEntry",
     "DumpPerson",
     "IUVStore",
+    "Layout",
+    "PoseEstimator",
     "SymmetryTable",
     "as_lut",
     "choose_person",
     "flip_iuv",
+    "iuv_from_keypoints",
     "iuv_from_result",
     "read_dump",
-    "Layout",
-    "PoseEstimator",
-    "iuv_from_keypoints",
     "read_iuv",
     "read_keypoints",
     "resize_iuv",

@@ -281,7 +281,7 @@ def _read_mat(
     try:
         import h5py
     except ImportError as error:
-        raise ImportError(f"reading {path} needs h5py, which is not installed: pip install 'dsa-fast[matlab]'") from error
+        raise ImportError(f"reading {path} needs h5py: pip install 'dsa-fast[matlab]'") from error
     if names is None or isinstance(names, Mapping):
         raise ValueError(f"{path} has no file names: names must be the folder of its pictures, or their names in order")
     if isinstance(names, (str, os.PathLike)):
