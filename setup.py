@@ -42,6 +42,11 @@ def switch(name: str) -> bool:
     return os.environ.get(name, "").strip().lower() not in ("", "0", "off", "no", "false")
 
 
+def sources(pattern: str) -> list[str]:
+    """Files below the working folder, in an order that is the same everywhere."""
+    return sorted(map(str, Path().glob(pattern)))
+
+
 @dataclass(frozen=True)
 class Toolkit:
     """A CUDA toolkit that can compile."""
@@ -132,7 +137,7 @@ def extensions() -> list[Extension]:
     found = [
         cpp_extension.CppExtension(
             CPU_LIBRARY,
-            ["csrc/cpu/warp.cpp", "csrc/cpu/rank.cpp", "csrc/cpu/bodies.cpp"],
+            sources("csrc/cpu/*.cpp"),
             define_macros=DEFINES,
             extra_compile_args={"cxx": CXX_FLAGS},
             extra_link_args=LINK_FLAGS,
@@ -142,7 +147,7 @@ def extensions() -> list[Extension]:
     if toolkit is not None:
         cuda = cpp_extension.CUDAExtension(
             CUDA_LIBRARY,
-            ["csrc/cuda/warp.cu"],
+            sources("csrc/cuda/*.cu"),
             define_macros=[*DEFINES, ("USE_CUDA", None)],
             extra_compile_args={
                 "cxx": CXX_FLAGS,

@@ -1,6 +1,7 @@
 """Densely semantically aligned person re-identification (Zhang et al., CVPR 2019, https://arxiv.org/abs/1812.08967).
 
-``dsa_fast.warp`` copies a photo's pixels to the 24 part images of DensePose; the submodules hold the rest and are
+``dsa_fast.warp`` copies a photo's pixels to the 24 part images of DensePose, ``dsa_fast.warp_densepose`` does so
+straight from the outputs of DensePose's heads; the submodules hold the rest and are
 imported on first use.
 """
 
@@ -10,12 +11,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from dsa_fast.ops.warp import warp
+from dsa_fast.ops.warp_densepose import warp_densepose
 
 if TYPE_CHECKING:
     from dsa_fast.densepose.atlas import atlas
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "atlas", "warp"]
+__all__ = ["__version__", "atlas", "warp", "warp_densepose"]
 
 _SUBMODULES = frozenset({"cli", "data", "densepose", "evaluation", "models", "ops", "training"})
 

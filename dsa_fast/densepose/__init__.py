@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dsa_fast.ops.warp_densepose import ChartOutput, to_iuv
+
 from .choose import choose_person
 from .dump import DumpEntry, DumpPerson, read_dump
 from .iuv import flip_iuv, read_iuv, resize_iuv, write_iuv
@@ -29,6 +31,7 @@ __all__ = [
     "NUM_PARTS",
     "PART_COLORS",
     "PART_NAMES",
+    "ChartOutput",
     "DumpEntry",
     "DumpPerson",
     "IUVStore",
@@ -44,5 +47,6 @@ __all__ = [
     "read_iuv",
     "read_keypoints",
     "resize_iuv",
+    "to_iuv",
     "write_iuv",
 ]

@@ -88,17 +88,7 @@ def warp(
         RuntimeError: The tensors are on a CUDA device but the CUDA kernels are not there; the message says why.
     """
     batched = _check_tensors(img, iuv)
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"size must be an int, got {type(size).__name__}")
-    if not 1 <= size <= MAX_SIZE:
-        raise ValueError(f"size must be in 1..{MAX_SIZE}, got {size}")
-    if reduce not in _REDUCTIONS:
-        raise ValueError(f"reduce must be 'last' or 'mean', got {reduce!r}")
-    if dtype is None:
-        dtype = img.dtype
-    elif dtype not in _DTYPES:
-        raise TypeError(f"dtype must be {_names(_DTYPES)}, got {dtype}")
-    values = _fill_values(fill, img.shape[-3])
+    dtype, values = _check_options(img, size, fill, reduce, dtype)
     if img.is_cuda:
         _load.require_cuda()
     if not batched:
@@ -110,16 +100,25 @@ def warp(
     return (out, count) if batched else (out.squeeze(0), count.squeeze(0))
 
 
+def _check_tensor(name: str, tensor: object, dtypes: Sequence[torch.dtype]) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} must be {_names(dtypes)}, got {tensor.dtype}")
+
+
+def _check_photos(img: Tensor) -> bool:
+    """Checks the photos; returns whether they have a batch dimension."""
+    _check_tensor("img", img, _DTYPES)
+    if img.dim() not in (3, 4):
+        raise ValueError(f"img must have shape [B, C, H, W] or [C, H, W], got {list(img.shape)}")
+    return img.dim() == 4
+
+
 def _check_tensors(img: Tensor, iuv: Tensor) -> bool:
     """Checks all that concerns the two tensors; returns whether they have a batch dimension."""
-    for name, tensor, dtypes in (("img", img, _DTYPES), ("iuv", iuv, _IUV_DTYPES)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-        if tensor.dtype not in dtypes:
-            raise TypeError(f"{name} must be {_names(dtypes)}, got {tensor.dtype}")
-    batched = img.dim() == 4
-    if not batched and img.dim() != 3:
-        raise ValueError(f"img must have shape [B, C, H, W] or [C, H, W], got {list(img.shape)}")
+    batched = _check_photos(img)
+    _check_tensor("iuv", iuv, _IUV_DTYPES)
     if iuv.dim() != img.dim() or iuv.shape[-3] != 3:
         expected = "[B, 3, H, W]" if batched else "[3, H, W] (as img has no batch dimension)"
         raise ValueError(f"iuv must have shape {expected}, got {list(iuv.shape)}")
@@ -128,6 +127,23 @@ def _check_tensors(img: Tensor, iuv: Tensor) -> bool:
     if iuv.device != img.device:
         raise ValueError(f"iuv must be on img's device, {img.device}, got {iuv.device}")
     return batched
+
+
+def _check_options(
+    img: Tensor, size: int, fill: float | Sequence[float], reduce: str, dtype: torch.dtype | None
+) -> tuple[torch.dtype, list[float]]:
+    """Checks what is no tensor; returns the result's dtype and one fill per channel."""
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise TypeError(f"size must be an int, got {type(size).__name__}")
+    if not 1 <= size <= MAX_SIZE:
+        raise ValueError(f"size must be in 1..{MAX_SIZE}, got {size}")
+    if reduce not in _REDUCTIONS:
+        raise ValueError(f"reduce must be 'last' or 'mean', got {reduce!r}")
+    if dtype is None:
+        dtype = img.dtype
+    elif dtype not in _DTYPES:
+        raise TypeError(f"dtype must be {_names(_DTYPES)}, got {dtype}")
+    return dtype, _fill_values(fill, img.shape[-3])
 
 
 def _fill_values(fill: float | Sequence[float], channels: int) -> list[float]:

@@ -43,6 +43,12 @@ inline int32_t atomicAdd(int32_t* address, int32_t value) {
   return old;
 }
 
+inline int32_t atomicExch(int32_t* address, int32_t value) {
+  const int32_t old = *address;
+  *address = value;
+  return old;
+}
+
 inline std::mt19937_64 thread_order;
 
 template <typename... Params, typename... Args>

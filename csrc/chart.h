@@ -1,0 +1,104 @@
+// DensePose's chart heads -> the part, u and v of a pixel: the one place that knows how a head is read.
+//
+// A head is a small map (112 x 112, say) stretched over an instance's box. A box is x, y, w, h = x0, y0, x1 - x0,
+// y1 - y0 computed in float32 and truncated towards zero, w and h at least 1; a box with a NaN lies outside of every
+// image. At pixel (x, y) of the box
+//   each channel is resampled bilinearly, pixel centres at half integers, borders repeated (align_corners=False);
+//   the part is the fine channel with the highest value where any coarse channel is higher than coarse channel 0, and
+//     0 (background) elsewhere; of equal channels the first counts; a NaN is higher than every number;
+//   u and v are those of the part's channel; they may leave [0, 1].
+// That is what detectron2's converter does with PyTorch's interpolate. The arithmetic is spelled out here because ties
+// and floors depend on every bit: float32, along x first, then along y, each as fma(a, w0, round(b * w1)). These are
+// the bits of PyTorch's CPU kernel for contiguous heads on processors with AVX2, for boxes with w + h > 128; its other
+// kernels round differently in the last bits.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "dtype.h"
+
+namespace dsa_fast {
+
+constexpr int32_t kFineChannels = kParts + 1;
+
+struct Box {
+  int64_t x, y, w, h;
+};
+
+// Truncated, and kept where sums of two do not overflow.
+DSA_FAST_HD int64_t truncated(float x) {
+  constexpr float kFar = 1099511627776.0f;  // 2^40
+  return static_cast<int64_t>(x < -kFar ? -kFar : (x > kFar ? kFar : x));
+}
+
+DSA_FAST_HD Box box_of(const float* xyxy) {
+  const float w = xyxy[2] - xyxy[0], h = xyxy[3] - xyxy[1];
+  const bool number = xyxy[0] == xyxy[0] && xyxy[1] == xyxy[1] && w == w && h == h;
+  if (!number) return {-2, -2, 1, 1};
+  const int64_t width = truncated(w), height = truncated(h);
+  return {truncated(xyxy[0]), truncated(xyxy[1]), width < 1 ? 1 : width, height < 1 ? 1 : height};
+}
+
+// The pixels begin <= p < end of a side of a box, counted from its own edge, that lie in an image.
+struct Visible {
+  int64_t begin, end;
+};
+
+DSA_FAST_HD Visible visible(int64_t edge, int64_t length, int64_t image) {
+  const int64_t begin = edge < 0 ? -edge : 0;
+  const int64_t end = edge + length > image ? image - edge : length;
+  return {begin, end < begin ? begin : end};
+}
+
+// What pixel p of a side of `out` pixels reads of a head's side of `in`.
+struct Sample {
+  int32_t i0, i1;
+  float w0, w1;
+};
+
+DSA_FAST_HD Sample sample_of(int64_t p, int64_t in, int64_t out) {
+  if (in == out) return {static_cast<int32_t>(p), static_cast<int32_t>(p), 1.0f, 0.0f};
+  const float scale = static_cast<float>(in) / static_cast<float>(out);
+  const float centre = scale * (static_cast<float>(p) + 0.5f);
+  const float at = centre > 0.5f ? centre - 0.5f : 0.0f;
+  const int64_t floor = static_cast<int64_t>(at);
+  const int64_t i0 = floor < in - 1 ? floor : in - 1;
+  const float fraction = at - static_cast<float>(i0);
+  const float w1 = fraction < 1.0f ? fraction : 1.0f;
+  return {static_cast<int32_t>(i0), static_cast<int32_t>(i0 < in - 1 ? i0 + 1 : i0), 1.0f - w1, w1};
+}
+
+DSA_FAST_HD float blend(float a, float w0, float b, float w1) {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, w0, b * w1);
+#elif defined(__GNUC__)
+  return __builtin_fmaf(a, w0, b * w1);
+#else
+  return std::fma(a, w0, b * w1);
+#endif
+}
+
+// As in DensePose's files; u must not be NaN.
+DSA_FAST_HD uint8_t quantized(float u) {
+  const float scaled = u * 255.0f;
+  return static_cast<uint8_t>(scaled < 0.0f ? 0.0f : (scaled > 255.0f ? 255.0f : scaled));
+}
+
+// Whether a later channel's value beats the best one so far.
+DSA_FAST_HD bool beats(float value, float best) { return !(value <= best) && best == best; }
+
+// Calls f with the TypeTag of a head's dtype.
+template <typename F>
+auto visit_head_dtype(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return f(TypeTag<Half>{});
+    case DType::kBFloat16:
+      return f(TypeTag<BFloat16>{});
+    default:
+      return f(TypeTag<float>{});
+  }
+}
+
+}  // namespace dsa_fast
