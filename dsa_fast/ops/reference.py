@@ -1,4 +1,4 @@
-"""The warp once more, as a plain loop over pixels: what every kernel must equal. Slow, and meant for tests only."""
+"""The operators once more, plainly: what every kernel must equal. Slow, and meant for tests only."""
 
 from __future__ import annotations
 
@@ -96,3 +96,35 @@ def _mean(values: list[Tensor]) -> float:
             for value in values:
                 total = np.float32(total + np.float32(value.item()))
     return float(total / np.float32(len(values)))
+
+
+def to_iuv_reference(
+    coarse_segm: Tensor, fine_segm: Tensor, u: Tensor, v: Tensor, box: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """Makes one instance's IUV map with PyTorch's own operators, as DensePose's converter would and a photo needs it.
+
+    Args:
+        coarse_segm: Scores [1, 2 or 15, h, w]; half precision is converted to float32 first, as are all heads.
+        fine_segm: Scores [1, 25, h, w].
+        u: [1, 25, h, w].
+        v: [1, 25, h, w].
+        box: x0, y0, x1, y1, float32 [4]; its box of whole pixels must be of a size that can be resampled.
+        size: (height, width) of the photo.
+
+    Returns:
+        I, u and v, float32 [3, height, width].
+    """
+    x, y, w, h = (int(side) for side in torch.cat([box[:2], box[2:] - box[:2]]).tolist())
+    w, h = max(w, 1), max(h, 1)
+
+    def resample(head: Tensor) -> Tensor:
+        return torch.nn.functional.interpolate(head.float(), (h, w), mode="bilinear", align_corners=False)[0]
+
+    label = resample(fine_segm).argmax(0) * (resample(coarse_segm).argmax(0) > 0)
+    of_label = [resample(head).gather(0, label[None])[0] * (label > 0) for head in (u, v)]
+    of_box = torch.where(label > 0, torch.stack([label.float(), *of_label]), 0.0)
+    out = torch.zeros(3, *size)
+    top, left = max(y, 0), max(x, 0)
+    bottom, right = max(min(y + h, size[0]), top), max(min(x + w, size[1]), left)
+    out[:, top:bottom, left:right] = of_box[:, top - y : bottom - y, left - x : right - x]
+    return out

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, overload
 
 import torch
 from torch import Tensor
@@ -15,7 +16,6 @@ _HEADS = ("coarse_segm", "fine_segm", "u", "v")
 _HEAD_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
-@runtime_checkable
 class ChartOutput(Protocol):
     """What DensePose's chart heads give for N instances, as detectron2's `DensePoseChartPredictorOutput` has it.
 
@@ -32,11 +32,6 @@ class ChartOutput(Protocol):
     fine_segm: Any
     u: Any
     v: Any
-
-
-@runtime_checkable
-class _HasTensor(Protocol):
-    tensor: Any
 
 
 def warp_densepose(
@@ -99,6 +94,14 @@ def warp_densepose(
     return out
 
 
+@overload
+def to_iuv(output: ChartOutput, boxes: Any, size: tuple[int, int], *, dtype: torch.dtype = ...) -> Tensor: ...
+
+
+@overload
+def to_iuv(output: ChartOutput, boxes: Any, size: None = ..., *, dtype: torch.dtype = ...) -> list[Tensor]: ...
+
+
 def to_iuv(
     output: ChartOutput, boxes: Any, size: tuple[int, int] | None = None, *, dtype: torch.dtype = torch.float32
 ) -> Tensor | list[Tensor]:
@@ -139,7 +142,9 @@ def to_iuv(
     sizes = (corners[:, 2:] - corners[:, :2]).trunc().clamp(min=1)
     found = []
     for n, (w, h) in enumerate(sizes.tolist()):
-        if not h * w < 2**31:
+        if not math.isfinite(w * h):
+            raise ValueError(f"boxes must be finite where no size is given, got {corners[n].tolist()}")
+        if w * h >= 2**31:
             raise ValueError(f"boxes must have fewer than 2^31 pixels each, got {corners[n].tolist()}")
         # The box alone, with its corner at the origin: its size stays, and nothing is outside.
         box = torch.nn.functional.pad(sizes[n : n + 1], (2, 0))
@@ -148,7 +153,9 @@ def to_iuv(
     return found
 
 
-def _check_charts(output: object, boxes: object, device: torch.device | None, whose: str) -> tuple[list[Tensor], Tensor]:
+def _check_charts(
+    output: object, boxes: object, device: torch.device | None, whose: str
+) -> tuple[list[Tensor], Tensor]:
     """Checks the heads and the boxes; returns the four heads, of one dtype, and float32 [N, 4]."""
     heads: list[Tensor] = []
     for name in _HEADS:
@@ -201,8 +208,10 @@ def _check_index(index: Tensor | Sequence[int] | None, img: Tensor, count: int) 
             "out only where there is one photo, or as many photos as instances"
         )
     if not isinstance(index, Tensor):
-        index = torch.tensor(list(index), dtype=torch.int64, device=img.device) if len(index) else torch.zeros(
-            0, dtype=torch.int64, device=img.device
+        index = (
+            torch.tensor(list(index), dtype=torch.int64, device=img.device)
+            if len(index)
+            else torch.zeros(0, dtype=torch.int64, device=img.device)
         )
     if index.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"image_index must be int64 or int32, got {index.dtype}")
