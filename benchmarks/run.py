@@ -21,6 +21,7 @@ from common import Suite, machine, write_json
 # Suite -> its module beside this file.
 MODULES = {
     "warp": "warp",
+    "chart": "chart",
     "transform": "transform",
     "train": "train",
     "infer": "infer",
