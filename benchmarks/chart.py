@@ -115,8 +115,8 @@ def detectron2_contender(sets: list[People]) -> Callable[[int], Tensor] | str:
 def verify(name: str, got: Tensor, data: People, reduce: Any) -> None:
     """Stops the benchmark when a contender's first part images are not what they should be."""
     img, heads, boxes = data
-    one = (head[:1].cpu() for head in (heads.coarse_segm, heads.fine_segm, heads.u, heads.v))
-    iuv = to_iuv_reference(*one, boxes[0].cpu(), (HEIGHT, WIDTH))
+    coarse, fine, u, v = (head[:1].cpu() for head in (heads.coarse_segm, heads.fine_segm, heads.u, heads.v))
+    iuv = to_iuv_reference(coarse, fine, u, v, boxes[0].cpu(), (HEIGHT, WIDTH))
     expected, count = dsa_fast.warp(img[0].cpu(), iuv, size=SIZE, reduce=reduce, dtype=torch.float32, return_count=True)
     wrong = got[0].cpu() != expected
     if not name.startswith("dsa_fast"):  # of several pixels on a texel, any may win an index_put on several threads

@@ -345,14 +345,14 @@ int main() {
 #endif
   std::mt19937_64 random(20180219);
   int cases = 0;
-  // Heads of a pixel, of odd sides, larger and smaller than the photo; photos of nothing, of a row, of a column, wider
-  // than a chunk; one texel for all; more channels than a launch takes; more instances than blocks.
+  // Heads of a pixel, of odd sides, larger, much larger and smaller than the photo; photos of nothing, of a row, of a
+  // column, wider than a chunk; one texel for all; more channels than a launch takes; more instances than blocks.
   constexpr int64_t extents[][9] = {
       {6, 2, 7, 5, 2, 3, 13, 11, 4},   {6, 15, 5, 6, 1, 3, 9, 14, 32}, {3, 2, 1, 1, 3, 1, 8, 8, 3},
       {3, 2, 9, 9, 1, 2, 1, 90, 2},    {3, 15, 9, 9, 1, 2, 60, 1, 1},  {1, 2, 4, 4, 1, 1, 70, 20, 1},
       {2, 2, 20, 30, 1, 3, 5, 6, 8},   {0, 2, 3, 3, 1, 3, 4, 4, 2},    {2, 2, 3, 3, 2, 0, 4, 4, 2},
       {2, 2, 3, 3, 1, 3, 0, 4, 2},     {2, 2, 3, 3, 1, 3, 4, 0, 2},    {2, 2, 3, 3, 1, 66, 4, 5, 2},
-      {1, 2, 3, 4, 1, 1, 40, 150, 16}, {9, 1, 3, 3, 4, 1, 6, 6, 2}};
+      {1, 2, 3, 4, 1, 1, 40, 150, 16}, {9, 1, 3, 3, 4, 1, 6, 6, 2},    {2, 2, 3, 200, 1, 1, 4, 40, 4}};
   for (const auto& e : extents) {
     for (const DType head : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
       for (const Content content : {Content::kSmooth, Content::kTies, Content::kWild}) {
