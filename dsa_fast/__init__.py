@@ -1,8 +1,8 @@
 """Densely semantically aligned person re-identification (Zhang et al., CVPR 2019, https://arxiv.org/abs/1812.08967).
 
 ``dsa_fast.warp`` copies a photo's pixels to the 24 part images of DensePose, ``dsa_fast.warp_densepose`` does so
-straight from the outputs of DensePose's heads; the submodules hold the rest and are
-imported on first use.
+straight from the outputs of DensePose's heads, and ``dsa_fast.Encoder`` runs a trained or exported model; the
+submodules hold the rest and are imported on first use.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from dsa_fast.ops.warp_densepose import warp_densepose
 
 if TYPE_CHECKING:
     from dsa_fast.densepose.atlas import atlas
+    from dsa_fast.deploy.encoder import Encoder
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "atlas", "warp", "warp_densepose"]
+__all__ = ["Encoder", "__version__", "atlas", "warp", "warp_densepose"]
 
-_SUBMODULES = frozenset({"cli", "data", "densepose", "evaluation", "models", "ops", "training"})
+_SUBMODULES = frozenset({"cli", "data", "densepose", "deploy", "evaluation", "models", "ops", "training"})
 
 
 def __getattr__(name: str) -> Any:
@@ -30,6 +31,10 @@ def __getattr__(name: str) -> Any:
         from dsa_fast.densepose.atlas import atlas
 
         return atlas
+    if name == "Encoder":
+        from dsa_fast.deploy.encoder import Encoder
+
+        return Encoder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

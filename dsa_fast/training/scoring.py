@@ -14,9 +14,13 @@ from dsa_fast.data.dataset import Collate, PeopleDataset
 from dsa_fast.data.people import Person
 from dsa_fast.data.transforms import eval_transform, normalize, resize
 from dsa_fast.densepose.iuv import Order, resize_iuv
+from dsa_fast.deploy.encoder import Encoder
+from dsa_fast.device import pick_device
 from dsa_fast.evaluation import pool_images
 from dsa_fast.ops.warp import warp
 from dsa_fast.training.module import LoadedModel
+
+__all__ = ["Embedded", "embed_people", "pick_device", "pool_multi_query"]
 
 
 class Embedded(NamedTuple):
@@ -33,24 +37,8 @@ class Embedded(NamedTuple):
     camids: Tensor
 
 
-def pick_device(name: str) -> torch.device:
-    """The device called `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`.
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    index = name.removeprefix("cuda").removeprefix(":")
-    if name != "cpu" and not (name.startswith("cuda") and (index == "" or index.isdigit())):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:NUMBER, got {name!r}")
-    if name != "cpu" and int(index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device must be there, got {name} with {torch.cuda.device_count()} CUDA devices")
-    return torch.device(name)
-
-
 def embed_people(
-    loaded: LoadedModel,
+    loaded: LoadedModel | Encoder,
     people: Sequence[Person],
     *,
     fused: bool = False,
@@ -63,9 +51,10 @@ def embed_people(
     """Embeds people from their files.
 
     Args:
-        loaded: the model, on `device`, and its input sizes.
+        loaded: the model, on `device`, and its input sizes; or an encoder, which knows its device.
         people: whom to embed.
-        fused: gives the fused vectors of both streams, which need the people's IUV maps; otherwise MF-Stream only.
+        fused: gives the fused vectors of both streams, which need a model and the people's IUV maps; otherwise
+            MF-Stream only.
         iuv_order: channel order of the maps' files, see `read_iuv`.
         device: where the model lies.
         batch: images in a batch.
@@ -77,6 +66,8 @@ def embed_people(
     """
     if not people:
         raise ValueError("people must not be empty: the data set has none in this split")
+    if fused and isinstance(loaded, Encoder):
+        raise ValueError(f"fused needs a checkpoint, which has both streams, got {loaded.path}")
     if fused:
         bare = [person.path for person in people if person.iuv_path is None]
         if bare:
@@ -86,8 +77,10 @@ def embed_people(
     loader = DataLoader(dataset, batch_size=batch, num_workers=workers, collate_fn=Collate(size))
     features, pids, camids = [], [], []
     for items in track(loader, progress or "", disable=progress is None, transient=True):
-        images = items["image"].to(device)
-        if fused:
+        images = items["image"] if isinstance(loaded, Encoder) else items["image"].to(device)
+        if isinstance(loaded, Encoder):
+            vectors = torch.as_tensor(loaded(images))
+        elif fused:
             full = normalize(resize(images, size))
             iuv = resize_iuv(items["iuv"].to(device), size)
             dsap = warp(full, iuv, size=loaded.dsap_size, fill=0.0, reduce=loaded.reduce)

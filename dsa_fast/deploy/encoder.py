@@ -1,0 +1,401 @@
+"""One way to get vectors: from a checkpoint, an ONNX file or an engine, by whatever runs it best."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dsa_fast.deploy.artifact import BatchRange, InputSpec, OutputSpec, Sidecar, read_sidecar
+from dsa_fast.deploy.cuda import CudaRunner, Enqueue
+from dsa_fast.deploy.images import ImageBatch, Images, chunks, to_layout
+from dsa_fast.deploy.network import EmbeddingNetwork
+from dsa_fast.deploy.onnx import require
+from dsa_fast.deploy.tensorrt import Engine
+from dsa_fast.device import pick_device
+
+Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
+EncoderPrecision = Literal["auto", "fp32", "fp16", "bf16"]
+
+_HOST_BATCH = 32  # on a CPU larger batches gain nothing and leave the caches
+
+
+class HostBackend(Protocol):
+    """Runs a batch on the CPU, for any thread: uint8 in the layout -> float32 [B, dim]."""
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+
+
+class Encoder:
+    """Images -> vectors of length 1, whose inner products are cosines. Made by `Encoder.load`; safe to share by threads.
+
+    Attributes:
+        path: the file that it was loaded from.
+        backend: what runs it: torch, onnxruntime, openvino, tensorrt or tensorrt-rtx.
+        device: where it runs.
+        size: height and width that images are resized to, as in the evaluation.
+        dim: length of a vector.
+        precision: of the convolutions.
+        sidecar: what the file says of itself; None for a checkpoint.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        backend: str,
+        device: torch.device,
+        precision: str,
+        spec: InputSpec,
+        output: OutputSpec,
+        batch: BatchRange,
+        run: HostBackend | CudaRunner,
+        sidecar: Sidecar | None = None,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        self.path, self.backend, self.device, self.precision = path, backend, device, precision
+        self.spec, self.batch, self.sidecar = spec, batch, sidecar
+        self.size, self.dim = (spec.height, spec.width), output.dim
+        self._run, self._on_close = run, on_close
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        backend: Backend = "auto",
+        precision: EncoderPrecision = "auto",
+        threads: int | None = None,
+        cuda_graphs: bool = True,
+        compile: bool = False,
+        runtime_cache: str | os.PathLike[str] | None = None,
+    ) -> Encoder:
+        """Loads a checkpoint of `dsa-fast fit`, or a file of `dsa-fast export` with its sidecar.
+
+        Args:
+            path: `.ckpt`, `.onnx` or `.engine`.
+            device: `auto`, `cpu`, `cuda`, `cuda:1`. `auto` is a GPU where the backend can use one.
+            backend: what runs it. `auto`: PyTorch for a checkpoint; its own library for an engine; for ONNX,
+                ONNX Runtime on a GPU, and on a CPU OpenVINO where it is installed (it is the faster), else ONNX Runtime.
+            precision: of the convolutions, for a checkpoint, and for a floating-point ONNX file by OpenVINO; `auto` is
+                the file's own (float32 for a checkpoint).
+            threads: on the CPU; None for as many as PyTorch uses.
+            cuda_graphs: on a GPU, run batches up to 64 as CUDA graphs (not by ONNX Runtime).
+            compile: for a checkpoint, `torch.compile` it. Each new batch size may take seconds at its first use.
+            runtime_cache: file in which TensorRT-RTX keeps the kernels that it compiles; default FILE.cache beside it.
+
+        Raises:
+            FileNotFoundError: the file or its sidecar is missing.
+            ValueError: the file is damaged, does not fit this machine (the message says what differs), the library is
+                not installed, or an option does not go with the file.
+        """
+        path = Path(path)
+        if backend not in get_args(Backend):
+            raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
+        if precision not in get_args(EncoderPrecision):
+            raise ValueError(f"precision must be one of {', '.join(get_args(EncoderPrecision))}, got {precision!r}")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        threads = threads or torch.get_num_threads()
+        if path.suffix == ".ckpt":
+            if backend not in ("auto", "torch"):
+                raise ValueError(f"backend must be torch for a checkpoint, got {backend}: run dsa-fast export first")
+            return cls._load_checkpoint(path, pick_device(device), precision, cuda_graphs, compile)
+        if compile:
+            raise ValueError(f"compile is for checkpoints, got {path}")
+        sidecar = read_sidecar(path)
+        if sidecar.kind == "onnx":
+            return cls._load_onnx(path, sidecar, device, backend, precision, threads)
+        if backend not in ("auto", sidecar.kind):
+            raise ValueError(f"backend must be {sidecar.kind} for {path}, got {backend}")
+        if precision not in ("auto", sidecar.precision):
+            raise ValueError(f"precision of {path} is {sidecar.precision} since its export, got {precision}")
+        return cls._load_engine(path, sidecar, device, cuda_graphs, runtime_cache)
+
+    @classmethod
+    def _load_checkpoint(
+        cls, path: Path, device: torch.device, precision: str, graphs: bool, compiled: bool
+    ) -> Encoder:
+        from dsa_fast.training.module import load_model  # brings Lightning
+
+        loaded = load_model(path)
+        precision = "fp32" if precision == "auto" else precision
+        network = EmbeddingNetwork(loaded.model, precision=precision)  # type: ignore[arg-type]
+        network = network.to(device, memory_format=torch.channels_last)
+        spec = InputSpec(*loaded.size)
+        output, batch = OutputSpec(network.dim), BatchRange(1, 8, 256)
+        run = torch_runner(network, spec, batch, device, graphs=graphs, compiled=compiled)
+        return cls(path, "torch", device, precision, spec, output, batch, run)
+
+    @classmethod
+    def _load_onnx(
+        cls, path: Path, sidecar: Sidecar, device: str, backend: str, precision: str, threads: int
+    ) -> Encoder:
+        if backend not in ("auto", "onnxruntime", "openvino"):
+            raise ValueError(f"backend must be onnxruntime or openvino for {path}, got {backend}")
+        if device == "auto":
+            place = torch.device("cuda" if backend != "openvino" and _onnx_on_cuda() else "cpu")
+        else:
+            place = pick_device(device)
+        if backend == "auto":
+            has_openvino = _installed("openvino") and place.type == "cpu"
+            backend = "openvino" if has_openvino or sidecar.precision == "bf16" else "onnxruntime"
+        run: HostBackend | CudaRunner
+        if backend == "openvino":
+            if place.type != "cpu":
+                raise ValueError(f"device must be cpu for OpenVINO, got {place}")
+            precision = sidecar.precision if precision == "auto" else precision
+            run = _OpenVino(path, sidecar, precision, threads)
+        else:
+            if precision not in ("auto", sidecar.precision):
+                raise ValueError(
+                    f"precision must be the file's own with ONNX Runtime, {sidecar.precision}, got {precision}: "
+                    "export it in that precision"
+                )
+            if sidecar.precision == "bf16" and place.type == "cpu":
+                raise ValueError(f"{path} is in bf16, which ONNX Runtime can't run on a CPU: use OpenVINO")
+            precision = sidecar.precision
+            run = _onnx_cuda(path, sidecar, place) if place.type == "cuda" else _OnnxCpu(path, sidecar, threads)
+        return cls(path, backend, place, precision, sidecar.input, sidecar.output, sidecar.batch, run, sidecar)
+
+    @classmethod
+    def _load_engine(
+        cls, path: Path, sidecar: Sidecar, device: str, graphs: bool, cache: str | os.PathLike[str] | None
+    ) -> Encoder:
+        place = torch.device("cuda") if device == "auto" else pick_device(device)
+        if place.type != "cuda":
+            raise ValueError(f"device must be cuda for {path}, a {sidecar.kind} engine, got {device}")
+        kept = path.with_name(path.name + ".cache") if cache is None else Path(cache)
+        engine = Engine(path, sidecar, place, runtime_cache=kept)
+        spec, output, batch = sidecar.input, sidecar.output, sidecar.batch
+        runner = CudaRunner(engine.session, spec, output.dim, batch, place, graphs=graphs)
+        close = engine.save_runtime_cache
+        return cls(path, sidecar.kind, place, sidecar.precision, spec, output, batch, runner, sidecar, close)
+
+    def __call__(self, images: Images) -> NDArray[np.float32] | Tensor:
+        """Embeds one image or many.
+
+        Args:
+            images: RGB, of any sizes (they are resized as in the evaluation): uint8 arrays [H, W, 3] or [B, H, W, 3],
+                uint8 tensors [3, H, W] or [B, 3, H, W] on any device, PIL images, paths of files, or a sequence of
+                single ones. A CUDA tensor of the network's size, in the memory format of its layout (channels_last for
+                NHWC), is read where it lies, and nothing waits for the GPU.
+
+        Returns:
+            float32 [D] for one image, [N, D] for many: a tensor on the images' device if they were tensors, else an
+            array. Vectors have length 1.
+
+        Raises:
+            TypeError: it is no image, or not of 8 bits.
+            ValueError: wrong shapes, or a file can't be read.
+        """
+        given = ImageBatch(images)
+        if not isinstance(self._run, CudaRunner):
+            vectors = self._on_host(given, self._run)
+        elif given.device.type == "cuda":
+            whole = given.read(0, len(given), self.size).to(self.device)
+            vectors = self._run.from_device(to_layout(whole, self.spec.layout))
+        else:
+
+            def fill(start: int, stop: int, buffer: Tensor) -> None:
+                part = given.read(start, stop, self.size)
+                buffer.copy_(part.permute(0, 2, 3, 1) if self.spec.layout == "NHWC" else part)
+
+            vectors = self._run.from_host(len(given), fill)
+        return given.deliver(vectors)
+
+    def _on_host(self, given: ImageBatch, run: HostBackend) -> Tensor:
+        result = torch.empty(len(given), self.dim)
+        most = max(self.batch.min, min(self.batch.max, _HOST_BATCH))
+        for start, stop in chunks(len(given), most):
+            part = to_layout(given.read(start, stop, self.size).cpu(), self.spec.layout)
+            if stop - start < self.batch.min:
+                part = torch.cat([part, part.new_zeros(self.spec.shape(self.batch.min - len(part)))])
+            result[start:stop] = torch.from_numpy(np.asarray(run(part.numpy())))[: stop - start]
+        return result
+
+    def embed_batch(self, images: Tensor) -> Tensor:
+        """Vectors of one batch exactly as the network runs it, neither split nor padded.
+
+        Args:
+            images: uint8 [B, 3, H, W] of the network's size, B within `batch`.
+
+        Returns:
+            float32 [B, D], on the CPU.
+
+        Raises:
+            ValueError: another shape.
+        """
+        if images.ndim != 4 or images.shape[1:] != (3, *self.size) or not self.batch.min <= len(images) <= self.batch.max:
+            raise ValueError(
+                f"images must have shape [B, 3, {self.size[0]}, {self.size[1]}] with B in "
+                f"{self.batch.min}..{self.batch.max}, got {list(images.shape)}"
+            )
+        if isinstance(self._run, CudaRunner):
+            return self._run.from_device(to_layout(images.to(self.device), self.spec.layout)).cpu()
+        return torch.from_numpy(np.array(self._run(to_layout(images.cpu(), self.spec.layout).numpy())))
+
+    def close(self) -> None:
+        """Keeps what TensorRT-RTX compiled on this machine for the next start; other backends have nothing to keep."""
+        if self._on_close is not None:
+            self._on_close()
+
+    def __enter__(self) -> Encoder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        return (
+            f"Encoder({str(self.path)!r}, backend={self.backend!r}, device={str(self.device)!r}, "
+            f"precision={self.precision!r}, size=({height}, {width}), dim={self.dim})"
+        )
+
+
+def torch_runner(
+    network: EmbeddingNetwork,
+    spec: InputSpec,
+    batch: BatchRange,
+    device: torch.device,
+    *,
+    graphs: bool = True,
+    compiled: bool = False,
+) -> HostBackend | CudaRunner:
+    """Runs a network by PyTorch, on the device it lies on."""
+    module: Callable[[Tensor], Tensor] = torch.compile(network, dynamic=False) if compiled else network
+
+    def on_host(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            vectors: NDArray[np.float32] = module(torch.from_numpy(images)).numpy()
+        return vectors
+
+    if device.type == "cpu":
+        return on_host
+
+    def session() -> Enqueue:
+        def enqueue(images: Tensor, out: Tensor, stream: int) -> None:
+            del stream  # it is the current one
+            with torch.no_grad():
+                out.copy_(module(images))
+
+        return enqueue
+
+    return CudaRunner(session, spec, network.dim, batch, device, graphs=graphs)
+
+
+class _OnnxCpu:
+    def __init__(self, path: Path, sidecar: Sidecar, threads: int) -> None:
+        runtime = require("onnxruntime", "onnx")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions have no common base of their own
+            raise ValueError(f"{path} must run in ONNX Runtime {runtime.__version__}, got: {error}") from error
+        (given,), (made,) = self._session.get_inputs(), self._session.get_outputs()
+        _check_tensors(path, sidecar, (given.name, given.shape), (made.name, made.shape))
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = self._session.run(None, {self._session.get_inputs()[0].name: images})[0]
+        return vectors
+
+
+class _OpenVino:
+    def __init__(self, path: Path, sidecar: Sidecar, precision: str, threads: int) -> None:
+        openvino = require("openvino", "openvino")
+        core = openvino.Core()
+        if precision == "int8":  # what is left beside the 8-bit convolutions
+            precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[precision],
+        }
+        try:
+            self._model = core.compile_model(str(path), "CPU", options)
+        except Exception as error:  # RuntimeError and its own
+            raise ValueError(f"{path} must run in OpenVINO {openvino.__version__}, got: {error}") from error
+        given, made = self._model.input(0), self._model.output(0)
+        shapes = [[-1 if size.is_dynamic else size.get_length() for size in x.partial_shape] for x in (given, made)]
+        _check_tensors(path, sidecar, (given.any_name, shapes[0]), (made.any_name, shapes[1]))
+        self._requests = threading.local()  # a request must not be shared by threads
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._model.create_infer_request()
+        vectors: NDArray[np.float32] = self._requests.own.infer([images], share_inputs=True)[0]
+        return vectors
+
+
+def _onnx_cuda(path: Path, sidecar: Sidecar, device: torch.device) -> CudaRunner:
+    runtime = require("onnxruntime", "onnx")
+    if "CUDAExecutionProvider" not in runtime.get_available_providers():
+        raise ValueError("device cuda needs onnxruntime-gpu, got an ONNX Runtime without CUDA: pip install onnxruntime-gpu")
+    index = torch.cuda.current_device() if device.index is None else device.index
+    stream = torch.cuda.Stream(device)
+    provider = ("CUDAExecutionProvider", {"device_id": index, "user_compute_stream": str(stream.cuda_stream)})
+    try:
+        session = runtime.InferenceSession(str(path), providers=[provider])
+    except Exception as error:
+        raise ValueError(f"{path} must run in ONNX Runtime {runtime.__version__}, got: {error}") from error
+    if "CUDAExecutionProvider" not in session.get_providers():
+        raise ValueError(f"device {device} can't be used by ONNX Runtime {runtime.__version__}: CUDA did not load")
+    (given,), (made,) = session.get_inputs(), session.get_outputs()
+    _check_tensors(path, sidecar, (given.name, given.shape), (made.name, made.shape))
+    options = runtime.RunOptions()
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def enqueue(images: Tensor, out: Tensor, stream: int) -> None:
+        binding = session.io_binding()
+        binding.bind_input(given.name, "cuda", index, np.uint8, tuple(images.shape), images.data_ptr())
+        binding.bind_output(made.name, "cuda", index, np.float32, tuple(out.shape), out.data_ptr())
+        session.run_with_iobinding(binding, options)
+
+    return CudaRunner(
+        lambda: enqueue,
+        sidecar.input,
+        sidecar.output.dim,
+        sidecar.batch,
+        device,
+        graphs=False,  # its session allocates as it runs
+        stream=stream,
+    )
+
+
+def _check_tensors(
+    path: Path, sidecar: Sidecar, given: tuple[str, list[Any]], made: tuple[str, list[Any]]
+) -> None:
+    """Raises ValueError unless the file's input and output are those of the sidecar."""
+    expected = [
+        (sidecar.input.name, list(sidecar.input.shape(-1))[1:]),
+        (sidecar.output.name, [sidecar.output.dim]),
+    ]
+    for (name, shape), (got_name, got_shape) in zip(expected, (given, made), strict=True):
+        if (name, shape) != (got_name, list(got_shape)[1:]):
+            raise ValueError(
+                f"{path} must have the tensor {name} [B, {', '.join(map(str, shape))}] as its sidecar says, "
+                f"got {got_name} {got_shape}"
+            )
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _onnx_on_cuda() -> bool:
+    if not torch.cuda.is_available() or not _installed("onnxruntime"):
+        return False
+    providers = require("onnxruntime", "onnx").get_available_providers()
+    return "CUDAExecutionProvider" in providers
+

@@ -1,0 +1,260 @@
+"""From a checkpoint to a file that is ready to run, with its sidecar: whole and checked, or not there at all."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import dsa_fast
+from dsa_fast.data.people import PeopleSplits
+from dsa_fast.deploy import parity as parities
+from dsa_fast.deploy.artifact import (
+    SUFFIXES,
+    BatchRange,
+    InputSpec,
+    Kind,
+    OutputSpec,
+    Precision,
+    Sidecar,
+    checksum,
+    sidecar_path,
+    write_sidecar,
+)
+from dsa_fast.deploy.encoder import Encoder
+from dsa_fast.deploy.images import to_layout
+from dsa_fast.deploy.network import EmbeddingNetwork
+from dsa_fast.deploy.onnx import CalibrationMethod, require, write_int8_onnx, write_onnx
+from dsa_fast.deploy.tensorrt import build_engine, describe_gpu, library, version_key
+from dsa_fast.training.module import LoadedModel, load_model
+
+
+@dataclass(frozen=True)
+class NamedImages:
+    """Images of the input's size, and where they are from.
+
+    Attributes:
+        images: uint8 [N, 3, H, W].
+        name: for the sidecar, such as a folder's name.
+    """
+
+    images: Tensor
+    name: str
+
+
+def export(
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    images: NamedImages,
+    format: Kind = "onnx",
+    precision: Precision = "fp32",
+    batch: BatchRange = BatchRange(),  # noqa: B008 - frozen
+    layout: Literal["NHWC", "NCHW"] = "NHWC",
+    calibration: NamedImages | None = None,
+    calibration_method: CalibrationMethod = "minmax",
+    data: PeopleSplits | None = None,
+    least_cosine: float | None = None,
+    tf32: bool = False,
+    timing_cache: Path | None = None,
+    compute_capabilities: Sequence[str] | None = None,
+    workers: int = 0,
+    progress: bool = False,
+) -> Sidecar:
+    """Exports a checkpoint and checks the result against it. If anything fails, what was at `out` is left as it was.
+
+    Args:
+        checkpoint: file of `dsa-fast fit`.
+        out: the file to write; its sidecar stands beside it, OUT.json.
+        images: what parity is checked on.
+        format: `onnx`, or an engine: `tensorrt` (needs its GPU) or `tensorrt-rtx` (needs none to build).
+        precision: of the convolutions; `int8` needs `calibration`.
+        batch: the batches it must take, and the one that engines are tuned for.
+        layout: of the input.
+        calibration: images like those it will see in use, from which the ranges of int8 are taken.
+        calibration_method: see `write_int8_onnx`.
+        data: a data set on which the change in mAP is measured too.
+        least_cosine: parity below it fails; None for the precision's own limit, `parity.LEAST_COSINE`.
+        tf32: see `build_engine`.
+        timing_cache: see `build_engine`; None keeps it beside `out` as OUT.timing.
+        compute_capabilities: see `build_engine`.
+        workers: processes that read the data set's images.
+        progress: shows a progress bar for the data set.
+
+    Returns:
+        The sidecar, with `parity`.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: an option is wrong, a library is missing or fails, or parity is too low.
+    """
+    for name, value, known in (("format", format, get_args(Kind)), ("precision", precision, get_args(Precision))):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    if precision == "int8" and calibration is None:
+        raise ValueError("precision int8 needs calibration: images like those it will see in use")
+    if format == "tensorrt" and not torch.cuda.is_available():
+        library("tensorrt")
+        raise ValueError("format tensorrt needs the GPU that the engine is for, got a machine without one")
+    path = Path(out)
+    if path.suffix != SUFFIXES[format]:
+        raise ValueError(f"out must end in {SUFFIXES[format]} for {format}, got {path}")
+    loaded = load_model(checkpoint)
+    for each in (images, calibration):
+        if each is not None and each.images.shape[2:] != loaded.size:
+            raise ValueError(f"images must have the input's size {loaded.size}, got {tuple(each.images.shape[2:])}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
+        work = Path(folder)
+        onnx_file, onnx_sidecar = _make_onnx(
+            loaded, checkpoint, work, path.stem, precision, batch, layout, calibration, calibration_method
+        )
+        made, sidecar = onnx_file, onnx_sidecar
+        if format != "onnx":
+            if timing_cache is None and format == "tensorrt":
+                timing_cache = path.with_suffix(".timing")
+            plan = build_engine(
+                onnx_file,
+                onnx_sidecar.input,
+                batch,
+                flavour=format,
+                tf32=tf32,
+                timing_cache=timing_cache,
+                compute_capabilities=compute_capabilities,
+            )
+            made = work / path.name
+            made.write_bytes(plan)
+            key = version_key(format)
+            sidecar = replace(
+                onnx_sidecar,
+                kind=format,
+                versions={**onnx_sidecar.versions, key: str(library(format).__version__)},
+                gpu=describe_gpu() if format == "tensorrt" else None,
+                compute_capabilities=None if compute_capabilities is None else list(compute_capabilities),
+                **_identity(made, path.name),
+            )
+            write_sidecar(made, sidecar)
+        figures = _parity(made, onnx_file, loaded, images, data, precision, least_cosine, workers, progress)
+        sidecar = replace(sidecar, parity=figures, **_identity(made, path.name))
+        write_sidecar(made, sidecar)
+        # The sidecar goes last: until then the new file does not fit the old one, and is refused.
+        made.replace(path)
+        sidecar_path(made).replace(sidecar_path(path))
+    return sidecar
+
+
+def _make_onnx(
+    loaded: LoadedModel,
+    checkpoint: str | os.PathLike[str],
+    work: Path,
+    stem: str,
+    precision: Precision,
+    batch: BatchRange,
+    layout: Literal["NHWC", "NCHW"],
+    calibration: NamedImages | None,
+    method: CalibrationMethod,
+) -> tuple[Path, Sidecar]:
+    network = EmbeddingNetwork(loaded.model, layout=layout, precision="fp32" if precision == "int8" else precision)
+    spec, output = InputSpec(*loaded.size, layout=layout), OutputSpec(network.dim)
+    file = work / f"{stem}.onnx"
+    about = None
+    if precision == "int8":
+        assert calibration is not None
+        plain = work / f"{stem}.float.onnx"
+        write_onnx(network, plain, spec, output, batch)
+        array = to_layout(calibration.images, layout).numpy().astype(np.uint8, copy=False)
+        if batch.min == batch.max:
+            raise ValueError(f"batch must be a range for int8, whose calibration runs other sizes, got {batch.max} alone")
+        write_int8_onnx(plain, file, array, input_name=spec.name, method=method)
+        about = {"images": len(array), "source": calibration.name, "method": method}
+    else:
+        write_onnx(network, file, spec, output, batch)
+    sidecar = Sidecar(
+        kind="onnx",
+        model=_describe(loaded, network, checkpoint),
+        input=spec,
+        output=output,
+        precision=precision,
+        batch=batch,
+        versions=_versions(),
+        calibration=about,
+        **_identity(file, file.name),
+    )
+    write_sidecar(file, sidecar)
+    return file, sidecar
+
+
+def _parity(
+    made: Path,
+    onnx_file: Path,
+    loaded: LoadedModel,
+    images: NamedImages,
+    data: PeopleSplits | None,
+    precision: Precision,
+    least: float | None,
+    workers: int,
+    progress: bool,
+) -> dict[str, Any]:
+    """Parity of what was made; where it can't run here, of the ONNX file it was built from, and why."""
+    figures: dict[str, Any] = {"of": "this file"}
+    if made.suffix != ".onnx" and not torch.cuda.is_available():
+        figures = {"of": "the ONNX file that it was built from", "reason": "this machine has no GPU to run the engine"}
+        made = onnx_file
+    try:
+        encoder = Encoder.load(made)
+    except ValueError as error:
+        if precision != "bf16" or made.suffix != ".onnx":
+            raise
+        return {"of": "nothing", "reason": f"no installed library runs bf16 here: {error}", "batches": {}}
+    with encoder:
+        figures |= {"inputs": images.name, **parities.compare(encoder, loaded, images.images)}
+        parities.check(figures, precision, least)
+        if data is not None:
+            figures["scores"] = parities.compare_scores(encoder, loaded, data, workers=workers, progress=progress)
+    return figures
+
+
+def _identity(file: Path, name: str) -> dict[str, Any]:
+    return {"file": name, "bytes": file.stat().st_size, "sha256": checksum(file)}
+
+
+def _describe(loaded: LoadedModel, network: EmbeddingNetwork, checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
+    stream = loaded.model.mf_stream
+    return {
+        "stream": "mf",
+        "class": type(loaded.model).__name__,
+        "trunk": stream.trunk.name,
+        "width": stream.trunk.width,
+        "branches": loaded.model.branches,
+        "halves": [size for size in loaded.model.embed_dims if size],
+        "parameters": sum(parameter.numel() for parameter in network.stream.parameters()),
+        "checkpoint": Path(checkpoint).name,
+        "checkpoint_sha256": checksum(checkpoint),
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {
+        "dsa_fast": dsa_fast.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            versions[name] = str(require(name, "onnx").__version__)
+        except ValueError:  # not needed for every export
+            continue
+    return versions
+
+
+def describe(sidecar: Sidecar) -> dict[str, Any]:
+    """The sidecar as plain data."""
+    return asdict(sidecar)

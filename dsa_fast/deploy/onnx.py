@@ -1,0 +1,176 @@
+"""The network as an ONNX file, in floating point or in 8-bit integers."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dsa_fast.deploy.artifact import BatchRange, InputSpec, OutputSpec
+from dsa_fast.deploy.network import EmbeddingNetwork
+
+CalibrationMethod = Literal["minmax", "percentile"]
+
+#: Convolutions in bfloat16 came with version 22.
+OPSET, OPSET_BF16 = 20, 22
+_CALIBRATION_BATCH = 4  # every layer's maps of so many images are in memory at once
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Imports an optional dependency.
+
+    Raises:
+        ValueError: it is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{module} must be installed: pip install 'dsa-fast[{extra}]' ({error})") from error
+
+
+def write_onnx(network: EmbeddingNetwork, path: Path, spec: InputSpec, output: OutputSpec, batch: BatchRange) -> None:
+    """Writes a network by PyTorch's `torch.export`-based exporter, with a dynamic batch.
+
+    Args:
+        network: what to write; its layout must be `spec`'s.
+        path: the file; it is written whole or not at all by the caller's temporary folder.
+        spec: name and size of the input.
+        output: name of the output.
+        batch: the batches that it must take; a file of one size only is written where min equals max.
+
+    Raises:
+        ValueError: onnx or onnxscript is not installed.
+    """
+    onnx = require("onnx", "onnx")
+    require("onnxscript", "onnx")
+    fixed = batch.min == batch.max
+    example = torch.zeros(spec.shape(batch.max if fixed else 2), dtype=torch.uint8)
+    shapes = None if fixed else {"images": {0: torch.export.Dim("batch")}}
+    with _quiet():
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=[spec.name],
+            output_names=[output.name],
+            opset_version=OPSET_BF16 if network.dtype == torch.bfloat16 else OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    # The exporter notes where each node came from, with the paths of this machine.
+    del model.metadata_props[:]
+    for item in [model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info]:
+        del item.metadata_props[:]
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+    onnx.checker.check_model(model)
+    onnx.save_model(model, str(path))
+
+
+def write_int8_onnx(
+    source: Path,
+    path: Path,
+    images: NDArray[np.uint8],
+    *,
+    input_name: str = "images",
+    method: CalibrationMethod = "minmax",
+) -> None:
+    """Quantises the convolutions of a float32 ONNX file: explicit Q/DQ pairs, weights by channel, activations by tensor.
+
+    Everything is symmetric (no zero points) and biases stay in floating point: the form that ONNX Runtime, OpenVINO,
+    TensorRT and TensorRT-RTX all run in integers. The shortcut of a block reads the quantised tensor that its first
+    convolution reads, so that the sum can join the convolution before it.
+
+    Args:
+        source: the float32 file.
+        path: the file to write.
+        images: uint8, in the shape and layout of the file's input: what the ranges are taken from.
+        input_name: name of the input.
+        method: range of an activation: `minmax`, all that was seen, or `percentile`, all but the outermost 0.001 %
+            (several times slower).
+
+    Raises:
+        ValueError: there are no images, the method is unknown, or onnxruntime is not installed.
+    """
+    if len(images) == 0:
+        raise ValueError("images must hold at least one image to calibrate with, got none")
+    if method not in ("minmax", "percentile"):
+        raise ValueError(f"method must be minmax or percentile, got {method!r}")
+    require("onnxruntime", "onnx")
+    quantization: Any = require("onnxruntime.quantization", "onnx")
+    stride = min(_CALIBRATION_BATCH, len(images))
+    images = images[: len(images) // stride * stride]
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
+        """Gives the images of a range one by one; the quantiser sets the ranges."""
+
+        def __init__(self) -> None:
+            self.place, self.end = 0, len(images)
+
+        def __len__(self) -> int:
+            return len(images)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self.place, self.end = start_index, end_index
+
+        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+            if self.place >= self.end:
+                return None
+            self.place += 1
+            return {input_name: images[self.place - 1 : self.place]}
+
+    methods = quantization.CalibrationMethod
+    with _quiet():
+        quantization.quantize_static(
+            str(source),
+            str(path),
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            activation_type=quantization.QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=methods.MinMax if method == "minmax" else methods.Percentile,
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,
+                "CalibStridedMinMax": stride,  # whatever its name, it bounds the memory of every method
+            },
+        )
+
+
+def count_ops(path: Path) -> dict[str, int]:
+    """How many nodes of each kind a file has."""
+    onnx = require("onnx", "onnx")
+    counts: dict[str, int] = {}
+    for node in onnx.load(str(path), load_external_data=False).graph.node:
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return counts
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' advice on their own insides; errors still raise."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,104 @@
+"""How far an exported file's vectors are from those of the checkpoint that it was made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dsa_fast.data.people import PeopleSplits
+from dsa_fast.data.transforms import normalize
+from dsa_fast.deploy.artifact import BatchRange
+from dsa_fast.deploy.encoder import Encoder
+from dsa_fast.evaluation import evaluate
+from dsa_fast.training.module import LoadedModel
+from dsa_fast.training.scoring import embed_people
+
+#: An export whose vectors are farther away than this is a failure. In 8 bits it depends on the network: a figure to
+#: look at, and a floor that only a broken file falls below.
+LEAST_COSINE: dict[str, float] = {"fp32": 0.99999, "fp16": 0.999, "bf16": 0.99, "int8": 0.9}
+
+_SINGLES = 16  # images embedded one by one
+
+
+def embed_exactly(loaded: LoadedModel, images: Tensor) -> Tensor:
+    """The checkpoint's own vectors of uint8 [N, 3, H, W] of its input's size: float32 [N, D]."""
+    return torch.cat([loaded.model.embed(normalize(part)) for part in images.split(32)])
+
+
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of each row of a [N, D] with the same row of b, in float64."""
+    return functional.cosine_similarity(a.double(), b.double(), dim=1)
+
+
+def compare(encoder: Encoder, loaded: LoadedModel, images: Tensor) -> dict[str, Any]:
+    """Cosines with the checkpoint's vectors at the smallest, the tuned and the largest batch.
+
+    Args:
+        encoder: of the exported file.
+        loaded: the checkpoint, on the CPU.
+        images: uint8 [N, 3, H, W], of the input's size; repeated where a batch needs more.
+
+    Returns:
+        {"runtime": str, "images": N, "batches": {"1": {"cosine_min", "cosine_mean"}, ...}}.
+    """
+    reference = embed_exactly(loaded, images)
+    batches = {}
+    for size in sorted({encoder.batch.min, encoder.batch.opt, encoder.batch.max}):
+        runs = min(len(images), _SINGLES) if size == 1 else -(-len(images) // size)
+        order = torch.arange(runs * size) % len(images)
+        got = torch.cat([encoder.embed_batch(images[part]) for part in order.split(size)])
+        alike = cosines(got, reference[order])
+        batches[str(size)] = {"cosine_min": float(alike.min()), "cosine_mean": float(alike.mean())}
+    return {"runtime": runtime_name(encoder), "images": len(images), "batches": batches}
+
+
+def compare_scores(
+    encoder: Encoder, loaded: LoadedModel, data: PeopleSplits, *, workers: int = 0, progress: bool = False
+) -> dict[str, Any]:
+    """mAP and rank 1 of the checkpoint and of the exported file on a data set, and the change of mAP.
+
+    Returns:
+        {"data": name, "mAP_checkpoint", "mAP", "mAP_change", "R1_checkpoint", "R1"}, all as shares of 1.
+    """
+    results = []
+    for embedder, name in ((loaded, "checkpoint"), (encoder, "export")):
+        query, gallery = (
+            embed_people(embedder, part, workers=workers, progress=f"scoring the {name}" if progress else None)
+            for part in (data.query, data.gallery)
+        )
+        results.append(evaluate(*query, *gallery))
+    before, after = results
+    return {
+        "data": data.name,
+        "queries": len(data.query),
+        "gallery": len(data.gallery),
+        "mAP_checkpoint": before.mAP,
+        "mAP": after.mAP,
+        "mAP_change": after.mAP - before.mAP,
+        "R1_checkpoint": before.rank(1),
+        "R1": after.rank(1),
+    }
+
+
+def runtime_name(encoder: Encoder) -> str:
+    """What ran it and where, such as `openvino on cpu (bf16)`."""
+    return f"{encoder.backend} on {encoder.device} ({encoder.precision})"
+
+
+def check(parity: dict[str, Any], precision: str, least: float | None = None) -> None:
+    """Raises ValueError where a batch's smallest cosine is below what its precision promises, or `least`."""
+    limit = LEAST_COSINE[precision] if least is None else least
+    for size, figures in parity["batches"].items():
+        if not figures["cosine_min"] >= limit:
+            raise ValueError(
+                f"the export must agree with the checkpoint to a cosine of {limit} in {precision}, got "
+                f"{figures['cosine_min']:.6f} at batch {size}"
+            )
+
+
+def spread(batch: BatchRange) -> int:
+    """How many images parity is checked with: enough for a batch that is no repetition, and not too many."""
+    return min(max(batch.opt, 32), 64)

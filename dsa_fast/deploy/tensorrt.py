@@ -1,0 +1,291 @@
+"""TensorRT and TensorRT-RTX: building engines, and running them.
+
+Both libraries are driven through the API that TensorRT 10, TensorRT 11 and TensorRT-RTX share: strongly typed
+networks, named tensors, `execute_async_v3`. Precision is in the ONNX file: no builder flag changes it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dsa_fast.atomic import atomic_path
+from dsa_fast.deploy.artifact import BatchRange, InputSpec, Sidecar
+from dsa_fast.deploy.onnx import require
+
+Flavour = Literal["tensorrt", "tensorrt-rtx"]
+
+_MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+
+
+def library(flavour: Flavour) -> ModuleType:
+    """The Python module of a flavour.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    return require(_MODULES[flavour], flavour)
+
+
+def version_key(flavour: Flavour) -> str:
+    """The flavour's name among a sidecar's versions."""
+    return _MODULES[flavour]
+
+
+def build_engine(
+    source: Path,
+    spec: InputSpec,
+    batch: BatchRange,
+    *,
+    flavour: Flavour,
+    tf32: bool = False,
+    timing_cache: Path | None = None,
+    compute_capabilities: Sequence[str] | None = None,
+) -> bytes:
+    """Builds an engine from an ONNX file. TensorRT needs the GPU it is for; TensorRT-RTX needs none.
+
+    Args:
+        source: the ONNX file, in the precision that the engine shall have.
+        spec: the input's name and size.
+        batch: the optimisation profile.
+        flavour: which library builds.
+        tf32: lets float32 convolutions round their inputs to TF32.
+        timing_cache: a file of measured kernels, read if it is there and written afterwards. TensorRT-RTX measures
+            nothing while building and leaves it alone.
+        compute_capabilities: GPUs that a TensorRT-RTX engine is for, such as ["8.6", "8.9"]; None for its default,
+            Ampere and later.
+
+    Raises:
+        ValueError: the library is not installed, a compute capability is not one it builds for, or it can't read or
+            build the network; the message holds what it logged.
+    """
+    trt = library(flavour)
+    if compute_capabilities is not None and flavour != "tensorrt-rtx":
+        raise ValueError(f"compute_capabilities are chosen for tensorrt-rtx alone, got {list(compute_capabilities)}")
+    log = make_logger(trt)
+    builder = trt.Builder(log)
+    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # may be the only way
+    network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(source.read_bytes()):
+        errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        raise ValueError(f"{flavour} {trt.__version__} must be able to read {source.name}, got: {errors}")
+    config = builder.create_builder_config()
+    if not tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    _choose_gpus(trt, config, compute_capabilities)
+    profile = builder.create_optimization_profile()
+    profile.set_shape(spec.name, *(spec.shape(size) for size in (batch.min, batch.opt, batch.max)))
+    config.add_optimization_profile(profile)
+    keeps_timings = timing_cache is not None and flavour == "tensorrt"
+    if keeps_timings:
+        assert timing_cache is not None
+        blob = timing_cache.read_bytes() if timing_cache.is_file() else b""
+        cache = config.create_timing_cache(blob)
+        if not config.set_timing_cache(cache, False):  # of another GPU or version: begin anew
+            config.set_timing_cache(config.create_timing_cache(b""), False)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise ValueError(f"{flavour} {trt.__version__} must be able to build {source.name}, got: {log.told()}")
+    if keeps_timings:
+        assert timing_cache is not None
+        with atomic_path(timing_cache) as temporary:
+            temporary.write_bytes(bytes(memoryview(config.get_timing_cache().serialize())))
+    return bytes(memoryview(plan))
+
+
+def _choose_gpus(trt: ModuleType, config: Any, compute_capabilities: Sequence[str] | None) -> None:
+    if compute_capabilities is None:
+        return
+    known = {
+        f"{int(value) // 10}.{int(value) % 10}": value
+        for name, value in trt.ComputeCapability.__members__.items()
+        if name.startswith("SM")
+    }
+    unknown = [each for each in compute_capabilities if each not in known]
+    if unknown or not compute_capabilities:
+        raise ValueError(
+            f"compute_capabilities must be among {', '.join(known)} for tensorrt-rtx {trt.__version__}, "
+            f"got {', '.join(unknown) or 'none'}"
+        )
+    config.num_compute_capabilities = len(compute_capabilities)
+    for index, each in enumerate(compute_capabilities):
+        config.set_compute_capability(known[each], index)
+
+
+def make_logger(trt: ModuleType) -> Any:
+    """A logger that keeps errors for the exception that follows, and shows nothing."""
+
+    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.lines: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+                self.lines.append(message)
+
+        def told(self) -> str:
+            return " | ".join(self.lines[-3:]) or "no reason"
+
+    return Log()
+
+
+def check_fits(sidecar: Sidecar, installed: str, gpu: dict[str, str] | None) -> None:
+    """Says what differs between the machine that an engine was built for and this one.
+
+    Args:
+        sidecar: of the engine.
+        installed: version of the installed library.
+        gpu: name and compute capability of the GPU here; None without one.
+
+    Raises:
+        ValueError: another version of the library, another GPU, or none.
+    """
+    flavour: Any = sidecar.kind
+    differences = []
+    built = sidecar.versions.get(version_key(flavour), "unknown")
+    if built != installed:
+        differences.append(f"it was built by {flavour} {built}, and {installed} is installed")
+    if gpu is None:
+        differences.append("it needs an NVIDIA GPU, and there is none that PyTorch can use")
+    elif flavour == "tensorrt":
+        was = sidecar.gpu or {}
+        for key, name in (("compute_capability", "compute capability"), ("name", "GPU")):
+            if was.get(key) != gpu[key]:
+                differences.append(f"it was built on {name} {was.get(key, 'unknown')}, and this one is {gpu[key]}")
+    elif sidecar.compute_capabilities is not None and gpu["compute_capability"] not in sidecar.compute_capabilities:
+        differences.append(
+            f"it was built for compute capability {', '.join(sidecar.compute_capabilities)}, and this GPU "
+            f"({gpu['name']}) has {gpu['compute_capability']}"
+        )
+    if differences:
+        raise ValueError(f"{sidecar.file} must fit this machine, but {'; '.join(differences)}: export it here")
+
+
+def describe_gpu(device: torch.device | None = None) -> dict[str, str] | None:
+    """Name and compute capability of a GPU, or None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return {"name": torch.cuda.get_device_name(device), "compute_capability": f"{major}.{minor}"}
+
+
+class Engine:
+    """A loaded engine: batches of images on the device -> vectors on the device, enqueued on a stream.
+
+    All that it runs shares one workspace, so it must run on one stream at a time.
+
+    Args:
+        path: the engine.
+        sidecar: what it is.
+        device: the GPU.
+        runtime_cache: file in which TensorRT-RTX keeps the kernels it compiles on this machine; None for none.
+
+    Raises:
+        ValueError: the library is missing, the engine does not fit this machine, or is not what its sidecar says.
+    """
+
+    def __init__(
+        self, path: Path, sidecar: Sidecar, device: torch.device, *, runtime_cache: Path | None = None
+    ) -> None:
+        self._flavour: Any = sidecar.kind
+        self._trt = trt = library(self._flavour)
+        check_fits(sidecar, trt.__version__, describe_gpu(device))
+        self.path, self.sidecar, self.device, self.runtime_cache = path, sidecar, device, runtime_cache
+        self._log = make_logger(trt)
+        self._cache: Any = None
+        self._runtime = trt.Runtime(self._log)
+        with torch.cuda.device(device):
+            self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if self._engine is None:
+            raise ValueError(f"{path} must load in {self._flavour} {trt.__version__}, got: {self._log.told()}")
+        check_tensors(trt, self._engine, sidecar)
+        self._workspace = torch.empty(max(self._engine.device_memory_size_v2, 1), dtype=torch.uint8, device=device)
+
+    def session(self) -> Callable[[Tensor, Tensor, int], None]:
+        """A function that enqueues a batch, with an execution context of its own: enqueue(images, out, stream).
+
+        `images` is uint8, contiguous, in the sidecar's layout, with a batch of its range; `out` float32 [B, dim],
+        contiguous; `stream` a CUDA stream's handle. It raises ValueError where the engine refuses the shape and
+        RuntimeError where it fails.
+        """
+        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        with torch.cuda.device(self.device):
+            if self._flavour == "tensorrt-rtx":
+                context = self._engine.create_execution_context(self._configure(strategy))
+            else:
+                context = self._engine.create_execution_context(strategy)
+        if context is None:
+            raise ValueError(f"{self.path} must run on this GPU, got: {self._log.told()}")
+        context.set_device_memory(self._workspace.data_ptr(), self._workspace.numel())
+        image_name, out_name = self.sidecar.input.name, self.sidecar.output.name
+
+        def enqueue(images: Tensor, out: Tensor, stream: int) -> None:
+            if not context.set_input_shape(image_name, tuple(images.shape)):
+                raise ValueError(
+                    f"images must fit the engine's profile, got shape {list(images.shape)}: {self._log.told()}"
+                )
+            context.set_tensor_address(image_name, images.data_ptr())
+            context.set_tensor_address(out_name, out.data_ptr())
+            if not context.execute_async_v3(stream):
+                raise RuntimeError(f"{self.path} failed: {self._log.told()}")
+
+        return enqueue
+
+    def _configure(self, strategy: Any) -> Any:
+        config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        # Kernels for a new batch are compiled before it runs, not while it does: a captured graph keeps what it has.
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
+        if self.runtime_cache is not None:
+            if self._cache is None:
+                self._cache = config.create_runtime_cache()
+                if self.runtime_cache.is_file():  # one of another GPU or version is refused and begun anew
+                    self._cache.deserialize(self.runtime_cache.read_bytes())
+            config.set_runtime_cache(self._cache)
+        return config
+
+    def save_runtime_cache(self) -> None:
+        """Keeps the kernels that TensorRT-RTX compiled, for the next start."""
+        if self._cache is None or self.runtime_cache is None:
+            return
+        blob = bytes(memoryview(self._cache.serialize()))
+        try:
+            with atomic_path(self.runtime_cache) as temporary:
+                temporary.write_bytes(blob)
+        except OSError as error:  # a read-only folder: only the next start is slower
+            warnings.warn(f"the runtime cache was not kept: {error}", stacklevel=2)
+
+
+def check_tensors(trt: ModuleType, engine: Any, sidecar: Sidecar) -> None:
+    """Raises ValueError unless the engine's tensors are those of the sidecar."""
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    expected = [sidecar.input.name, sidecar.output.name]
+    if sorted(names) != sorted(expected):
+        raise ValueError(f"{sidecar.file} must have the tensors {', '.join(expected)}, got {', '.join(names)}")
+    batch = sidecar.batch
+    dynamic = -1 if batch.min != batch.max else batch.max
+    rules = [
+        (sidecar.input.name, tuple(sidecar.input.shape(dynamic)), trt.uint8),
+        (sidecar.output.name, (dynamic, sidecar.output.dim), trt.float32),
+    ]
+    for name, shape, dtype in rules:
+        got = tuple(engine.get_tensor_shape(name)), engine.get_tensor_dtype(name)
+        if got != (shape, dtype):
+            raise ValueError(
+                f"{sidecar.file}: {name} must have shape {list(shape)} and type {dtype}, got {list(got[0])} and {got[1]}"
+            )
+    low, best, high = (tuple(shape)[0] for shape in engine.get_tensor_profile_shape(sidecar.input.name, 0))
+    if (low, best, high) != (batch.min, batch.opt, batch.max):
+        raise ValueError(
+            f"{sidecar.file} must have the batch profile {batch.min},{batch.opt},{batch.max}, got {low},{best},{high}"
+        )
