@@ -17,6 +17,9 @@ COMMANDS = {
     "inspect": "look into a prepared data set: coverage, parts, suspicious IUV maps, a contact sheet",
     "pack": "put the IUV maps of a data set into one file",
     "rank": "draw ranked lists, curves and activation maps, and write them as a web page",
+    "export": "write the MF-Stream as an ONNX file or a TensorRT engine, checked against the checkpoint",
+    "embed": "turn images or video crops into vectors, by a checkpoint, an ONNX file or an engine",
+    "search": "build a search index of vectors, and find people in it",
     "warp": "show a photo, its part map and its 24 part images in one picture",
 }
 

@@ -15,10 +15,12 @@ from torch import Tensor
 from dsa_fast.atomic import atomic_path
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.data.registry import read_dataset
+from dsa_fast.deploy.artifact import SUFFIXES
+from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.evaluation import evaluate, evaluate_distances
 from dsa_fast.evaluation.rerank import expand as expand_queries
 from dsa_fast.evaluation.rerank import k_reciprocal
-from dsa_fast.training.module import load_model
+from dsa_fast.training.module import LoadedModel, load_model
 from dsa_fast.training.scoring import Embedded, embed_people, pick_device, pool_multi_query
 
 
@@ -47,7 +49,7 @@ def eval(
     """Evaluate a checkpoint on a data set: `dsa-fast eval runs/fit/checkpoints/last.ckpt DIR`.
 
     Args:
-        checkpoint: file written by `dsa-fast fit`; the first argument without a name.
+        checkpoint: file written by `dsa-fast fit`, or by `dsa-fast export`; the first argument without a name.
         root: folder of a data set, or one up to three folders above it; or a CSV file; the second one.
         features: instead of both, a file of stored test vectors, of any model: an .npz with query_features [Q, D],
             query_pids [Q], query_camids [Q], and gallery_features, gallery_pids and gallery_camids.
@@ -77,8 +79,12 @@ def eval(
     else:
         if checkpoint is None or root is None:
             raise ValueError("checkpoint and root must be given, or features: dsa-fast eval CHECKPOINT DIR")
-        loaded = load_model(checkpoint)
-        loaded.model.to(place)
+        loaded: LoadedModel | Encoder
+        if checkpoint.suffix in SUFFIXES.values():
+            loaded = Encoder.load(checkpoint, device=device)
+        else:
+            loaded = load_model(checkpoint)
+            loaded.model.to(place)
         data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **(options or {}))
         if multi_query and not data.multi_query:
             raise ValueError(f"multi_query needs the queries' further images (gt_bbox), got none in {data.root}")

@@ -35,7 +35,9 @@ class HostBackend(Protocol):
 
 
 class Encoder:
-    """Images -> vectors of length 1, whose inner products are cosines. Made by `Encoder.load`; safe to share by threads.
+    """Images -> vectors of length 1, whose inner products are cosines. Threads may share one.
+
+    Made by `Encoder.load`.
 
     Attributes:
         path: the file that it was loaded from.
@@ -84,7 +86,7 @@ class Encoder:
             path: `.ckpt`, `.onnx` or `.engine`.
             device: `auto`, `cpu`, `cuda`, `cuda:1`. `auto` is a GPU where the backend can use one.
             backend: what runs it. `auto`: PyTorch for a checkpoint; its own library for an engine; for ONNX,
-                ONNX Runtime on a GPU, and on a CPU OpenVINO where it is installed (it is the faster), else ONNX Runtime.
+                ONNX Runtime on a GPU, and on a CPU OpenVINO where it is installed (it is faster), else ONNX Runtime.
             precision: of the convolutions, for a checkpoint, and for a floating-point ONNX file by OpenVINO; `auto` is
                 the file's own (float32 for a checkpoint).
             threads: on the CPU; None for as many as PyTorch uses.
@@ -129,7 +131,7 @@ class Encoder:
         loaded = load_model(path)
         precision = "fp32" if precision == "auto" else precision
         network = EmbeddingNetwork(loaded.model, precision=precision)  # type: ignore[arg-type]
-        network = network.to(device, memory_format=torch.channels_last)
+        network = network.to(device).to(memory_format=torch.channels_last)
         spec = InputSpec(*loaded.size)
         output, batch = OutputSpec(network.dim), BatchRange(1, 8, 256)
         run = torch_runner(network, spec, batch, device, graphs=graphs, compiled=compiled)
@@ -234,7 +236,11 @@ class Encoder:
         Raises:
             ValueError: another shape.
         """
-        if images.ndim != 4 or images.shape[1:] != (3, *self.size) or not self.batch.min <= len(images) <= self.batch.max:
+        if (
+            images.ndim != 4
+            or images.shape[1:] != (3, *self.size)
+            or not self.batch.min <= len(images) <= self.batch.max
+        ):
             raise ValueError(
                 f"images must have shape [B, 3, {self.size[0]}, {self.size[1]}] with B in "
                 f"{self.batch.min}..{self.batch.max}, got {list(images.shape)}"
@@ -341,7 +347,9 @@ class _OpenVino:
 def _onnx_cuda(path: Path, sidecar: Sidecar, device: torch.device) -> CudaRunner:
     runtime = require("onnxruntime", "onnx")
     if "CUDAExecutionProvider" not in runtime.get_available_providers():
-        raise ValueError("device cuda needs onnxruntime-gpu, got an ONNX Runtime without CUDA: pip install onnxruntime-gpu")
+        raise ValueError(
+            "device cuda needs onnxruntime-gpu, got an ONNX Runtime without CUDA: pip install onnxruntime-gpu"
+        )
     index = torch.cuda.current_device() if device.index is None else device.index
     stream = torch.cuda.Stream(device)
     provider = ("CUDAExecutionProvider", {"device_id": index, "user_compute_stream": str(stream.cuda_stream)})
@@ -373,9 +381,7 @@ def _onnx_cuda(path: Path, sidecar: Sidecar, device: torch.device) -> CudaRunner
     )
 
 
-def _check_tensors(
-    path: Path, sidecar: Sidecar, given: tuple[str, list[Any]], made: tuple[str, list[Any]]
-) -> None:
+def _check_tensors(path: Path, sidecar: Sidecar, given: tuple[str, list[Any]], made: tuple[str, list[Any]]) -> None:
     """Raises ValueError unless the file's input and output are those of the sidecar."""
     expected = [
         (sidecar.input.name, list(sidecar.input.shape(-1))[1:]),
@@ -398,4 +404,3 @@ def _onnx_on_cuda() -> bool:
         return False
     providers = require("onnxruntime", "onnx").get_available_providers()
     return "CUDAExecutionProvider" in providers
-

@@ -6,7 +6,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -169,14 +169,12 @@ def _make_onnx(
     if precision == "int8":
         assert calibration is not None
         plain = work / f"{stem}.float.onnx"
-        write_onnx(network, plain, spec, output, batch)
+        write_onnx(network, plain, spec, output)
         array = to_layout(calibration.images, layout).numpy().astype(np.uint8, copy=False)
-        if batch.min == batch.max:
-            raise ValueError(f"batch must be a range for int8, whose calibration runs other sizes, got {batch.max} alone")
         write_int8_onnx(plain, file, array, input_name=spec.name, method=method)
         about = {"images": len(array), "source": calibration.name, "method": method}
     else:
-        write_onnx(network, file, spec, output, batch)
+        write_onnx(network, file, spec, output)
     sidecar = Sidecar(
         kind="onnx",
         model=_describe(loaded, network, checkpoint),
@@ -253,8 +251,3 @@ def _versions() -> dict[str, str]:
         except ValueError:  # not needed for every export
             continue
     return versions
-
-
-def describe(sidecar: Sidecar) -> dict[str, Any]:
-    """The sidecar as plain data."""
-    return asdict(sidecar)

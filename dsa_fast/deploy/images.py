@@ -47,9 +47,7 @@ class ImageBatch:
         if isinstance(given, np.ndarray):
             _check(given.dtype == np.uint8, given.dtype)
             if given.ndim not in (3, 4) or given.shape[-1] != 3 or 0 in given.shape[:-1]:
-                raise ValueError(
-                    f"images must have shape [H, W, 3] or [B, H, W, 3] as arrays, got {list(given.shape)}"
-                )
+                raise ValueError(f"images must have shape [H, W, 3] or [B, H, W, 3] as arrays, got {list(given.shape)}")
             whole = torch.from_numpy(given if given.flags.writeable else given.copy())
             self._batch = (whole[None] if self.single else whole).permute(0, 3, 1, 2)
         elif isinstance(given, Tensor):
@@ -97,7 +95,9 @@ class ImageBatch:
                 item = np.array(item.convert("RGB"))
             elif not (isinstance(item, (np.ndarray, Tensor)) and item.ndim == 3):
                 got = f"shape {list(item.shape)}" if isinstance(item, (np.ndarray, Tensor)) else type(item).__name__
-                raise TypeError(f"an image of a sequence must be an array or tensor of 3 axes, PIL or a path, got {got}")
+                raise TypeError(
+                    f"an image of a sequence must be an array or tensor of 3 axes, PIL or a path, got {got}"
+                )
             one = ImageBatch(item)._batch
         except (TypeError, ValueError) as error:
             raise type(error)(f"images[{index}]: {error}") from error

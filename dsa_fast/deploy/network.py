@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Literal, get_args
 
 import torch
@@ -67,7 +68,8 @@ class EmbeddingNetwork(nn.Module):
             for head in (self.stream.head_global, self.stream.head_local)
             if head is not None
         ]
-        return torch.cat(halves, dim=1) * len(halves) ** -0.5
+        vectors: Tensor = torch.cat(halves, dim=1) / math.sqrt(len(halves))
+        return vectors
 
 
 def fold_batch_norms(module: nn.Module) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dsa_fast.deploy.artifact import BatchRange, InputSpec, OutputSpec
+from dsa_fast.deploy.artifact import InputSpec, OutputSpec
 from dsa_fast.deploy.network import EmbeddingNetwork
 
 CalibrationMethod = Literal["minmax", "percentile"]
@@ -38,7 +38,7 @@ def require(module: str, extra: str) -> ModuleType:
         raise ValueError(f"{module} must be installed: pip install 'dsa-fast[{extra}]' ({error})") from error
 
 
-def write_onnx(network: EmbeddingNetwork, path: Path, spec: InputSpec, output: OutputSpec, batch: BatchRange) -> None:
+def write_onnx(network: EmbeddingNetwork, path: Path, spec: InputSpec, output: OutputSpec) -> None:
     """Writes a network by PyTorch's `torch.export`-based exporter, with a dynamic batch.
 
     Args:
@@ -46,22 +46,19 @@ def write_onnx(network: EmbeddingNetwork, path: Path, spec: InputSpec, output: O
         path: the file; it is written whole or not at all by the caller's temporary folder.
         spec: name and size of the input.
         output: name of the output.
-        batch: the batches that it must take; a file of one size only is written where min equals max.
 
     Raises:
         ValueError: onnx or onnxscript is not installed.
     """
     onnx = require("onnx", "onnx")
     require("onnxscript", "onnx")
-    fixed = batch.min == batch.max
-    example = torch.zeros(spec.shape(batch.max if fixed else 2), dtype=torch.uint8)
-    shapes = None if fixed else {"images": {0: torch.export.Dim("batch")}}
+    example = torch.zeros(spec.shape(2), dtype=torch.uint8)
     with _quiet():
         program = torch.onnx.export(
             network,
             (example,),
             dynamo=True,
-            dynamic_shapes=shapes,
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             input_names=[spec.name],
             output_names=[output.name],
             opset_version=OPSET_BF16 if network.dtype == torch.bfloat16 else OPSET,
@@ -89,9 +86,9 @@ def write_int8_onnx(
     input_name: str = "images",
     method: CalibrationMethod = "minmax",
 ) -> None:
-    """Quantises the convolutions of a float32 ONNX file: explicit Q/DQ pairs, weights by channel, activations by tensor.
+    """Quantises the convolutions of a float32 ONNX file by explicit Q/DQ pairs.
 
-    Everything is symmetric (no zero points) and biases stay in floating point: the form that ONNX Runtime, OpenVINO,
+    Weights by channel, activations by tensor. Everything is symmetric (no zero points) and biases stay in floating point: the form that ONNX Runtime, OpenVINO,
     TensorRT and TensorRT-RTX all run in integers. The shortcut of a block reads the quantised tensor that its first
     convolution reads, so that the sum can join the convolution before it.
 
@@ -115,7 +112,7 @@ def write_int8_onnx(
     stride = min(_CALIBRATION_BATCH, len(images))
     images = images[: len(images) // stride * stride]
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         """Gives the images of a range one by one; the quantiser sets the ranges."""
 
         def __init__(self) -> None:

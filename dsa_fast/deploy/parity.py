@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from dsa_fast.data.people import PeopleSplits
 from dsa_fast.data.transforms import normalize
-from dsa_fast.deploy.artifact import BatchRange
 from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.evaluation import evaluate
 from dsa_fast.training.module import LoadedModel
@@ -97,8 +96,3 @@ def check(parity: dict[str, Any], precision: str, least: float | None = None) ->
                 f"the export must agree with the checkpoint to a cosine of {limit} in {precision}, got "
                 f"{figures['cosine_min']:.6f} at batch {size}"
             )
-
-
-def spread(batch: BatchRange) -> int:
-    """How many images parity is checked with: enough for a batch that is no repetition, and not too many."""
-    return min(max(batch.opt, 32), 64)

@@ -19,6 +19,7 @@ from dsa_fast.atomic import atomic_path
 from dsa_fast.deploy.artifact import BatchRange, InputSpec, Sidecar
 from dsa_fast.deploy.onnx import require
 
+#: Kinds of artifacts that are engines.
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 
 _MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -195,8 +196,9 @@ class Engine:
     def __init__(
         self, path: Path, sidecar: Sidecar, device: torch.device, *, runtime_cache: Path | None = None
     ) -> None:
-        self._flavour: Any = sidecar.kind
-        self._trt = trt = library(self._flavour)
+        flavour: Any = sidecar.kind
+        self._flavour: str = flavour
+        self._trt = trt = library(flavour)
         check_fits(sidecar, trt.__version__, describe_gpu(device))
         self.path, self.sidecar, self.device, self.runtime_cache = path, sidecar, device, runtime_cache
         self._log = make_logger(trt)
@@ -243,9 +245,7 @@ class Engine:
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
         # Kernels for a new batch are compiled before it runs, not while it does: a captured graph keeps what it has.
-        config.dynamic_shapes_kernel_specialization_strategy = (
-            self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        )
+        config.dynamic_shapes_kernel_specialization_strategy = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
         if self.runtime_cache is not None:
             if self._cache is None:
                 self._cache = config.create_runtime_cache()
@@ -273,18 +273,18 @@ def check_tensors(trt: ModuleType, engine: Any, sidecar: Sidecar) -> None:
     if sorted(names) != sorted(expected):
         raise ValueError(f"{sidecar.file} must have the tensors {', '.join(expected)}, got {', '.join(names)}")
     batch = sidecar.batch
-    dynamic = -1 if batch.min != batch.max else batch.max
     rules = [
-        (sidecar.input.name, tuple(sidecar.input.shape(dynamic)), trt.uint8),
-        (sidecar.output.name, (dynamic, sidecar.output.dim), trt.float32),
+        (sidecar.input.name, tuple(sidecar.input.shape(-1)), trt.uint8),
+        (sidecar.output.name, (-1, sidecar.output.dim), trt.float32),
     ]
     for name, shape, dtype in rules:
         got = tuple(engine.get_tensor_shape(name)), engine.get_tensor_dtype(name)
         if got != (shape, dtype):
             raise ValueError(
-                f"{sidecar.file}: {name} must have shape {list(shape)} and type {dtype}, got {list(got[0])} and {got[1]}"
+                f"{sidecar.file}: {name} must have shape {list(shape)} and type {dtype}, "
+                f"got {list(got[0])} and {got[1]}"
             )
-    low, best, high = (tuple(shape)[0] for shape in engine.get_tensor_profile_shape(sidecar.input.name, 0))
+    low, best, high = (int(shape[0]) for shape in engine.get_tensor_profile_shape(sidecar.input.name, 0))
     if (low, best, high) != (batch.min, batch.opt, batch.max):
         raise ValueError(
             f"{sidecar.file} must have the batch profile {batch.min},{batch.opt},{batch.max}, got {low},{best},{high}"

@@ -27,7 +27,16 @@ from dsa_fast.atomic import atomic_path
 from .metrics import DISTRACTOR, JUNK, RankedLists
 from .survey import DistanceHistogram
 
-__all__ = ["Pictured", "bars", "cmc_curves", "curves", "distances", "ranked_lists", "save_picture"]
+__all__ = [
+    "Pictured",
+    "bars",
+    "cmc_curves",
+    "curves",
+    "distances",
+    "found_lists",
+    "ranked_lists",
+    "save_picture",
+]
 
 #: (x, y) points of a curve.
 Points = Sequence[tuple[float, float]]
@@ -163,6 +172,48 @@ def ranked_lists(
                 distance = f"left out · {distance}" if out else f"rank {rank} · {distance}"
             show(x, y, item, color, [who, f"camera {item.camid}", distance], out)
             _badge(draw, x + cell_width - 1, y, None if out else match, color)
+    return picture
+
+
+def found_lists(
+    rows: Sequence[tuple[tuple[Image.Image, str], Sequence[tuple[Image.Image, str]]]], *, height: int = 160
+) -> Image.Image:
+    """What a search found, where nobody knows who is who: one row a query, and beside it the nearest.
+
+    Args:
+        rows: for each query its picture and name, and the pictures found for it, nearest first, each with a line such
+            as its cosine.
+        height: of an image, in pixels; images are shown half as wide as high, keeping their shape.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        ValueError: there are no rows, or `height` is below 16.
+    """
+    if not rows:
+        raise ValueError("rows must hold at least one query, got none")
+    if height < 16:
+        raise ValueError(f"height must be at least 16, got {height}")
+    inner = max(height // 2, 76), height
+    cell_width, cell_height, line = inner[0] + 2 * _FRAME, inner[1] + 2 * _FRAME, _FONT + 4
+    row_height = cell_height + line + 2 * _GAP
+    k = max(len(found) for _, found in rows)
+    size = 3 * _GAP + cell_width + k * (cell_width + _GAP), _GAP + len(rows) * row_height
+    picture = Image.new("RGB", size, _PAPER)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_FONT)
+    for number, (query, found) in enumerate(rows):
+        y = _GAP + number * row_height
+        for column, (image, text) in enumerate([query, *found]):
+            x = _GAP + column * (cell_width + _GAP) + (2 * _GAP if column else 0)
+            color = _FAINT if column else _QUERY
+            draw.rectangle((x, y, x + cell_width - 1, y + cell_height - 1), fill=color)
+            draw.rectangle((x + _FRAME, y + _FRAME, x + _FRAME + inner[0] - 1, y + _FRAME + inner[1] - 1), fill=_NONE)
+            shown = _fit(image.convert("RGB"), inner)
+            place = x + _FRAME + (inner[0] - shown.width) // 2, y + _FRAME + (inner[1] - shown.height) // 2
+            picture.paste(shown, place)
+            text = text if len(text) <= 13 else f"{text[:5]}…{text[-7:]}"
+            draw.text((x + cell_width / 2, y + cell_height + 3), text, fill=_INK, font=font, anchor="ma")
     return picture
 
 
@@ -362,6 +413,11 @@ def _thumbnail(path: Path, box: tuple[int, int]) -> Image.Image:
             image = file.convert("RGB")
     except (OSError, SyntaxError) as error:
         raise ValueError(f"image can't be read: {path}: {error}") from error
+    return _fit(image, box)
+
+
+def _fit(image: Image.Image, box: tuple[int, int]) -> Image.Image:
+    """As large as fits the box (width, height)."""
     factor = min(box[0] / image.width, box[1] / image.height)
     size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
     return image.resize(size, Image.Resampling.LANCZOS)

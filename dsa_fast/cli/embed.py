@@ -1,0 +1,108 @@
+"""`dsa-fast embed`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from dsa_fast.deploy.artifact import checksum
+from dsa_fast.deploy.encoder import Encoder
+from dsa_fast.deploy.sources import Item, find_items, read_items
+from dsa_fast.deploy.store import PartWriter
+
+
+def embed(
+    encoder: Path,
+    source: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    backend: Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"] = "auto",
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto",
+    batch: int = 64,
+    part: int = 4096,
+    skip_unreadable: bool = False,
+    workers: int = 2,
+) -> None:
+    """Embed images or video crops into a file: `dsa-fast embed mf.onnx FOLDER vectors.parquet`.
+
+    A killed run goes on where it was when it is started again with the same arguments.
+
+    Args:
+        encoder: checkpoint, ONNX file or engine.
+        source: a folder (with its subfolders), an image, a text file with one path a line, or a CSV file with the
+            columns path, or video and frame (from 0), and, to cut people out, x, y, w, h in pixels.
+        out: file to write, .parquet or .npz.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        backend: what runs the encoder.
+        precision: of a checkpoint, or of a float ONNX file with OpenVINO.
+        batch: images given to the encoder at once.
+        part: images after which the vectors are put away; so many are lost at most when it is killed.
+        skip_unreadable: leave out images that can't be read, and list them, instead of stopping.
+        workers: threads that read images.
+    """
+    console = Console()
+    for name, value in (("batch", batch), ("part", part), ("workers", workers)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    items = find_items(source)
+    writer = PartWriter(out, items, checksum(encoder) if encoder.is_file() else "", part=part)
+    if writer.done:
+        console.print(f"going on: {writer.done} of {len(items)} are done", highlight=False)
+    start, skipped, embedded = time.perf_counter(), [], 0
+    columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"), TimeRemainingColumn())
+    with (
+        Encoder.load(encoder, device=device, backend=backend, precision=precision) as model,
+        Progress(*columns, console=console, transient=True) as bar,
+    ):
+        task = bar.add_task("images", total=len(items), completed=writer.done)
+        for number, wanted in writer.missing():
+            kept: list[Item] = []
+            vectors: list[NDArray[np.float32]] = []
+            for group, images in _batches(wanted, batch, workers):
+                fine = [i for i, image in enumerate(images) if isinstance(image, Tensor)]
+                for image in images:
+                    if isinstance(image, ValueError):
+                        if not skip_unreadable:
+                            raise ValueError(f"{image} (--skip_unreadable leaves such images out)")
+                        skipped.append(str(image))
+                if fine:
+                    found = model([image for image in images if isinstance(image, Tensor)])
+                    vectors.append(np.asarray(found))
+                    kept += [group[i] for i in fine]
+                bar.advance(task, len(group))
+            writer.write(number, kept, np.concatenate(vectors) if vectors else np.empty((0, model.dim), np.float32))
+            embedded += len(kept)
+        about = repr(model)
+    count = writer.finish()
+    seconds = time.perf_counter() - start
+    for line in skipped[:20]:
+        console.print(f"left out: {line}", highlight=False, soft_wrap=True)
+    if len(skipped) > 20:
+        console.print(f"left out: {len(skipped) - 20} more", highlight=False)
+    console.print(
+        f"{count} vectors in {out}; {embedded / max(seconds, 1e-9):.0f} images a second, reading included, by {about}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _batches(items: Sequence[Item], size: int, workers: int) -> Iterator[tuple[list[Item], list[Tensor | ValueError]]]:
+    group: list[Item] = []
+    images: list[Tensor | ValueError] = []
+    for item, image in zip(items, read_items(items, workers=workers, ahead=2 * size), strict=True):
+        group.append(item)
+        images.append(image)
+        if len(group) == size:
+            yield group, images
+            group, images = [], []
+    if group:
+        yield group, images

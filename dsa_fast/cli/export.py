@@ -1,0 +1,185 @@
+"""`dsa-fast export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dsa_fast.data.dataset import read_image
+from dsa_fast.data.people import PeopleSplits, Person
+from dsa_fast.data.registry import read_dataset
+from dsa_fast.data.synth import SynthConfig, render_picture
+from dsa_fast.data.transforms import resize
+from dsa_fast.deploy.artifact import SUFFIXES, BatchRange, Sidecar, sidecar_path
+from dsa_fast.deploy.export import NamedImages
+from dsa_fast.deploy.export import export as run
+from dsa_fast.deploy.sources import find_images
+from dsa_fast.deploy.triton import write_repository
+from dsa_fast.training.module import load_model
+
+_PARITY_IMAGES = 64
+
+
+def export(
+    checkpoint: Path,
+    *,
+    format: Literal["onnx", "tensorrt", "tensorrt-rtx"] = "onnx",
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32",
+    batch: str = "1,8,64",
+    layout: Literal["NHWC", "NCHW"] = "NHWC",
+    out: Path | None = None,
+    root: Path | None = None,
+    name: str = "auto",
+    options: dict[str, Any] | None = None,
+    check_counts: bool = True,
+    images: Path | None = None,
+    calibrate: Path | None = None,
+    calibration_images: int = 256,
+    calibration_method: Literal["minmax", "percentile"] = "minmax",
+    synthetic_calibration: bool = False,
+    least_cosine: float | None = None,
+    tf32: bool = False,
+    timing_cache: Path | None = None,
+    compute_capabilities: list[str] | None = None,
+    triton: Path | None = None,
+    workers: int = 2,
+) -> None:
+    """Write the MF-Stream as an ONNX file or a TensorRT engine: `dsa-fast export runs/fit/checkpoints/last.ckpt`.
+
+    The file comes with a sidecar, FILE.json, and is checked against the checkpoint before it takes its name.
+
+    Args:
+        checkpoint: file written by `dsa-fast fit`.
+        format: `onnx`; `tensorrt`, an engine for the GPU of this machine; or `tensorrt-rtx`, built without a GPU.
+        precision: of the convolutions; `int8` is calibrated on images: see root, calibrate and
+            synthetic_calibration.
+        batch: fewest, tuned-for and most images in a batch.
+        layout: of the 8-bit input, `NHWC` or `NCHW`.
+        out: the file; by default beside the checkpoint, named after it, the precision and the format.
+        root: folder of a data set: the change in mAP is measured on its test images, and int8 is calibrated on its
+            training images.
+        name: which data set it is; `auto` takes what is there.
+        options: of the data set, such as `{kind: labeled}` for CUHK03.
+        check_counts: whether the numbers of images must be the published ones.
+        images: folder, list or file of images for the check; by default the data set's queries, the calibration images
+            or, with none of them, rendered people.
+        calibrate: folder, list or file of images like those it will see in use, for int8.
+        calibration_images: how many of them are taken, evenly spread.
+        calibration_method: range of an activation: `minmax`, or `percentile` without the outermost 0.001 %.
+        synthetic_calibration: calibrate int8 on rendered people. For trials: real images differ.
+        least_cosine: fail where the check's smallest cosine is below it; by default 0.99999 in fp32, 0.999 in fp16,
+            0.99 in bf16 and 0.9 in int8.
+        tf32: let an fp32 engine round the inputs of convolutions to TF32.
+        timing_cache: file of TensorRT's measurements, kept for the next build; by default beside out.
+        compute_capabilities: GPUs that a tensorrt-rtx engine is for, such as `[8.6, 8.9]`; by default its own choice.
+        triton: also write a model repository for Triton Inference Server into this folder.
+        workers: processes that read the data set's images.
+    """
+    console = Console()
+    sizes = BatchRange.parse(batch)
+    if calibration_images < 1:
+        raise ValueError(f"calibration_images must be at least 1, got {calibration_images}")
+    if precision != "int8" and (calibrate is not None or synthetic_calibration):
+        raise ValueError(f"calibrate and synthetic_calibration are for precision int8, got {precision}")
+    if triton is not None and format == "tensorrt-rtx":
+        raise ValueError("triton needs format onnx or tensorrt: Triton has no TensorRT-RTX backend")
+    loaded = load_model(checkpoint)
+    target = out or checkpoint.with_name(f"{checkpoint.stem}_{precision}{SUFFIXES[format]}")
+    data = None if root is None else read_dataset(root, name, check_counts=check_counts, **(options or {}))
+    calibration = None
+    if precision == "int8":
+        calibration = _calibration(calibrate, data, synthetic_calibration, calibration_images, loaded.size)
+    checked = _inputs(images, data, calibration, loaded.size)
+    sidecar = run(
+        checkpoint,
+        target,
+        images=checked,
+        format=format,
+        precision=precision,
+        batch=sizes,
+        layout=layout,
+        calibration=calibration,
+        calibration_method=calibration_method,
+        data=data,
+        least_cosine=least_cosine,
+        tf32=tf32,
+        timing_cache=timing_cache,
+        compute_capabilities=compute_capabilities,
+        workers=workers,
+        progress=True,
+    )
+    _report(console, target, sidecar)
+    if triton is not None:
+        folder = write_repository(target, triton)
+        console.print(f"Triton:  {folder}", highlight=False, soft_wrap=True)
+
+
+def _calibration(
+    folder: Path | None, data: PeopleSplits | None, synthetic: bool, count: int, size: tuple[int, int]
+) -> NamedImages:
+    if folder is not None:
+        return NamedImages(_read(find_images(folder), count, size), str(folder))
+    if synthetic:
+        return _rendered(min(count, 64), size)
+    if data is None:
+        raise ValueError(
+            "precision int8 needs images like those it will see in use: calibrate FOLDER, or root DATA_SET for its "
+            "training images (or synthetic_calibration, to try it out)"
+        )
+    people: list[Person] = data.train or data.gallery
+    return NamedImages(_read([person.path for person in people], count, size), f"{data.name}, training images")
+
+
+def _inputs(
+    folder: Path | None, data: PeopleSplits | None, calibration: NamedImages | None, size: tuple[int, int]
+) -> NamedImages:
+    if folder is not None:
+        return NamedImages(_read(find_images(folder), _PARITY_IMAGES, size), str(folder))
+    if data is not None and data.query:
+        return NamedImages(_read([person.path for person in data.query], _PARITY_IMAGES, size), f"{data.name}, queries")
+    if calibration is not None:
+        return NamedImages(calibration.images[:_PARITY_IMAGES], calibration.name)
+    return _rendered(24, size)
+
+
+def _read(paths: list[Path], count: int, size: tuple[int, int]) -> torch.Tensor:
+    """`count` of the images, evenly spread, or all if there are fewer."""
+    chosen = [paths[i * len(paths) // min(count, len(paths))] for i in range(min(count, len(paths)))]
+    return torch.cat([resize(read_image(path)[None], size) for path in chosen])
+
+
+def _rendered(count: int, size: tuple[int, int]) -> NamedImages:
+    config = SynthConfig()
+    pictures = [render_picture(config, 1 + i, 1 + i % config.cameras, 0)[0] for i in range(count)]
+    images = torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures])
+    return NamedImages(resize(images, size), "rendered people")
+
+
+def _report(console: Console, path: Path, sidecar: Sidecar) -> None:
+    parity = sidecar.parity
+    table = Table(title=f"Cosine with the checkpoint's vectors, {sidecar.precision}")
+    for column in ("batch", "least", "mean"):
+        table.add_column(column, justify="right")
+    for size, figures in parity["batches"].items():
+        table.add_row(size, f"{figures['cosine_min']:.7f}", f"{figures['cosine_mean']:.7f}")
+    if parity["batches"]:
+        console.print(table)
+        console.print(
+            f"Checked: {parity['of']}, by {parity['runtime']}, on {parity['images']} images: {parity['inputs']}",
+            highlight=False,
+        )
+    if "reason" in parity:
+        console.print(f"[bold]Not checked: the file itself[/bold], because {parity['reason']}", highlight=False)
+    scores = parity.get("scores")
+    if scores is not None:
+        console.print(
+            f"mAP:     {100 * scores['mAP_checkpoint']:.2f} % -> {100 * scores['mAP']:.2f} % "
+            f"({100 * scores['mAP_change']:+.3f} points) on {scores['data']}",
+            highlight=False,
+        )
+    size = f"{sidecar.bytes / 1e6:.1f} MB"
+    console.print(f"File:    {path} ({size})\nSidecar: {sidecar_path(path)}", highlight=False, soft_wrap=True)

@@ -1,0 +1,205 @@
+"""A FAISS index on disk (https://github.com/facebookresearch/faiss) and the table of what its vectors are of.
+
+A folder: `current.json` names the index and the table that belong together; a change writes new ones and then this
+file, so that a killed run leaves the state before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsa_fast.atomic import atomic_path
+from dsa_fast.deploy.artifact import checksum
+from dsa_fast.deploy.onnx import require
+from dsa_fast.deploy.sources import Item
+from dsa_fast.deploy.store import Vectors
+
+_FORMAT, _VERSION, _MARK = "dsa_fast.index", 1, "current.json"
+
+
+@dataclass(frozen=True)
+class Hits:
+    """The nearest of each query.
+
+    Attributes:
+        rows: int64 [Q, k], rows of the table, nearest first; -1 where the index found fewer.
+        cosines: float32 [Q, k]; -1 there.
+    """
+
+    rows: NDArray[np.int64]
+    cosines: NDArray[np.float32]
+
+
+class VectorIndex:
+    """An index in a folder. Vectors are compared by their cosine.
+
+    Attributes:
+        folder: where it is.
+        kind: FAISS's description of the index, such as `Flat` or `HNSW32`.
+        encoder: checksum of the file whose vectors it holds.
+        dim: length of a vector.
+    """
+
+    def __init__(self, folder: Path, kind: str, encoder: str, index: Any, table: Vectors, generation: int) -> None:
+        self.folder, self.kind, self.encoder, self.dim = folder, kind, encoder, int(index.d)
+        self._index, self._table, self._generation = index, table, generation
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    @classmethod
+    def build(cls, folder: str | os.PathLike[str], vectors: Vectors, *, kind: str = "Flat") -> VectorIndex:
+        """Makes an index and writes it.
+
+        Args:
+            folder: a new or empty folder.
+            vectors: what it shall hold.
+            kind: FAISS's factory string: `Flat` compares with all; `HNSW32` and `IVF256,Flat` search a part, for
+                millions.
+
+        Raises:
+            FileExistsError: the folder holds something.
+            ValueError: FAISS is not installed, does not know the kind, or needs more vectors to train it.
+        """
+        faiss = require("faiss", "search")
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise FileExistsError(f"index must be a new or empty folder, got {folder}")
+        unit = _unit(vectors.vectors)
+        try:
+            index = faiss.index_factory(unit.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+            if not index.is_trained:
+                index.train(unit)
+            index.add(unit)
+        except RuntimeError as error:
+            first = str(error).strip().splitlines()[-1]
+            raise ValueError(
+                f"kind must be an index that FAISS can make of {len(unit)} vectors, got {kind!r}: {first}"
+            ) from error
+        made = cls(folder, kind, vectors.encoder, index, _without_vectors(vectors), 0)
+        made._write()
+        return made
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> VectorIndex:
+        """Reads an index.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged; the message says which file.
+        """
+        faiss = require("faiss", "search")
+        folder = Path(folder)
+        mark = folder / _MARK
+        if not mark.is_file():
+            raise FileNotFoundError(f"index must be a folder of dsa-fast search build, got {folder}: no {_MARK} in it")
+        try:
+            about = json.loads(mark.read_text(encoding="utf-8"))
+            if (about["format"], about["format_version"]) != (_FORMAT, _VERSION):
+                raise ValueError(f"it has format {about['format']!r}, version {about['format_version']!r}")
+            generation, kind, encoder = int(about["generation"]), str(about["kind"]), str(about["encoder"])
+            sums = {str(name): str(value) for name, value in about["sha256"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"index must be a folder of dsa-fast search build, got {folder}: {error}") from error
+        for name, file in _files(folder, generation).items():
+            if not file.is_file() or checksum(file) != sums.get(name):
+                raise ValueError(f"index is damaged: {file} is not what {mark} says; build it again")
+        files = _files(folder, generation)
+        with np.load(files["table"], allow_pickle=False) as table:
+            rows = Vectors(np.empty((0, 0), np.float32), table["paths"], table["frames"], table["boxes"], encoder)
+        return cls(folder, kind, encoder, faiss.read_index(str(files["index"])), rows, generation)
+
+    def add(self, vectors: Vectors) -> None:
+        """Adds vectors and writes the index.
+
+        Raises:
+            ValueError: they are of another length or another encoder.
+        """
+        if vectors.vectors.shape[1] != self.dim:
+            raise ValueError(f"vectors must have length {self.dim}, got {vectors.vectors.shape[1]}")
+        check_encoder(self.encoder, vectors.encoder)
+        self._index.add(_unit(vectors.vectors))
+        old = self._table
+        self._table = Vectors(
+            old.vectors,
+            np.concatenate([old.paths, vectors.paths]),
+            np.concatenate([old.frames, vectors.frames]),
+            np.concatenate([old.boxes, vectors.boxes]),
+            self.encoder,
+        )
+        self._generation += 1
+        self._write()
+
+    def search(self, vectors: NDArray[np.float32], k: int = 10) -> Hits:
+        """The nearest of each query.
+
+        Args:
+            vectors: float32 [Q, D].
+            k: how many; fewer if the index holds fewer.
+
+        Raises:
+            ValueError: another length, or k below 1.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.dim:
+            raise ValueError(f"vectors must have shape [Q, {self.dim}], got {list(vectors.shape)}")
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        cosines, rows = self._index.search(_unit(vectors), min(k, max(len(self), 1)))
+        return Hits(rows.astype(np.int64), np.where(rows < 0, np.float32(-1), cosines))
+
+    def item(self, row: int) -> Item:
+        """What a row is of."""
+        return self._table.item(row)
+
+    def _write(self) -> None:
+        faiss = require("faiss", "search")
+        files = _files(self.folder, self._generation)
+        with atomic_path(files["index"]) as temporary:
+            faiss.write_index(self._index, str(temporary))
+        with atomic_path(files["table"]) as temporary, temporary.open("wb") as file:
+            np.savez(file, paths=self._table.paths, frames=self._table.frames, boxes=self._table.boxes)
+        about = {
+            "format": _FORMAT,
+            "format_version": _VERSION,
+            "generation": self._generation,
+            "kind": self.kind,
+            "encoder": self.encoder,
+            "vectors": len(self),
+            "dim": self.dim,
+            "sha256": {name: checksum(file) for name, file in files.items()},
+        }
+        with atomic_path(self.folder / _MARK) as temporary:
+            temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        for old in self.folder.glob("*-*.*"):
+            if old not in files.values() and old.stem.split("-")[0] in files:
+                old.unlink()
+
+
+def check_encoder(index: str, vectors: str) -> None:
+    """Raises ValueError where two checksums are known and differ."""
+    if index and vectors and index != vectors:
+        raise ValueError(
+            f"vectors must be made by the file that the index was made with ({index[:12]}...), got another's "
+            f"({vectors[:12]}...): their vectors don't compare"
+        )
+
+
+def _files(folder: Path, generation: int) -> dict[str, Path]:
+    return {"index": folder / f"index-{generation:06d}.faiss", "table": folder / f"table-{generation:06d}.npz"}
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = np.ascontiguousarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)
+    return unit
+
+
+def _without_vectors(vectors: Vectors) -> Vectors:
+    return Vectors(np.empty((0, 0), np.float32), vectors.paths, vectors.frames, vectors.boxes, vectors.encoder)
