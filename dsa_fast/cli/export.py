@@ -44,7 +44,7 @@ def export(
     least_cosine: float | None = None,
     tf32: bool = False,
     timing_cache: Path | None = None,
-    compute_capabilities: list[str] | None = None,
+    compute_capabilities: str | None = None,
     triton: Path | None = None,
     workers: int = 2,
 ) -> None:
@@ -75,7 +75,7 @@ def export(
             0.99 in bf16 and 0.9 in int8.
         tf32: let an fp32 engine round the inputs of convolutions to TF32.
         timing_cache: file of TensorRT's measurements, kept for the next build; by default beside out.
-        compute_capabilities: GPUs that a tensorrt-rtx engine is for, such as `[8.6, 8.9]`; by default its own choice.
+        compute_capabilities: GPUs that a tensorrt-rtx engine is for, such as `8.6,8.9`; by default its own choice.
         triton: also write a model repository for Triton Inference Server into this folder.
         workers: processes that read the data set's images.
     """
@@ -108,7 +108,7 @@ def export(
         least_cosine=least_cosine,
         tf32=tf32,
         timing_cache=timing_cache,
-        compute_capabilities=compute_capabilities,
+        compute_capabilities=None if compute_capabilities is None else compute_capabilities.split(","),
         workers=workers,
         progress=True,
     )

@@ -220,7 +220,8 @@ def parse_sidecar(path: Path) -> Sidecar:
         values = {name: value for name, value in data.items() if name in known}
         for name, kind in (("input", InputSpec), ("output", OutputSpec), ("batch", BatchRange)):
             names = {each.name for each in fields(kind)}
-            values[name] = kind(**{key: value for key, value in data[name].items() if key in names})
+            given = {key: value for key, value in data[name].items() if key in names}
+            values[name] = kind(**{key: tuple(it) if isinstance(it, list) else it for key, it in given.items()})
         sidecar = Sidecar(**values)
         _check(sidecar)
     except (KeyError, TypeError, AttributeError, ValueError) as error:

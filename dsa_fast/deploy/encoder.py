@@ -335,12 +335,15 @@ class _OpenVino:
         given, made = self._model.input(0), self._model.output(0)
         shapes = [[-1 if size.is_dynamic else size.get_length() for size in x.partial_shape] for x in (given, made)]
         _check_tensors(path, sidecar, (given.any_name, shapes[0]), (made.any_name, shapes[1]))
+        self._rescale = precision != "fp32"  # it runs the last lines of the graph in that precision too
         self._requests = threading.local()  # a request must not be shared by threads
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         if not hasattr(self._requests, "own"):
             self._requests.own = self._model.create_infer_request()
         vectors: NDArray[np.float32] = self._requests.own.infer([images], share_inputs=True)[0]
+        if self._rescale:
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors
 
 

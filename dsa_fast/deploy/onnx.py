@@ -88,9 +88,9 @@ def write_int8_onnx(
 ) -> None:
     """Quantises the convolutions of a float32 ONNX file by explicit Q/DQ pairs.
 
-    Weights by channel, activations by tensor. Everything is symmetric (no zero points) and biases stay in floating point: the form that ONNX Runtime, OpenVINO,
-    TensorRT and TensorRT-RTX all run in integers. The shortcut of a block reads the quantised tensor that its first
-    convolution reads, so that the sum can join the convolution before it.
+    Weights by channel, activations by tensor. Everything is symmetric (no zero points) and biases stay in floating
+    point: the form that ONNX Runtime, OpenVINO, TensorRT and TensorRT-RTX all run in integers. The shortcut of a block
+    reads the quantised tensor that its first convolution reads, so that the sum can join the convolution before it.
 
     Args:
         source: the float32 file.
