@@ -220,8 +220,9 @@ def parse_sidecar(path: Path) -> Sidecar:
         values = {name: value for name, value in data.items() if name in known}
         for name, kind in (("input", InputSpec), ("output", OutputSpec), ("batch", BatchRange)):
             names = {each.name for each in fields(kind)}
-            given = {key: value for key, value in data[name].items() if key in names}
-            values[name] = kind(**{key: tuple(it) if isinstance(it, list) else it for key, it in given.items()})
+            given: dict[str, Any] = {key: value for key, value in data[name].items() if key in names}
+            given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+            values[name] = kind(**given)
         sidecar = Sidecar(**values)
         _check(sidecar)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
