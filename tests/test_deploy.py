@@ -381,6 +381,13 @@ def test_the_path_of_tensorrt_itself_is_the_shared_one(
         build_engine(exported("fp16"), sidecar.input, BATCH, flavour="tensorrt", compute_capabilities=["8.9"])
 
 
+def test_tensorrt_rtx_says_why_an_engine_is_not_valid() -> None:
+    import tensorrt_rtx
+
+    runtime = tensorrt_rtx.Runtime(trt_module.make_logger(tensorrt_rtx))
+    assert "MALFORMED_ENGINE" in trt_module.diagnose(tensorrt_rtx, runtime, b"no engine" * 100)
+
+
 def test_what_tensorrt_cannot_read_is_told(exported: Callable[..., Path], tmp_path: Path) -> None:
     broken = tmp_path / "x.onnx"
     broken.write_bytes(b"no network")

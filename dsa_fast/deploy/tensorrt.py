@@ -60,7 +60,7 @@ def build_engine(
         timing_cache: a file of measured kernels, read if it is there and written afterwards. TensorRT-RTX measures
             nothing while building and leaves it alone.
         compute_capabilities: GPUs that a TensorRT-RTX engine is for, such as ["8.6", "8.9"]; None for its default,
-            Ampere and later.
+            8.0, 8.6, 8.9, 12.0 and later.
 
     Raises:
         ValueError: the library is not installed, a compute capability is not one it builds for, or it can't read or
@@ -204,10 +204,12 @@ class Engine:
         self._log = make_logger(trt)
         self._cache: Any = None
         self._runtime = trt.Runtime(self._log)
+        plan = path.read_bytes()
         with torch.cuda.device(device):
-            self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
-        if self._engine is None:
-            raise ValueError(f"{path} must load in {self._flavour} {trt.__version__}, got: {self._log.told()}")
+            self._engine = self._runtime.deserialize_cuda_engine(plan)
+            if self._engine is None:
+                reasons = " | ".join([*diagnose(trt, self._runtime, plan), self._log.told()])
+                raise ValueError(f"{path} must load in {self._flavour} {trt.__version__}, got: {reasons}")
         check_tensors(trt, self._engine, sidecar)
         self._workspace = torch.empty(max(self._engine.device_memory_size_v2, 1), dtype=torch.uint8, device=device)
 
@@ -264,6 +266,15 @@ class Engine:
                 temporary.write_bytes(blob)
         except OSError as error:  # a read-only folder: only the next start is slower
             warnings.warn(f"the runtime cache was not kept: {error}", stacklevel=2)
+
+
+def diagnose(trt: ModuleType, runtime: Any, plan: bytes) -> list[str]:
+    """Why an engine is not valid here, in the library's own words such as UNSUPPORTED_CC; [] where it can't tell."""
+    if not hasattr(runtime, "get_engine_validity"):  # TensorRT-RTX has it
+        return []
+    _, bits = runtime.get_engine_validity(plan[: runtime.engine_header_size])
+    known = trt.EngineInvalidityDiagnostics.__members__
+    return [name for name, value in known.items() if int(value) & int(bits)]
 
 
 def check_tensors(trt: ModuleType, engine: Any, sidecar: Sidecar) -> None:
