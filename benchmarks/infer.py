@@ -116,7 +116,7 @@ class Files:
                 images=NamedImages(self.calibration[:2], "rendered people"),
                 format=kind,
                 precision=precision,  # type: ignore[arg-type]
-                batch=BatchRange(1, min(32, self.largest), self.largest),
+                batch=BatchRange(1, min(8, self.largest), self.largest),
                 calibration=images if precision == "int8" else None,
                 least_cosine=0.5,  # compared below, on more images
             )
@@ -135,7 +135,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         images = rendered(8 if quick else IMAGES, loaded.size, 2)
         reference = embed_exactly(loaded, images)
         loaded.model.to(device)
-        files = Files(checkpoint, folder, rendered(8 if quick else 64, loaded.size, 3), max(batches))
+        files = Files(checkpoint, folder, rendered(8 if quick else 32, loaded.size, 3), max(batches))
         ways: dict[tuple[str, str], Encoder | LoadedModel] = {("PyTorch eager", "fp32"): loaded}
         checked = {("PyTorch eager", "fp32"): {"cosine_min": 1.0, "cosine_mean": 1.0}}
         failed = []
@@ -183,10 +183,10 @@ def measure(
         runs = {key: timed(way, images, place, device) for key, way in ways.items()}
         times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
         for once in runs.values():
-            for _ in range(3):
+            for _ in range(3 if batch < 8 else 1):
                 once()
         begin = time.perf_counter()
-        while min(map(len, times.values())) < 5 or time.perf_counter() - begin < seconds * len(runs):
+        while min(map(len, times.values())) < 3 or time.perf_counter() - begin < seconds * len(runs):
             for key, once in runs.items():
                 start = time.perf_counter()
                 once()
