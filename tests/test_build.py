@@ -175,8 +175,9 @@ def test_kernels_without_pytorch(tmp_path: Path) -> None:
     cmake, ctest = require_tool("cmake"), require_tool("ctest")
     require_tool("c++", "g++", "clang++")
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    result = run(cmake, "-S", SOURCE, "-B", tmp_path, *generator, "-DDSA_FAST_CUDA=OFF")
+    result = run(cmake, "-S", SOURCE, "-B", tmp_path, *generator, "-DDSA_FAST_CUDA=OFF", "-DDSA_FAST_RUNTIME=OFF")
     assert result.returncode == 0, output(result)
+    assert "the runtime is left out: DSA_FAST_RUNTIME=OFF" in result.stdout
     result = run(cmake, "--build", tmp_path, "--target", "test_warp", "test_rank", "test_bodies", "--parallel", "2")
     assert result.returncode == 0, output(result)
     result = run(ctest, "--test-dir", tmp_path, "--output-on-failure")

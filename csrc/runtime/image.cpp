@@ -1,0 +1,327 @@
+#include "dsa_fast/image.h"
+
+#include <png.h>
+// jpeglib.h needs these before it.
+#include <csetjmp>
+#include <cstdio>
+#include <cstring>
+
+#include <jerror.h>
+#include <jpeglib.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+#include "files.h"
+
+namespace dsa_fast {
+namespace {
+
+constexpr int64_t kLargestFile = int64_t{1} << 30;
+constexpr int64_t kLargestImage = int64_t{1} << 28;  // pixels
+
+// ---- JPEG and PNG ---------------------------------------------------------------------------------------------------
+// Both libraries report errors by jumping out of their functions. Nothing with a destructor lives in the functions
+// jumped from or to.
+
+[[noreturn]] void refuse(const std::string& name, const char* reason) {
+  throw std::runtime_error(name + " must be a readable JPEG or PNG image, got: " + reason);
+}
+
+const char* check_size(int64_t height, int64_t width) {
+  if (height < 1 || width < 1) return "an image without pixels";
+  return height > kLargestImage / width ? "an image of more than 2^28 pixels" : nullptr;
+}
+
+struct JpegErrors {
+  jpeg_error_mgr manager;  // the first member: libjpeg gives a pointer to it
+  std::jmp_buf jump;
+  char message[JMSG_LENGTH_MAX];
+};
+
+void jpeg_fail(j_common_ptr info) {
+  auto* errors = reinterpret_cast<JpegErrors*>(info->err);
+  errors->manager.format_message(info, errors->message);
+  std::longjmp(errors->jump, 1);
+}
+
+// A file that ends early is an error, as it is for Pillow; other damage is not.
+void jpeg_message(j_common_ptr info, int level) {
+  if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF) jpeg_fail(info);
+}
+
+// Grows `image` inside the jumped-over region: the vector itself is the caller's.
+bool allocate(Image* image, int64_t height, int64_t width) noexcept {
+  try {
+    image->pixels.resize(static_cast<size_t>(height * width * 3));
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+  image->height = height;
+  image->width = width;
+  return true;
+}
+
+int times_255th(int a, int b) {  // a * b / 255, rounded
+  const int product = a * b + 128;
+  return ((product >> 8) + product) >> 8;
+}
+
+// The error's text, or an empty one; `row` is scratch, the caller's for the same reason.
+const char* decode_jpeg(const uint8_t* data, size_t size, Image* image, std::vector<uint8_t>* row, JpegErrors* errors) {
+  jpeg_decompress_struct info;
+  info.err = jpeg_std_error(&errors->manager);
+  errors->manager.error_exit = jpeg_fail;
+  errors->manager.emit_message = jpeg_message;
+  errors->message[0] = '\0';
+  jpeg_create_decompress(&info);
+  if (setjmp(errors->jump) != 0) {
+    jpeg_destroy_decompress(&info);
+    return errors->message;
+  }
+  const auto stop = [&](const char* reason) {
+    jpeg_destroy_decompress(&info);
+    return reason;
+  };
+  jpeg_mem_src(&info, data, size);
+  jpeg_read_header(&info, TRUE);
+  if (const char* reason = check_size(info.image_height, info.image_width)) return stop(reason);
+  const bool cmyk = info.jpeg_color_space == JCS_CMYK || info.jpeg_color_space == JCS_YCCK;
+  info.out_color_space = cmyk ? JCS_CMYK : JCS_RGB;
+  if (!allocate(image, info.image_height, info.image_width)) return stop("too many pixels for the memory");
+  if (cmyk) row->resize(static_cast<size_t>(image->width) * 4);  // far smaller than what was just allocated
+  jpeg_start_decompress(&info);
+  while (info.output_scanline < info.output_height) {
+    uint8_t* to = image->pixels.data() + static_cast<size_t>(info.output_scanline) * info.output_width * 3;
+    JSAMPROW line = cmyk ? row->data() : to;
+    jpeg_read_scanlines(&info, &line, 1);
+    // Such files hold 255 - c, 255 - m, ...; this is Pillow's way to RGB.
+    for (size_t x = 0; cmyk && x < info.output_width; ++x) {
+      for (size_t c = 0; c < 3; ++c) {
+        const int white = line[4 * x + 3];
+        to[3 * x + c] = static_cast<uint8_t>(std::max(white - times_255th(255 - line[4 * x + c], white), 0));
+      }
+    }
+  }
+  jpeg_finish_decompress(&info);
+  return stop("");
+}
+
+struct PngSource {
+  const uint8_t* data;
+  size_t size;
+  char message[256];
+};
+
+void png_fail(png_structp png, png_const_charp message) {
+  auto* source = static_cast<PngSource*>(png_get_error_ptr(png));
+  std::snprintf(source->message, sizeof(source->message), "%s", message);
+  png_longjmp(png, 1);
+}
+
+void png_ignore(png_structp, png_const_charp) {}
+
+void png_take(png_structp png, png_bytep to, size_t size) {
+  auto* source = static_cast<PngSource*>(png_get_io_ptr(png));
+  if (size > source->size) png_error(png, "a file that ends early");
+  std::memcpy(to, source->data, size);
+  source->data += size;
+  source->size -= size;
+}
+
+const char* decode_png(PngSource* source, Image* image, std::vector<png_bytep>* rows) {
+  png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, source, png_fail, png_ignore);
+  png_infop info = png == nullptr ? nullptr : png_create_info_struct(png);
+  if (info == nullptr) {
+    png_destroy_read_struct(&png, nullptr, nullptr);
+    return "too little memory";
+  }
+  if (setjmp(png_jmpbuf(png)) != 0) {
+    png_destroy_read_struct(&png, &info, nullptr);
+    return source->message;
+  }
+  png_set_read_fn(png, source, png_take);
+  png_set_user_limits(png, 0x7fffffff, 0x7fffffff);
+  png_read_info(png, info);
+  const int64_t height = png_get_image_height(png, info), width = png_get_image_width(png, info);
+  if (const char* reason = check_size(height, width)) png_error(png, reason);
+  const int color = png_get_color_type(png, info);
+  if ((color & PNG_COLOR_MASK_COLOR) == 0) {
+    if (png_get_bit_depth(png, info) == 16) png_error(png, "16-bit grey, whose range is not known");
+    png_set_expand_gray_1_2_4_to_8(png);
+    png_set_gray_to_rgb(png);
+  }
+  if (color == PNG_COLOR_TYPE_PALETTE) png_set_palette_to_rgb(png);
+  png_set_strip_16(png);
+  png_set_strip_alpha(png);
+  png_set_interlace_handling(png);
+  png_read_update_info(png, info);
+  if (png_get_rowbytes(png, info) != static_cast<size_t>(width) * 3) png_error(png, "an unknown pixel format");
+  if (!allocate(image, height, width)) png_error(png, "too many pixels for the memory");
+  rows->resize(static_cast<size_t>(height));
+  for (int64_t y = 0; y < height; ++y) (*rows)[static_cast<size_t>(y)] = image->pixels.data() + y * width * 3;
+  png_read_image(png, rows->data());
+  png_read_end(png, nullptr);
+  png_destroy_read_struct(&png, &info, nullptr);
+  return "";
+}
+
+// ---- the resize -----------------------------------------------------------------------------------------------------
+
+// The pixels that each output pixel of one side sums up, and their weights; PyTorch's arithmetic, float by float.
+struct Taps {
+  struct Range {
+    int64_t first, count;
+  };
+  std::vector<Range> ranges;   // [out]
+  std::vector<float> weights;  // [out, most]
+  int64_t most;
+
+  Taps(int64_t in, int64_t out) : ranges(static_cast<size_t>(out)) {
+    const float scale = static_cast<float>(in) / static_cast<float>(out);
+    const float support = scale >= 1 ? scale : 1.0f,
+                inverse = static_cast<float>(scale >= 1 ? 1.0 / static_cast<double>(scale) : 1.0);
+    most = static_cast<int64_t>(std::ceil(support)) * 2 + 1;
+    weights.resize(static_cast<size_t>(out * most));
+    for (int64_t i = 0; i < out; ++i) {
+      const auto center = static_cast<float>(static_cast<double>(scale) * (static_cast<double>(i) + 0.5));
+      const int64_t first = std::max<int64_t>(static_cast<int64_t>(static_cast<double>(center - support) + 0.5), 0);
+      const int64_t last = std::min<int64_t>(static_cast<int64_t>(static_cast<double>(center + support) + 0.5), in);
+      const int64_t count = std::clamp<int64_t>(last - first, 0, most);
+      float* weight = weights.data() + i * most;
+      float total = 0;
+      for (int64_t j = 0; j < count; ++j) {
+        const double distance = static_cast<double>(static_cast<float>(first + j) - center) + 0.5;
+        const float x = std::fabs(static_cast<float>(distance * static_cast<double>(inverse)));
+        weight[j] = x < 1 ? 1.0f - x : 0.0f;
+        total += weight[j];
+      }
+      for (int64_t j = 0; j < count && total != 0; ++j) weight[j] /= total;
+      ranges[static_cast<size_t>(i)] = {first, count};
+    }
+  }
+};
+
+// PyTorch's processors add and multiply in one rounding where they can, so this does too.
+#define DSA_FAST_INLINE inline __attribute__((always_inline))
+
+template <bool kFused>
+DSA_FAST_INLINE float add_product(float sum, float a, float b) {
+  if constexpr (kFused) return __builtin_fmaf(a, b, sum);
+  return sum + a * b;
+}
+
+// One row of pixels, uint8 [in, 3] -> float [out, 3].
+template <bool kFused>
+DSA_FAST_INLINE void across_body(const uint8_t* row, const Taps& taps, float* out) {
+  const auto width = static_cast<int64_t>(taps.ranges.size());
+  for (int64_t x = 0; x < width; ++x) {
+    const auto [first, count] = taps.ranges[static_cast<size_t>(x)];
+    const float* weight = taps.weights.data() + x * taps.most;
+    const uint8_t* pixel = row + first * 3;
+    float red = 0, green = 0, blue = 0;
+    for (int64_t j = 0; j < count; ++j) {
+      red = add_product<kFused>(red, static_cast<float>(pixel[3 * j]), weight[j]);
+      green = add_product<kFused>(green, static_cast<float>(pixel[3 * j + 1]), weight[j]);
+      blue = add_product<kFused>(blue, static_cast<float>(pixel[3 * j + 2]), weight[j]);
+    }
+    out[3 * x] = red;
+    out[3 * x + 1] = green;
+    out[3 * x + 2] = blue;
+  }
+}
+
+// `count` rows of n numbers, weighted -> uint8 [n]; sum [n] is scratch.
+template <bool kFused>
+DSA_FAST_INLINE void down_body(const float* rows, int64_t n, const float* weight, int64_t count, float* sum,
+                               uint8_t* to) {
+  std::fill(sum, sum + n, 0.0f);
+  for (int64_t j = 0; j < count; ++j) {
+    const float* row = rows + j * n;
+    for (int64_t x = 0; x < n; ++x) sum[x] = add_product<kFused>(sum[x], row[x], weight[j]);
+  }
+  // Adding and taking away 1.5 * 2^23 rounds to nearest even what is far smaller.
+  constexpr float kRound = 12582912.0f;
+  for (int64_t x = 0; x < n; ++x) {
+    const float value = (sum[x] + kRound) - kRound;
+    to[x] = static_cast<uint8_t>(value < 0 ? 0.0f : value > 255 ? 255.0f : value);
+  }
+}
+
+struct Resizer {
+  void (*across)(const uint8_t* row, const Taps& taps, float* out);
+  void (*down)(const float* rows, int64_t n, const float* weight, int64_t count, float* sum, uint8_t* to);
+};
+
+#define DSA_FAST_RESIZER(name, target, fused)                                                                          \
+  target void across_##name(const uint8_t* row, const Taps& taps, float* out) { across_body<fused>(row, taps, out); }  \
+  target void down_##name(const float* rows, int64_t n, const float* weight, int64_t count, float* sum, uint8_t* to) { \
+    down_body<fused>(rows, n, weight, count, sum, to);                                                                 \
+  }
+
+#ifdef __FP_FAST_FMAF
+DSA_FAST_RESIZER(plain, , true)
+#else
+DSA_FAST_RESIZER(plain, , false)
+#endif
+#if defined(__x86_64__) && defined(__GNUC__)
+DSA_FAST_RESIZER(fma, __attribute__((target("avx2,fma"))), true)
+#endif
+
+Resizer choose_resizer() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {across_fma, down_fma};
+#endif
+  return {across_plain, down_plain};
+}
+
+}  // namespace
+
+Image decode_image(std::string_view file, const std::string& name) {
+  Image image;
+  const auto* data = reinterpret_cast<const uint8_t*>(file.data());
+  std::string reason;
+  if (file.size() >= 3 && std::memcmp(data, "\xff\xd8\xff", 3) == 0) {
+    JpegErrors errors;
+    std::vector<uint8_t> row;
+    reason = decode_jpeg(data, file.size(), &image, &row, &errors);
+  } else if (file.size() >= 8 && std::memcmp(data, "\x89PNG\r\n\x1a\n", 8) == 0) {
+    PngSource source{data, file.size(), ""};
+    std::vector<png_bytep> rows;
+    reason = decode_png(&source, &image, &rows);
+  } else {
+    reason = file.empty() ? "an empty file" : "another format";
+  }
+  if (!reason.empty()) refuse(name, reason.c_str());
+  return image;
+}
+
+Image read_image(const std::string& path) { return decode_image(read_file(path, kLargestFile), path); }
+
+void resize(const Image& image, int64_t height, int64_t width, uint8_t* to) {
+  const int64_t h = image.height, w = image.width;
+  if (h < 1 || w < 1 || height < 1 || width < 1)
+    throw std::invalid_argument("the sides of an image must be at least 1");
+  if (h > kLargestImage / w || static_cast<int64_t>(image.pixels.size()) != h * w * 3) {
+    throw std::invalid_argument("an image must have height * width * 3 bytes, and 2^28 pixels at most");
+  }
+  if (height > kLargestImage / width) throw std::invalid_argument("an image must have 2^28 pixels at most");
+  if (h == height && w == width) {
+    std::memcpy(to, image.pixels.data(), image.pixels.size());
+    return;
+  }
+  static const Resizer resizer = choose_resizer();
+  // Along the rows first, then across them.
+  const Taps across(w, width), down(h, height);
+  const int64_t n = width * 3;
+  std::vector<float> wide(static_cast<size_t>(h * n)), sum(static_cast<size_t>(n));
+  for (int64_t y = 0; y < h; ++y) resizer.across(image.pixels.data() + y * w * 3, across, wide.data() + y * n);
+  for (int64_t y = 0; y < height; ++y) {
+    const auto [first, count] = down.ranges[static_cast<size_t>(y)];
+    resizer.down(wide.data() + first * n, n, down.weights.data() + y * down.most, count, sum.data(), to + y * n);
+  }
+}
+
+}  // namespace dsa_fast

@@ -1,0 +1,7 @@
+// What libdsa_runtime shows to others.
+#pragma once
+
+#if defined(_WIN32)
+#error "dsa_runtime is for POSIX systems"
+#endif
+#define DSA_FAST_API __attribute__((visibility("default")))

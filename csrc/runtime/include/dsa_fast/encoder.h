@@ -1,0 +1,65 @@
+// From images to unit vectors, with an artifact that `dsa-fast export` made.
+//
+//   dsa_fast::Encoder encoder = dsa_fast::Encoder::load("mf.engine");
+//   std::vector<uint8_t> images(n * encoder.height() * encoder.width() * 3);  // dsa_fast::resize fills it
+//   std::vector<float> vectors(n * encoder.dim());
+//   encoder.embed(images.data(), n, vectors.data());
+//
+// ONNX and OpenVINO artifacts run through OpenVINO, on the CPU; tensorrt and tensorrt-rtx ones on a CUDA device. Each
+// is a library of its own beside libdsa_runtime (libdsa_runtime_openvino.so, ...), loaded when an artifact needs it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "dsa_fast/api.h"
+#include "dsa_fast/sidecar.h"
+
+namespace dsa_fast {
+
+struct EncoderOptions {
+  // "cpu", "cuda" or "cuda:N"; empty: what the kind of artifact runs on.
+  std::string device;
+  // Images run at once, at most the sidecar's batch.max; 0: batch.max. More images are split.
+  int64_t batch = 0;
+  // Threads of the CPU; 0: as many as the process may use. CUDA devices do not need it.
+  int threads = 0;
+  // What the CPU computes in, "fp32" or "bf16"; empty: bf16 for a bf16 artifact, otherwise fp32.
+  std::string precision;
+};
+
+class DSA_FAST_API Encoder {
+ public:
+  // Reads the artifact and its sidecar, checks the one against the other, and the engine's inputs and outputs against
+  // both. Throws std::runtime_error saying what does not fit, std::invalid_argument for an option.
+  static Encoder load(const std::string& artifact, const EncoderOptions& options = {});
+
+  Encoder(Encoder&&) noexcept;
+  Encoder& operator=(Encoder&&) noexcept;
+  ~Encoder();
+
+  const Sidecar& sidecar() const;
+  int64_t height() const;  // of the images, in pixels
+  int64_t width() const;
+  int64_t dim() const;              // of the vectors
+  int64_t batch() const;            // images run at once
+  std::string description() const;  // such as "OpenVINO 2026.4.1, CPU, 2 threads, fp32"
+
+  // images: [n, height, width, 3], uint8 RGB; vectors: [n, dim], each of length 1. Both in the host's memory; any n >=
+  // 0. On a CUDA device, the copies of one batch overlap the computing of another. May be called from several threads,
+  // which wait for each other. Throws std::runtime_error, also where a vector is not of length 1.
+  void embed(const uint8_t* images, int64_t n, float* vectors);
+
+  // The same on the device, in the order of a stream, without waiting for it: images uint8 in the sidecar's layout,
+  // vectors float32 [n, dim], both in the memory of the encoder's CUDA device; stream: a cudaStream_t, not being
+  // captured. Throws std::runtime_error, also where the artifact runs on the CPU; the vectors are not looked at.
+  void enqueue(const uint8_t* images, int64_t n, float* vectors, void* stream);
+
+ private:
+  struct State;
+  explicit Encoder(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace dsa_fast

@@ -1,0 +1,97 @@
+// Runs ONNX and OpenVINO artifacts on the CPU through OpenVINO.
+#include <algorithm>
+#include <cstring>
+#include <openvino/openvino.hpp>
+#include <stdexcept>
+
+#include "backend.h"
+
+namespace dsa_fast {
+namespace {
+
+Port port_of(const ov::Output<const ov::Node>& output) {
+  Port port{output.get_any_name(), output.get_element_type().to_string(), {}};
+  if (port.dtype == "u8") port.dtype = "uint8";
+  if (port.dtype == "f32") port.dtype = "float32";
+  if (output.get_partial_shape().rank().is_static()) {
+    for (const ov::Dimension& side : output.get_partial_shape()) {
+      port.shape.push_back(side.is_static() ? side.get_length() : -1);
+    }
+  }
+  return port;
+}
+
+class OpenVino : public Backend {
+ public:
+  explicit OpenVino(const BackendRequest& request) : sidecar_(request.sidecar) {
+    std::shared_ptr<ov::Model> model;
+    if (sidecar_.kind == "onnx") {
+      // From the bytes that were checked, not from the file again.
+      model = core_.read_model(std::string(request.artifact), ov::Tensor());
+    } else {
+      model = core_.read_model(request.path);
+    }
+    const auto side = model->input(0).get_partial_shape();
+    if (side.rank().is_static() && side.rank().get_length() > 0) {
+      fixed_ = side[0].is_static() ? side[0].get_length() : 0;
+    }
+    compiled_ = core_.compile_model(model, "CPU", ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
+                                    ov::hint::inference_precision(request.bf16 ? ov::element::bf16 : ov::element::f32),
+                                    ov::inference_num_threads(request.threads));
+    infer_ = compiled_.create_infer_request();
+  }
+
+  std::string description() const override {
+    const ov::Version version = ov::get_openvino_version();
+    const std::string build = version.buildNumber;
+    return "OpenVINO " + build.substr(0, build.find('-')) + ", CPU, " +
+           std::to_string(compiled_.get_property(ov::inference_num_threads)) + " threads, " +
+           (compiled_.get_property(ov::hint::inference_precision) == ov::element::bf16 ? "bf16" : "fp32");
+  }
+
+  Ports ports() const override {
+    Ports ports{{}, {}, std::max<int64_t>(fixed_, 1), fixed_ > 0 ? fixed_ : -1};
+    for (const auto& input : compiled_.inputs()) ports.inputs.push_back(port_of(input));
+    for (const auto& output : compiled_.outputs()) ports.outputs.push_back(port_of(output));
+    return ports;
+  }
+
+  void run(const uint8_t* images, int64_t n, int64_t batch, float* vectors) override {
+    ov::Shape shape{0, static_cast<size_t>(sidecar_.height), static_cast<size_t>(sidecar_.width), 3};
+    if (sidecar_.layout == Layout::kNCHW) shape = {0, 3, shape[1], shape[2]};
+    const int64_t bytes = sidecar_.height * sidecar_.width * 3;
+    for (int64_t i = 0; i < n; i += batch) {
+      const int64_t count = std::min(batch, n - i);
+      // A network of a fixed batch gets zeros for the images that are not there.
+      shape[0] = static_cast<size_t>(fixed_ > 0 ? fixed_ : count);
+      ov::Tensor input(ov::element::u8, shape);
+      std::memcpy(input.data(), images + i * bytes, static_cast<size_t>(count * bytes));
+      std::memset(input.data<uint8_t>() + count * bytes, 0, input.get_byte_size() - static_cast<size_t>(count * bytes));
+      infer_.set_input_tensor(input);
+      infer_.infer();
+      const ov::Tensor output = infer_.get_output_tensor();
+      const size_t needed = static_cast<size_t>(count * sidecar_.dim) * sizeof(float);
+      if (output.get_byte_size() < needed) throw std::runtime_error("the engine gave fewer vectors than it got images");
+      std::memcpy(vectors + i * sidecar_.dim, output.data<float>(), needed);
+    }
+  }
+
+  void enqueue(const uint8_t*, int64_t, int64_t, float*, void*) override {
+    throw std::runtime_error("enqueue needs an artifact that runs on a CUDA device, got one of the kind " +
+                             sidecar_.kind);
+  }
+
+ private:
+  Sidecar sidecar_;
+  ov::Core core_;
+  ov::CompiledModel compiled_;
+  ov::InferRequest infer_;
+  int64_t fixed_ = 0;  // the network's batch, 0 if it is free
+};
+
+}  // namespace
+}  // namespace dsa_fast
+
+extern "C" DSA_FAST_API dsa_fast::Backend* dsa_fast_open_backend(const dsa_fast::BackendRequest& request) {
+  return new dsa_fast::OpenVino(request);
+}
