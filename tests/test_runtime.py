@@ -100,7 +100,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         if "the runtime is left out: libraries are missing" in done.stdout:
             absent(next(line for line in done.stdout.splitlines() if "the runtime is left out" in line))
         assert "runtime and dsa_embed with openvino" in done.stdout, output(done)
-        targets = ("dsa_embed", "dsa_runtime_openvino", "dsa_fast_kernels", "test_runtime", "image_probe")
+        targets = ("dsa_embed", "dsa_runtime_openvino", "dsa_fast_kernels", "test_runtime", "test_tensorrt")
+        targets += ("image_probe",)
         jobs = str(len(os.sched_getaffinity(0)))
         done = run(tool("cmake"), "--build", result.build, "--parallel", jobs, "--target", *targets)
         assert done.returncode == 0, output(done)
@@ -114,7 +115,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 def test_cpp_tests(built: Built) -> None:
-    result = run(tool("ctest"), "--test-dir", built.build, "-R", "^runtime$", "--output-on-failure")
+    result = run(tool("ctest"), "--test-dir", built.build, "-R", "^(runtime|tensorrt)$", "--output-on-failure")
     assert result.returncode == 0 and "100% tests passed" in result.stdout, output(result)
 
 

@@ -210,7 +210,10 @@ class TensorRt : public Backend {
       for (size_t i = 0; i < slots_.size(); ++i, turn ^= 1) drain(slots_[turn]);
     } catch (...) {
       // The caller's memory may be gone by the next call.
-      for (Slot& slot : slots_) slot.waiting = 0;
+      for (Slot& slot : slots_) {
+        static_cast<void>(cudaStreamSynchronize(slot.stream.get()));
+        slot.waiting = 0;
+      }
       throw;
     }
   }
@@ -220,18 +223,24 @@ class TensorRt : public Backend {
     prepare(batch);
     auto* stream = static_cast<cudaStream_t>(on_stream);
     Slot& slot = slots_[0];
-    for (int64_t i = 0; i < n; i += batch) {
-      const int64_t count = std::min(batch, n - i);
-      check(cudaStreamWaitEvent(stream, slot.done.get(), 0), "the stream cannot wait");
-      check(cudaMemcpyAsync(slot.images.get(), images + i * image_bytes(), static_cast<size_t>(count * image_bytes()),
-                            cudaMemcpyDeviceToDevice, stream),
-            "the images cannot be copied");
-      infer(slot, count, stream);
-      check(cudaMemcpyAsync(vectors + i * sidecar_.dim, slot.vectors.get(), static_cast<size_t>(count * vector_bytes()),
-                            cudaMemcpyDeviceToDevice, stream),
-            "the vectors cannot be copied");
-      check(cudaEventRecord(slot.done.get(), stream), "the batch cannot be waited for");
+    check(cudaStreamWaitEvent(stream, slot.done.get(), 0), "the stream cannot wait");
+    try {
+      for (int64_t i = 0; i < n; i += batch) {
+        const int64_t count = std::min(batch, n - i);
+        check(cudaMemcpyAsync(slot.images.get(), images + i * image_bytes(), static_cast<size_t>(count * image_bytes()),
+                              cudaMemcpyDeviceToDevice, stream),
+              "the images cannot be copied");
+        infer(slot, count, stream);
+        check(cudaMemcpyAsync(vectors + i * sidecar_.dim, slot.vectors.get(),
+                              static_cast<size_t>(count * vector_bytes()), cudaMemcpyDeviceToDevice, stream),
+              "the vectors cannot be copied");
+      }
+    } catch (...) {
+      // What was asked for before the failure still uses the slot.
+      static_cast<void>(cudaEventRecord(slot.done.get(), stream));
+      throw;
     }
+    check(cudaEventRecord(slot.done.get(), stream), "the batch cannot be waited for");
   }
 
  private:

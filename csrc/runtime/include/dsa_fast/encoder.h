@@ -51,9 +51,10 @@ class DSA_FAST_API Encoder {
   // which wait for each other. Throws std::runtime_error, also where a vector is not of length 1.
   void embed(const uint8_t* images, int64_t n, float* vectors);
 
-  // The same on the device, in the order of a stream, without waiting for it: images uint8 in the sidecar's layout,
-  // vectors float32 [n, dim], both in the memory of the encoder's CUDA device; stream: a cudaStream_t, not being
-  // captured. Throws std::runtime_error, also where the artifact runs on the CPU; the vectors are not looked at.
+  // The same on the device, in the order of a stream, without waiting for it once a batch size has run: images uint8 in
+  // the sidecar's layout, vectors float32 [n, dim], both in the memory of the encoder's CUDA device; stream: a
+  // cudaStream_t, not being captured. Throws std::runtime_error, also where the artifact runs on the CPU; the vectors
+  // are not looked at.
   void enqueue(const uint8_t* images, int64_t n, float* vectors, void* stream);
 
  private:
