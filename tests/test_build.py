@@ -178,14 +178,15 @@ def test_kernels_without_pytorch(tmp_path: Path) -> None:
     result = run(cmake, "-S", SOURCE, "-B", tmp_path, *generator, "-DDSA_FAST_CUDA=OFF", "-DDSA_FAST_RUNTIME=OFF")
     assert result.returncode == 0, output(result)
     assert "the runtime is left out: DSA_FAST_RUNTIME=OFF" in result.stdout
-    result = run(cmake, "--build", tmp_path, "--target", "test_warp", "test_rank", "test_bodies", "--parallel", "2")
+    result = run(cmake, "--build", tmp_path, "--target", "kernel_tests", "--parallel", "2")
     assert result.returncode == 0, output(result)
-    result = run(ctest, "--test-dir", tmp_path, "-R", "warp|rank", "--output-on-failure")
+    result = run(ctest, "--test-dir", tmp_path, "-R", "shim|warp|densepose|transform|rank|bodies", "--output-on-failure")
     assert result.returncode == 0 and "100% tests passed" in result.stdout, output(result)
 
 
 @needs_source
-def test_cuda_source_compiles(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["warp", "densepose", "transform"])
+def test_cuda_source_compiles(tmp_path: Path, name: str) -> None:
     nvcc = require_tool("nvcc")
     result = run(
         *(
@@ -196,9 +197,9 @@ def test_cuda_source_compiles(tmp_path: Path) -> None:
             "-Werror",
             "all-warnings",
             "-o",
-            tmp_path / "warp.cubin",
+            tmp_path / f"{name}.cubin",
         ),
-        SOURCE / "csrc" / "cuda" / "warp.cu",
+        SOURCE / "csrc" / "cuda" / f"{name}.cu",
     )
     assert result.returncode == 0, output(result)
 

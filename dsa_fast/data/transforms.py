@@ -1,22 +1,26 @@
 """From stored uint8 images and IUV maps to what a step needs, on the device they lie on.
 
-The full image is resized, normalised, flipped, cropped and erased; the DSAP images are warped from the same flip and
-crop, before the erasing (which hits the full image only).
+The full image is resized, flipped, cropped, normalised and erased; the DSAP images are warped from the same flip and
+crop, before the erasing (which hits the full image only). `train_transform` does it in one operator,
+`train_transform_reference` in plain steps, with the same result.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from dsa_fast.densepose.iuv import flip_iuv, resize_iuv
 from dsa_fast.imagenet import MEAN, STD
+from dsa_fast.ops.transform import fused_transform
 from dsa_fast.ops.warp import warp
 
 
@@ -112,9 +116,13 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def normalize(images: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] -> float32 with ImageNet's mean at 0 and standard deviation 1."""
+    """[..., 3, H, W] in 0..255 -> float32 with ImageNet's mean at 0 and standard deviation 1."""
     mean, std = _mean_std(images.device)
     return (images - mean) / std
+
+
+# Of red, green and blue in 0..255, as float32 numbers.
+_MEAN, _STD = ((torch.tensor(values) * 255).tolist() for values in (MEAN, STD))
 
 
 @lru_cache
@@ -129,26 +137,96 @@ def eval_transform(images: Tensor, size: tuple[int, int]) -> Tensor:
     return normalize(resize(images, size))
 
 
-def train_transform(images: Tensor, iuv: Tensor, draws: Draws, config: AugmentConfig) -> tuple[Tensor, Tensor]:
+def train_transform(
+    images: Tensor,
+    iuv: Tensor,
+    draws: Draws,
+    config: AugmentConfig,
+    *,
+    indices: Sequence[int] | np.ndarray | Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    dsap_dtype: torch.dtype | None = None,
+    channels_last: bool = False,
+    mirror: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """The training images and their parts, from the same draws.
 
     Args:
-        images: uint8 [B, 3, h, w].
-        iuv: uint8 [B, 3, h, w], all background where a map is missing.
+        images: uint8 [B, 3, h, w]; with `indices`, [N, 3, h, w]: all stored people.
+        iuv: uint8, of the same shape, all background where a map is missing.
         draws: `Draws.sample(...)`.
         config: sizes and paddings; the probabilities are in `draws` already.
+        indices: which stored people are the batch, int64 [B], on the CPU; they are read where they lie.
+        dtype: of the images.
+        dsap_dtype: of the DSAP images; by default `dtype`.
+        channels_last: lays the images out as [B, H, W, 3] in memory.
+        mirror: a table of mirrored (U, V) instead of the closed form; see `fused_transform`.
 
     Returns:
-        Normalised images float32 [B, 3, H, W], and DSAP images float32 [B, 24, 3, S, S] in which untouched texels
-        are 0, the mean colour (paper, section 3.1).
+        Normalised images [B, 3, H, W], and DSAP images [B, 24, 3, S, S] in which untouched texels are 0, the mean
+        colour (paper, section 3.1).
+
+    Raises:
+        IndexError: an index is outside 0..N-1.
+        TypeError, ValueError: see `fused_transform`; or `indices` and `draws` are not of one length.
+    """
+    plan = _plan(draws, indices, len(images))
+    if images.is_cuda:
+        plan = plan.pin_memory()
+    plan = plan.to(images.device, non_blocking=True)
+    return fused_transform(
+        images,
+        iuv,
+        plan,
+        size=config.size,
+        mean=_MEAN,
+        std=_STD,
+        pad=config.pad,
+        dsap_size=config.dsap_size,
+        reduce=config.reduce,
+        dtype=dtype,
+        dsap_dtype=dsap_dtype,
+        channels_last=channels_last,
+        mirror=mirror,
+    )
+
+
+def _plan(draws: Draws, indices: Sequence[int] | np.ndarray | Tensor | None, stored: int) -> Tensor:
+    """What the operator needs of the draws, int32 [B, 8]."""
+    batch = len(draws.top)
+    chosen = torch.arange(batch) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
+    if chosen.shape != (batch,) or (indices is None and batch != stored):
+        got = f"{list(chosen.shape)}" if indices is not None else f"{stored} images and no indices"
+        raise ValueError(f"indices must be one for each of the {batch} draws, got {got}")
+    if batch and indices is not None and not 0 <= int(chosen.min()) <= int(chosen.max()) < stored:
+        raise IndexError(f"indices must be in 0..{stored - 1}, got {int(chosen.min())}..{int(chosen.max())}")
+    columns = [chosen, draws.top, draws.left, draws.flip.long(), *draws.erase.unbind(1)]
+    return torch.stack(columns, dim=1).int()
+
+
+def train_transform_reference(
+    images: Tensor, iuv: Tensor, draws: Draws, config: AugmentConfig
+) -> tuple[Tensor, Tensor]:
+    """`train_transform` in plain steps, to test it and to measure it against; float32.
+
+    Args:
+        images: uint8 [B, 3, h, w].
+        iuv: uint8 [B, 3, h, w].
+        draws: `Draws.sample(...)`.
+        config: sizes and paddings.
+
+    Returns:
+        See `train_transform`.
     """
     flip = draws.flip.to(images.device, non_blocking=True)[:, None, None, None]
-    images = normalize(resize(images, config.size))
-    images = _crop(torch.where(flip, images.flip(-1), images), draws, config)
+    images = resize(images, config.size)
+    images = torch.where(flip, images.flip(-1), images)
     iuv = resize_iuv(iuv, config.size)
     iuv = _crop(torch.where(flip, flip_iuv(iuv), iuv), draws, config)
-    dsap = warp(images, iuv, size=config.dsap_size, fill=0.0, reduce=config.reduce)
-    return _erase(images, draws), dsap
+    # The warp sees bytes, so that the mean of several pixels does not depend on their order.
+    pixels = _crop(images, draws, config)
+    dsap = warp(pixels, iuv, size=config.dsap_size, fill=_MEAN, reduce=config.reduce, dtype=torch.float32)
+    return _erase(_crop(normalize(images), draws, config), draws), normalize(dsap)
 
 
 def _crop(x: Tensor, draws: Draws, config: AugmentConfig) -> Tensor:

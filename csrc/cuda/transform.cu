@@ -1,0 +1,299 @@
+// train_transform on CUDA; ../transform.h says what the results mean.
+//
+// Three launches: the weights of the resizing (the same for all images) and empty texels; then each pixel of the full
+// images, which also enters itself into its texel; then each texel. A texel is entered by integer maxima and sums only,
+// whose result does not depend on their order. A texel's colour is made anew from the stored bytes of its winner:
+// the pixel in the full image may be erased.
+//
+// The kernels use no shared memory and no barrier, so that they also run, thread by thread, on a CPU
+// (tests/cpp/cuda_shim.h).
+#include "../transform.h"
+
+#include <algorithm>
+
+#if defined(__CUDACC__)
+#include <cuda_runtime.h>
+#else
+#include "cuda_shim.h"
+#endif
+
+#ifndef DSA_FAST_MAX_BLOCKS
+#define DSA_FAST_MAX_BLOCKS 65535  // of a grid's dimension; kernels loop over what is beyond
+#endif
+
+namespace dsa_fast {
+namespace {
+
+constexpr int kThreads = 256;
+
+// A grid of threads: x over the elements of an image, y over images.
+dim3 grid_over(int64_t elements, int64_t images) {
+  const int64_t blocks = (elements + kThreads - 1) / kThreads;
+  return dim3(static_cast<unsigned>(std::min<int64_t>(blocks, DSA_FAST_MAX_BLOCKS)),
+              static_cast<unsigned>(std::min<int64_t>(images, DSA_FAST_MAX_BLOCKS)));
+}
+
+template <typename... Params, typename... Args>
+void launch(void (*kernel)(Params...), int64_t elements, int64_t images, [[maybe_unused]] cudaStream_t stream,
+            Args... args) {
+  if (elements == 0 || images == 0) return;
+#if defined(__CUDACC__)
+  kernel<<<grid_over(elements, images), kThreads, 0, stream>>>(args...);
+#else
+  run_on_cpu(kernel, grid_over(elements, images), dim3(kThreads), args...);
+#endif
+}
+
+// Loops of a kernel over the images and over an image's elements, in 64 bits.
+#define FOR_EACH_IMAGE(b, images) for (int64_t b = blockIdx.y; b < (images); b += gridDim.y)
+#define FOR_EACH_ELEMENT(k, elements)                                                           \
+  for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < (elements); \
+       k += static_cast<int64_t>(gridDim.x) * blockDim.x)
+
+// The weights along one axis.
+struct Axis {
+  int64_t in, out;
+  int32_t limit;
+  TapRange* range;   // [out]
+  int32_t* nearest;  // [out]: the map's row or column
+  float* weight;     // [out, limit]
+};
+
+DSA_FAST_HD void fill_axis(const Axis& axis, int64_t i) {
+  axis.range[i] = resize_taps(axis.in, axis.out, i, axis.weight + i * axis.limit);
+  axis.nearest[i] = static_cast<int32_t>(nearest(axis.in, axis.out, i));
+}
+
+// What a texel needs: its winner, or the sums of its pixels' three levels and their number.
+constexpr int64_t entries_of(Reduce reduce) { return reduce == Reduce::kLast ? 1 : 4; }
+
+__global__ void prepare(TransformArgs a, Axis vertical, Axis horizontal, int64_t entries, int32_t empty,
+                        int32_t* entry) {  // [B, entries]
+  FOR_EACH_IMAGE(b, a.B) {
+    FOR_EACH_ELEMENT(k, entries) entry[b * entries + k] = empty;
+    if (b == 0) {
+      FOR_EACH_ELEMENT(i, vertical.out + horizontal.out) {
+        i < vertical.out ? fill_axis(vertical, i) : fill_axis(horizontal, i - vertical.out);
+      }
+    }
+  }
+}
+
+// A pixel of the result in the resized photo.
+struct Place {
+  int64_t row, column;
+  bool inside;
+};
+
+DSA_FAST_HD Place place_of(const TransformArgs& a, const Plan& plan, int64_t y, int64_t x) {
+  const int64_t row = y + plan.top - a.pad;
+  const int64_t cropped = x + plan.left - a.pad;
+  const bool inside = row >= 0 && row < a.H && cropped >= 0 && cropped < a.W && plan.index >= 0 && plan.index < a.N;
+  return {row, plan.flip != 0 ? a.W - 1 - cropped : cropped, inside};
+}
+
+struct Levels {
+  float c[3];
+};
+
+DSA_FAST_HD Levels resized(const TransformArgs& a, const Axis& vertical, const Axis& horizontal, int32_t index,
+                           const Place& place) {
+  const TapRange rows = vertical.range[place.row];
+  const TapRange columns = horizontal.range[place.column];
+  const float* row_weight = vertical.weight + place.row * vertical.limit;
+  const float* column_weight = horizontal.weight + place.column * horizontal.limit;
+  const uint8_t* photo = a.images + index * a.image_stride[0] + columns.start * a.image_stride[3];
+  float sum[3] = {0.0f, 0.0f, 0.0f};
+  for (int32_t j = 0; j < rows.count; ++j) {
+    const uint8_t* row = photo + (rows.start + j) * a.image_stride[2];
+    float part[3] = {0.0f, 0.0f, 0.0f};
+    for (int32_t k = 0; k < columns.count; ++k) {
+      const uint8_t* pixel = row + k * a.image_stride[3];
+      const float weight = column_weight[k];
+      for (int c = 0; c < 3; ++c) {
+        part[c] = multiply_add(static_cast<float>(pixel[c * a.image_stride[1]]), weight, part[c]);
+      }
+    }
+    for (int c = 0; c < 3; ++c) sum[c] = multiply_add(part[c], row_weight[j], sum[c]);
+  }
+  Levels levels;
+  for (int c = 0; c < 3; ++c) levels.c[c] = static_cast<float>(round_to_uint8(sum[c]));
+  return levels;
+}
+
+// The texel of a pixel of the result, as part * S * S + cell; -1: background.
+DSA_FAST_HD int32_t texel_at(const TransformArgs& a, const Axis& vertical, const Axis& horizontal, const Plan& plan,
+                             const Place& place) {
+  const uint8_t* at = a.iuv + plan.index * a.iuv_stride[0] + vertical.nearest[place.row] * a.iuv_stride[2] +
+                      horizontal.nearest[place.column] * a.iuv_stride[3];
+  Label label{at[0], 0, 0};
+  if (label.i < 1 || label.i > kParts) return -1;
+  label.u = at[a.iuv_stride[1]];
+  label.v = at[2 * a.iuv_stride[1]];
+  if (plan.flip != 0) label = mirrored_label(label, a.mirror);
+  const int32_t size = static_cast<int32_t>(a.S);
+  const Texel texel = texel_of(label.i, label.u, label.v, size);
+  return texel.part * size * size + texel.cell;
+}
+
+// Whether the pixel right of or below this one is a copy of the same stored label. It then wins the texel in any case.
+DSA_FAST_HD bool has_later_copy(const TransformArgs& a, const Axis& vertical, const Axis& horizontal, const Plan& plan,
+                                int64_t y, int64_t x, const Place& place) {
+  if (x + 1 < a.W) {
+    const Place right = place_of(a, plan, y, x + 1);
+    if (right.inside && horizontal.nearest[right.column] == horizontal.nearest[place.column]) return true;
+  }
+  if (y + 1 < a.H) {
+    const Place below = place_of(a, plan, y + 1, x);
+    if (below.inside && vertical.nearest[below.row] == vertical.nearest[place.row]) return true;
+  }
+  return false;
+}
+
+template <typename Out>
+__global__ void show_pixels(TransformArgs a, Axis vertical, Axis horizontal, int32_t texels,
+                            int32_t* entry,  // [B, 24 * S * S] or [B, 24 * S * S, 4]
+                            Out* full) {     // [B, 3, H, W] or [B, H, W, 3]
+  const int64_t pixels = a.H * a.W;
+  FOR_EACH_IMAGE(b, a.B) {
+    const Plan plan = a.plan[b];
+    FOR_EACH_ELEMENT(pixel, pixels) {
+      const int64_t y = static_cast<uint32_t>(pixel) / static_cast<uint32_t>(a.W);
+      const int64_t x = static_cast<uint32_t>(pixel) % static_cast<uint32_t>(a.W);
+      const Place place = place_of(a, plan, y, x);
+      Levels levels{};
+      const bool shown = place.inside && !erased(plan, y, x);
+      const int32_t texel = place.inside ? texel_at(a, vertical, horizontal, plan, place) : -1;
+      if (shown || (texel >= 0 && a.reduce == Reduce::kMean)) {
+        levels = resized(a, vertical, horizontal, plan.index, place);
+      }
+      for (int c = 0; c < 3; ++c) {
+        const float value = shown ? normalized(levels.c[c], a.mean[c], a.std[c]) : 0.0f;
+        full[a.channels_last ? (b * pixels + pixel) * 3 + c : (b * 3 + c) * pixels + pixel] = convert<Out>(value);
+      }
+      if (texel < 0) continue;
+      if (a.reduce == Reduce::kMean) {
+        int32_t* target = entry + (b * texels + texel) * 4;
+        for (int c = 0; c < 3; ++c) atomicAdd(target + c, static_cast<int32_t>(levels.c[c]));
+        atomicAdd(target + 3, 1);
+      } else if (!has_later_copy(a, vertical, horizontal, plan, y, x, place)) {
+        atomicMax(entry + b * texels + texel, static_cast<int32_t>(pixel));
+      }
+    }
+  }
+}
+
+// A thread owns a texel; neighbours write neighbours.
+template <typename Out>
+__global__ void show_texels(TransformArgs a, Axis vertical, Axis horizontal, int32_t texels,
+                            const int32_t* entry,  // [B, 24 * S * S] or [B, 24 * S * S, 4]
+                            Out* dsap) {           // [B, 24, 3, S, S]
+  const int32_t cells = texels / kParts;
+  FOR_EACH_IMAGE(b, a.B) {
+    const Plan plan = a.plan[b];
+    FOR_EACH_ELEMENT(t, texels) {
+      const int64_t part = static_cast<int32_t>(t) / cells;
+      Out* target = dsap + (b * kParts + part) * 3 * cells + static_cast<int32_t>(t) % cells;
+      Levels levels{};
+      bool touched;
+      if (a.reduce == Reduce::kMean) {
+        const int32_t* sums = entry + (b * texels + t) * 4;
+        touched = sums[3] > 0;
+        if (touched) {
+          for (int c = 0; c < 3; ++c) levels.c[c] = static_cast<float>(sums[c]) / static_cast<float>(sums[3]);
+        }
+      } else {
+        const int32_t pixel = entry[b * texels + t];
+        touched = pixel >= 0;
+        if (touched) {
+          const int64_t y = static_cast<uint32_t>(pixel) / static_cast<uint32_t>(a.W);
+          const int64_t x = static_cast<uint32_t>(pixel) % static_cast<uint32_t>(a.W);
+          levels = resized(a, vertical, horizontal, plan.index, place_of(a, plan, y, x));
+        }
+      }
+      for (int c = 0; c < 3; ++c) {
+        target[c * cells] = convert<Out>(touched ? normalized(levels.c[c], a.mean[c], a.std[c]) : 0.0f);
+      }
+    }
+  }
+}
+
+int64_t axis_scratch(int64_t in, int64_t out) { return out * (3 + tap_limit(in, out)); }
+
+Axis axis_in(int32_t* scratch, int64_t in, int64_t out) {
+  static_assert(sizeof(TapRange) == 2 * sizeof(int32_t) && sizeof(float) == sizeof(int32_t));
+  return {in,
+          out,
+          tap_limit(in, out),
+          reinterpret_cast<TapRange*>(scratch),
+          scratch + 2 * out,
+          reinterpret_cast<float*>(scratch + 3 * out)};
+}
+
+}  // namespace
+
+int64_t train_transform_cuda_scratch(const TransformArgs& args) {
+  return axis_scratch(args.h, args.H) + axis_scratch(args.w, args.W) +
+         args.B * kParts * args.S * args.S * entries_of(args.reduce);
+}
+
+int train_transform_cuda(const TransformArgs& args, int32_t* scratch, void* stream_handle) {
+  const cudaStream_t stream = static_cast<cudaStream_t>(stream_handle);
+  const int32_t texels = static_cast<int32_t>(kParts * args.S * args.S);
+  const int64_t entries = texels * entries_of(args.reduce);
+  const Axis vertical = axis_in(scratch, args.h, args.H);
+  scratch += axis_scratch(args.h, args.H);
+  const Axis horizontal = axis_in(scratch, args.w, args.W);
+  int32_t* entry = scratch + axis_scratch(args.w, args.W);
+  launch(prepare, std::max(entries, args.H + args.W), args.B, stream, args, vertical, horizontal, entries,
+         args.reduce == Reduce::kLast ? -1 : 0, entry);
+  visit_result_dtype(args.full_dtype, [&](auto tag) {
+    using Out = typename decltype(tag)::type;
+    launch(show_pixels<Out>, args.H * args.W, args.B, stream, args, vertical, horizontal, texels, entry,
+           static_cast<Out*>(args.full));
+  });
+  visit_result_dtype(args.dsap_dtype, [&](auto tag) {
+    using Out = typename decltype(tag)::type;
+    launch(show_texels<Out>, texels, args.B, stream, args, vertical, horizontal, texels, entry,
+           static_cast<Out*>(args.dsap));
+  });
+  return cudaGetLastError();
+}
+
+}  // namespace dsa_fast
+
+#ifdef DSA_FAST_TORCH
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
+#include <torch/headeronly/util/shim_utils.h>
+
+#include "../transform_args.h"
+
+namespace dsa_fast {
+namespace {
+
+std::tuple<Tensor, Tensor> train_transform_op(const Tensor& images, const Tensor& iuv, const Tensor& plan,
+                                              const std::optional<Tensor>& mirror, int64_t height, int64_t width,
+                                              int64_t pad, int64_t size, const std::vector<double>& mean,
+                                              const std::vector<double>& std, const std::string& reduce,
+                                              ScalarType dtype, ScalarType dsap_dtype, bool channels_last) {
+  const torch::stable::accelerator::DeviceGuard guard(images.get_device_index());
+  Tensor full = empty_full(images, plan, height, width, dtype, channels_last);
+  Tensor dsap = empty_parts(images, plan, size, dsap_dtype);
+  const TransformArgs args =
+      transform_args(images, iuv, plan, mirror, height, width, pad, size, mean, std, reduce, full, dsap, channels_last);
+  // PyTorch's allocator hands memory out in the order of the stream: the scratch may go before the kernels have run.
+  Tensor scratch =
+      torch::stable::empty({train_transform_cuda_scratch(args)}, ScalarType::Int, std::nullopt, images.device());
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(images.get_device_index(), &stream));
+  STD_CUDA_CHECK(
+      static_cast<cudaError_t>(train_transform_cuda(args, static_cast<int32_t*>(scratch.mutable_data_ptr()), stream)));
+  return {full, dsap};
+}
+
+}  // namespace
+}  // namespace dsa_fast
+
+STABLE_TORCH_LIBRARY_IMPL(dsa_fast, CUDA, m) { m.impl("train_transform", TORCH_BOX(&dsa_fast::train_transform_op)); }
+#endif  // DSA_FAST_TORCH

@@ -1,0 +1,92 @@
+// From PyTorch's tensors to the plain arguments of transform.h, for the registrations at the foot of cpu/ and cuda/.
+//
+// Only what memory safety needs is checked here; the messages meant for users come from Python.
+#pragma once
+
+#include <optional>
+#include <tuple>
+
+#include "torch_args.h"
+#include "transform.h"
+
+namespace dsa_fast {
+
+inline void check_transform_dtype(ScalarType dtype) {
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
+                  "dsa_fast: dtype must be float16, bfloat16 or float32");
+}
+
+inline Tensor empty_full(const Tensor& images, const Tensor& plan, int64_t height, int64_t width, ScalarType dtype,
+                         bool channels_last) {
+  check_transform_dtype(dtype);
+  STD_TORCH_CHECK(plan.dim() == 2, "dsa_fast: plan must have shape [B, 8]");
+  STD_TORCH_CHECK(height >= 1 && width >= 1 && width <= std::numeric_limits<int32_t>::max() / 255 / height,
+                  "dsa_fast: height * width * 255 must be in 1..2^31 - 1");
+  return torch::stable::empty(
+      {plan.size(0), 3, height, width}, dtype, std::nullopt, images.device(), std::nullopt,
+      channels_last ? torch::headeronly::MemoryFormat::ChannelsLast : torch::headeronly::MemoryFormat::Contiguous);
+}
+
+inline Tensor empty_parts(const Tensor& images, const Tensor& plan, int64_t size, ScalarType dtype) {
+  check_transform_dtype(dtype);
+  check_size(size);
+  return torch::stable::empty({plan.size(0), kParts, 3, size, size}, dtype, std::nullopt, images.device());
+}
+
+inline TransformArgs transform_args(const Tensor& images, const Tensor& iuv, const Tensor& plan,
+                                    const std::optional<Tensor>& mirror, int64_t height, int64_t width, int64_t pad,
+                                    int64_t size, const std::vector<double>& mean, const std::vector<double>& std,
+                                    const std::string& reduce, const Tensor& full, const Tensor& dsap,
+                                    bool channels_last) {
+  constexpr int64_t kLimit = int64_t{1} << 30;
+  for (const Tensor* stored : {&images, &iuv}) {
+    STD_TORCH_CHECK(stored->dim() == 4 && stored->size(1) == 3 && stored->scalar_type() == ScalarType::Byte,
+                    "dsa_fast: images and iuv must be uint8 [N, 3, h, w]");
+    check_same_device(images, *stored);
+  }
+  STD_TORCH_CHECK(images.size(0) == iuv.size(0) && images.size(2) == iuv.size(2) && images.size(3) == iuv.size(3),
+                  "dsa_fast: images and iuv must agree in N, h and w");
+  STD_TORCH_CHECK(images.size(2) >= 1 && images.size(3) >= 1 && images.size(2) < kLimit && images.size(3) < kLimit,
+                  "dsa_fast: h and w must be in 1..2^30 - 1");
+  STD_TORCH_CHECK(pad >= 0 && pad < kLimit, "dsa_fast: pad must be in 0..2^30 - 1");
+  STD_TORCH_CHECK(plan.dim() == 2 && plan.size(1) == 8 && plan.scalar_type() == ScalarType::Int && plan.is_contiguous(),
+                  "dsa_fast: plan must be contiguous int32 [B, 8]");
+  check_same_device(images, plan);
+  STD_TORCH_CHECK(mean.size() == 3 && std.size() == 3, "dsa_fast: mean and std must hold 3 numbers");
+  TransformArgs args{};
+  args.images = static_cast<const uint8_t*>(images.const_data_ptr());
+  std::copy_n(images.strides().data(), 4, args.image_stride);
+  args.iuv = static_cast<const uint8_t*>(iuv.const_data_ptr());
+  std::copy_n(iuv.strides().data(), 4, args.iuv_stride);
+  if (mirror.has_value()) {
+    STD_TORCH_CHECK(mirror->dim() == 4 && mirror->size(0) == kParts && mirror->size(1) == 256 &&
+                        mirror->size(2) == 256 && mirror->size(3) == 2 && mirror->scalar_type() == ScalarType::Byte &&
+                        mirror->is_contiguous(),
+                    "dsa_fast: mirror must be contiguous uint8 [24, 256, 256, 2]");
+    check_same_device(images, *mirror);
+    args.mirror = static_cast<const uint8_t*>(mirror->const_data_ptr());
+  }
+  static_assert(sizeof(Plan) == 8 * sizeof(int32_t));
+  args.plan = static_cast<const Plan*>(plan.const_data_ptr());
+  args.full = full.mutable_data_ptr();
+  args.full_dtype = dtype_of(full.scalar_type());
+  args.dsap = dsap.mutable_data_ptr();
+  args.dsap_dtype = dtype_of(dsap.scalar_type());
+  args.N = images.size(0);
+  args.B = plan.size(0);
+  args.h = images.size(2);
+  args.w = images.size(3);
+  args.H = height;
+  args.W = width;
+  args.pad = pad;
+  args.S = size;
+  for (int c = 0; c < 3; ++c) {
+    args.mean[c] = static_cast<float>(mean[static_cast<size_t>(c)]);
+    args.std[c] = static_cast<float>(std[static_cast<size_t>(c)]);
+  }
+  args.reduce = reduce_of(reduce);
+  args.channels_last = channels_last;
+  return args;
+}
+
+}  // namespace dsa_fast
