@@ -32,6 +32,16 @@ class PersonItem(TypedDict):
     camid: Tensor
 
 
+class PersonBatch(PersonItem, total=False):
+    """A batch of people, or where to find it in all of them.
+
+    Keys:
+        index: if given, `image` and `iuv` hold N people, and these are the batch's: int64 [B], on the host.
+    """
+
+    index: np.ndarray
+
+
 def read_image(path: str | object) -> Tensor:
     """Reads an image file as uint8 RGB [3, H, W].
 

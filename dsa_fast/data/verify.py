@@ -19,7 +19,7 @@ from dsa_fast.data.people import Person
 from dsa_fast.densepose.iuv import Order, read_iuv
 from dsa_fast.densepose.store import in_store
 
-__all__ = ["verify_files"]
+__all__ = ["digest_files", "verify_files"]
 
 _CHUNK = 64
 _SHOWN = 10
@@ -52,7 +52,7 @@ def verify_files(
         ValueError: files are missing or broken; the message names the first ten and counts them all.
     """
     files = list(dict.fromkeys((person.path, person.iuv_path if with_iuv else None) for person in people))
-    digest, missing = _digest(files, iuv_order)
+    digest, missing = digest_files(files, iuv_order)
     if missing:
         raise ValueError(_complaint(missing, len(files)))
     if stamp is not None and _stamped(stamp) == digest:
@@ -78,7 +78,7 @@ def verify_files(
     return True
 
 
-def _digest(files: Sequence[tuple[Path, Path | None]], iuv_order: str) -> tuple[str, list[str]]:
+def digest_files(files: Sequence[tuple[Path, Path | None]], iuv_order: str) -> tuple[str, list[str]]:
     """A digest of all paths, sizes and times of change, and complaints about files that are missing."""
     state, missing = hashlib.sha256(iuv_order.encode()), []
     for pair in files:

@@ -27,7 +27,12 @@ class DataConfig:
         p: identities in a batch.
         k: images of each identity in a batch.
         test_batch: images in a batch of the evaluation.
-        workers: processes that read images; 0 reads in the main process.
+        workers: processes that read images; 0 reads in the main process. Training images are read by them only with
+            `store` disk.
+        store: where the training images and their maps are, as bytes: `device`, on the training device; `pinned`, in
+            pinned host memory; `disk`, in their files. `auto` takes the first of these that has room.
+        cache: folder for the store's file, which makes the next start quick; `auto` is `.dsa_fast` in the data set's
+            folder or, where that cannot be written, `store` in the run's folder; `off` for none.
     """
 
     root: str
@@ -44,6 +49,8 @@ class DataConfig:
     k: int = 4
     test_batch: int = 64
     workers: int = 2
+    store: Literal["auto", "device", "pinned", "disk"] = "auto"
+    cache: str = "auto"
 
     def __post_init__(self) -> None:
         for name, low in (("p", 1), ("k", 1), ("test_batch", 1), ("workers", 0)):

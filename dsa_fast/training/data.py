@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
 from dsa_fast.data.dataset import Collate, PeopleDataset, PersonItem
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.sampler import PKSampler
+from dsa_fast.data.store import PersonStore, Place, StoreLoader, choose_place, measure, say
 from dsa_fast.data.verify import verify_files
 from dsa_fast.training.config import DataConfig
 
@@ -44,7 +48,8 @@ class ReIDData(lightning.LightningDataModule):
         size: height and width that images are brought to when they are not all of one size.
         seed: seed of the P x K batches.
         stamp: file that remembers that all files were found good; see `verify_files`.
-        progress: shows a progress bar while files are checked.
+        folder: the run's folder, where the store's file goes if it cannot be in the data set's.
+        progress: shows a progress bar while files are checked and read.
 
     Raises:
         FileNotFoundError, ValueError: see `read_people` and `PKSampler`.
@@ -57,12 +62,15 @@ class ReIDData(lightning.LightningDataModule):
         seed: int = 0,
         *,
         stamp: Path | None = None,
+        folder: Path | None = None,
         progress: bool = False,
     ) -> None:
         super().__init__()
         self.config, self.seed = config, seed
         self.people = read_people(config)
-        self._collate = Collate(size)
+        self._size, self._collate, self._folder = size, Collate(size), folder
+        self._store: PersonStore | None = None
+        self._chosen: tuple[Place, str] | None = None
         self._stamp, self._progress, self._verified = stamp, progress, False
 
     def prepare_data(self) -> None:
@@ -75,6 +83,63 @@ class ReIDData(lightning.LightningDataModule):
             people = [*self.people.train, *self.people.query, *self.people.gallery]
             verify_files(people, iuv_order=self.config.iuv_order, stamp=self._stamp, progress=self._progress)
             self._verified = True
+        if self._fitting() and self._cache() is not None and self._choose()[0] != "disk":
+            self._open(self._progress)  # so that the other processes find the cache
+
+    def setup(self, stage: str) -> None:
+        """Brings the training people to where `config.store` says, in each process.
+
+        Raises:
+            ValueError: a file is broken, or the device has no room for `store` device; the message says which.
+        """
+        if stage != "fit" or self._store is not None:
+            return
+        place, why = self._choose()
+        if place != "disk":
+            store = self._open(progress=False)
+            if place == "device":
+                store = store.to(self._device())
+            elif self._device().type == "cuda":
+                store = store.pin()
+            self._store = store
+        where = {
+            "device": f"on the training device, {self._device()}",
+            "pinned": "in pinned host memory" if self._device().type == "cuda" else "in host memory",
+            "disk": f"in their files, read by {self.config.workers} worker processes",
+        }
+        text = f"store: {len(self.people.train)} training people {where[place]} ({why})"
+        rank_zero_only(say)(text, self._progress)
+
+    def _fitting(self) -> bool:
+        return self.trainer is not None and self.trainer.state.fn == "fit"
+
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+
+    def _choose(self) -> tuple[Place, str]:
+        """Where the training people go, and why."""
+        if self._chosen is None and self.config.store != "auto":
+            self._chosen = self.config.store, "as asked for"
+        elif self._chosen is None:
+            height, width = measure(self.people.train, self._size)
+            num_bytes = 6 * height * width * len(self.people.train)
+            self._chosen = choose_place(num_bytes, self._device(), self.trainer.num_devices if self.trainer else 1)
+        return self._chosen
+
+    def _open(self, progress: bool) -> PersonStore:
+        return PersonStore.open(
+            self.people.train, self._size, iuv_order=self.config.iuv_order, cache=self._cache(), progress=progress
+        )
+
+    def _cache(self) -> Path | None:
+        """The folder for stores' files."""
+        if self.config.cache == "off":
+            return None
+        if self.config.cache != "auto":
+            return Path(self.config.cache)
+        if os.access(self.people.root, os.W_OK):
+            return self.people.root / ".dsa_fast"
+        return self._folder / "store" if self._folder is not None else None
 
     @cached_property
     def labels(self) -> dict[int, int]:
@@ -86,9 +151,8 @@ class ReIDData(lightning.LightningDataModule):
         """How many identities there are to train on."""
         return len(self.labels)
 
-    def train_dataloader(self) -> DataLoader[PersonItem]:
-        """P x K batches; the same ones for the same seed and epoch."""
-        dataset = PeopleDataset(self.people.train, self.labels, iuv_order=self.config.iuv_order)
+    def train_dataloader(self) -> DataLoader[PersonItem] | StoreLoader:
+        """P x K batches; the same ones for the same seed and epoch, wherever the people are."""
         sampler = PKSampler(
             [person.pid for person in self.people.train],
             self.config.p,
@@ -97,6 +161,12 @@ class ReIDData(lightning.LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
+        if self._store is not None:
+            labels = torch.tensor([self.labels[person.pid] for person in self.people.train])
+            camids = torch.tensor([person.camid for person in self.people.train])
+            whole = self._choose()[0] == "device"
+            return StoreLoader(self._store, labels, camids, sampler, self._device(), whole=whole)
+        dataset = PeopleDataset(self.people.train, self.labels, iuv_order=self.config.iuv_order)
         return DataLoader(dataset, batch_sampler=sampler, **self._loading())
 
     def val_dataloader(self) -> list[DataLoader[PersonItem]]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dsa_fast.data.dataset import PersonItem
+from dsa_fast.data.dataset import PersonBatch, PersonItem
 from dsa_fast.data.transforms import AugmentConfig, Draws, eval_transform, train_transform
 from dsa_fast.evaluation import evaluate
 from dsa_fast.models import Baseline, DSALoss, DSAReID
@@ -57,11 +57,13 @@ class ReIDTask(lightning.LightningModule):
         self.loss = DSALoss(**asdict(self.loss_config))
         self._features: list[list[tuple[Tensor, Tensor, Tensor]]] = [[], []]
 
-    def training_step(self, batch: PersonItem, batch_index: int) -> Tensor:
+    def training_step(self, batch: PersonBatch, batch_index: int) -> Tensor:
         """Transform and warp on this device, forward, losses."""
-        images, iuv, labels = batch["image"], batch["iuv"], batch["label"]
-        draws = Draws.sample(len(images), self.augment, self._generator(batch_index))
-        images, dsap = train_transform(images, iuv, draws, self.augment)
+        labels = batch["label"]
+        draws = Draws.sample(len(labels), self.augment, self._generator(batch_index))
+        images, dsap = train_transform(
+            batch["image"], batch["iuv"], draws, self.augment, indices=batch.get("index"), dtype=_input_dtype(labels)
+        )
         output = self.model(images, dsap)
         total: Tensor
         total, terms = self.loss(output, labels)
@@ -120,6 +122,12 @@ class ReIDTask(lightning.LightningModule):
             "dsap_size": self.augment.dsap_size,
             "reduce": self.augment.reduce,
         }
+
+
+def _input_dtype(like: Tensor) -> torch.dtype:
+    """What the first layers compute in: under autocast they would cast their input, which then need not be wider."""
+    kind = like.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
 
 
 def build_model(num_ids: int, config: ModelConfig) -> DSAReID | Baseline:

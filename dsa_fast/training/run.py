@@ -96,7 +96,7 @@ def fit(
     if resume:
         _check_same_run(out / "config.yaml", options)
 
-    people = ReIDData(data, augment.size, seed, stamp=out / "verified.json", progress=trainer.progress)
+    people = ReIDData(data, augment.size, seed, stamp=out / "verified.json", folder=out, progress=trainer.progress)
     _check_maps(people, data, model)
     if trainer.eval_every:
         people.check_testable()
