@@ -44,7 +44,7 @@ struct TransformArgs {
   int64_t image_stride[4];  // of images
   const uint8_t* iuv;       // [N, 3, h, w]: I, U, V
   int64_t iuv_stride[4];    // of iuv
-  const uint8_t* mirror;    // [24, 256, 256, 2], contiguous: (U, V) of the mirrored part at [I - 1, U, V]; or null
+  const uint8_t* mirror;    // [24, 2, 256, 256], contiguous: mirrored U and V at [I - 1, 0 or 1, V, U]; or null
   const Plan* plan;         // [B]
   void* full;               // [B, 3, H, W], or [B, H, W, 3] where channels_last is set; contiguous
   DType full_dtype;         // kFloat16, kBFloat16 or kFloat32
@@ -150,8 +150,8 @@ DSA_FAST_HD Label mirrored_label(Label label, const uint8_t* mirror) {
   const bool torso = label.i <= 2;
   const uint8_t partner = static_cast<uint8_t>(torso ? label.i : label.i + (label.i % 2 == 1 ? 1 : -1));
   if (mirror != nullptr) {
-    const uint8_t* uv = mirror + 2 * ((label.i - 1) * 65536 + label.u * 256 + label.v);
-    return {partner, uv[0], uv[1]};
+    const uint8_t* uv = mirror + (label.i - 1) * 2 * 65536 + label.v * 256 + label.u;
+    return {partner, uv[0], uv[65536]};
   }
   const bool along_u = (label.i >= 3 && label.i <= 6) || label.i >= 23;
   return {partner, static_cast<uint8_t>(along_u ? 255 - label.u : label.u),

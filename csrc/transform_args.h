@@ -59,10 +59,9 @@ inline TransformArgs transform_args(const Tensor& images, const Tensor& iuv, con
   args.iuv = static_cast<const uint8_t*>(iuv.const_data_ptr());
   std::copy_n(iuv.strides().data(), 4, args.iuv_stride);
   if (mirror.has_value()) {
-    STD_TORCH_CHECK(mirror->dim() == 4 && mirror->size(0) == kParts && mirror->size(1) == 256 &&
-                        mirror->size(2) == 256 && mirror->size(3) == 2 && mirror->scalar_type() == ScalarType::Byte &&
-                        mirror->is_contiguous(),
-                    "dsa_fast: mirror must be contiguous uint8 [24, 256, 256, 2]");
+    STD_TORCH_CHECK(mirror->dim() == 4 && mirror->size(0) == kParts && mirror->size(1) == 2 && mirror->size(2) == 256 &&
+                        mirror->size(3) == 256 && mirror->scalar_type() == ScalarType::Byte && mirror->is_contiguous(),
+                    "dsa_fast: mirror must be contiguous uint8 [24, 2, 256, 256]");
     check_same_device(images, *mirror);
     args.mirror = static_cast<const uint8_t*>(mirror->const_data_ptr());
   }

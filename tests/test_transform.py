@@ -206,11 +206,11 @@ def test_last_of_the_copies_of_a_stored_pixel_wins(device: str) -> None:  # noqa
 
 
 def test_a_mirror_table_replaces_the_closed_form(device: str) -> None:  # noqa: F811
-    u, v = torch.meshgrid(torch.arange(256), torch.arange(256), indexing="ij")
-    table = torch.zeros(24, 256, 256, 2, dtype=torch.uint8)
+    v, u = torch.meshgrid(torch.arange(256), torch.arange(256), indexing="ij")
+    table = torch.zeros(24, 2, 256, 256, dtype=torch.uint8)
     for part in range(1, 25):
         iuv = torch.stack([torch.full_like(u, part), u, v]).byte()
-        table[part - 1] = flip_iuv(iuv)[1:].flip(-1).permute(1, 2, 0)
+        table[part - 1] = flip_iuv(iuv)[1:].flip(-1)
     images, iuv = make(12, 20, 10, seed=7)
     draws = sample(12, seed=7)
     plain = train_transform(images.to(device), iuv.to(device), draws, CONFIG)
@@ -378,7 +378,7 @@ PLAN = torch.zeros(2, 8, dtype=torch.int32)
         ({"dtype": torch.float64}, TypeError, "dtype must be torch.float16, torch.bfloat16 or torch.float32"),
         ({"dsap_dtype": torch.uint8}, TypeError, "dsap_dtype must be torch.float16"),
         ({"mean": [1.0]}, ValueError, "mean must hold 3 numbers, got 1"),
-        ({"mirror": IMAGES}, ValueError, "mirror must have shape [24, 256, 256, 2], got [2, 3, 8, 4]"),
+        ({"mirror": IMAGES}, ValueError, "mirror must have shape [24, 2, 256, 256], got [2, 3, 8, 4]"),
         ({"mirror": IMAGES.int()}, TypeError, "mirror must be a uint8 tensor, got torch.int32"),
         ({"plan": PLAN.to("meta")}, ValueError, "plan must be on the device of images, cpu, got meta"),
         ({"plan": PLAN + 2}, RuntimeError, "plan's index must be in 0..1, got 2"),

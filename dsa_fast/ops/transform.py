@@ -14,7 +14,7 @@ from dsa_fast.ops.warp import MAX_SIZE, PARTS
 #: Columns of a plan: one row of int32 an image.
 PLAN = ("index", "top", "left", "flip", "erase_top", "erase_left", "erase_height", "erase_width")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-_MIRROR_SHAPE = (PARTS, 256, 256, 2)
+_MIRROR_SHAPE = (PARTS, 2, 256, 256)
 _MAX_PIXELS = (2**31 - 1) // 255
 
 
@@ -60,8 +60,8 @@ def fused_transform(
         dtype: of the full images: float32, float16 or bfloat16; computed in float32 and rounded once.
         dsap_dtype: of the part images, likewise; by default `dtype`.
         channels_last: lays the full images out as [B, H, W, 3] in memory (their shape stays [B, 3, H, W]).
-        mirror: uint8 [24, 256, 256, 2], contiguous, on the device of `images`: U and V of the mirrored part at
-            [I - 1, U, V]; by default the closed form of `dsa_fast.densepose.flip_iuv`.
+        mirror: uint8 [24, 2, 256, 256], on the device of `images`: what U (0) and V (1) of a part become in a mirrored
+            picture, at [I - 1, 0 or 1, V, U]; by default the closed form of `dsa_fast.densepose.flip_iuv`.
 
     Returns:
         Full images [B, 3, *size] and part images [B, 24, 3, dsap_size, dsap_size], in which untouched texels are 0.

@@ -178,8 +178,8 @@ void run(const Case& k, std::mt19937_64& random) {
           const int64_t was = i;
           if (was > 2) i = was % 2 ? was + 1 : was - 1;
           if (k.table) {
-            const uint8_t* uv = mirror.data() + (((was - 1) * 256 + u) * 256 + v) * 2;
-            u = uv[0], v = uv[1];
+            const uint8_t* uv = mirror.data() + (was - 1) * 2 * 65536 + v * 256 + u;
+            u = uv[0], v = uv[65536];
           } else if (was <= 2) {
             v = 255 - v;
           } else if (was <= 6 || was >= 23) {
