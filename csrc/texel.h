@@ -30,6 +30,14 @@ DSA_FAST_HD int32_t texel_coordinate(uint8_t u, int32_t size) {
   return k < size ? k : size - 1;
 }
 
+// The same for size <= kMaxSmallSize, in 16 bits and without a division: compilers vectorise it well.
+constexpr int32_t kMaxSmallSize = 255;
+DSA_FAST_HD uint16_t small_texel_coordinate(uint8_t u, int32_t size) {
+  const auto x = static_cast<uint16_t>(u * static_cast<uint16_t>(size));
+  const auto k = static_cast<uint16_t>(static_cast<uint16_t>(x + 1 + (x >> 8)) >> 8);  // x / 255
+  return k < static_cast<uint16_t>(size) ? k : static_cast<uint16_t>(size - 1);
+}
+
 // Real-valued maps, in float32; u must not be NaN.
 DSA_FAST_HD int32_t texel_coordinate(float u, int32_t size) {
   const float clamped = u < 0.0f ? 0.0f : (u > 1.0f ? 1.0f : u);

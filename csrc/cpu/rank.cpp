@@ -18,16 +18,8 @@
 #include <utility>
 #include <vector>
 
+#include "capability.h"
 #include "parallel.h"
-
-#if (defined(__x86_64__) || defined(_M_X64)) && defined(__GNUC__)
-#include <immintrin.h>
-#define DSA_FAST_X86 1
-#define DSA_FAST_AVX2 __attribute__((target("avx2,fma")))
-#define DSA_FAST_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")))
-#endif
-
-#define DSA_FAST_INLINE inline __attribute__((always_inline))
 
 namespace dsa_fast {
 namespace {
@@ -251,17 +243,10 @@ DSA_FAST_KERNELS(avx2, DSA_FAST_AVX2)
 DSA_FAST_KERNELS(avx512, DSA_FAST_AVX512)
 #endif  // DSA_FAST_X86
 
-// DSA_FAST_CPU_CAPABILITY=plain or avx2 forbids better ones, for tests.
 const Kernels& choose_kernels() {
 #ifdef DSA_FAST_X86
-  const char* cap = std::getenv("DSA_FAST_CPU_CAPABILITY");
-  const bool plain = cap != nullptr && std::strcmp(cap, "plain") == 0;
-  const bool avx2 = cap != nullptr && std::strcmp(cap, "avx2") == 0;
-  if (!plain && !avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return kernels_avx512();
-  }
-  if (!plain && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kernels_avx2();
+  if (capability() == Capability::kAvx512) return kernels_avx512();
+  if (capability() == Capability::kAvx2) return kernels_avx2();
 #endif
   return kernels_plain();
 }

@@ -1,13 +1,11 @@
 // warp on the CPU; ../warp.h says what the results mean.
-//
-// The work is cut into units of one image and a range of parts. A unit scans its whole IUV map in raster order and
-// writes only its own parts, so that the result does not depend on how many units or threads there are.
 #include "../warp.h"
 
 #include <algorithm>
 #include <vector>
 
-#include "parallel.h"
+#include "units.h"
+#include "warp_bytes.h"
 
 namespace dsa_fast {
 namespace {
@@ -49,11 +47,6 @@ CollectHits collect_hits_for(DType iuv_dtype) {
                          [](auto tag) -> CollectHits { return &collect_hits<typename decltype(tag)::type>; });
 }
 
-struct Unit {
-  int64_t b;
-  int32_t part_begin, part_end;
-};
-
 // Calls f(y, hits, n) for all hits of the unit, in raster order.
 template <typename F>
 void for_each_hits(const IuvMap& map, CollectHits collect, const Unit& unit, int64_t size, const F& f) {
@@ -67,31 +60,12 @@ void for_each_hits(const IuvMap& map, CollectHits collect, const Unit& unit, int
   }
 }
 
-// Calls f(units of one worker) on several threads: an image each or, when there are fewer images than threads, a
-// range of an image's parts each. A unit looks at every pixel and writes part_elements for each of its parts.
-template <typename F>
-void parallel_units(const IuvMap& map, int64_t part_elements, const F& f) {
-  if (map.B == 0) return;
-  const int64_t pixels = map.H * map.W;
-  int64_t groups = std::min<int64_t>(kParts, (num_threads() + map.B - 1) / map.B);
-  if (pixels + kParts * part_elements < kWorthAThread) groups = 1;
-  parallel_for(map.B * groups, pixels + kParts / groups * part_elements, [&](int64_t begin, int64_t end) {
-    f([=](const auto& run) {
-      for (int64_t k = begin; k < end; ++k) {
-        const int64_t group = k % groups;
-        run(Unit{k / groups, static_cast<int32_t>(kParts * group / groups),
-                 static_cast<int32_t>(kParts * (group + 1) / groups)});
-      }
-    });
-  });
-}
-
 template <typename In, typename Out>
 void warp_last(const WarpArgs& a) {
   const CollectHits collect = collect_hits_for(a.iuv.dtype);
   const int64_t cells = a.S * a.S;
   const int64_t plane = a.C * cells;  // of one part
-  parallel_units(a.iuv, plane, [&](const auto& for_each_unit) {
+  parallel_units(a.iuv.B, a.iuv.H * a.iuv.W, plane, [&](const auto& for_each_unit) {
     for_each_unit([&](const Unit& unit) {
       Out* out = static_cast<Out*>(a.out) + unit.b * kParts * plane;  // [24, C, S, S]
       for (int32_t p = unit.part_begin; p < unit.part_end; ++p) {
@@ -119,7 +93,7 @@ void warp_mean(const WarpArgs& a) {
   const CollectHits collect = collect_hits_for(a.iuv.dtype);
   const int64_t cells = a.S * a.S;
   const int64_t plane = a.C * cells;
-  parallel_units(a.iuv, plane, [&](const auto& for_each_unit) {
+  parallel_units(a.iuv.B, a.iuv.H * a.iuv.W, plane, [&](const auto& for_each_unit) {
     std::vector<Sum> sum;        // [parts of the unit, C, S, S]
     std::vector<int32_t> count;  // [parts of the unit, S, S]
     for_each_unit([&](const Unit& unit) {
@@ -203,6 +177,7 @@ void backward(const WarpBackwardArgs& a) {
 }  // namespace
 
 void warp_cpu(const WarpArgs& args) {
+  if (warp_bytes_can(args)) return warp_bytes(args);
   visit_dtype(args.img_dtype, [&](auto in) {
     visit_dtype(args.out_dtype, [&](auto out) {
       using In = typename decltype(in)::type;
@@ -215,7 +190,7 @@ void warp_cpu(const WarpArgs& args) {
 void warp_count_cpu(const CountArgs& args) {
   const CollectHits collect = collect_hits_for(args.iuv.dtype);
   const int64_t cells = args.S * args.S;
-  parallel_units(args.iuv, cells, [&](const auto& for_each_unit) {
+  parallel_units(args.iuv.B, args.iuv.H * args.iuv.W, cells, [&](const auto& for_each_unit) {
     for_each_unit([&](const Unit& unit) {
       int32_t* count = args.count + unit.b * kParts * cells;  // [24, S, S]
       std::fill(count + unit.part_begin * cells, count + unit.part_end * cells, 0);
@@ -238,12 +213,32 @@ void warp_backward_cpu(const WarpBackwardArgs& args) {
 #ifdef DSA_FAST_TORCH
 #include "../torch_args.h"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace dsa_fast {
 namespace {
+
+// glibc maps memory of this size anew for each tensor: a page fault for every 4 KiB costs more than the warp itself.
+// Transparent huge pages, where the system grants them to who asks, are 512 times as large.
+constexpr int64_t kAlwaysMapped = int64_t{32} << 20;
+constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
+
+void prefer_huge_pages([[maybe_unused]] const Tensor& tensor, [[maybe_unused]] int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  if (bytes < kAlwaysMapped) return;
+  const auto data = reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr());
+  const uintptr_t begin = (data + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t end = (data + static_cast<uintptr_t>(bytes)) / kHugePage * kHugePage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: it may fail
+#endif
+}
 
 Tensor warp_op(const Tensor& img, const Tensor& iuv, int64_t size, const std::vector<double>& fill,
                const std::string& reduce, ScalarType dtype) {
   Tensor out = empty_dsap(img, iuv, size, dtype);
+  prefer_huge_pages(out, out.numel() * static_cast<int64_t>(out.element_size()));
   warp_cpu(warp_args(img, iuv, size, fill, reduce, out));
   return out;
 }

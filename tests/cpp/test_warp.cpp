@@ -53,7 +53,7 @@ class Buffer {
 #if defined(__CUDACC__)
     check_cuda(cudaMallocManaged(&data_, std::max<size_t>(bytes, 1)), "cudaMallocManaged");
 #else
-    data_ = std::malloc(bytes);
+    if (posix_memalign(&data_, 64, bytes) != 0) std::abort();  // aligned as PyTorch's memory is
 #endif
     if (bytes > 0) std::memset(data_, garbage, bytes);
   }
@@ -185,7 +185,7 @@ void compare_counts(const Buffer& got, const Buffer& expected, const std::string
 
 // ---- a case --------------------------------------------------------------------------------------------------------
 
-enum class Content { kRandom, kOneTexel, kEmpty, kFull, kWild };
+enum class Content { kRandom, kPatches, kOneTexel, kEmpty, kFull, kWild };
 
 struct Case {
   int64_t B, C, H, W, S;
@@ -195,7 +195,7 @@ struct Case {
   bool permuted;  // img [B, H, W, C] and iuv [B, W, H, 3] in memory, gradients [B, 24, S, S, C]
 
   std::string name() const {
-    constexpr const char* contents[] = {"random", "one texel", "empty", "full", "wild"};
+    constexpr const char* contents[] = {"random", "patches", "one texel", "empty", "full", "wild"};
     std::string text = reduce == Reduce::kLast ? "last " : "mean ";
     for (int64_t extent : {B, C, H, W, S}) text += std::to_string(extent) + " ";
     return text + name_of(img) + " " + name_of(iuv) + " -> " + name_of(out) + ", " +
@@ -238,10 +238,13 @@ void run(const Case& k, std::mt19937_64& random) {
   IuvMap map{iuv.data(), {3 * pixels, pixels, k.W, 1}, k.iuv, k.B, k.H, k.W};
   if (k.permuted) std::copy_n(std::array<int64_t, 4>{3 * pixels, 1, 3, 3 * k.H}.data(), 4, map.stride);
   const double top = k.iuv == DType::kUInt8 ? 255 : 1;
+  bool inside = false;
   for (int64_t b = 0; b < k.B; ++b) {
     for (int64_t y = 0; y < k.H; ++y) {
       for (int64_t x = 0; x < k.W; ++x) {
+        if (below(30) == 0) inside = !inside;
         double value[3] = {static_cast<double>(below(25)), uniform(0, top), uniform(0, top)};
+        if (k.content == Content::kPatches && !inside) value[0] = 0;
         if (k.content == Content::kOneTexel) value[0] = 24, value[1] = value[2] = top;
         if (k.content == Content::kEmpty) value[0] = 0;
         if (k.content == Content::kFull) value[0] = static_cast<double>(1 + below(24));
@@ -433,9 +436,22 @@ void test_casts(std::mt19937_64& random) {
   }
 }
 
+// The two ways to a byte's texel agree.
+void test_small_sizes() {
+  for (int32_t size = 1; size <= kMaxSmallSize; ++size) {
+    for (int u = 0; u < 256; ++u) {
+      if (small_texel_coordinate(static_cast<uint8_t>(u), size) != texel_coordinate(static_cast<uint8_t>(u), size)) {
+        fail("size " + std::to_string(size) + ", u " + std::to_string(u));
+      }
+    }
+  }
+}
+
 }  // namespace
 
-int main() {
+// With the argument "bytes": only the cases which depend on the processor's instruction set.
+int main(int argc, char** argv) {
+  const bool bytes_only = argc > 1 && std::strcmp(argv[1], "bytes") == 0;
 #if defined(__CUDACC__)
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
@@ -446,15 +462,17 @@ int main() {
   std::mt19937_64 random(20190603);
   int cases = 0;
   const auto check = [&](const Case& k) {
+    if (bytes_only && (k.img != DType::kUInt8 || k.iuv != DType::kUInt8)) return;
     run(k, random);
     ++cases;
   };
   test_casts(random);
+  test_small_sizes();
 
   constexpr DType types[] = {DType::kUInt8, DType::kFloat16, DType::kBFloat16, DType::kFloat32, DType::kFloat64};
   constexpr DType map_types[] = {DType::kUInt8, DType::kFloat16, DType::kBFloat16, DType::kFloat32};
-  constexpr Content contents[] = {Content::kRandom, Content::kOneTexel, Content::kEmpty, Content::kFull,
-                                  Content::kWild};
+  constexpr Content contents[] = {Content::kRandom, Content::kPatches, Content::kOneTexel,
+                                  Content::kEmpty,  Content::kFull,    Content::kWild};
   for (const Reduce reduce : {Reduce::kLast, Reduce::kMean}) {
     for (const DType img : types) {  // every pair of types
       for (const DType out : types) {
@@ -475,12 +493,23 @@ int main() {
                                       {2, 0, 4, 4, 2},   {2, 3, 0, 4, 2},    {2, 3, 4, 0, 2},   {1, 65, 4, 5, 2},
                                       {1, 130, 3, 3, 1}, {9, 1, 4, 3, 2},    {1, 3, 90, 31, 1}};
     for (const auto& e : extents) {
-      for (const Content content : {Content::kRandom, Content::kFull, Content::kOneTexel}) {
+      for (const Content content : {Content::kRandom, Content::kPatches, Content::kFull, Content::kOneTexel}) {
         check({e[0], e[1], e[2], e[3], e[4], DType::kUInt8, DType::kUInt8, DType::kFloat32, reduce, content, false});
+        check({e[0], e[1], e[2], e[3], e[4], DType::kUInt8, DType::kUInt8, DType::kBFloat16, reduce, content, true});
         check(
             {e[0], e[1], e[2], e[3], e[4], DType::kFloat32, DType::kFloat32, DType::kBFloat16, reduce, content, true});
       }
     }
+    for (int64_t size = 1; size <= 64; ++size) {
+      check({1, 1 + size % 4, 3, 75, size, DType::kUInt8, DType::kUInt8, types[size % 5], reduce, Content::kPatches,
+             size % 7 == 0});
+    }
+    // Results too large for a cache, of which each channel begins with a cache line, or not.
+    check({15, 3, 9, 150, 32, DType::kUInt8, DType::kUInt8, DType::kFloat32, reduce, Content::kPatches, false});
+    check({60, 3, 3, 70, 31, DType::kUInt8, DType::kUInt8, DType::kUInt8, reduce, Content::kFull, false});
+    // The largest size of the small ones, and the first beyond.
+    check({1, 1, 5, 70, 255, DType::kUInt8, DType::kUInt8, DType::kFloat16, reduce, Content::kRandom, false});
+    check({1, 1, 5, 70, 256, DType::kUInt8, DType::kUInt8, DType::kUInt8, reduce, Content::kRandom, false});
   }
   std::printf("%d cases, %d failures\n", cases, failures);
   return failures == 0 ? 0 : 1;

@@ -1,0 +1,38 @@
+// How the work of a warp is cut for threads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "../texel.h"
+#include "parallel.h"
+
+namespace dsa_fast {
+
+// One image, and a range of its parts. Who works on a unit scans the whole IUV map in raster order and writes only the
+// unit's parts, so that the result does not depend on how many units or threads there are.
+struct Unit {
+  int64_t b;
+  int32_t part_begin, part_end;
+};
+
+// Calls f(for_each_unit) on several threads; f calls for_each_unit(run), which calls run(unit) for the thread's units.
+// A unit is an image or, when there are fewer images than threads, a range of an image's parts; its run looks at every
+// pixel and writes part_elements for each of its parts.
+template <typename F>
+void parallel_units(int64_t images, int64_t pixels, int64_t part_elements, const F& f) {
+  if (images == 0) return;
+  int64_t groups = std::min<int64_t>(kParts, (num_threads() + images - 1) / images);
+  if (pixels + kParts * part_elements < kWorthAThread) groups = 1;
+  parallel_for(images * groups, pixels + kParts / groups * part_elements, [&](int64_t begin, int64_t end) {
+    f([=](const auto& run) {
+      for (int64_t k = begin; k < end; ++k) {
+        const int64_t group = k % groups;
+        run(Unit{k / groups, static_cast<int32_t>(kParts * group / groups),
+                 static_cast<int32_t>(kParts * (group + 1) / groups)});
+      }
+    });
+  });
+}
+
+}  // namespace dsa_fast
