@@ -7,15 +7,20 @@ Every contender's result is compared with `dsa_fast.ops.reference` before it is 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from common import Clock, copy_rate, print_table, say, spread
 from torch import Tensor
+from torchvision.io import read_image
 
 import dsa_fast
+from dsa_fast.data.transforms import resize
+from dsa_fast.densepose.iuv import read_iuv, resize_iuv
 from dsa_fast.ops.reference import warp_reference
 
 PARTS = 24
@@ -36,7 +41,7 @@ def people(batch: int, height: int, width: int, generator: torch.Generator) -> t
 
 
 def torch_scatter(img: Tensor, iuv: Tensor, size: int) -> Tensor:
-    """The vectorised PyTorch way: one index_put; which pixel wins a texel is not defined on CUDA."""
+    """The vectorised PyTorch way: one index_put; which of several pixels wins a texel is not defined."""
     batch, channels = img.shape[:2]
     part, row, column = iuv[:, 0].long(), iuv[:, 1].long() * size // 255, iuv[:, 2].long() * size // 255
     row, column = row.clamp(max=size - 1), column.clamp(max=size - 1)
@@ -71,30 +76,81 @@ def numpy_flat(img: np.ndarray, iuv: np.ndarray, size: int) -> np.ndarray:
     return np.ascontiguousarray(out.reshape(len(img), channels, PARTS, size, size).swapaxes(1, 2))
 
 
+def default_real() -> Path:
+    """Where tests, too, look for real photos with their maps."""
+    shared = os.environ.get("DSA_FAST_SHARED", Path(__file__).resolve().parents[2] / "shared" / "data")
+    return Path(shared) / "iuv"
+
+
+def add_options(group: argparse._ArgumentGroup) -> None:
+    """The suite's own options."""
+    group.add_argument(
+        "--real",
+        type=Path,
+        default=default_real(),
+        help="folder of photos of single people with maps beside them, NAME_iuv.png (default: %(default)s); rows of "
+        "real people are left out where there are none",
+    )
+
+
+def real_people(folder: Path) -> tuple[Tensor, Tensor] | None:
+    """Photos [N, 3, 256, 128] and maps of upright people in the folder and below it; None where there are none."""
+    images, maps = [], []
+    for path in sorted(folder.rglob("*_[iI][uU][vV].png")):
+        photos = [p for p in (path.with_name(path.stem[:-4] + suffix) for suffix in (".jpg", ".png")) if p.exists()]
+        if not photos:
+            continue
+        photo, iuv = read_image(str(photos[0])), read_iuv(path)
+        if photo.shape[0] == 3 and photo.shape[1] > photo.shape[2] and photo.shape[1:] == iuv.shape[1:]:
+            images.append(resize(photo[None], (256, 128))[0])
+            maps.append(resize_iuv(iuv, (256, 128)))
+    return (torch.stack(images), torch.stack(maps)) if images else None
+
+
+def draw(pool: tuple[Tensor, Tensor], batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A batch of the pool's people, with noise in the photos so that none is like another."""
+    chosen = torch.randint(len(pool[0]), (batch,), generator=generator)
+    noise = torch.randint(0, 8, (batch, 3, 256, 128), dtype=torch.uint8, generator=generator)
+    return pool[0][chosen] ^ noise, pool[1][chosen]
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """uint8 256 x 128 photos and maps -> float32 24 x 3 x 32 x 32."""
     size, generator = 32, torch.Generator().manual_seed(0)
     device, clock = options.device, Clock(options.device, options.seconds)
     rate = copy_rate(clock)
+    real = real_people(options.real)
+    if real is None:
+        say(f"benchmarks: no real people in {options.real}; left out")
     rows: list[dict[str, Any]] = []
-    for batch in (1, 16) if options.quick else (1, 16, 64, 256):
-        # Enough different inputs that none is in a cache from the last time.
-        sets = [people(batch, 256, 128, generator) for _ in range(max(2, min(16, 512 // batch)))]
-        arrays = [(img.numpy(), iuv.numpy()) for img, iuv in sets]
-        sets = [(img.to(device), iuv.to(device)) for img, iuv in sets]
-        img, iuv = (x[:1].cpu() for x in sets[0])
-        floor = batch * (6 * 256 * 128 + 4 * PARTS * 3 * size * size) / rate
-        ours: float | None = None
-        for name, contender in contenders(sets, arrays if device.type == "cpu" else [], size).items():
-            verify(name, contender, img, iuv, size, device)
-            row = {"batch": batch, "name": name, **spread(clock(contender))}
-            ours = ours or row["median_s"]
-            row["images_per_s"] = batch / row["median_s"]
-            row["floor_share"] = floor / row["median_s"]
-            row["times_dsa_fast"] = row["median_s"] / ours
-            rows.append(row)
-    filled = float((sets[0][1][:, 0] > 0).float().mean())
-    return {"copy_bytes_per_s": rate, "foreground": filled, "input": "uint8 256 x 128", "rows": rows}
+    inputs: dict[str, dict[str, float]] = {}
+    for kind in ("synthetic",) if real is None else ("synthetic", "real"):
+        for batch in (1, 16) if options.quick else (1, 16, 64, 256):
+            # Enough different inputs that none is in a cache from the last time.
+            number = max(2, min(64, 1024 // batch))
+            if kind == "synthetic" or real is None:
+                sets = [people(batch, 256, 128, generator) for _ in range(number)]
+            else:
+                sets = [draw(real, batch, generator) for _ in range(number)]
+            count = dsa_fast.warp(*sets[0], size=size, return_count=True)[1]
+            inputs[kind] = {
+                "foreground": float((sets[0][1][:, 0] > 0).float().mean()),
+                "touched_texels": float((count > 0).float().mean()),
+            }
+            arrays = [(img.numpy(), iuv.numpy()) for img, iuv in sets]
+            sets = [(img.to(device), iuv.to(device)) for img, iuv in sets]
+            img, iuv = (x[:1].cpu() for x in sets[0])
+            floor = batch * (6 * 256 * 128 + 4 * PARTS * 3 * size * size) / rate
+            ours: float | None = None
+            for name, contender in contenders(sets, arrays if device.type == "cpu" else [], size).items():
+                verify(name, contender, img, iuv, size)
+                row = {"input": kind, "batch": batch, "name": name, **spread(clock(contender))}
+                ours = ours or row["median_s"]
+                row["images_per_s"] = batch / row["median_s"]
+                row["floor_share"] = floor / row["median_s"]
+                row["times_dsa_fast"] = row["median_s"] / ours
+                rows.append(row)
+    return {"copy_bytes_per_s": rate, "inputs": inputs, "rows": rows}
 
 
 def contenders(
@@ -116,12 +172,12 @@ def contenders(
     return found
 
 
-def verify(name: str, run: Callable[[int], Any], img: Tensor, iuv: Tensor, size: int, device: torch.device) -> None:
+def verify(name: str, run: Callable[[int], Any], img: Tensor, iuv: Tensor, size: int) -> None:
     """Stops the benchmark when a contender's first image is not what it should be."""
     got = torch.as_tensor(run(0))[:1].cpu()
     reduce = "mean" if name == "dsa_fast mean" else "last"
     expected, count = warp_reference(img, iuv, size=size, dtype=torch.float32, reduce=reduce)
-    if name == "PyTorch index_put" and device.type == "cuda":  # any of several pixels may win a texel there
+    if name == "PyTorch index_put":  # any of several pixels may win a texel: its threads race
         alone = (count <= 1)[:, :, None]
         got, expected = got * alone, expected * alone
     if not torch.equal(got, expected):
@@ -132,12 +188,14 @@ def show(result: dict[str, Any]) -> None:
     """Prints the rows as a table."""
     print_table(
         "warp, uint8 256 x 128 -> float32 24 x 3 x 32 x 32",
-        ("batch", "what", "median ms", "spread", "images/s", "of floor", "ratio"),
+        ("people", "batch", "what", "median ms", "best ms", "spread", "images/s", "of floor", "ratio"),
         [
             (
+                row["input"],
                 str(row["batch"]),
                 row["name"],
                 f"{1e3 * row['median_s']:.3f}",
+                f"{1e3 * row['min_s']:.3f}",
                 f"{100 * (row['p90_s'] - row['p10_s']) / row['median_s']:.0f} %",
                 f"{row['images_per_s']:,.0f}",
                 f"{100 * row['floor_share']:.1f} %",
@@ -146,4 +204,9 @@ def show(result: dict[str, Any]) -> None:
             for row in result["rows"]
         ],
     )
+    for kind, about in result["inputs"].items():
+        shares = (
+            f"{100 * about['foreground']:.0f} % foreground, {100 * about['touched_texels']:.0f} % of the texels hit"
+        )
+        say(f"{kind} people: {shares}")
     say(f"copy rate {result['copy_bytes_per_s'] / 1e9:.1f} GB/s")

@@ -64,5 +64,6 @@ def test_a_log_in_other_words_is_no_pass() -> None:
 
 
 def test_names() -> None:
-    signature = "void dsa_fast::_GLOBAL__N__5cafb4d4_7_warp_cu_556f5882::f<unsigned char, (dsa_fast::Reduce)0>(dsa_fast::IuvMap, int)"
+    space = "dsa_fast::_GLOBAL__N__5cafb4d4_7_warp_cu_556f5882::"
+    signature = f"void {space}f<unsigned char, (dsa_fast::Reduce)0>(dsa_fast::IuvMap, int)"
     assert resources.plain_name(signature) == "f<unsigned char, (Reduce)0>"

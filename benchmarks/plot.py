@@ -1,0 +1,122 @@
+"""Draws the figures of README.md from benchmarks/results/*.json.
+
+python benchmarks/plot.py                 # docs/speed.png
+python benchmarks/plot.py --device cuda   # docs/speed_cuda.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+ROOT = Path(__file__).resolve().parents[1]
+INK, OURS, OTHERS, FLOOR = "#808890", "#2f81f7", "#9aa4af", "#d29922"  # readable on white and on black
+BATCH = 64
+
+
+def load(suite: str, device: str) -> dict[str, Any] | None:
+    """A suite's figures; None where they were not measured."""
+    path = ROOT / "benchmarks" / "results" / f"{suite}_{device}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def bars(axes: Axes, title: str, unit: str, rows: list[tuple[str, float]], floor: float | None = None) -> None:
+    """Horizontal bars on a logarithmic axis, each with its value and its ratio to the first."""
+    names, values = [name for name, _ in rows], [value for _, value in rows]
+    positions = range(len(rows))
+    axes.barh(positions, values, color=[OURS if name.startswith("dsa_fast") else OTHERS for name in names], height=0.62)
+    axes.set_xscale("log")
+    low = min(values if floor is None else [*values, floor])
+    axes.set_xlim(low / 2.2, max(values) * 9)
+    axes.set_yticks(list(positions), names)
+    axes.invert_yaxis()
+    for position, value in zip(positions, values, strict=True):
+        ratio = "" if position == 0 else f"   {value / values[0]:.1f} x"
+        text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        axes.text(value * 1.12, position, f"{text} {unit}{ratio}", va="center", color=INK, fontsize=9)
+    if floor is not None:
+        axes.axvline(floor, color=FLOOR, linewidth=1.3, linestyle=(0, (4, 3)), zorder=3)
+        axes.text(floor, -0.62, f"memory floor {floor:.3g} {unit}", color=FLOOR, fontsize=8.5, ha="center")
+    axes.set_title(title, color=INK, fontsize=10.5, loc="left", pad=16, fontweight="bold")
+    axes.tick_params(colors=INK, labelsize=9.5, length=0)
+    axes.tick_params(axis="x", which="both", labelbottom=False, length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def warp_panels(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """A panel for each kind of people."""
+    panels = []
+    for kind in result["inputs"]:
+        rows = [row for row in result["rows"] if row["batch"] == BATCH and row["input"] == kind]
+        if not rows:
+            continue
+        scale = 1e6 / BATCH
+        floor = rows[0]["floor_share"] * rows[0]["median_s"] * scale
+        title = f"Warp, {kind} people, 256 x 128, time of an image"
+        lines = [(row["name"], row["median_s"] * scale) for row in rows]
+        panels.append({"title": title, "unit": "us", "rows": lines, "floor": floor})
+    return panels
+
+
+def evaluation_panels(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Distances and scores beside torchreid's, where that was measured: the largest width that has it."""
+    found: dict[str, dict[str, float]] = {}
+    for row in result["rows"]:
+        found.setdefault(row["size"], {})[row["name"]] = row["best_s"]
+    panels = []
+    for size, rows in found.items():
+        ours, distances = rows.get("dsa_fast: distances and scores"), rows.get("torchreid: distances")
+        if ours is None or distances is None:
+            continue
+        lines = [("dsa_fast", ours)]
+        for kind in ("compiled", "Python"):
+            ranking = rows.get(f"torchreid: {kind} ranking")
+            if ranking is not None:
+                lines.append((f"torchreid, {kind}", distances + ranking))
+        queries, gallery, width = size.split(" x ")
+        title = f"Evaluation, {queries} queries, {gallery} images, {width} numbers each"
+        panels.append({"title": title, "unit": "s", "rows": lines})
+    return panels
+
+
+def main() -> None:
+    """Draws what there is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="default: docs/speed.png, or docs/speed_DEVICE.png")
+    options = parser.parse_args()
+    panels: list[dict[str, Any]] = []
+    about = ""
+    for suite, make in (("warp", warp_panels), ("eval", evaluation_panels)):
+        result = load(suite, options.device)
+        if result is not None:
+            panels += make(result)
+            computer = result["machine"]
+            about = f"{computer.get('gpu', computer['cpu'])}, {computer['cores']} cores, PyTorch {computer['torch']}"
+    if not panels:
+        raise SystemExit(f"plot: nothing is in benchmarks/results for {options.device}")
+    heights = [len(panel["rows"]) + 1.6 for panel in panels]
+    figure, axes = pyplot.subplots(
+        len(panels), 1, figsize=(8.4, 0.36 * sum(heights) + 0.4), height_ratios=heights, squeeze=False
+    )
+    for panel, place in zip(panels, axes[:, 0], strict=True):
+        bars(place, **panel)
+    figure.text(0.99, 0.004, f"{about}; logarithmic axes", ha="right", color=INK, fontsize=8)
+    figure.tight_layout(rect=(0, 0.02, 1, 1))
+    out = options.out or ROOT / "docs" / ("speed.png" if options.device == "cpu" else f"speed_{options.device}.png")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=160, transparent=True)
+    print(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    main()
