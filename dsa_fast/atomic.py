@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["atomic_path"]
+__all__ = ["atomic_path", "remove_left_over"]
 
 
 @contextlib.contextmanager
@@ -32,3 +33,28 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_TEMPORARY = re.compile(r"^\..*\.\d+-[0-9a-f]{8}(\.[^.]*)?$")
+
+
+def remove_left_over(folder: str | os.PathLike[str], before: float) -> int:
+    """Removes the temporary files of writers that were killed, from a folder and those in it.
+
+    Args:
+        folder: where `atomic_path` was used.
+        before: seconds since the epoch; only files last changed before it are removed, so that a writer that is at
+            work keeps its own.
+
+    Returns:
+        How many were removed.
+    """
+    removed = 0
+    for place, _, names in os.walk(folder):
+        for name in filter(_TEMPORARY.match, names):
+            path = Path(place) / name
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
+                    removed += 1
+    return removed

@@ -12,6 +12,7 @@ import jsonargparse
 COMMANDS = {
     "demo": "make people, train, evaluate and draw, in minutes, with nothing but this package",
     "synth": "render a data set of synthetic people with exact dense semantics",
+    "prepare": "make the IUV maps of images, by DensePose or from keypoints",
     "fit": "train a model on a data set",
     "eval": "evaluate a checkpoint: mAP, CMC and mINP",
     "inspect": "look into a prepared data set: coverage, parts, suspicious IUV maps, a contact sheet",
@@ -75,6 +76,10 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     parser = jsonargparse.ArgumentParser(prog=f"dsa-fast {name}", description=summary, default_env=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_function_arguments(function, nested_key=None, as_group=False, as_positional=True)
+    for action in parser._actions:  # --from for from_, which Python keeps for itself
+        for spelt in [each for each in action.option_strings if each.endswith("_")]:
+            action.option_strings = [spelt.rstrip("_")]
+            parser._option_string_actions[spelt.rstrip("_")] = parser._option_string_actions.pop(spelt)
     options = vars(parser.instantiate(parser.parse_args(_spell_out_flags(function, arguments))))
     del options["config"]
     status = function(**options)

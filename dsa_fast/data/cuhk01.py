@@ -58,7 +58,8 @@ def _read(
         match = _NAME.match(name)
         if match is None or int(match[1]) < 1 or not 1 <= int(match[2]) <= 4:
             raise ValueError(f"image names must be PPPPNNN.png, person and 001..004, got {name} in {place}")
-        people.append(Person(place / name, maps.find("campus", name), int(match[1]), (int(match[2]) + 1) // 2))
+        found, camid = maps.find("campus", name), (int(match[2]) + 1) // 2
+        people.append(Person(place / name, found, int(match[1]), camid, maps.place("campus", name)))
     pids = sorted({person.pid for person in people})
     if check_counts and (len(people), len(pids)) != (_IMAGES, _PEOPLE):
         raise ValueError(

@@ -83,7 +83,8 @@ def _read(
     maps = IuvMaps(folder, iuv)
     people = []
     for file, pid in zip(config["filelist"], config["labels"], strict=True):
-        people.append(Person(unpacked / file, maps.find(unpacked.name, file), pid, int(file.split("_")[2])))
+        found, place = maps.find(unpacked.name, file), maps.place(unpacked.name, file)
+        people.append(Person(unpacked / file, found, pid, int(file.split("_")[2]), place))
     if protocol == "all":
         return PeopleSplits(f"cuhk03-{kind}-all", folder, people, [], [])
     train, query, gallery = ([people[i - 1] for i in config[f"{split}_idx"]] for split in ("train", "query", "gallery"))

@@ -146,6 +146,10 @@ class IuvMaps:
             self._listed[folder] = maps
         return maps.get(stem)
 
+    def place(self, folder: str, name: str) -> Path:
+        """Where the map of the image `name` in `folder` belongs."""
+        return self.root / folder / f"{name.rpartition('.')[0]}.png"
+
 
 def show_tree(root: Path, lines: int = 16) -> str:
     """What a folder holds, two levels deep and cut short: lines of text."""

@@ -84,7 +84,7 @@ def _read_split(
             raise ValueError(f"image names must be PID_cCAM... as in 0002_c1s1_000451_03.jpg, got {name} in {place}")
         pid, camid = int(match[1]), int(match[2])
         if asked is None or (pid, camid) in asked:
-            people.append(Person(place / name, maps.find(mirrored, name), pid, camid))
+            people.append(Person(place / name, maps.find(mirrored, name), pid, camid, maps.place(mirrored, name)))
     if not people and asked is None:
         raise ValueError(f"{place} must hold images ({', '.join(sorted(IMAGE_SUFFIXES))}), got none")
     return people

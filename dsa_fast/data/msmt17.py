@@ -79,7 +79,8 @@ def _read_list(folder: Path, split: str, images: Path, maps: IuvMaps) -> list[Pe
         if file not in listed[place]:
             missing.append(name)
         mirrored = f"{images.name}/{place}" if place else images.name
-        people.append(Person(images / name, maps.find(mirrored, file), person + 1, camid))
+        found = maps.find(mirrored, file)
+        people.append(Person(images / name, found, person + 1, camid, maps.place(mirrored, file)))
     if missing:
         raise FileNotFoundError(
             f"{path} names {len(people)} images, of which {len(missing)} are missing in {images}, such as {missing[0]}"

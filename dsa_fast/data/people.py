@@ -18,12 +18,14 @@ class Person:
         iuv_path: its IUV map's file (or its place in a store, see `IUVStore`), or None where there is none.
         pid: identity; 0 is a distractor, -1 junk (Market-1501's convention).
         camid: camera, 1-based.
+        iuv_place: where its IUV map is looked for, whether there is one or not; None where none is looked for.
     """
 
     path: Path
     iuv_path: Path | None
     pid: int
     camid: int
+    iuv_place: Path | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dsa_fast.data import cuhk01, cuhk03, market, msmt17, table
 from dsa_fast.data.folders import Source, beside, plain_name, show_tree, subfolders
 from dsa_fast.data.people import PeopleSplits
 
-__all__ = ["DATASETS", "read_dataset"]
+__all__ = ["DATASETS", "holds_dataset", "read_dataset"]
 
 # The order decides between sources that hold the same folder: the more particular first.
 _SOURCES = (table.SOURCE, *market.SOURCES, cuhk03.SOURCE, cuhk01.SOURCE, msmt17.SOURCE, market.OWN)
@@ -85,6 +85,11 @@ def read_dataset(
             f"options of {source.name} must be among {', '.join(allowed) or '(it has none)'}, got {', '.join(unknown)}"
         )
     return source.read(folder, iuv=iuv, check_counts=check_counts, **options)
+
+
+def holds_dataset(root: Path | str) -> bool:
+    """Whether `read_dataset` would find a data set, or several, in a folder."""
+    return bool(_find(Path(root).expanduser(), None, None))
 
 
 def _source(name: str) -> Source | None:

@@ -94,8 +94,9 @@ def _read(
             if given:
                 check(folder / given, line)
             place = str(PurePosixPath(name).parent)
-            found = folder / given if given else maps.find("" if place == "." else place, image.name)
-            splits[split].append(Person(image, found, pid, camid))
+            mirrored = "" if place == "." else place
+            found = folder / given if given else maps.find(mirrored, image.name)
+            splits[split].append(Person(image, found, pid, camid, found or maps.place(mirrored, image.name)))
     if not any(splits.values()):
         raise ValueError(f"{path} must list images, got none")
     return PeopleSplits(path.stem, folder, **splits)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -94,7 +95,7 @@ def read_iuv(path: str | os.PathLike[str], *, order: Order = "auto", size: tuple
     return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
 
-def write_iuv(path: str | os.PathLike[str], iuv: Tensor) -> None:
+def write_iuv(path: str | os.PathLike[str], iuv: Tensor, *, text: Mapping[str, str] | None = None) -> None:
     """Writes an IUV map as a PNG with R, G, B = I, U, V, and a text chunk that names this order.
 
     The file appears whole or not at all. Missing folders are made.
@@ -102,6 +103,7 @@ def write_iuv(path: str | os.PathLike[str], iuv: Tensor) -> None:
     Args:
         path: the file; its name must end in ".png".
         iuv: uint8 [3, H, W], channels I, U, V, on any device.
+        text: further PNG text chunks, such as who made the map.
 
     Raises:
         TypeError: `iuv` is not a uint8 tensor.
@@ -118,10 +120,11 @@ def write_iuv(path: str | os.PathLike[str], iuv: Tensor) -> None:
     if highest > NUM_PARTS:
         raise ValueError(f"iuv must hold part ids 0..{NUM_PARTS} in channel 0, got {highest}")
     image = Image.fromarray(iuv.permute(1, 2, 0).contiguous().cpu().numpy())
-    text = PngImagePlugin.PngInfo()
-    text.add_text(_ORDER_KEY, "IUV")
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in {**(text or {}), _ORDER_KEY: "IUV"}.items():
+        chunks.add_text(key, value)
     with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=text)
+        image.save(temporary, format="PNG", pnginfo=chunks)
 
 
 def flip_iuv(iuv: Tensor, table: SymmetryTable | None = None) -> Tensor:

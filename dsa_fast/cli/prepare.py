@@ -1,0 +1,356 @@
+"""`dsa-fast prepare`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from dsa_fast.atomic import atomic_path, remove_left_over
+from dsa_fast.data.dataset import read_image
+from dsa_fast.data.images import ImageList, list_images
+from dsa_fast.densepose.atlas import part_overlay
+from dsa_fast.densepose.iuv import read_iuv
+from dsa_fast.densepose.prepare import Estimator, Facts, Made, make_maps
+from dsa_fast.densepose.ranks import Ranks
+from dsa_fast.evaluation.pictures import save_picture
+from dsa_fast.training.scoring import pick_device
+
+_REPORT, _SHEET = "prepare.json", "prepare.jpg"  # no PNG: a folder's image might be called so
+_SHOWN = 10  # failed images in the message
+_PICTURES, _COLUMNS = 48, 8
+
+
+def prepare(
+    source: Path,
+    *,
+    from_: Literal["densepose", "keypoints", "pose", "dump"] = "densepose",
+    model: Path | None = None,
+    weights: Path | None = None,
+    min_size: int | None = None,
+    max_size: int | None = None,
+    min_score: float = 0.3,
+    overrides: dict[str, Any] | None = None,
+    keypoints: Path | None = None,
+    keypoint_names: Path | None = None,
+    layout: Literal["auto", "coco17", "openpose18", "market14"] = "auto",
+    min_confidence: float = 0.3,
+    pose: Literal["torchvision"] = "torchvision",
+    dump: Path | None = None,
+    out: Path | None = None,
+    name: str = "auto",
+    options: dict[str, Any] | None = None,
+    check_counts: bool = True,
+    splits: Literal["all", "train"] = "all",
+    device: str = "auto",
+    batch: int = 16,
+    workers: int = 4,
+) -> None:
+    """Make the IUV maps of a folder of images or a data set: `dsa-fast prepare DIR --model CFG.yaml --weights FILE`.
+
+    Args:
+        source: folder of images, or a data set.
+        from_: what makes the maps: detectron2's DensePose; known keypoints; a pose estimator's keypoints; or a file of
+            DensePose results that apply_net.py dump wrote.
+        model: detectron2 config file of a chart-based DensePose model.
+        weights: the weights of `model`, or for `pose` those of the pose estimator (by default torchvision's, downloaded).
+        min_size: short edge of DensePose's input, pixels; by default the config's.
+        max_size: longest edge of DensePose's input, pixels; by default the config's.
+        min_score: persons that are less sure are not looked at.
+        overrides: further keys of `model`, such as `{MODEL.RPN.POST_NMS_TOPK_TEST: 100}`.
+        keypoints: file or folder of keypoints.
+        keypoint_names: where `keypoints` names no files: the COCO annotations or the folder of images that it is of.
+        layout: which joint each row of `keypoints` is; `auto` tells by their number.
+        min_confidence: joints that are less sure are missing.
+        pose: the pose estimator.
+        dump: file of apply_net.py dump.
+        out: folder of the maps; by default where the data set's loader looks, or `iuv` inside a plain folder.
+        name: which data set it is; `folder` takes all images in a folder; `auto` takes what is there.
+        options: of the data set, such as `{kind: labeled}` for CUHK03.
+        check_counts: whether a data set's numbers of images must be the published ones.
+        splits: all images, or the training images only (at test time no maps are needed).
+        device: `auto`, `cpu`, `cuda`, `cuda:1`; under torchrun `auto` gives each process a GPU of its own.
+        batch: images that are estimated at once.
+        workers: threads that read images, in each process.
+    """
+    console = Console(stderr=True)
+    ranks = Ranks.from_environment()
+    listing = list_images(
+        source, name=name, out=out, splits=splits, check_counts=check_counts, options=options
+    )
+    estimator, settings = _estimator(
+        listing,
+        from_,
+        model=model,
+        weights=weights,
+        min_size=min_size,
+        max_size=max_size,
+        min_score=min_score,
+        overrides=overrides,
+        keypoints=keypoints,
+        keypoint_names=keypoint_names,
+        layout=layout,
+        min_confidence=min_confidence,
+        pose=pose,
+        dump=dump,
+        device=_device(device, ranks),
+        batch=batch,
+    )
+    began = time.time()
+    report_path = listing.out / _REPORT
+    if ranks.rank == 0:
+        _begin(report_path, settings)
+    with _progress_bar(console, len(listing.pairs), ranks.rank == 0) as show, _memory_hint(batch):
+        made = make_maps(listing.pairs, estimator, batch=batch, workers=workers, ranks=ranks, progress=show)
+    if made is None:
+        return
+    remove_left_over(listing.out, before=began)
+    report = summary(listing, made, settings)
+    _write_json(report_path, report)
+    save_picture(contact_sheet(listing, made, estimator.maker), listing.out / _SHEET)
+    _print(Console(), listing, report, made)
+    if made.failed:
+        shown = "\n".join(f"  {made.failed[number]}" for number in sorted(made.failed)[:_SHOWN])
+        more = f"\n  ... and {len(made.failed) - _SHOWN} more in {report_path}" if len(made.failed) > _SHOWN else ""
+        raise ValueError(f"{len(made.failed)} of {len(listing.pairs)} images have no map:\n{shown}{more}")
+
+
+def _estimator(
+    listing: ImageList,
+    from_: str,
+    *,
+    model: Path | None,
+    weights: Path | None,
+    min_size: int | None,
+    max_size: int | None,
+    min_score: float,
+    overrides: dict[str, Any] | None,
+    keypoints: Path | None,
+    keypoint_names: Path | None,
+    layout: Literal["auto", "coco17", "openpose18", "market14"],
+    min_confidence: float,
+    pose: str,
+    dump: Path | None,
+    device: torch.device,
+    batch: int,
+) -> tuple[Estimator, dict[str, Any]]:
+    """What makes the maps, and what decides over the result."""
+    needs = {"densepose": {"model": model, "weights": weights}, "keypoints": {"keypoints": keypoints}}
+    needs |= {"dump": {"dump": dump}}
+    given = {"model": model, "keypoints": keypoints, "dump": dump}
+    for option, value in needs.get(from_, {}).items():
+        if value is None:
+            raise ValueError(f"{option} must be given with --from {from_}: see dsa-fast prepare --help")
+    for option, value in given.items():
+        if value is not None and option not in needs.get(from_, {}):
+            raise ValueError(f"{option} is not for --from {from_}, got {option} {value}")
+    images = [image for image, _ in listing.pairs]
+    if model is not None and weights is not None:
+        from dsa_fast.densepose.detectron import DensePose
+
+        densepose = DensePose(
+            model,
+            weights,
+            device=device,
+            min_size=min_size,
+            max_size=max_size,
+            min_score=min_score,
+            overrides=overrides,
+        )
+        return densepose, {"from": from_, **densepose.settings}
+    from dsa_fast.densepose.estimators import FromDump, FromKeypoints, FromPose, match_names
+
+    if keypoints is not None:
+        from dsa_fast.densepose.keypoints import read_keypoints
+
+        try:
+            joints = read_keypoints(keypoints, names=keypoint_names)
+        except ImportError as error:
+            raise ValueError(str(error)) from error
+        known = {image: joints[each] for image, each in match_names(images, joints, str(keypoints)).items()}
+        settings = {"from": from_, "file": str(keypoints), "layout": layout, "min_confidence": min_confidence}
+        return FromKeypoints(known, layout=layout, min_confidence=min_confidence), settings
+    if dump is not None:
+        from dsa_fast.densepose.dump import read_dump
+
+        entries = {entry.file_name: entry for entry in read_dump(dump)}
+        found = {image: entries[each] for image, each in match_names(images, entries, str(dump)).items()}
+        return FromDump(found), {"from": from_, "file": str(dump)}
+    from dsa_fast.densepose.pose import PoseEstimator
+
+    settings = {"from": from_, "pose": pose, "weights": None if weights is None else str(weights)}
+    settings |= {"min_score": min_score, "min_confidence": min_confidence}
+    estimator = PoseEstimator(weights, device=device, batch_size=batch, min_score=min_score)
+    return FromPose(estimator, min_confidence=min_confidence), settings
+
+
+def _device(name: str, ranks: Ranks) -> torch.device:
+    device = pick_device(name)
+    if device.type == "cuda" and device.index is None and ranks.world > 1:
+        device = pick_device(f"cuda:{ranks.local % torch.cuda.device_count()}")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def _begin(report_path: Path, settings: dict[str, Any]) -> None:
+    """Notes the settings, and refuses to go on with other ones."""
+    if report_path.is_file():
+        try:
+            before = json.loads(report_path.read_text())["settings"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{report_path} must be a report of dsa-fast prepare, got: {error}") from error
+        other = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
+        if other:
+            shown = "; ".join(f"{key} was {before.get(key)}, is {settings.get(key)}" for key in other)
+            raise ValueError(
+                f"maps in {report_path.parent} were made with other options ({shown}): give the same ones, "
+                "another --out, or remove them"
+            )
+    else:
+        _write_json(report_path, {"format": "dsa_fast.prepare", "settings": settings, "finished": False})
+
+
+def summary(listing: ImageList, made: Made, settings: dict[str, Any]) -> dict[str, Any]:
+    """The report as JSON holds it: shares are of 1; images are named by paths relative to the source's folder."""
+    names = [_name(listing, number) for number in range(len(listing.pairs))]
+    there = {number: facts for number, facts in made.facts.items() if facts.labelled > 0}
+
+    def spread(values: Sequence[float]) -> dict[str, float] | None:
+        if not values:
+            return None
+        p10, median, p90 = (float(q) for q in np.percentile(values, (10, 50, 90)))
+        return {"mean": float(np.mean(values)), "p10": p10, "median": median, "p90": p90}
+
+    return {
+        "format": "dsa_fast.prepare",
+        "settings": settings,
+        "finished": True,
+        "source": str(listing.root),
+        "data_set": listing.name,
+        "images": len(names),
+        "detected": len(there),
+        "detected_share": len(there) / max(1, len(made.facts)),
+        "labelled": spread([facts.labelled for facts in there.values()]),
+        "parts": spread([facts.parts for facts in there.values()]),
+        "texel_fill": spread([facts.texels for facts in there.values()]),
+        "undetected": [names[number] for number in sorted(set(made.facts) - set(there))],
+        "failed": [{"image": names[number], "error": made.failed[number]} for number in sorted(made.failed)],
+        "made_now": made.new,
+        "seconds": made.seconds,
+        "images_per_second": made.new / made.seconds,
+        "estimating_share": made.estimating / made.seconds,
+    }
+
+
+def contact_sheet(listing: ImageList, made: Made, maker: str) -> Image.Image:
+    """Images beside their maps, spread evenly over all that have one."""
+    numbers = sorted(made.facts)
+    shown = [numbers[i * len(numbers) // _PICTURES] for i in range(_PICTURES)] if len(numbers) > _PICTURES else numbers
+    width, height, caption, gap = 88, 176, 16, 8
+    cell = 2 * width + gap, height + caption + gap
+    columns = max(1, min(_COLUMNS, len(shown)))
+    rows = max(1, -(-len(shown) // columns))
+    sheet = Image.new("RGB", (columns * cell[0] + gap, 3 * gap + caption + rows * cell[1]), (250, 250, 250))
+    draw = ImageDraw.Draw(sheet)
+    title, small = ImageFont.load_default(14), ImageFont.load_default(10)
+    draw.text((gap, gap), f"{maker}: {len(shown)} of {len(numbers)} maps", fill=(40, 40, 45), font=title)
+    for place, number in enumerate(shown):
+        left, top = gap + place % columns * cell[0], 3 * gap + caption + place // columns * cell[1]
+        facts = made.facts[number]
+        for side, picture in enumerate(_pair(*listing.pairs[number])):
+            factor = min(width / picture.width, height / picture.height)
+            size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
+            sheet.paste(picture.resize(size, Image.Resampling.LANCZOS), (left + side * width, top))
+        text = _caption(facts)
+        draw.text((left, top + height + 1), text, fill=(40, 40, 45) if facts.labelled else (208, 48, 44), font=small)
+    return sheet
+
+
+def _caption(facts: Facts) -> str:
+    if not facts.labelled:
+        return "nobody found"
+    score = "" if facts.score is None else f", score {facts.score:.2f}"
+    return f"{facts.parts} parts, fill {facts.texels:.1%}{score}"
+
+
+def _pair(image: Path, place: Path) -> list[Image.Image]:
+    photo = read_image(image)
+    try:
+        iuv = read_iuv(place)
+    except ValueError:
+        iuv = read_iuv(place, order="IUV")
+    return [Image.fromarray(photo.permute(1, 2, 0).numpy()), part_overlay(photo, iuv)]
+
+
+def _name(listing: ImageList, number: int) -> str:
+    image = listing.pairs[number][0]
+    with contextlib.suppress(ValueError):
+        return image.relative_to(listing.root).as_posix()
+    return str(image)
+
+
+def _print(console: Console, listing: ImageList, report: dict[str, Any], made: Made) -> None:
+    undetected, fill = len(report["undetected"]), report["texel_fill"]
+    lines = [
+        f"{report['images']} images: {report['detected']} with a person ({report['detected_share']:.1%}), {undetected} "
+        f"without, {len(report['failed'])} failed",
+    ]
+    if fill is not None:
+        lines.append(
+            f"{report['labelled']['mean']:.1%} of the pixels labelled, {report['parts']['mean']:.1f} of 24 parts, "
+            f"{fill['mean']:.1%} of the texels filled (80 % of the maps: {fill['p10']:.1%} to {fill['p90']:.1%})"
+        )
+    if made.new:
+        lines.append(
+            f"{made.new} maps made now in {made.seconds:.1f} s, {report['images_per_second']:.1f} a second; "
+            f"{report['estimating_share']:.0%} of the time was spent estimating, the rest waiting for images"
+        )
+    else:
+        lines.append("all maps were there already")
+    lines.append(f"maps in {listing.out}; report {listing.out / _REPORT}; look at {listing.out / _SHEET}")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.1f}/s")
+
+
+@contextlib.contextmanager
+def _progress_bar(console: Console, total: int, visible: bool) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("maps"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not visible) as bar:
+        task = bar.add_task("maps", total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+@contextlib.contextmanager
+def _memory_hint(batch: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ValueError(f"the GPU's memory is not enough at batch {batch}: give a smaller --batch") from error

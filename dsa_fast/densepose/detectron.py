@@ -1,0 +1,300 @@
+"""DensePose by detectron2: its chart-based models, run in batches.
+
+Güler et al., "DensePose: Dense Human Pose Estimation in the Wild", CVPR 2018 (https://arxiv.org/abs/1802.00434);
+detectron2's `projects/DensePose`. Neither is needed to import this module.
+"""
+
+from __future__ import annotations
+
+import codecs
+import collections
+import hashlib
+import pickle
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsa_fast.data.dataset import read_image
+from dsa_fast.densepose.choose import choose_person
+from dsa_fast.densepose.prepare import Found
+
+__all__ = ["DensePose", "read_weights"]
+
+_INSTALL = """\
+detectron2 and its project DensePose must be installed to run DensePose, got: {error}
+  python -m pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'
+  python -m pip install --no-build-isolation \
+'git+https://github.com/facebookresearch/detectron2.git#subdirectory=projects/DensePose'
+or, from a clone, put its folder projects/DensePose on PYTHONPATH"""
+
+
+class _Loaded(NamedTuple):
+    """An image as the network reads it (uint8 [3, h, w], in its channel order), and its own (height, width)."""
+
+    pixels: Tensor
+    size: tuple[int, int]
+
+
+class DensePose:
+    """Images -> IUV maps, by one of detectron2's chart-based DensePose models.
+
+    What `DefaultPredictor` does to one image is done to a batch: bilinear resize so that the short edge is
+    `min_size` unless the long one would exceed `max_size`, the network, boxes scaled back. Images are batched when
+    their padded inputs have one shape, so nothing is padded more than it would be alone. The DensePose head runs for
+    one person of each image only, whom `choose_person` picks; persons below `min_score` are not looked at.
+
+    Args:
+        config: a detectron2 YAML file, such as `densepose_rcnn_R_50_FPN_s1x.yaml`; the file that its `_BASE_` names
+            must lie beside it.
+        weights: its weights, .pkl as in DensePose's model zoo or .pth. No code in them is run.
+        device: where the network runs.
+        min_size: short edge of the network's input, pixels; by default the config's INPUT.MIN_SIZE_TEST.
+        max_size: longest edge; by default INPUT.MAX_SIZE_TEST.
+        min_score: least score of a person, 0..1.
+        overrides: further config keys and their values, such as {"MODEL.RPN.POST_NMS_TOPK_TEST": 100}.
+
+    Raises:
+        FileNotFoundError: `config` or `weights` is not there.
+        ValueError: detectron2 or DensePose is not installed, the config is not one of a chart-based DensePose model, or
+            the weights are not this model's.
+    """
+
+    maker = "DensePose"
+
+    def __init__(
+        self,
+        config: Path,
+        weights: Path,
+        *,
+        device: torch.device | str = "cpu",
+        min_size: int | None = None,
+        max_size: int | None = None,
+        min_score: float = 0.3,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> None:
+        for name, path in (("model", config), ("weights", weights)):
+            if not path.is_file():
+                raise FileNotFoundError(f"{name} must be a file, got {path}: no such file")
+        if not 0 <= min_score <= 1:
+            raise ValueError(f"min_score must be in 0..1, got {min_score}")
+        cfg = _read_config(config)
+        changes = {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": min_score, **(overrides or {})}
+        changes |= {"MODEL.DEVICE": str(device), "MODEL.WEIGHTS": ""}
+        if min_size is not None:
+            changes["INPUT.MIN_SIZE_TEST"] = min_size
+        if max_size is not None:
+            changes["INPUT.MAX_SIZE_TEST"] = max_size
+        try:
+            cfg.merge_from_list([part for pair in changes.items() for part in pair])
+        except (KeyError, ValueError, AssertionError) as error:
+            raise ValueError(f"overrides must be keys of {config} with values of their types, got: {error}") from error
+        _check_chart_model(cfg, config)
+        self._min, self._max, self._bgr = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT == "BGR"
+        if self._min < 1 or self._max < 1:
+            raise ValueError(f"min_size and max_size must be at least 1, got {self._min} and {self._max}")
+        self.device = torch.device(device)
+        self.model = _build(cfg, config)
+        _load_weights(self.model, weights, config)
+        self._keep_one_person()
+        self._sizes: list[tuple[int, int]] = []
+        #: What decides over the result, to tell another run's options from these.
+        self.settings = {
+            "config_sha256": hashlib.sha256(cfg.dump().encode()).hexdigest(),
+            "weights_sha256": _sha256(weights),
+            "min_size": self._min,
+            "max_size": self._max,
+            "min_score": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+        }
+
+    def group(self, size: tuple[int, int]) -> Hashable:
+        """The input's shape after resizing and padding."""
+        unit = max(1, self.model.backbone.size_divisibility)
+        return tuple(-(-length // unit) * unit for length in self._input_size(size))
+
+    def load(self, image: Path) -> _Loaded:
+        """Reads and resizes an image."""
+        from detectron2.data.transforms import ResizeTransform
+
+        pixels = read_image(image)
+        size = pixels.shape[1], pixels.shape[2]
+        if self._bgr:
+            pixels = pixels.flip(0)
+        array = pixels.permute(1, 2, 0).contiguous().numpy()
+        resized = ResizeTransform(*size, *self._input_size(size)).apply_image(array)
+        return _Loaded(torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))), size)
+
+    @torch.inference_mode()
+    def estimate(self, batch: Sequence[_Loaded]) -> list[Found | None]:
+        """The person of each image."""
+        inputs = [{"image": each.pixels, "height": each.size[0], "width": each.size[1]} for each in batch]
+        people = [result["instances"] for result in self.model.inference(inputs)]
+        # A batch without anybody has no DensePose outputs at all.
+        there = [i for i, person in enumerate(people) if len(person) and person.has("pred_densepose")]
+        found: list[Found | None] = [None] * len(batch)
+        if there:
+            maps = _chart_maps([people[i] for i in there], [batch[i].size for i in there])
+            scores = torch.cat([people[i].scores for i in there]).tolist()
+            for i, iuv, score in zip(there, maps, scores, strict=True):
+                found[i] = Found(iuv, score)
+        return found
+
+    def _input_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        from detectron2.data.transforms import ResizeShortestEdge
+
+        height, width = ResizeShortestEdge.get_output_shape(*size, self._min, self._max)
+        return height, width
+
+    def _keep_one_person(self) -> None:
+        """The heads that follow the box head are run through this method, with everybody who was detected."""
+        heads = self.model.roi_heads
+        with_boxes = heads.forward_with_given_boxes
+
+        def chosen_only(features: Any, instances: list[Any]) -> Any:
+            return with_boxes(features, [_chosen(each) for each in instances])
+
+        heads.forward_with_given_boxes = chosen_only
+
+
+def _chosen(instances: Any) -> Any:
+    """The instances of one image, cut to the one person that it is about, if there is one."""
+    best = choose_person(instances.pred_boxes.tensor, instances.scores, instances.image_size)
+    return instances[:0] if best is None else instances[best]
+
+
+def _chart_maps(people: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """uint8 [3, H, W] for each of one-person instances, in their images."""
+    from densepose.converters import ToChartResultConverter
+
+    maps = []
+    for person, (height, width) in zip(people, sizes, strict=True):
+        result = ToChartResultConverter.convert(person.pred_densepose, person.pred_boxes)
+        labels, uv = result.labels, (result.uv.clamp(0, 1) * 255).round()
+        patch = torch.cat([labels[None].to(uv.dtype), uv * (labels > 0)]).to(torch.uint8).cpu()
+        left, top = (int(edge) for edge in person.pred_boxes.tensor[0, :2].tolist())
+        h, w = min(patch.shape[1], height - top), min(patch.shape[2], width - left)
+        iuv = torch.zeros(3, height, width, dtype=torch.uint8)
+        iuv[:, top : top + h, left : left + w] = patch[:, :h, :w]
+        maps.append(iuv)
+    return maps
+
+
+def _read_config(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of detectron2's about torch
+            from densepose import add_densepose_config
+            from detectron2.config import get_cfg
+    except ImportError as error:
+        raise ValueError(_INSTALL.format(error=error)) from error
+    import yaml
+
+    cfg = get_cfg()
+    add_densepose_config(cfg)
+    try:
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+    except (KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError, yaml.YAMLError) as error:
+        raise ValueError(f"model must be a detectron2 config of a DensePose model, got {path}: {error}") from error
+    return cfg
+
+
+def _check_chart_model(cfg: Any, path: Path) -> None:
+    if not cfg.MODEL.DENSEPOSE_ON or cfg.MODEL.ROI_HEADS.NAME != "DensePoseROIHeads":
+        raise ValueError(
+            f"model must be a config of a DensePose model, got {path}, whose heads are {cfg.MODEL.ROI_HEADS.NAME}"
+        )
+    head = cfg.MODEL.ROI_DENSEPOSE_HEAD
+    if "Embedding" in head.PREDICTOR_NAME or head.CSE.EMBEDDERS:
+        raise ValueError(
+            f"model must predict charts (part, u, v), got {path}, whose {head.PREDICTOR_NAME} predicts continuous "
+            "surface embeddings (CSE); take one of DensePose's chart-based configs, such as "
+            "densepose_rcnn_R_50_FPN_s1x.yaml"
+        )
+
+
+def _build(cfg: Any, path: Path) -> Any:
+    from detectron2.modeling import build_model
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = build_model(cfg).eval()
+    except (KeyError, ValueError, AssertionError) as error:
+        raise ValueError(f"no model can be built from {path}: {error}") from error
+    if not hasattr(model, "roi_heads"):
+        raise ValueError(f"model must be a GeneralizedRCNN, got {path} with {type(model).__name__}")
+    return model
+
+
+def _load_weights(model: torch.nn.Module, path: Path, config: Path) -> None:
+    given = read_weights(path)
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    shapes = [name for name, value in given.items() if name in own and own[name].shape != value.shape]
+    # A batch norm's counter was added later than some weights; it is used in training only.
+    missing = [name for name in model.state_dict() if name not in given and not name.endswith("num_batches_tracked")]
+    if shapes or missing:
+        wrong = [f"{name} is {list(given[name].shape)}, must be {list(own[name].shape)}" for name in shapes]
+        wrong += [f"{name} is missing" for name in missing]
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(f"weights must be those of {config}, got {path}: {'; '.join(wrong[:3])}{more}")
+    model.load_state_dict({name: value for name, value in given.items() if name in own}, strict=False)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Reads a model's weights from detectron2's .pkl or .pth, without running code that the file may hold.
+
+    Raises:
+        ValueError: it is neither, holds something else than arrays, or is in Caffe2's naming.
+    """
+    try:
+        if path.suffix == ".pkl":
+            with path.open("rb") as file:
+                content = _ArrayUnpickler(file, encoding="latin1").load()
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"weights must be a file of detectron2's (.pkl or .pth), got {path}: {error}") from error
+    if isinstance(content, dict) and "blobs" in content:
+        raise ValueError(f"weights must be in detectron2's naming, got {path} in Caffe2's (from DensePose of 2018)")
+    named = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(named, dict) or not named:
+        raise ValueError(f"weights must hold a model's parameters by name, got {path} with {type(content).__name__}")
+    weights = {}
+    for name, value in named.items():
+        if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "fiub":
+            value = torch.from_numpy(np.array(value))
+        if not isinstance(value, Tensor):
+            raise ValueError(f"weights must hold arrays only, got {type(value).__name__} as {name} in {path}")
+        weights[str(name)] = value
+    return weights
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Admits NumPy's arrays and nothing else."""
+
+    _ADMITTED = frozenset(
+        (module, name)
+        for core in ("numpy.core.multiarray", "numpy._core.multiarray")
+        for module, name in ((core, "_reconstruct"), (core, "scalar"), ("numpy", "ndarray"), ("numpy", "dtype"))
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("_codecs", "encode"):
+            return codecs.encode
+        if (module, name) in self._ADMITTED:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no weights need; nothing was run")
+
+
+def _sha256(path: Path) -> str:
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()

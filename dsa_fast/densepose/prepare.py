@@ -1,0 +1,305 @@
+"""Makes the IUV maps of many images: in batches, resumable, by one process or several.
+
+A map that is there is not made again, so a run that was killed goes on where it was: files appear whole or not at all
+(`dsa_fast.atomic`). Images are put into batches by the whole list, whatever is done already, and a batch of which one
+map is missing is estimated as a whole. So an interrupted run ends with the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dsa_fast.densepose.iuv import read_iuv, write_iuv
+from dsa_fast.densepose.parts import NUM_PARTS
+from dsa_fast.densepose.ranks import Ranks
+from dsa_fast.ops.warp import warp
+
+__all__ = ["Estimator", "Facts", "Found", "Made", "make_maps"]
+
+#: PNG text chunks of a map: who made it, and how sure it was that there is a person.
+MAKER_KEY, SCORE_KEY = "dsa_fast:maker", "dsa_fast:score"
+
+_TEXELS = 32  # of a part, each way: what the fill is counted on
+_LOADED_AHEAD = 2  # batches
+
+
+class Found(NamedTuple):
+    """A person in an image.
+
+    Attributes:
+        iuv: uint8 [3, H, W], on the CPU.
+        score: how sure the estimator is, 0..1; None if it does not say.
+    """
+
+    iuv: Tensor
+    score: float | None
+
+
+class Estimator(Protocol):
+    """What makes maps out of images.
+
+    Attributes:
+        maker: what the maps are called, such as `DensePose`.
+    """
+
+    maker: str
+
+    def group(self, size: tuple[int, int]) -> Hashable:
+        """Images (height, width) of the same group can be estimated together without changing the result."""
+
+    def load(self, image: Path) -> Any:
+        """Reads an image; called in threads. Raises ValueError or OSError if it can't be used."""
+
+    def estimate(self, batch: Sequence[Any]) -> Sequence[Found | None]:
+        """The person of each loaded image, None where nobody is found."""
+
+
+class Facts(NamedTuple):
+    """What a map holds.
+
+    Attributes:
+        score: of the person; None if it is not known.
+        labelled: share of the pixels that have a part; 0 where nobody was found.
+        parts: how many of the 24 parts.
+        texels: share of the 24 x 32 x 32 texels that pixels reach.
+    """
+
+    score: float | None
+    labelled: float
+    parts: int
+    texels: float
+
+
+@dataclass
+class Made:
+    """What became of the images.
+
+    Attributes:
+        facts: image's number -> its map.
+        failed: image's number -> why it has none.
+        new: how many maps were made now.
+        seconds: how long it took.
+        estimating: seconds of these in which the estimator was at work; the rest was waiting for images.
+    """
+
+    facts: dict[int, Facts] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+    new: int = 0
+    seconds: float = 0.0
+    estimating: float = 0.0
+
+
+def make_maps(
+    pairs: Sequence[tuple[Path, Path]],
+    estimator: Estimator,
+    *,
+    batch: int = 16,
+    workers: int = 4,
+    ranks: Ranks | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Made | None:
+    """Makes the maps that are missing.
+
+    Where nobody is found the map is written too, all background, so that it is not looked for again; `Facts.labelled`
+    tells. A file that can't be read as the map of its image is made anew. An image that can't be used is noted and
+    left out; the next run tries it again.
+
+    Args:
+        pairs: image and map (PNG) of each.
+        estimator: what makes them.
+        batch: images that are estimated at once.
+        workers: threads that read images.
+        ranks: the processes that share the work; all of them must give the same pairs.
+        progress: called with the number of images that all processes have dealt with.
+
+    Returns:
+        What became of all images; None on all ranks but 0.
+
+    Raises:
+        OSError: a map can't be written.
+        ValueError: `batch` or `workers` is below 1, or the processes do not agree on the images.
+    """
+    for name, value in (("batch", batch), ("workers", workers)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    ranks = Ranks() if ranks is None else ranks
+    start = time.perf_counter()
+    with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(2) as writers:
+        try:
+            run = _Run(pairs, estimator, readers, writers, ranks, progress or (lambda done: None))
+            run.work(batch)
+        except BaseException:
+            readers.shutdown(wait=False, cancel_futures=True)
+            writers.shutdown(wait=False, cancel_futures=True)
+            raise
+    mine = run.made
+    mine.seconds = time.perf_counter() - start
+    all_made = ranks.gather(
+        [list(mine.facts.items()), list(mine.failed.items()), mine.new, mine.estimating], waiting=progress
+    )
+    if all_made is None:
+        return None
+    total = Made(seconds=time.perf_counter() - start)
+    for facts, failed, new, estimating in all_made:
+        total.facts.update((number, Facts(*each)) for number, each in facts)
+        total.failed.update(failed)
+        total.new += new
+        total.estimating += estimating / ranks.world
+    return total
+
+
+class _Run:
+    """One process's share."""
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Path, Path]],
+        estimator: Estimator,
+        readers: ThreadPoolExecutor,
+        writers: ThreadPoolExecutor,
+        ranks: Ranks,
+        progress: Callable[[int], None],
+    ) -> None:
+        self.pairs, self.readers, self.writers, self.ranks, self.progress = pairs, readers, writers, ranks, progress
+        self.estimator = estimator
+        self.sizes: list[tuple[int, int] | str] = []
+        self.made = Made()
+        self.writing: deque[tuple[list[int], list[Future[Facts]]]] = deque()
+
+    def work(self, batch: int) -> None:
+        sizes = self.sizes = list(self.readers.map(_size, [image for image, _ in self.pairs]))
+        unusable = {number: size for number, size in enumerate(sizes) if isinstance(size, str)}
+        batches = _batches(sizes, self.estimator.group, batch)
+        self.ranks.agree(_digest(self.pairs, batches))
+        if self.ranks.rank == 0:
+            self.made.failed.update(unusable)
+            self.advance(len(unusable))
+        for numbers, loading in self.loaded(batches):
+            self.estimate(numbers, loading)
+            while len(self.writing) > _LOADED_AHEAD:
+                self.written()
+        while self.writing:
+            self.written()
+
+    def loaded(self, batches: list[list[int]]) -> Iterator[tuple[list[int], list[Future[Any]]]]:
+        """Batches with a missing map, as they are claimed, and their images' loading a little ahead."""
+        ahead: deque[tuple[list[int], list[Future[Any]]]] = deque()
+        for claimed in self.ranks.claim(len(batches)):
+            numbers = batches[claimed]
+            places, sizes = [self.pairs[n][1] for n in numbers], [self.sizes[n] for n in numbers]
+            there = list(self.readers.map(_facts_of_file, places, sizes))
+            known = {number: facts for number, facts in zip(numbers, there, strict=True) if facts is not None}
+            self.made.facts.update(known)
+            self.advance(len(known))
+            if len(known) == len(numbers):
+                continue
+            ahead.append((numbers, [self.readers.submit(self.estimator.load, self.pairs[n][0]) for n in numbers]))
+            if len(ahead) > _LOADED_AHEAD:
+                yield ahead.popleft()
+        yield from ahead
+
+    def estimate(self, numbers: list[int], loading: list[Future[Any]]) -> None:
+        usable, items = [], []
+        for number, future in zip(numbers, loading, strict=True):
+            try:
+                items.append(future.result())
+                usable.append(number)
+            except (ValueError, OSError) as error:
+                if number not in self.made.facts:
+                    self.made.failed[number] = str(error)
+                    self.advance(1)
+        if not items:
+            return
+        began = time.perf_counter()
+        results = self.estimator.estimate(items)
+        self.made.estimating += time.perf_counter() - began
+        missing, futures = [], []
+        for number, found in zip(usable, results, strict=True):
+            if number not in self.made.facts:
+                missing.append(number)
+                futures.append(self.writers.submit(self.write, number, found))
+        self.writing.append((missing, futures))
+
+    def write(self, number: int, found: Found | None) -> Facts:
+        size = self.sizes[number]
+        iuv = torch.zeros(3, int(size[0]), int(size[1]), dtype=torch.uint8) if found is None else found.iuv
+        if tuple(iuv.shape) != (3, *size):
+            raise ValueError(f"the estimator must return maps of the image's size {list(size)}, got {list(iuv.shape)}")
+        score = None if found is None or found.score is None else round(found.score, 4)
+        text = {MAKER_KEY: self.estimator.maker} | ({} if score is None else {SCORE_KEY: str(score)})
+        write_iuv(self.pairs[number][1], iuv, text=text)
+        return _facts(iuv, score)
+
+    def written(self) -> None:
+        numbers, futures = self.writing.popleft()
+        for number, future in zip(numbers, futures, strict=True):
+            self.made.facts[number] = future.result()
+        self.made.new += len(numbers)
+        self.advance(len(numbers))
+
+    def advance(self, count: int) -> None:
+        self.progress(self.ranks.advance(count))
+
+
+def _size(image: Path) -> tuple[int, int] | str:
+    """(height, width) by the file's header, or what is wrong with it."""
+    try:
+        with Image.open(image) as file:
+            return file.height, file.width
+    except (OSError, SyntaxError, ValueError) as error:
+        return f"{image} must be a readable image, got: {error}"
+
+
+def _batches(
+    sizes: Sequence[tuple[int, int] | str], group: Callable[[tuple[int, int]], Hashable], batch: int
+) -> list[list[int]]:
+    """Numbers of the images that are estimated together; those without a size are left out."""
+    groups: dict[Hashable, list[int]] = {}
+    for number, size in enumerate(sizes):
+        if not isinstance(size, str):
+            groups.setdefault(group(size), []).append(number)
+    return sorted(numbers[i : i + batch] for numbers in groups.values() for i in range(0, len(numbers), batch))
+
+
+def _digest(pairs: Sequence[tuple[Path, Path]], batches: list[list[int]]) -> str:
+    listed = [[image.name, place.name] for image, place in pairs]
+    return hashlib.sha256(json.dumps([listed, batches]).encode(errors="surrogateescape")).hexdigest()
+
+
+def _facts_of_file(place: Path, size: tuple[int, int] | str) -> Facts | None:
+    """What the map in a file holds; None if there is none, or none of this size."""
+    if isinstance(size, str) or not place.is_file():
+        return None
+    try:
+        iuv = read_iuv(place, size=size)
+    except (ValueError, OSError):
+        try:  # one whose channel order can't be told is a map all the same
+            iuv = read_iuv(place, size=size, order="IUV")
+        except (ValueError, OSError):
+            return None
+    with Image.open(place) as file:
+        score = file.info.get(SCORE_KEY)
+    return _facts(iuv, None if score is None else float(score))
+
+
+def _facts(iuv: Tensor, score: float | None) -> Facts:
+    _, count = warp(iuv, iuv, size=_TEXELS, return_count=True)
+    touched = (count > 0).view(NUM_PARTS, -1)
+    return Facts(
+        score,
+        float((iuv[0] > 0).double().mean()),
+        int(touched.any(1).sum()),
+        float(touched.double().mean()),
+    )
