@@ -40,6 +40,15 @@ class _Loaded(NamedTuple):
     size: tuple[int, int]
 
 
+class _Heads(NamedTuple):
+    """Chart outputs of several people."""
+
+    coarse_segm: Tensor
+    fine_segm: Tensor
+    u: Tensor
+    v: Tensor
+
+
 class DensePose:
     """Images -> IUV maps, by one of detectron2's chart-based DensePose models.
 
@@ -167,20 +176,17 @@ def _chosen(instances: Any) -> Any:
 
 
 def _chart_maps(people: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """uint8 [3, H, W] for each of one-person instances, in their images."""
-    from densepose.converters import ToChartResultConverter
+    """uint8 [3, H, W] for each of one-person instances, in their images, on the CPU."""
+    from dsa_fast.densepose import to_iuv
 
-    maps = []
-    for person, (height, width) in zip(people, sizes, strict=True):
-        result = ToChartResultConverter.convert(person.pred_densepose, person.pred_boxes)
-        labels, uv = result.labels, (result.uv.clamp(0, 1) * 255).round()
-        patch = torch.cat([labels[None].to(uv.dtype), uv * (labels > 0)]).to(torch.uint8).cpu()
-        left, top = (int(edge) for edge in person.pred_boxes.tensor[0, :2].tolist())
-        h, w = min(patch.shape[1], height - top), min(patch.shape[2], width - left)
-        iuv = torch.zeros(3, height, width, dtype=torch.uint8)
-        iuv[:, top : top + h, left : left + w] = patch[:, :h, :w]
-        maps.append(iuv)
-    return maps
+    maps: dict[int, Tensor] = {}
+    for size in set(sizes):
+        numbers = [i for i, each in enumerate(sizes) if each == size]
+        outputs = [people[i].pred_densepose for i in numbers]
+        heads = _Heads(*(torch.cat([getattr(output, name) for output in outputs]) for name in _Heads._fields))
+        boxes = torch.cat([people[i].pred_boxes.tensor for i in numbers])
+        maps.update(zip(numbers, to_iuv(heads, boxes, size, dtype=torch.uint8).cpu(), strict=True))
+    return [maps[i] for i in range(len(people))]
 
 
 def _read_config(path: Path) -> Any:
