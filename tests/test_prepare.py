@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import pickle
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -471,7 +470,7 @@ def test_report_and_contact_sheet(fake: Fake, tmp_path: Path, capsys: pytest.Cap
     assert report["detected"] == 20 - len(undetected) and report["detected_share"] == report["detected"] / 20
     assert report["settings"] == fake.settings and report["made_now"] == 20
     assert 0 < report["texel_fill"]["p10"] <= report["texel_fill"]["median"] <= report["texel_fill"]["p90"] < 1
-    assert f"20 images: {20 - len(undetected)} with a person" in out and "prepare.jpg" in out
+    assert f"Fake: 20 images, {20 - len(undetected)} with a person" in out and "prepare.jpg" in out
     with Image.open(tmp_path / "images" / "iuv" / "prepare.jpg") as sheet:
         assert sheet.width > 600 and sheet.height > 300
     assert main(["prepare", str(tmp_path / "images"), "--batch", "8"]) == 0
@@ -515,3 +514,238 @@ def test_options_that_do_not_fit(
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not (tmp_path / "iuv" / "prepare.json").exists()
+
+
+# --- other sources --------------------------------------------------------------------------------------------------
+
+
+def test_names_of_other_programs_find_their_images(tmp_path: Path) -> None:
+    match_names = pytest.importorskip("dsa_fast.densepose.estimators").match_names
+    images = [tmp_path / "query" / "a.jpg", tmp_path / "gallery" / "a.jpg", tmp_path / "gallery" / "b.png"]
+    names = ["/else/where/query/a.jpg", "C:\\data\\gallery\\a.jpg", "b", "unknown.jpg"]
+    assert match_names(images, names, "FILE") == dict(zip(images, names, strict=False))
+    with pytest.raises(ValueError, match="must tell images apart, got 'a.jpg'"):
+        match_names(images, ["a.jpg"], "FILE")
+    with pytest.raises(ValueError, match="name an image once"):
+        match_names(images, ["b.png", "b"], "FILE")
+    with pytest.raises(ValueError, match="must name some of the images"):
+        match_names(images, ["c.png"], "FILE")
+
+
+def test_keypoints_are_drawn_by_the_same_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [picture(tmp_path / "images" / f"{i}.png", i, (96, 48)) for i in range(3)]
+    joints = np.zeros((2, 17, 3), np.float32)  # somebody who stands and faces us, and somebody of whom no joint is sure
+    xs = [24, 26, 22, 28, 20, 33, 15, 36, 12, 37, 11, 30, 18, 31, 17, 31, 17]
+    ys = [10, 8, 8, 9, 9, 22, 22, 36, 36, 48, 48, 50, 50, 68, 68, 86, 86]
+    joints[0] = np.stack([np.array(xs), np.array(ys), np.ones(17)], 1)
+    np.savez(tmp_path / "joints.npz", names=np.array(["0.png", "1.png"]), keypoints=joints)
+    arguments = [
+        "prepare",
+        str(tmp_path / "images"),
+        "--from",
+        "keypoints",
+        "--keypoints",
+        str(tmp_path / "joints.npz"),
+    ]
+    assert main(arguments) == 0
+    out = tmp_path / "images" / "iuv"
+    report = json.loads((out / "prepare.json").read_text())
+    assert report["detected"] == 1 and report["undetected"] == ["1.png", "2.png"]
+    assert report["settings"]["from"] == "keypoints" and report["maker"] == "keypoint IUV"
+    iuv = read_iuv(out / "0.png", size=(96, 48))
+    assert int(iuv[0, 36, 24]) == 2, "the middle of the chest is the torso's front"
+    with Image.open(out / "0.png") as file:
+        assert file.info[MAKER_KEY] == "keypoint IUV"
+    assert len(images) == 3 and main(arguments) == 0 and "there already" in capsys.readouterr().out
+
+
+def test_a_pose_estimator_is_asked_in_batches(tmp_path: Path) -> None:
+    from dsa_fast.densepose.estimators import FromPose
+
+    asked = []
+
+    def pose(images: Sequence[torch.Tensor]) -> list[Any]:
+        asked.append([tuple(image.shape) for image in images])
+        return [None for _ in images]
+
+    made = make_maps(pictures(tmp_path, 6), FromPose(pose), batch=4)
+    assert made is not None and all(facts.labelled == 0 for facts in made.facts.values())
+    assert asked == [[(3, 12, 8)] * 2, [(3, 16, 8)] * 4]
+
+
+def test_a_dump_gives_the_person_in_the_middle(tmp_path: Path) -> None:
+    from dsa_fast.densepose.dump import DumpEntry, DumpPerson
+
+    from dsa_fast.densepose.estimators import FromDump
+
+    (image, place), (other, _) = pairs = pictures(tmp_path, 2)
+    part = torch.full((4, 4), 2, dtype=torch.int64)
+    edge = DumpPerson(0.9, (0.0, 0.0, 2.0, 2.0), part[:2, :2], torch.zeros(2, 2, 2))
+    middle = DumpPerson(0.8, (2.0, 4.0, 6.0, 8.0), part, torch.full((2, 4, 4), 0.5))
+    made = make_maps(pairs, FromDump({image: DumpEntry("a/000.png", (edge, middle)), other: DumpEntry("b", ())}))
+    assert made is not None and made.facts[0].score == 0.8 and made.facts[1].labelled == 0
+    expected = torch.zeros(12, 8, dtype=torch.uint8)
+    expected[4:8, 2:6] = 2
+    assert torch.equal(read_iuv(place)[0], expected)
+
+
+# --- detectron2 -----------------------------------------------------------------------------------------------------
+
+
+def test_without_detectron2_it_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("detectron2", "densepose"):
+        monkeypatch.setitem(sys.modules, name, None)
+    picture(tmp_path / "images" / "a.png", 1)
+    (tmp_path / "a.yaml").touch()
+    (tmp_path / "a.pkl").touch()
+    options = ["--model", str(tmp_path / "a.yaml"), "--weights", str(tmp_path / "a.pkl")]
+    assert main(["prepare", str(tmp_path / "images"), *options]) == 1
+    error = capsys.readouterr().err
+    assert "pip install" in error and "projects/DensePose" in error and "PYTHONPATH" in error
+
+
+def test_weights_are_read_without_running_them(tmp_path: Path) -> None:
+    from dsa_fast.densepose.detectron import read_weights
+
+    arrays = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.int64(3)}
+    with (tmp_path / "zoo.pkl").open("wb") as file:
+        pickle.dump({"model": arrays, "__author__": "somebody"}, file, protocol=2)
+    torch.save({"model": {"a.weight": torch.arange(6.0).view(2, 3)}, "iteration": 3}, tmp_path / "own.pth")
+    for name in ("zoo.pkl", "own.pth"):
+        weights = read_weights(tmp_path / name)
+        assert torch.equal(weights["a.weight"], torch.arange(6.0).view(2, 3))
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "ran",)
+
+    for suffix, save in ((".pkl", lambda value, path: path.write_bytes(pickle.dumps(value))), (".pth", torch.save)):
+        save({"model": {"a": Evil()}}, tmp_path / f"evil{suffix}")
+        with pytest.raises(ValueError, match="weights must be a file of detectron2's"):
+            read_weights(tmp_path / f"evil{suffix}")
+    assert not (tmp_path / "ran").exists()
+    for content, message in (
+        ({"blobs": {}}, "Caffe2"),
+        ({"model": {"a": "text"}}, "arrays only, got str as a"),
+        ([1], "parameters by name"),
+    ):
+        (tmp_path / "odd.pkl").write_bytes(pickle.dumps(content))
+        with pytest.raises(ValueError, match=message):
+            read_weights(tmp_path / "odd.pkl")
+    (tmp_path / "cut.pkl").write_bytes((tmp_path / "zoo.pkl").read_bytes()[:50])
+    with pytest.raises(ValueError, match="cut.pkl"):
+        read_weights(tmp_path / "cut.pkl")
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Config and random weights of a small DensePose model of the real detectron2's."""
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    pytest.importorskip("densepose", reason="detectron2's project DensePose is not installed")
+    from densepose import add_densepose_config
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+
+    folder = tmp_path_factory.mktemp("model")
+    cfg = get_cfg()
+    add_densepose_config(cfg)
+    cfg.merge_from_list(
+        [
+            *("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
+            *("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"], "MODEL.RESNETS.DEPTH", 50),
+            *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
+            *("MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64], [128], [256], [512]]),
+            *("MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"], "MODEL.RPN.PRE_NMS_TOPK_TEST", 50),
+            *("MODEL.RPN.POST_NMS_TOPK_TEST", 10, "MODEL.DENSEPOSE_ON", True),
+            *("MODEL.ROI_HEADS.NAME", "DensePoseROIHeads", "MODEL.ROI_HEADS.NUM_CLASSES", 1),
+            *("MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3", "p4", "p5"]),
+            *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.NUM_FC", 1),
+            *("MODEL.ROI_DENSEPOSE_HEAD.NAME", "DensePoseV1ConvXHead"),
+            *("MODEL.ROI_DENSEPOSE_HEAD.CONV_HEAD_DIM", 16, "MODEL.ROI_DENSEPOSE_HEAD.NUM_STACKED_CONVS", 1),
+            *("MODEL.ROI_DENSEPOSE_HEAD.NUM_COARSE_SEGM_CHANNELS", 2),
+            *("INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 160, "MODEL.DEVICE", "cpu"),
+        ]
+    )
+    (folder / "tiny.yaml").write_text(cfg.dump())
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    state = model.state_dict()
+    for name, value in state.items():  # keeps activations small through untrained layers
+        if name.endswith("conv3.norm.weight"):
+            value.fill_(0.2)
+        if name.endswith(("conv1.norm.weight", "conv2.norm.weight", "shortcut.norm.weight")):
+            value.mul_(0.7)
+    state["roi_heads.densepose_predictor.ann_index_lowres.bias"][1] += 6
+    torch.save({"model": state}, folder / "tiny.pth")
+    return folder / "tiny.yaml", folder / "tiny.pth"
+
+
+def test_the_real_detectron2_by_batches_gives_what_its_predictor_gives(
+    tiny_model: tuple[Path, Path], tmp_path: Path
+) -> None:
+    from densepose import add_densepose_config
+    from densepose.converters import ToChartResultConverter
+    from detectron2.config import get_cfg
+    from detectron2.engine.defaults import DefaultPredictor
+
+    from dsa_fast.densepose.choose import choose_person
+    from dsa_fast.densepose.detectron import DensePose
+
+    config, weights = tiny_model
+    images = [picture(tmp_path / f"{i}.png", i, (96, 48) if i % 2 else (90, 47)) for i in range(6)]
+    cfg = get_cfg()
+    add_densepose_config(cfg)
+    cfg.merge_from_file(str(config))
+    cfg.MODEL.WEIGHTS, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = str(weights), 0.0
+    predictor = DefaultPredictor(cfg)
+    densepose = DensePose(config, weights, min_score=0.0)
+    assert len({densepose.group(read_image(image).shape[1:]) for image in images}) == 1
+    results = densepose.estimate([densepose.load(image) for image in images])
+    found = 0
+    for image, result in zip(images, results, strict=True):
+        with Image.open(image) as file:
+            pixels = np.asarray(file)[:, :, ::-1]
+        people = predictor(pixels)["instances"]
+        best = choose_person(people.pred_boxes.tensor, people.scores, pixels.shape[:2])
+        assert (best is None) == (result is None)
+        if best is None or result is None:
+            continue
+        found += 1
+        assert result.score == pytest.approx(float(people.scores[best]), abs=1e-4)
+        chart = ToChartResultConverter.convert(people.pred_densepose[best : best + 1], people.pred_boxes[[best]])
+        left, top = (int(edge) for edge in people.pred_boxes.tensor[best, :2])
+        own = result.iuv[:, top : top + chart.labels.shape[0], left : left + chart.labels.shape[1]]
+        labels = chart.labels[: own.shape[1], : own.shape[2]]
+        assert (own[0] == labels).double().mean() > 0.98
+        uv = (chart.uv[:, : own.shape[1], : own.shape[2]].clamp(0, 1) * 255)[:, own[0] == labels]
+        assert ((own[1:, own[0] == labels] - uv).abs() <= 1.01).double().mean() > 0.98
+        assert int((result.iuv[0] > 0).sum()) == int((own[0] > 0).sum())
+    assert found > 0
+
+
+def test_configs_and_weights_that_do_not_fit(tiny_model: tuple[Path, Path], tmp_path: Path) -> None:
+    from dsa_fast.densepose.detectron import DensePose
+
+    config, weights = tiny_model
+    text = config.read_text()
+    for name, content, message in (
+        ("none.yaml", "MODEL: [", "must be a detectron2 config"),
+        ("key.yaml", "MODEL: {NO_SUCH: 1}", "must be a detectron2 config"),
+        ("code.yaml", "MODEL: !!python/object/apply:os.getcwd []", "must be a detectron2 config"),
+        ("plain.yaml", "MODEL: {META_ARCHITECTURE: GeneralizedRCNN}", "must be a config of a DensePose model"),
+        ("cse.yaml", text.replace("DensePoseChartPredictor", "DensePoseEmbeddingPredictor"), r"\(CSE\)"),
+        ("wide.yaml", text.replace("CONV_HEAD_DIM: 16", "CONV_HEAD_DIM: 24"), "weights must be those of"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match=message):
+            DensePose(tmp_path / name, weights)
+    part = dict(list(torch.load(weights, weights_only=True)["model"].items())[1:])
+    torch.save(part, tmp_path / "part.pth")
+    with pytest.raises(ValueError, match="is missing"):
+        DensePose(config, tmp_path / "part.pth")
+    with pytest.raises(ValueError, match="overrides must be keys"):
+        DensePose(config, weights, overrides={"MODEL.NO_SUCH": 1})
+    with pytest.raises(ValueError, match="min_score must be in 0..1"):
+        DensePose(config, weights, min_score=2)

@@ -93,9 +93,7 @@ def prepare(
     """
     console = Console(stderr=True)
     ranks = Ranks.from_environment()
-    listing = list_images(
-        source, name=name, out=out, splits=splits, check_counts=check_counts, options=options
-    )
+    listing = list_images(source, name=name, out=out, splits=splits, check_counts=check_counts, options=options)
     estimator, settings = _estimator(
         listing,
         from_,
@@ -123,7 +121,7 @@ def prepare(
     if made is None:
         return
     remove_left_over(listing.out, before=began)
-    report = summary(listing, made, settings)
+    report = summary(listing, made, settings, estimator.maker)
     _write_json(report_path, report)
     save_picture(contact_sheet(listing, made, estimator.maker), listing.out / _SHEET)
     _print(Console(), listing, report, made)
@@ -229,7 +227,7 @@ def _begin(report_path: Path, settings: dict[str, Any]) -> None:
         _write_json(report_path, {"format": "dsa_fast.prepare", "settings": settings, "finished": False})
 
 
-def summary(listing: ImageList, made: Made, settings: dict[str, Any]) -> dict[str, Any]:
+def summary(listing: ImageList, made: Made, settings: dict[str, Any], maker: str) -> dict[str, Any]:
     """The report as JSON holds it: shares are of 1; images are named by paths relative to the source's folder."""
     names = [_name(listing, number) for number in range(len(listing.pairs))]
     there = {number: facts for number, facts in made.facts.items() if facts.labelled > 0}
@@ -244,6 +242,7 @@ def summary(listing: ImageList, made: Made, settings: dict[str, Any]) -> dict[st
         "format": "dsa_fast.prepare",
         "settings": settings,
         "finished": True,
+        "maker": maker,
         "source": str(listing.root),
         "data_set": listing.name,
         "images": len(names),
@@ -311,7 +310,7 @@ def _name(listing: ImageList, number: int) -> str:
 def _print(console: Console, listing: ImageList, report: dict[str, Any], made: Made) -> None:
     undetected, fill = len(report["undetected"]), report["texel_fill"]
     lines = [
-        f"{report['images']} images: {report['detected']} with a person ({report['detected_share']:.1%}), {undetected} "
+        f"{report['maker']}: {report['images']} images, {report['detected']} with a person ({report['detected_share']:.1%}), {undetected} "
         f"without, {len(report['failed'])} failed",
     ]
     if fill is not None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dsa_fast.data.folders import image_names
-from dsa_fast.data.people import Person
 from dsa_fast.data.registry import holds_dataset, read_dataset
 
 __all__ = ["ImageList", "list_images"]

@@ -8,7 +8,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from dsa_fast.data.dataset import read_image
@@ -155,7 +154,9 @@ def match_names(images: Iterable[Path], names: Iterable[str], where: str) -> dic
         most = max(count for count, _ in alike)
         best = [image for count, image in alike if count == most]
         if len(best) > 1:
-            raise ValueError(f"names in {where} must tell images apart, got {name!r}, which could be {best[0]} or {best[1]}")
+            raise ValueError(
+                f"names in {where} must tell images apart, got {name!r}, which could be {best[0]} or {best[1]}"
+            )
         if best[0] in matched:
             raise ValueError(f"{where} must name an image once, got {matched[best[0]]!r} and {name!r}, both {best[0]}")
         matched[best[0]] = name

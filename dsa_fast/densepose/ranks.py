@@ -48,9 +48,7 @@ class Ranks:
         if "RANK" not in there or os.environ.get("WORLD_SIZE") == "1":
             return cls()
         if len(there) < len(names):
-            raise ValueError(
-                f"{', '.join(names)} must be set together, as torchrun does, got only {', '.join(there)}"
-            )
+            raise ValueError(f"{', '.join(names)} must be set together, as torchrun does, got only {', '.join(there)}")
         from torch.distributed.rendezvous import rendezvous
 
         try:
