@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ class Fake:
     """Maps that are a function of the image; nobody is found where the first pixel is dark."""
 
     maker = "Fake"
-    settings: dict[str, Any] = {"by": "fake"}
+    settings: ClassVar[dict[str, Any]] = {"by": "fake"}
 
     def __init__(self, pause: float = 0.0) -> None:
         self.pause, self.batches = pause, []
@@ -459,7 +459,9 @@ def test_sources_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monke
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def test_report_and_contact_sheet(fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_and_contact_sheet(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pairs = pictures(tmp_path / "images", 20)
     assert main(["prepare", str(tmp_path / "images"), "--batch", "8"]) == 0
     out = capsys.readouterr().out
@@ -475,7 +477,7 @@ def test_report_and_contact_sheet(fake: Fake, tmp_path: Path, capsys: pytest.Cap
         assert sheet.width > 600 and sheet.height > 300
     assert main(["prepare", str(tmp_path / "images"), "--batch", "8"]) == 0
     assert "all maps were there already" in capsys.readouterr().out
-    fake.settings = {"by": "another fake"}
+    monkeypatch.setattr(fake, "settings", {"by": "another fake"}, raising=False)
     assert main(["prepare", str(tmp_path / "images")]) == 1
     assert "with other options (by was fake, is another fake)" in capsys.readouterr().err
 
