@@ -71,7 +71,7 @@ def prepare(
         from_: what makes the maps: detectron2's DensePose; known keypoints; a pose estimator's keypoints; or a file of
             DensePose results that apply_net.py dump wrote.
         model: detectron2 config file of a chart-based DensePose model.
-        weights: the weights of `model`, or for `pose` those of the pose estimator (by default torchvision's, downloaded).
+        weights: the weights of `model`, or those of the pose estimator (by default torchvision's, downloaded).
         min_size: short edge of DensePose's input, pixels; by default the config's.
         max_size: longest edge of DensePose's input, pixels; by default the config's.
         min_score: persons that are less sure are not looked at.
@@ -309,9 +309,9 @@ def _name(listing: ImageList, number: int) -> str:
 
 def _print(console: Console, listing: ImageList, report: dict[str, Any], made: Made) -> None:
     undetected, fill = len(report["undetected"]), report["texel_fill"]
+    share = f"{report['detected']} with a person ({report['detected_share']:.1%})"
     lines = [
-        f"{report['maker']}: {report['images']} images, {report['detected']} with a person ({report['detected_share']:.1%}), {undetected} "
-        f"without, {len(report['failed'])} failed",
+        f"{report['maker']}: {report['images']} images, {share}, {undetected} without, {len(report['failed'])} failed"
     ]
     if fill is not None:
         lines.append(

@@ -47,7 +47,7 @@ def list_images(
 
     Args:
         source: a data set as `read_dataset` takes it, or a folder with images, at any depth.
-        name: a data set's name; `folder` takes all images of a folder; `auto` a data set if there is one, else `folder`.
+        name: a data set's name; `folder` takes all images of a folder; `auto` a data set if there is one.
         out: folder of the maps, made if it is not there; by default `iuv` in the data set or folder.
         splits: all images, or those to train on only: at test time no maps are needed.
         check_counts: as for `read_dataset`.
