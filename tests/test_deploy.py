@@ -44,6 +44,8 @@ from dsa_fast.training import ModelConfig, load_model
 
 from .deployed import SIZE, SMALL, as_arrays, save_checkpoint, smooth_images
 
+pytestmark = pytest.mark.xdist_group("deploy")
+
 BATCH = BatchRange(1, 4, 8)
 IMAGES = NamedImages(smooth_images(12), "patches")
 
@@ -60,10 +62,11 @@ def checkpoint(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(checkpoint: Path, folder: Path) -> Callable[..., Path]:
-    """Exports once for each kind, and gives the file."""
+    """Exports once for each kind, and gives the file; an engine is in bf16, the full-size ones are in the others."""
     made: dict[tuple[str, str], Path] = {}
 
-    def get(precision: str = "fp32", format: str = "onnx") -> Path:
+    def get(precision: str = "", format: str = "onnx") -> Path:
+        precision = precision or ("fp32" if format == "onnx" else "bf16")
         key = precision, format
         if key not in made:
             out = folder / f"{precision}-{format}{'.onnx' if format == 'onnx' else '.engine'}"
@@ -319,11 +322,10 @@ def test_tensorrt_needs_its_library_or_its_gpu(checkpoint: Path, tmp_path: Path)
 # Engines, really built by TensorRT-RTX, which needs no GPU for it
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
-def test_tensorrt_rtx_builds_engines(exported: Callable[..., Path], precision: str) -> None:
-    path = exported(precision, "tensorrt-rtx")
+def test_tensorrt_rtx_builds_engines(exported: Callable[..., Path]) -> None:
+    path = exported(format="tensorrt-rtx")
     sidecar = read_sidecar(path)
-    assert sidecar.kind == "tensorrt-rtx" and sidecar.precision == precision and sidecar.batch == BATCH
+    assert sidecar.kind == "tensorrt-rtx" and sidecar.precision == "bf16" and sidecar.batch == BATCH
     import tensorrt_rtx
 
     assert sidecar.versions["tensorrt_rtx"] == tensorrt_rtx.__version__ and sidecar.gpu is None
@@ -334,13 +336,14 @@ def test_tensorrt_rtx_builds_engines(exported: Callable[..., Path], precision: s
             Encoder.load(path)
 
 
+@pytest.mark.xdist_group("full size")
 def test_a_full_size_network_becomes_engines(folder: Path) -> None:
     size = (256, 128)
     path = save_checkpoint(folder / "full.ckpt", ModelConfig(pretrained=None, dsag=False), size)
-    images, sizes = NamedImages(smooth_images(4, size), "patches"), {}
+    images, sizes = NamedImages(smooth_images(2, size), "patches"), {}
     for precision in ("fp32", "fp16", "int8"):
         calibration = {"calibration": images} if precision == "int8" else {}
-        options: Any = {"precision": precision, "format": "tensorrt-rtx", "batch": BatchRange(1, 2, 4), **calibration}
+        options: Any = {"precision": precision, "format": "tensorrt-rtx", "batch": BatchRange(1, 1, 2), **calibration}
         sidecar = export(path, folder / f"full-{precision}.engine", images=images, **options)
         assert sidecar.output.dim == 4096 and sidecar.model["parameters"] > 27e6
         assert sidecar.parity["batches"]["1"]["cosine_min"] > {"fp32": 0.99999, "fp16": 0.999, "int8": 0.95}[precision]
@@ -349,29 +352,25 @@ def test_a_full_size_network_becomes_engines(folder: Path) -> None:
     assert sizes["int8"] < 0.7 * sizes["fp16"] < 0.4 * sizes["fp32"]  # its weights are in that precision
 
 
+@pytest.mark.xdist_group("demo")
 def test_the_demos_checkpoint_is_exported(tmp_path: Path) -> None:
     """DSA_FAST_DEMO names the folder of a finished `dsa-fast demo`."""
     demo = os.environ.get("DSA_FAST_DEMO")
     if not demo:
         pytest.skip("DSA_FAST_DEMO names no folder of a finished demo")
     trained, people = Path(demo) / "run" / "checkpoints" / "last.ckpt", Path(demo) / "people"
-    limits = {"bf16": (0.999, 0.0005), "int8": (0.99, 0.005)}  # fp32 and fp16 are nearer still
-    for precision, (least, change) in limits.items():
-        out = tmp_path / f"{precision}.onnx"
-        options = ["--precision", precision, "--root", str(people), "--out", str(out), "--workers", "0"]
-        assert main(["export", str(trained), *options]) == 0
-        parity = read_sidecar(out).parity
-        assert all(figures["cosine_min"] >= least for figures in parity["batches"].values())
-        assert abs(parity["scores"]["mAP_change"]) <= change
-    images = ["--images", str(people / "query")]
-    for precision in ("fp32", "fp16", "int8"):
+    for precision, least in {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.99}.items():
         out = tmp_path / f"{precision}.engine"
-        options = ["--format", "tensorrt-rtx", "--precision", precision, "--out", str(out), *images]
-        options += ["--calibrate", str(people / "bounding_box_train")] if precision == "int8" else []
+        options = ["--format", "tensorrt-rtx", "--precision", precision, "--out", str(out), "--batch", "1,2,16"]
+        options += ["--root", str(people), "--workers", "0"] if precision == "int8" else []
+        options += ["--images", str(people / "query")] if precision != "int8" else []
         assert main(["export", str(trained), *options]) == 0
         sidecar = read_sidecar(out)
         assert (sidecar.kind, sidecar.precision, sidecar.output.dim) == ("tensorrt-rtx", precision, 256)
         assert sidecar.model["checkpoint_sha256"] == checksum(trained)
+        assert set(sidecar.parity["batches"]) == {"1", "2", "16"}
+        assert all(figures["cosine_min"] >= least for figures in sidecar.parity["batches"].values())
+    assert abs(sidecar.parity["scores"]["mAP_change"]) <= 0.005  # in int8
 
 
 def test_the_path_of_tensorrt_itself_is_the_shared_one(
@@ -444,6 +443,9 @@ def test_every_form_of_images_gives_the_same_vectors(
     read_only = arrays.copy()
     read_only.flags.writeable = False
     np.testing.assert_array_equal(encoder(read_only), got)
+    np.testing.assert_array_equal(encoder(np.ascontiguousarray(arrays[..., ::-1])[..., ::-1]), got)
+    grey, clear = Image.fromarray(arrays[0]).convert("L"), Image.fromarray(arrays[0]).convert("RGBA")
+    np.testing.assert_array_equal(encoder([grey, clear]), encoder([grey.convert("RGB"), clear.convert("RGB")]))
 
 
 def test_images_of_all_sizes_go_together(encoders: dict[str, Encoder], checkpoint: Path) -> None:
@@ -455,7 +457,7 @@ def test_images_of_all_sizes_go_together(encoders: dict[str, Encoder], checkpoin
 
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])
 def test_large_batches_are_split(encoders: dict[str, Encoder], checkpoint: Path, backend: str) -> None:
-    images = smooth_images(75)
+    images = smooth_images(35)
     got = encoders[backend](images)
     torch.testing.assert_close(got, reference(checkpoint, images), atol=2e-5, rtol=1e-3)
 
@@ -465,7 +467,7 @@ def test_batches_below_the_least_are_padded(checkpoint: Path, tmp_path: Path) ->
     sidecar = export(checkpoint, out, images=IMAGES, batch=BatchRange(4, 4, 6), layout="NCHW")
     assert set(sidecar.parity["batches"]) == {"4", "6"}
     encoder = Encoder.load(out)
-    for count in (1, 3, 6, 7, 13):
+    for count in (1, 6, 7, 13):
         images = smooth_images(count)
         torch.testing.assert_close(encoder(images), reference(checkpoint, images), atol=2e-5, rtol=1e-3)
     with pytest.raises(ValueError, match="with B in 4..6"):
@@ -941,8 +943,8 @@ def test_the_command_says_what_was_not_checked(
 ) -> None:
     out = tmp_path / "mf.engine"
     options = ["--format", "tensorrt-rtx", "--precision", "fp16", "--batch", "1,2,4", "--out", str(out)]
-    assert main(["export", str(checkpoint), *options, "--compute_capabilities", "8.6,8.9"]) == 0
-    assert read_sidecar(out).compute_capabilities == ["8.6", "8.9"]
+    assert main(["export", str(checkpoint), *options, "--compute_capabilities", "8.9"]) == 0
+    assert read_sidecar(out).compute_capabilities == ["8.9"]
     if not torch.cuda.is_available():
         assert "Not checked: the file itself" in capsys.readouterr().out
     for bad, message in [

@@ -577,7 +577,6 @@ def test_a_pose_estimator_is_asked_in_batches(tmp_path: Path) -> None:
 
 def test_a_dump_gives_the_person_in_the_middle(tmp_path: Path) -> None:
     from dsa_fast.densepose.dump import DumpEntry, DumpPerson
-
     from dsa_fast.densepose.estimators import FromDump
 
     (image, place), (other, _) = pairs = pictures(tmp_path, 2)

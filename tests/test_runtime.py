@@ -23,19 +23,25 @@ import torch
 from PIL import Image
 
 import dsa_fast
+from dsa_fast.cli import main
 from dsa_fast.data.dataset import read_image
 from dsa_fast.data.transforms import resize
+
+from .deployed import save_checkpoint
 
 SOURCE = Path(__file__).resolve().parents[1]
 CONSUMER = SOURCE / "tests" / "cpp" / "consumer"
 HEIGHT, WIDTH, DIM = 48, 24, 32
 
-pytestmark = pytest.mark.skipif(not (SOURCE / "csrc").exists(), reason="the sources are not here")
+pytestmark = [
+    pytest.mark.skipif(not (SOURCE / "csrc").exists(), reason="the sources are not here"),
+    pytest.mark.xdist_group("runtime"),
+]
 
 
 def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     parts = [str(part) for part in command]
-    return subprocess.run(parts, capture_output=True, text=True, check=False, timeout=300, **options)
+    return subprocess.run(parts, capture_output=True, text=True, check=False, timeout=900, **options)
 
 
 def output(result: subprocess.CompletedProcess[str]) -> str:
@@ -372,6 +378,24 @@ def test_vectors_are_onnx_runtime_s(
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     # The images differ, so that a wrong order would show.
     assert (theirs @ theirs.T - np.eye(19)).max() < 0.9999
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_vectors_are_the_encoders(built: Built, photos: Path, precision: str, tmp_path: Path) -> None:
+    """Of a file that `dsa-fast export` wrote: the command and `dsa_fast.Encoder` give the same."""
+    engine, out = tmp_path / "mf.onnx", tmp_path / "out" / "vectors.npy"
+    command = ["export", str(save_checkpoint(tmp_path / "mf.ckpt")), "--out", str(engine), "--batch", "1,4,8"]
+    command += ["--precision", precision, "--images", str(photos)]
+    assert main(command + (["--calibrate", str(photos)] if precision == "int8" else [])) == 0
+    result = run(built.embed, "--engine", engine, "--out", out, "--batch", "8", photos)
+    assert result.returncode == 0, output(result)
+    vectors, names = load(out)
+    theirs = np.asarray(dsa_fast.Encoder.load(engine, backend="openvino")(names))
+    # The same library runs the same graph on the same pixels; the batches are others, and with them the order of sums.
+    tolerance = {"fp32": 1e-5, "int8": 2e-3}[precision]
+    np.testing.assert_allclose(vectors, theirs, atol=tolerance)
+    assert (vectors * theirs).sum(axis=1).min() >= 1 - tolerance
+    assert (theirs @ theirs.T - np.eye(len(names))).max() < 0.999
 
 
 def test_a_list_and_bfloat16(built: Built, photos: Path, tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +168,9 @@ def test_the_parts_of_another_run_are_left_alone(tmp_path: Path) -> None:
     writer = PartWriter(tmp_path / "v.npz", items, "e", part=2)
     writer.write(0, items[:2], unit(2))
     assert PartWriter(tmp_path / "v.npz", items, "e", part=2).done == 2
+    assert list(tmp_path.iterdir()) == [tmp_path / "v.npz.parts"]
+    PartWriter(tmp_path / "w.npz", items, "an encoder that does not load")
+    assert PartWriter(tmp_path / "w.npz", items, "e").done == 0
     for others, encoder, part in ((items[1:], "e", 2), (items, "f", 2), (items, "e", 3)):
         with pytest.raises(FileExistsError, match="another's"):
             PartWriter(tmp_path / "v.npz", others, encoder, part=part)
@@ -181,24 +187,32 @@ def find_items_of(count: int) -> list[Item]:
     return [Item(Path(f"{i}.png")) for i in range(count)]
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+#: Runs a command that the kernel ends when it has been given more than seven images.
+KILLED = """
+import os, signal, sys
+from dsa_fast.cli import main
+from dsa_fast.deploy.encoder import Encoder
+seen, real = [], Encoder.__call__
+def killed(self, images):
+    seen.append(len(images))
+    if sum(seen) > 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, images)
+Encoder.__call__ = killed
+main(sys.argv[1:])
+"""
+
+
 def test_a_killed_run_goes_on_where_it_was(
-    checkpoint: Path, photos: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, straight = tmp_path / f"v{suffix}", tmp_path / f"straight{suffix}"
+    out, straight = tmp_path / "v.parquet", tmp_path / "straight.parquet"
     options = ["--part", "3", "--batch", "2", "--device", "cpu"]
     assert main(["embed", str(checkpoint), str(photos), str(straight), *options]) == 0
     seen: list[int] = []
     real = Encoder.__call__
-
-    def killed(self: Encoder, images: Any) -> Any:
-        seen.append(len(images))
-        if sum(seen) > 7:
-            raise KeyboardInterrupt
-        return real(self, images)
-
-    monkeypatch.setattr(Encoder, "__call__", killed)
-    assert main(["embed", str(checkpoint), str(photos), str(out), *options]) == 130
+    command = [sys.executable, "-c", KILLED, "embed", str(checkpoint), str(photos), str(out), *options]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
     assert not out.exists()
     monkeypatch.setattr(Encoder, "__call__", lambda self, images: seen.append(len(images)) or real(self, images))
     seen.clear()

@@ -40,12 +40,11 @@ class Backend {
 
 struct BackendRequest {
   const Sidecar& sidecar;
-  const std::string& path;    // of the artifact
   std::string_view artifact;  // its bytes, there until the call returns
   int device;                 // number of the CUDA device
   int64_t batch;              // images run at once, at most
   int threads;                // >= 1
-  bool bf16;                  // the CPU computes in bfloat16
+  std::string precision;      // fp32, fp16, bf16 or int8: what the CPU computes in
 };
 
 // What each back end's library exports, as dsa_fast_open_backend. Throws std::runtime_error.

@@ -44,7 +44,7 @@ Each image is resized to what the engine takes, exactly as in training.
   --batch N          images run at once; by default the most that the engine takes
   --threads N        threads that decode images, and those of a CPU engine; by default as many as the process may use
   --device D         cpu, cuda or cuda:N; by default what the engine runs on
-  --precision P      what a CPU engine computes in: fp32 or bf16; by default as the engine was exported
+  --precision P      what a CPU engine computes in: fp32 or bf16; by default what it was exported in
   --quiet            no progress
   --help, --version
 

@@ -97,9 +97,9 @@ Encoder Encoder::load(const std::string& artifact, const EncoderOptions& options
   const std::string bytes = read_artifact(artifact, sidecar);
   OpenBackend* open = find_backend(artifact, sidecar.kind);
   try {
-    state->backend.reset(open({sidecar, artifact, bytes, device, state->batch,
-                               options.threads > 0 ? options.threads : available_threads(),
-                               (options.precision.empty() ? sidecar.precision : options.precision) == "bf16"}));
+    state->backend.reset(
+        open({sidecar, bytes, device, state->batch, options.threads > 0 ? options.threads : available_threads(),
+              options.precision.empty() ? sidecar.precision : options.precision}));
     check_ports(sidecar, state->backend->ports());
   } catch (const std::exception& error) {
     throw std::runtime_error(artifact + ": " + error.what());
@@ -140,10 +140,13 @@ void Encoder::embed(const uint8_t* images, int64_t n, float* vectors) {
       const auto value = static_cast<double>(vectors[i * dim() + j]);
       squares += value * value;
     }
-    // Written so that NaN fails.
-    if (!(std::fabs(squares - 1) < 0.01)) {
-      throw std::runtime_error("the engine must give vectors of length 1, got one of length " +
-                               std::to_string(std::sqrt(squares)));
+    // Written so that NaN fails. In bf16 the last division is rounded to 8 bits too.
+    const double length = std::sqrt(squares);
+    if (!(std::fabs(length - 1) < 0.02)) {
+      throw std::runtime_error("the engine must give vectors of length 1, got one of length " + std::to_string(length));
+    }
+    for (int64_t j = 0; j < dim(); ++j) {
+      vectors[i * dim() + j] = static_cast<float>(static_cast<double>(vectors[i * dim() + j]) / length);
     }
   }
 }

@@ -1,4 +1,4 @@
-// Runs ONNX and OpenVINO artifacts on the CPU through OpenVINO.
+// Runs ONNX artifacts on the CPU through OpenVINO.
 #include <algorithm>
 #include <cstring>
 #include <openvino/openvino.hpp>
@@ -21,22 +21,21 @@ Port port_of(const ov::Output<const ov::Node>& output) {
   return port;
 }
 
+std::string precision_name(const ov::element::Type& type) {
+  return type == ov::element::bf16 ? "bf16" : type == ov::element::f16 ? "fp16" : "fp32";
+}
+
 class OpenVino : public Backend {
  public:
   explicit OpenVino(const BackendRequest& request) : sidecar_(request.sidecar) {
-    std::shared_ptr<ov::Model> model;
-    if (sidecar_.kind == "onnx") {
-      // From the bytes that were checked, not from the file again.
-      model = core_.read_model(std::string(request.artifact), ov::Tensor());
-    } else {
-      model = core_.read_model(request.path);
-    }
+    // From the bytes that were checked, not from the file again.
+    const auto model = core_.read_model(std::string(request.artifact), ov::Tensor());
     const auto side = model->input(0).get_partial_shape();
     if (side.rank().is_static() && side.rank().get_length() > 0) {
       fixed_ = side[0].is_static() ? side[0].get_length() : 0;
     }
     compiled_ = core_.compile_model(model, "CPU", ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
-                                    ov::hint::inference_precision(request.bf16 ? ov::element::bf16 : ov::element::f32),
+                                    ov::hint::inference_precision(compute_type(request.precision)),
                                     ov::inference_num_threads(request.threads));
     infer_ = compiled_.create_infer_request();
   }
@@ -46,7 +45,7 @@ class OpenVino : public Backend {
     const std::string build = version.buildNumber;
     return "OpenVINO " + build.substr(0, build.find('-')) + ", CPU, " +
            std::to_string(compiled_.get_property(ov::inference_num_threads)) + " threads, " +
-           (compiled_.get_property(ov::hint::inference_precision) == ov::element::bf16 ? "bf16" : "fp32");
+           precision_name(compiled_.get_property(ov::hint::inference_precision));
   }
 
   Ports ports() const override {
@@ -82,6 +81,16 @@ class OpenVino : public Backend {
   }
 
  private:
+  // The same as Python's Encoder asks for, so that both give the same vectors.
+  ov::element::Type compute_type(const std::string& precision) {
+    if (precision == "fp16") return ov::element::f16;
+    if (precision == "fp32") return ov::element::f32;
+    if (precision == "bf16") return ov::element::bf16;
+    const auto capabilities = core_.get_property("CPU", ov::device::capabilities);
+    const bool bf16 = std::find(capabilities.begin(), capabilities.end(), "BF16") != capabilities.end();
+    return bf16 ? ov::element::bf16 : ov::element::f32;
+  }
+
   Sidecar sidecar_;
   ov::Core core_;
   ov::CompiledModel compiled_;

@@ -111,7 +111,7 @@ Sidecar parse_sidecar(std::string_view text, const std::string& name) {
   if (version != 1) fields.fail("format_version", "must be 1, the one that this version of dsa_fast reads", version);
 
   Sidecar sidecar{};
-  sidecar.kind = fields.one_of("kind", {"onnx", "openvino", "tensorrt", "tensorrt-rtx"});
+  sidecar.kind = fields.one_of("kind", {"onnx", "tensorrt", "tensorrt-rtx"});
   sidecar.bytes = fields.number("bytes", 1, kLargestArtifact);
   sidecar.sha256 = fields.text("sha256");
   if (sidecar.sha256.size() != 64 || sidecar.sha256.find_first_not_of("0123456789abcdef") != std::string::npos) {

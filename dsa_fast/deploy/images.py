@@ -48,7 +48,9 @@ class ImageBatch:
             _check(given.dtype == np.uint8, given.dtype)
             if given.ndim not in (3, 4) or given.shape[-1] != 3 or 0 in given.shape[:-1]:
                 raise ValueError(f"images must have shape [H, W, 3] or [B, H, W, 3] as arrays, got {list(given.shape)}")
-            whole = torch.from_numpy(given if given.flags.writeable else given.copy())
+            # PyTorch takes neither what can't be written nor what runs backwards, as BGR turned by [..., ::-1] does.
+            fine = given.flags.writeable and min(given.strides) >= 0
+            whole = torch.from_numpy(given if fine else given.copy())
             self._batch = (whole[None] if self.single else whole).permute(0, 3, 1, 2)
         elif isinstance(given, Tensor):
             _check(given.dtype == torch.uint8, given.dtype)

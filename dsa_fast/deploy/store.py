@@ -66,6 +66,8 @@ def columns(items: Sequence[Item]) -> dict[str, NDArray[Any]]:
 class PartWriter:
     """Collects the vectors of a list of items in OUT.parts, and puts them together in the end.
 
+    Nothing is written before the first part, so that an encoder that does not load leaves nothing behind.
+
     Args:
         out: the file to make, `.parquet` or `.npz`.
         items: all that is to be embedded.
@@ -92,17 +94,14 @@ class PartWriter:
         digest = hashlib.sha256(json.dumps([encoder, part], separators=(",", ":")).encode())
         for item in items:
             digest.update(f"{item.path}\0{item.frame}\0{item.box}\n".encode())
-        plan, mark = digest.hexdigest(), self.folder / "plan"
-        if mark.is_file():
-            if mark.read_text() != plan:
+        self._plan, self._mark = digest.hexdigest(), self.folder / "plan"
+        if self._mark.is_file():
+            if self._mark.read_text() != self._plan:
                 raise FileExistsError(
                     f"{self.folder} must be of this list and encoder to go on, got another's: remove it to begin anew"
                 )
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise FileExistsError(f"{self.folder} must be free or an interrupted run's, got other files")
-        else:
-            with atomic_path(mark) as temporary:
-                temporary.write_text(plan)
         self.done = sum(len(items) for number, items in enumerate(self.parts) if self._file(number).is_file())
 
     def _file(self, number: int) -> Path:
@@ -116,6 +115,9 @@ class PartWriter:
 
     def write(self, number: int, items: Sequence[Item], vectors: NDArray[np.float32]) -> None:
         """Writes a part: `vectors` [n, D] of `items`, which may be fewer than were asked for."""
+        if not self._mark.is_file():
+            with atomic_path(self._mark) as temporary:
+                temporary.write_text(self._plan)
         with atomic_path(self._file(number)) as temporary, temporary.open("wb") as file:
             arrays: dict[str, Any] = {"vectors": vectors, "encoder": np.array(self.encoder), **columns(items)}
             np.savez(file, **arrays)

@@ -82,7 +82,7 @@ void test_sidecar() {
   } damages[] = {
       {"/format", "\"other\"", {"mf.onnx.json: format must be dsa_fast.artifact, got \"other\""}},
       {"/format_version", "2", {"format_version must be 1", "got 2"}},
-      {"/kind", "\"coreml\"", {"kind must be onnx, openvino, tensorrt or tensorrt-rtx, got \"coreml\""}},
+      {"/kind", "\"coreml\"", {"kind must be onnx, tensorrt or tensorrt-rtx, got \"coreml\""}},
       {"/bytes", "0", {"bytes must be a whole number in 1..", "got 0"}},
       {"/bytes", "18446744073709551615", {"bytes must be a whole number"}},
       {"/bytes", "3.0", {"bytes must be a whole number"}},

@@ -37,7 +37,7 @@ struct Case {
   }
 
   void open(int64_t batch, std::string_view artifact, int device) {
-    backend.reset(dsa_fast_open_backend({sidecar, "x.engine", artifact, device, batch, 1, false}));
+    backend.reset(dsa_fast_open_backend({sidecar, artifact, device, batch, 1, "fp32"}));
   }
 };
 

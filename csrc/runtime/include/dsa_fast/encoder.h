@@ -5,7 +5,7 @@
 //   std::vector<float> vectors(n * encoder.dim());
 //   encoder.embed(images.data(), n, vectors.data());
 //
-// ONNX and OpenVINO artifacts run through OpenVINO, on the CPU; tensorrt and tensorrt-rtx ones on a CUDA device. Each
+// ONNX artifacts run through OpenVINO, on the CPU; tensorrt and tensorrt-rtx ones on a CUDA device. Each
 // is a library of its own beside libdsa_runtime (libdsa_runtime_openvino.so, ...), loaded when an artifact needs it.
 #pragma once
 
@@ -25,7 +25,8 @@ struct EncoderOptions {
   int64_t batch = 0;
   // Threads of the CPU; 0: as many as the process may use. CUDA devices do not need it.
   int threads = 0;
-  // What the CPU computes in, "fp32" or "bf16"; empty: bf16 for a bf16 artifact, otherwise fp32.
+  // What the CPU computes in, "fp32" or "bf16"; empty: the artifact's own, and beside 8-bit convolutions bf16 where the
+  // processor has it, as in Python.
   std::string precision;
 };
 

@@ -15,7 +15,7 @@ namespace dsa_fast {
 enum class Layout { kNHWC, kNCHW };
 
 struct Sidecar {
-  std::string kind;    // onnx, openvino, tensorrt or tensorrt-rtx
+  std::string kind;    // onnx, tensorrt or tensorrt-rtx
   int64_t bytes;       // of the artifact
   std::string sha256;  // of the artifact, 64 lower-case hexadecimal digits
   std::string model;   // such as "DSAReID, stream mf, trunk resnet50"
