@@ -391,10 +391,11 @@ def test_vectors_are_the_encoders(built: Built, photos: Path, precision: str, tm
     assert result.returncode == 0, output(result)
     vectors, names = load(out)
     theirs = np.asarray(dsa_fast.Encoder.load(engine, backend="openvino")(names))
-    # The same library runs the same graph on the same pixels; the batches are others, and with them the order of sums.
-    tolerance = {"fp32": 1e-5, "int8": 2e-3}[precision]
-    np.testing.assert_allclose(vectors, theirs, atol=tolerance)
-    assert (vectors * theirs).sum(axis=1).min() >= 1 - tolerance
+    # The same library runs the same graph. A pixel whose resizing ends near a half may be rounded the other way, and
+    # the batches are others, and with them the order of sums.
+    tolerance = {"fp32": 2e-4, "int8": 2e-3}[precision]
+    np.testing.assert_allclose(vectors, theirs, atol=tolerance, rtol=0)
+    assert (vectors * theirs).sum(axis=1).min() >= {"fp32": 0.999999, "int8": 0.9995}[precision]
     assert (theirs @ theirs.T - np.eye(len(names))).max() < 0.999
 
 
