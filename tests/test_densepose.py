@@ -26,6 +26,7 @@ from dsa_fast.densepose.parts import (
     PART_COLORS,
     PART_NAMES,
 )
+from dsa_fast.densepose.sheet import Cell, contact_sheet
 from dsa_fast.densepose.symmetry import SymmetryTable, as_lut
 from dsa_fast.ops.warp import warp
 
@@ -799,3 +800,19 @@ def test_atlas_is_the_packages_own() -> None:
     import dsa_fast
 
     assert dsa_fast.atlas is atlas_module.atlas
+
+
+def test_contact_sheets_show_what_is_there() -> None:
+    photo = torch.full((3, 20, 10), 200, dtype=torch.uint8)
+    iuv = torch.zeros(3, 40, 20, dtype=torch.uint8)
+    iuv[0, 10:30, 5:15] = 2
+    cells = [Cell(photo, iuv, ("a name", "two")), Cell(None, iuv), Cell(photo, None, bad="x" * 200), Cell(None, None)]
+    sheet = contact_sheet(cells, columns=3, title="all")
+    assert sheet.mode == "RGB"
+    assert contact_sheet(cells, columns=1).height > sheet.height and contact_sheet(cells).width > sheet.width
+    pixels = np.asarray(sheet).astype(int)
+    assert (pixels[:220, 8:95] == 200).all(-1).sum() > 10_000, "the photo is at the left"
+    torso = np.array(PART_COLORS[2])
+    assert (abs(pixels[:220, 100:184] - torso).sum(-1) < 250).sum() > 1000
+    with pytest.raises(ValueError, match="there must be cells"):
+        contact_sheet([])

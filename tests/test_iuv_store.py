@@ -227,12 +227,12 @@ def test_a_dump_is_packed(people: Path, tmp_path: Path, capsys: pytest.CaptureFi
     torch.save([entry(f"/a/query/{query}"), entry(f"/b/query/{query}")], tmp_path / "twice.pkl")
     options = ["--out", str(tmp_path / "twice.dsaiuv"), "--dump", str(tmp_path / "twice.pkl")]
     assert main(["pack", str(people), *options]) == 1
-    assert "an image must be in the dump once" in capsys.readouterr().err
+    assert "must name an image once" in capsys.readouterr().err
     torch.save([entry(f"./{train}")], tmp_path / "vague.pkl")
     options = ["--out", str(tmp_path / "twice.dsaiuv"), "--dump", str(tmp_path / "vague.pkl")]
     assert main(["pack", str(people), *options]) == 1
-    assert "must end as one image's does" in capsys.readouterr().err
+    assert "must tell images apart" in capsys.readouterr().err
     torch.save([entry("/other.jpg")], tmp_path / "none.pkl")
     assert main(["pack", str(people), "--out", str(tmp_path / "n.dsaiuv"), "--dump", str(tmp_path / "none.pkl")]) == 1
-    assert "there must be maps to pack" in capsys.readouterr().err
+    assert "must name some of the images" in capsys.readouterr().err
     assert not list(tmp_path.glob("[nt]*.dsaiuv"))

@@ -435,12 +435,32 @@ def test_reads_market1501_body_point(tmp_path: Path) -> None:
     assert list(table) == ["0001_a.jpg", "0002_b.jpg"]
     assert np.allclose(table["0001_a.jpg"][:, :2], person) and np.allclose(table["0002_b.jpg"][:, :2], person + 1)
     assert list(read_keypoints(path, names=["x", "y"])) == ["x", "y"]
-    with pytest.raises(ValueError, match="names must be the folder"):
+    with pytest.raises(ValueError, match=r"names \(--keypoint_names\) must be the folder"):
         read_keypoints(path)
     with pytest.raises(ValueError, match="is of 2 pictures, got names of 3"):
         read_keypoints(path, names=["x", "y", "z"])
     with pytest.raises(FileNotFoundError, match="got .*nowhere"):
         read_keypoints(path, names=tmp_path / "nowhere")
+
+
+def test_reads_the_three_files_of_market1501_body_point(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    person = in_layout(STANDING, "market14")
+    places = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+    (tmp_path / "points").mkdir()
+    for number, (split, place) in enumerate(places.items()):
+        (tmp_path / "market" / place).mkdir(parents=True)
+        (tmp_path / "market" / place / "0001_a.jpg").touch()
+        with h5py.File(tmp_path / "points" / f"market1501_14point_{split}.mat", "w") as file:
+            file["pp"] = (person + 0.5 + number).T.ravel()[None]
+    table = read_keypoints(tmp_path / "points", names=tmp_path / "market")
+    assert list(table) == [f"{place}/0001_a.jpg" for place in places.values()]
+    assert np.allclose(table["query/0001_a.jpg"][:, :2], person + 1)
+    with pytest.raises(ValueError, match="names must be the folder of Market-1501"):
+        read_keypoints(tmp_path / "points")
+    (tmp_path / "market" / "query" / "0002_b.jpg").touch()
+    with pytest.raises(ValueError, match=r"14point_query.mat is of 1 pictures, got names of 2"):
+        read_keypoints(tmp_path / "points", names=tmp_path / "market")
 
 
 @pytest.mark.parametrize(
@@ -456,7 +476,7 @@ def test_reads_market1501_body_point(tmp_path: Path) -> None:
         ("a.json", '[{"image_id": "x", "keypoints": ["q"]}]', "person 0: keypoints must be a list of numbers"),
         ("a.npz", "no zip", "a.npz must hold the arrays names and keypoints"),
         ("a.mat", "no hdf5", "a.mat must be a file of market1501_body_point"),
-        ("a.txt", "", "must be a .json, .npz or .mat file or a folder"),
+        ("a.txt", "", "must be a .json, .npz or .mat file, or a folder"),
         ("d/a_keypoints.json", '{"people": 3}', "must have a list `people`"),
         ("d/a_keypoints.json", '{"people": [{"pose_keypoints_2d": [1, 2, 3]}]}', "18 or 25 joints, got 3 numbers"),
         ("d/a.txt", "", "must hold OpenPose's NAME_keypoints.json"),

@@ -33,6 +33,7 @@ from dsa_fast.data.registry import read_dataset
 from dsa_fast.densepose.iuv import read_iuv, write_iuv
 from dsa_fast.densepose.prepare import MAKER_KEY, SCORE_KEY, Found, _batches, make_maps
 from dsa_fast.densepose.ranks import Ranks
+from dsa_fast.densepose.store import IUVStore
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -91,7 +92,7 @@ def contents(folder: Path) -> dict[str, str]:
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     """The command with a fake in the place of DensePose."""
     estimator = Fake()
-    monkeypatch.setattr(command, "_estimator", lambda *_, **__: (estimator, dict(estimator.settings)))
+    monkeypatch.setattr(command, "_estimator", lambda listing, *_, **__: (listing, estimator, dict(estimator.settings)))
     return estimator
 
 
@@ -309,7 +310,7 @@ import tests.test_prepare as it
 import dsa_fast.cli.prepare as command
 from dsa_fast.cli import main
 fake = it.Fake(pause=0.02)
-command._estimator = lambda *_, **__: (fake, dict(fake.settings))
+command._estimator = lambda listing, *_, **__: (listing, fake, dict(fake.settings))
 status = main(["prepare", *sys.argv[1:]])
 print(f"images {sum(fake.batches)}", flush=True)
 sys.exit(status)
@@ -389,6 +390,17 @@ def test_the_loader_finds_the_maps_of_every_layout(tmp_path: Path) -> None:
             assert {(person.path, person.iuv_path) for person in people} == set(listing.pairs)
             again = list_images(tmp_path / folder, out=out, check_counts=False, options=options)
             assert again.pairs == listing.pairs and again.out == listing.out
+
+
+def test_maps_in_a_store_are_not_added_to(tmp_path: Path) -> None:
+    for split in ("bounding_box_train", "query", "bounding_box_test"):
+        picture(tmp_path / split / "0001_c1s1_000001_00.jpg", 1)
+    iuv = torch.zeros(3, 16, 8, dtype=torch.uint8)
+    IUVStore.create(tmp_path / "iuv.dsaiuv", [("query/0001_c1s1_000001_00", iuv)])
+    with pytest.raises(ValueError, match=r"the store .*iuv\.dsaiuv, which has those of 1 of 3 .*give --out FOLDER"):
+        list_images(tmp_path)
+    assert not (tmp_path / "iuv").exists()
+    assert len(list_images(tmp_path, out=tmp_path / "new").pairs) == 3
 
 
 def test_training_images_alone(tmp_path: Path) -> None:
@@ -559,6 +571,33 @@ def test_keypoints_are_drawn_by_the_same_run(tmp_path: Path, capsys: pytest.Capt
     with Image.open(out / "0.png") as file:
         assert file.info[MAKER_KEY] == "keypoint IUV"
     assert len(images) == 3 and main(arguments) == 0 and "there already" in capsys.readouterr().out
+
+
+def test_a_file_about_one_split_makes_maps_of_that_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("bounding_box_train", "query", "bounding_box_test", "gt_bbox"):
+        for name in ("0001_c1s1_000001_00.jpg", "0002_c1s1_000001_00.jpg"):
+            picture(tmp_path / "data" / split / name, 1, (96, 48))
+    names, joints = np.array(["query/0001_c1s1_000001_00.jpg"]), np.zeros((1, 17, 3), np.float32)
+    joints[0, 5:, 0] = [33, 15, 36, 12, 37, 11, 30, 18, 31, 17, 31, 17]
+    joints[0, 5:, 1] = [22, 22, 36, 36, 48, 48, 50, 50, 68, 68, 86, 86]
+    joints[0, 5:, 2] = 1
+    np.savez(tmp_path / "joints.npz", names=names, keypoints=joints)
+    options = ["--from", "keypoints", "--keypoints", str(tmp_path / "joints.npz")]
+    assert main(["prepare", str(tmp_path / "data"), *options]) == 0
+    out = tmp_path / "data" / "iuv"
+    report = json.loads((out / "prepare.json").read_text())
+    assert report["images"] == 2 and report["detected"] == 1
+    assert report["undetected"] == ["query/0002_c1s1_000001_00.jpg"]
+    assert report["not_covered"] == {"bounding_box_train": 2, "bounding_box_test": 2, "gt_bbox": 2}
+    assert "no maps of the 2 images in gt_bbox" in capsys.readouterr().out
+    assert [path.name for path in sorted(out.rglob("*.png"))] == [
+        "0001_c1s1_000001_00.png",
+        "0002_c1s1_000001_00.png",
+    ]
+    joints[0, 5, 0] += 3
+    np.savez(tmp_path / "joints.npz", names=names, keypoints=joints)
+    assert main(["prepare", str(tmp_path / "data"), *options]) == 1
+    assert "keypoints_sha256 was" in capsys.readouterr().err
 
 
 def test_a_pose_estimator_is_asked_in_batches(tmp_path: Path) -> None:

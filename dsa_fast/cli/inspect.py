@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -21,11 +20,11 @@ from rich.table import Table
 from dsa_fast.atomic import atomic_path
 from dsa_fast.data.dataset import read_image
 from dsa_fast.data.folders import IMAGE_SUFFIXES, IuvMaps, image_names
-from dsa_fast.data.registry import read_dataset
-from dsa_fast.densepose.atlas import part_overlay
+from dsa_fast.data.registry import holds_dataset, read_dataset
 from dsa_fast.densepose.checks import MapFacts, examine, suspicions
-from dsa_fast.densepose.iuv import Order, read_iuv, resize_iuv
+from dsa_fast.densepose.iuv import Order, read_iuv
 from dsa_fast.densepose.parts import NUM_PARTS, PART_NAMES
+from dsa_fast.densepose.sheet import Cell, contact_sheet
 from dsa_fast.evaluation.pictures import bars, save_picture
 
 # Worst first; what stands before "size" can't be read at all.
@@ -34,9 +33,6 @@ _KINDS = (
     *("mirrored", "left-right", "u-v", "background", "few parts", "sparse", "empty"),
 )
 _UNREADABLE = frozenset(_KINDS[:2])
-_CELL, _GAP, _LINE = 150, 8, 14  # pixels of the contact sheet
-_PAPER, _INK, _BAD = (250, 250, 250), (40, 40, 45), (200, 40, 40)
-_COLUMNS = 8
 _SHOWN = 10
 
 
@@ -47,6 +43,7 @@ class _Item:
     split: str
     image: Path | None
     map: Path | None
+    order: Order = "auto"
     facts: MapFacts | None = None
     found: dict[str, str] = field(default_factory=dict)
 
@@ -71,7 +68,7 @@ def inspect(
         root: folder of a data set, or one up to three folders above it; or a CSV file; or any folder of images with
             their maps beside them (NAME_iuv.png, NAME_IUV.png) or in a folder iuv, or store iuv.dsaiuv, in it.
         out: folder for inspect.json, sheet.png (the worst first) and histograms.png.
-        name: which data set it is; `auto` takes what is there.
+        name: which data set it is; `folder` takes all images in a folder; `auto` takes what is there.
         options: of the data set, such as `{kind: labeled}` for CUHK03.
         check_counts: whether the numbers of images must be the published ones.
         iuv: folder or store of the IUV maps; by default `iuv` or `iuv.dsaiuv` inside root.
@@ -114,12 +111,13 @@ def _items(
     root: Path, name: str, iuv: Path | None, check_counts: bool, options: dict[str, Any]
 ) -> tuple[str, list[_Item]]:
     """The data set's name, and its images; of a folder that is none, all images in it."""
-    try:
-        data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **options)
-    except FileNotFoundError:
-        if name != "auto" or options or not root.is_dir():
-            raise
+    if name == "folder" or (name == "auto" and root.is_dir() and not holds_dataset(root)):
+        if not root.is_dir():
+            raise FileNotFoundError(f"root must be a folder, got {root}")
+        if options:
+            raise ValueError(f"options are those of a data set, got {options} for {root}, which is none")
         return "folder", list(_plain(root, IuvMaps(root, iuv)))
+    data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **options)
     items: dict[Path, _Item] = {}
     for split in ("train", "query", "gallery", "multi_query"):
         for person in getattr(data, split):
@@ -169,7 +167,7 @@ def _look(item: _Item, order: Order) -> _Item:
                 kind, about = "channel order", f"{about}; it can be read with order auto"
         item.found[kind] = about
         return item
-    item.facts = examine(iuv)
+    item.order, item.facts = order, examine(iuv)
     if size is not None and size != item.facts.size:
         (height, width), (wide, high) = item.facts.size, size[::-1]
         item.found["size"] = f"the map is {width} x {height} (width x height), its image {wide} x {high}"
@@ -285,47 +283,17 @@ def _sheet(items: Sequence[_Item], pictures: int) -> Image.Image:
     chosen = bad[:pictures]
     room = min(pictures - len(chosen), len(fine))
     chosen += [fine[i] for i in np.linspace(0, len(fine) - 1, room).round().astype(int)] if room else []
-    columns = min(_COLUMNS, len(chosen))
-    rows = -(-len(chosen) // columns)
-    width, height = _CELL + _GAP, _CELL + 3 * _LINE + _GAP
-    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
-    for number, item in enumerate(chosen):
-        x, y = _GAP + number % columns * width, _GAP + number // columns * height
-        sheet.paste(_pair(item), (x, y))
-        facts = item.facts
-        about = "no map" if facts is None else f"{facts.parts} parts, {facts.texels:.1%} of texels"
-        name = (item.image or item.map or Path()).name
-        lines = ((name, _INK), (about, _INK), (", ".join(item.found), _BAD))
-        for line, (text, color) in enumerate(lines):
-            fits = text
-            while font.getlength(fits) > _CELL:
-                text = text[:-1]
-                fits = f"{text}..."
-            draw.text((x, y + _CELL + 2 + line * _LINE), fits, fill=color, font=font)
-    return sheet
+    return contact_sheet([_cell(item) for item in chosen])
 
 
-def _pair(item: _Item) -> Image.Image:
-    """The photo and its part map side by side in a cell; grey where there is none."""
-    cell = Image.new("RGB", (_CELL, _CELL), (225, 225, 230))
-    half = _CELL // 2 - 1
-    photo = None
+def _cell(item: _Item) -> Cell:
+    facts, photo, iuv = item.facts, None, None
     if item.image is not None and "image unreadable" not in item.found:
-        photo = Image.fromarray(read_image(item.image).permute(1, 2, 0).numpy())
-    height, width = (photo.height, photo.width) if photo is not None else item.facts.size if item.facts else (1, 1)
-    factor = min(half / width, _CELL / height)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    shown = Image.new("RGB", size, "black") if photo is None else photo.resize(size, Image.Resampling.LANCZOS)
-    top = (_CELL - size[1]) // 2
-    if photo is not None:
-        cell.paste(shown, (0, top))
-    if item.facts is not None and item.map is not None:
-        # As at first reading: the order that was asked for could be read.
-        iuv = resize_iuv(read_iuv(item.map), (size[1], size[0]))
-        pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1)
-        cell.paste(part_overlay(pixels, iuv), (half + 2, top))
-    return cell
+        photo = read_image(item.image)
+    if facts is not None and item.map is not None:
+        iuv = read_iuv(item.map, order=item.order)
+    about = "no map" if facts is None else f"{facts.parts} parts, {facts.texels:.1%} of texels"
+    return Cell(photo, iuv, ((item.image or item.map or Path()).name, about), ", ".join(item.found))
 
 
 def _histograms(items: Sequence[_Item]) -> Image.Image:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePath
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
@@ -12,7 +12,8 @@ from rich.progress import track
 
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.registry import read_dataset
-from dsa_fast.densepose.dump import DumpEntry, read_dump
+from dsa_fast.densepose.dump import read_dump
+from dsa_fast.densepose.estimators import match_names
 from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.densepose.store import STORE_SUFFIX, IUVStore
 
@@ -58,7 +59,7 @@ def pack(
     )
     console = Console()
     bar = {"description": "packing", "total": len(people), "transient": True, "console": Console(stderr=True)}
-    maps = _from_files(data, people, iuv_order) if dump is None else _from_dump(data, people, read_dump(dump))
+    maps = _from_files(data, people, iuv_order) if dump is None else _from_dump(data, people, dump)
     store = IUVStore.create(target, track(maps, **bar))  # type: ignore[arg-type]
     if not len(store):
         target.unlink()
@@ -96,38 +97,13 @@ def _from_files(data: PeopleSplits, people: list[Person], order: Literal["auto",
             yield _key(data, person), read_iuv(person.iuv_path, order=order, size=size)
 
 
-def _from_dump(data: PeopleSplits, people: list[Person], entries: list[DumpEntry]) -> Iterator[Any]:
-    """Maps of the images in the dump: each entry is of the image whose path has the longest end in common with its."""
-    by_name: dict[str, list[Person]] = {}
+def _from_dump(data: PeopleSplits, people: list[Person], dump: Path) -> Iterator[Any]:
+    """Maps of the images in the dump."""
+    entries = read_dump(dump)
+    matched = match_names([person.path for person in people], (entry.file_name for entry in entries), str(dump))
+    by_name = {entry.file_name: entry for entry in entries}
     for person in people:
-        by_name.setdefault(person.path.name, []).append(person)
-    taken: dict[Path, DumpEntry] = {}
-    for entry in entries:
-        theirs = PurePath(entry.file_name.replace("\\", "/")).parts
-        ends = [
-            (_common_end(theirs, it.path.relative_to(data.root).parts), it)
-            for it in by_name.get(theirs[-1] if theirs else "", [])
-        ]
-        longest = max((end for end, _ in ends), default=0)
-        found = [person for end, person in ends if end == longest]
-        if len(found) > 1:
-            listed = ", ".join(str(person.path) for person in found[:3])
-            raise ValueError(f"a path in the dump must end as one image's does, got {entry.file_name}: {listed}")
-        if not found:
-            continue
-        person = found[0]
-        if person.path in taken:
-            other = taken[person.path].file_name
-            raise ValueError(f"an image must be in the dump once, got {person.path} as {other} and {entry.file_name}")
-        taken[person.path] = entry
-        with Image.open(person.path) as image:
-            size = image.height, image.width
-        yield _key(data, person), entry.iuv(size)
-
-
-def _common_end(one: Sequence[str], other: Sequence[str]) -> int:
-    """How many parts at their ends two paths have in common."""
-    count = 0
-    while count < min(len(one), len(other)) and one[-1 - count] == other[-1 - count]:
-        count += 1
-    return count
+        if person.path in matched:
+            with Image.open(person.path) as image:
+                size = image.height, image.width
+            yield _key(data, person), by_name[matched[person.path]].iuv(size)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -27,16 +31,16 @@ from rich.text import Text
 from dsa_fast.atomic import atomic_path, remove_left_over
 from dsa_fast.data.dataset import read_image
 from dsa_fast.data.images import ImageList, list_images
-from dsa_fast.densepose.atlas import part_overlay
 from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.densepose.prepare import Estimator, Facts, Made, make_maps
 from dsa_fast.densepose.ranks import Ranks
+from dsa_fast.densepose.sheet import Cell, contact_sheet
+from dsa_fast.device import pick_device
 from dsa_fast.evaluation.pictures import save_picture
-from dsa_fast.training.scoring import pick_device
 
 _REPORT, _SHEET = "prepare.json", "prepare.jpg"  # no PNG: a folder's image might be called so
 _SHOWN = 10  # failed images in the message
-_PICTURES, _COLUMNS = 48, 8
+_PICTURES = 48  # on the sheet
 
 
 def prepare(
@@ -76,7 +80,8 @@ def prepare(
         max_size: longest edge of DensePose's input, pixels; by default the config's.
         min_score: persons that are less sure are not looked at.
         overrides: further keys of `model`, such as `{MODEL.RPN.POST_NMS_TOPK_TEST: 100}`.
-        keypoints: file or folder of keypoints.
+        keypoints: file or folder of keypoints: COCO's annotations or results, OpenPose's folder, the folder of
+            market1501_body_point or one of its files, or a .npz.
         keypoint_names: where `keypoints` names no files: the COCO annotations or the folder of images that it is of.
         layout: which joint each row of `keypoints` is; `auto` tells by their number.
         min_confidence: joints that are less sure are missing.
@@ -94,7 +99,8 @@ def prepare(
     console = Console(stderr=True)
     ranks = Ranks.from_environment()
     listing = list_images(source, name=name, out=out, splits=splits, check_counts=check_counts, options=options)
-    estimator, settings = _estimator(
+    listed = listing.pairs
+    listing, estimator, settings = _estimator(
         listing,
         from_,
         model=model,
@@ -122,8 +128,9 @@ def prepare(
         return
     remove_left_over(listing.out, before=began)
     report = summary(listing, made, settings, estimator.maker)
+    report["not_covered"] = _not_covered(listing, listed)
     _write_json(report_path, report)
-    save_picture(contact_sheet(listing, made, estimator.maker), listing.out / _SHEET)
+    save_picture(_sheet(listing, made, estimator.maker), listing.out / _SHEET)
     _print(Console(), listing, report, made)
     if made.failed:
         shown = "\n".join(f"  {made.failed[number]}" for number in sorted(made.failed)[:_SHOWN])
@@ -149,8 +156,8 @@ def _estimator(
     dump: Path | None,
     device: torch.device,
     batch: int,
-) -> tuple[Estimator, dict[str, Any]]:
-    """What makes the maps, and what decides over the result."""
+) -> tuple[ImageList, Estimator, dict[str, Any]]:
+    """The images that can get a map, what makes it, and what decides over the result."""
     needs = {"densepose": {"model": model, "weights": weights}, "keypoints": {"keypoints": keypoints}}
     needs |= {"dump": {"dump": dump}}
     given = {"model": model, "keypoints": keypoints, "dump": dump}
@@ -173,31 +180,52 @@ def _estimator(
             min_score=min_score,
             overrides=overrides,
         )
-        return densepose, {"from": from_, **densepose.settings}
+        return listing, densepose, {"from": from_, **densepose.settings}
     from dsa_fast.densepose.estimators import FromDump, FromKeypoints, FromPose, match_names
 
     if keypoints is not None:
-        from dsa_fast.densepose.keypoints import read_keypoints
-
-        try:
-            joints = read_keypoints(keypoints, names=keypoint_names)
-        except ImportError as error:
-            raise ValueError(str(error)) from error
+        joints = _joints(keypoints, keypoint_names, listing.root)
         known = {image: joints[each] for image, each in match_names(images, joints, str(keypoints)).items()}
-        settings = {"from": from_, "file": str(keypoints), "layout": layout, "min_confidence": min_confidence}
-        return FromKeypoints(known, layout=layout, min_confidence=min_confidence), settings
+        digest = hashlib.sha256()
+        for image in sorted(known):
+            digest.update(_within(listing.root, image).encode(errors="surrogateescape"))
+            digest.update(known[image].tobytes())
+        settings: dict[str, Any] = {"from": from_, "keypoints_sha256": digest.hexdigest()}
+        settings |= {"layout": layout, "min_confidence": min_confidence}
+        return _covered(listing, known), FromKeypoints(known, layout=layout, min_confidence=min_confidence), settings
     if dump is not None:
         from dsa_fast.densepose.dump import read_dump
 
-        entries = {entry.file_name: entry for entry in read_dump(dump)}
-        found = {image: entries[each] for image, each in match_names(images, entries, str(dump)).items()}
-        return FromDump(found), {"from": from_, "file": str(dump)}
+        entries = read_dump(dump)
+        matched = match_names(images, (entry.file_name for entry in entries), str(dump))
+        by_name = {entry.file_name: entry for entry in entries}
+        found = {image: by_name[each] for image, each in matched.items()}
+        return _covered(listing, found), FromDump(found), {"from": from_, "file": str(dump)}
     from dsa_fast.densepose.pose import PoseEstimator
 
     settings = {"from": from_, "pose": pose, "weights": None if weights is None else str(weights)}
     settings |= {"min_score": min_score, "min_confidence": min_confidence}
     estimator = PoseEstimator(weights, device=device, batch_size=batch, min_score=min_score)
-    return FromPose(estimator, min_confidence=min_confidence), settings
+    return listing, FromPose(estimator, min_confidence=min_confidence), settings
+
+
+def _joints(keypoints: Path, names: Path | None, root: Path) -> dict[str, NDArray[np.float32]]:
+    """The joints of each image, called by its name, or by its path where that is known."""
+    from dsa_fast.densepose.keypoints import read_keypoints
+
+    try:
+        if keypoints.is_dir():
+            return read_keypoints(keypoints, names=root if names is None else names)
+        joints = read_keypoints(keypoints, names=names)
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    return {str(names / each): joints[each] for each in joints} if names is not None and names.is_dir() else joints
+
+
+def _covered(listing: ImageList, known: Collection[Path]) -> ImageList:
+    """The images in folders of which some image is known: a file may be of one split only."""
+    folders = {image.parent for image, _ in listing.pairs if image in known}
+    return replace(listing, pairs=[pair for pair in listing.pairs if pair[0].parent in folders])
 
 
 def _device(name: str, ranks: Ranks) -> torch.device:
@@ -260,51 +288,41 @@ def summary(listing: ImageList, made: Made, settings: dict[str, Any], maker: str
     }
 
 
-def contact_sheet(listing: ImageList, made: Made, maker: str) -> Image.Image:
-    """Images beside their maps, spread evenly over all that have one."""
-    numbers = sorted(made.facts)
+def _not_covered(listing: ImageList, listed: Sequence[tuple[Path, Path]]) -> dict[str, int]:
+    """Folder -> how many of its images that were listed are not in the listing any more."""
+    left = Counter(image.parent for image, _ in listed) - Counter(image.parent for image, _ in listing.pairs)
+    return {_within(listing.root, folder): count for folder, count in left.items()}
+
+
+def _sheet(listing: ImageList, made: Made, maker: str) -> Image.Image:
+    """Images beside their maps, spread evenly over all that have one, or images without a map if none has."""
+    numbers = sorted(made.facts) or sorted(made.failed)
     shown = [numbers[i * len(numbers) // _PICTURES] for i in range(_PICTURES)] if len(numbers) > _PICTURES else numbers
-    width, height, caption, gap = 88, 176, 16, 8
-    cell = 2 * width + gap, height + caption + gap
-    columns = max(1, min(_COLUMNS, len(shown)))
-    rows = max(1, -(-len(shown) // columns))
-    sheet = Image.new("RGB", (columns * cell[0] + gap, 3 * gap + caption + rows * cell[1]), (250, 250, 250))
-    draw = ImageDraw.Draw(sheet)
-    title, small = ImageFont.load_default(14), ImageFont.load_default(10)
-    draw.text((gap, gap), f"{maker}: {len(shown)} of {len(numbers)} maps", fill=(40, 40, 45), font=title)
-    for place, number in enumerate(shown):
-        left, top = gap + place % columns * cell[0], 3 * gap + caption + place // columns * cell[1]
-        facts = made.facts[number]
-        for side, picture in enumerate(_pair(*listing.pairs[number])):
-            factor = min(width / picture.width, height / picture.height)
-            size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
-            sheet.paste(picture.resize(size, Image.Resampling.LANCZOS), (left + side * width, top))
-        text = _caption(facts)
-        draw.text((left, top + height + 1), text, fill=(40, 40, 45) if facts.labelled else (208, 48, 44), font=small)
-    return sheet
+    title = f"{maker}: {len(shown) if made.facts else 0} of {len(made.facts)} maps"
+    return contact_sheet([_cell(*listing.pairs[number], made.facts.get(number)) for number in shown], title=title)
 
 
-def _caption(facts: Facts) -> str:
-    if not facts.labelled:
-        return "nobody found"
-    score = "" if facts.score is None else f", score {facts.score:.2f}"
-    return f"{facts.parts} parts, fill {facts.texels:.1%}{score}"
-
-
-def _pair(image: Path, place: Path) -> list[Image.Image]:
-    photo = read_image(image)
+def _cell(image: Path, place: Path, facts: Facts | None) -> Cell:
+    if facts is None:
+        return Cell(None, None, (image.name,), "no map")
     try:
         iuv = read_iuv(place)
     except ValueError:
         iuv = read_iuv(place, order="IUV")
-    return [Image.fromarray(photo.permute(1, 2, 0).numpy()), part_overlay(photo, iuv)]
+    if not facts.labelled:
+        return Cell(read_image(image), iuv, (image.name,), "nobody found")
+    score = "" if facts.score is None else f", score {facts.score:.2f}"
+    return Cell(read_image(image), iuv, (image.name, f"{facts.parts} parts, fill {facts.texels:.1%}{score}"))
 
 
 def _name(listing: ImageList, number: int) -> str:
-    image = listing.pairs[number][0]
+    return _within(listing.root, listing.pairs[number][0])
+
+
+def _within(root: Path, path: Path) -> str:
     with contextlib.suppress(ValueError):
-        return image.relative_to(listing.root).as_posix()
-    return str(image)
+        return path.relative_to(root).as_posix()
+    return str(path)
 
 
 def _print(console: Console, listing: ImageList, report: dict[str, Any], made: Made) -> None:
@@ -325,6 +343,8 @@ def _print(console: Console, listing: ImageList, report: dict[str, Any], made: M
         )
     else:
         lines.append("all maps were there already")
+    for folder, count in report["not_covered"].items():
+        lines.append(f"no maps of the {count} images in {folder}: what the maps are made from knows none of them")
     lines.append(f"maps in {listing.out}; report {listing.out / _REPORT}; look at {listing.out / _SHEET}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from dsa_fast.data.folders import image_names
+from dsa_fast.data.people import Person
 from dsa_fast.data.registry import holds_dataset, read_dataset
+from dsa_fast.densepose.store import in_store
 
 __all__ = ["ImageList", "list_images"]
 
@@ -105,6 +107,7 @@ def _list_dataset(
     if splits == "all":
         people += [*data.query, *data.gallery, *data.multi_query]
     if out is None:  # the loader's: beside the images' folders, or for both kinds of CUHK03-NP beside those
+        _refuse_store(people)
         looked = [person.iuv_place for person in people if person.iuv_place is not None]
         out = next((it for it in _homes(data.root) if any(_within(place, it) for place in looked)), data.root / "iuv")
     pairs = dict.fromkeys(
@@ -113,6 +116,18 @@ def _list_dataset(
         if person.iuv_path is None or _own(person.iuv_path, out)
     )
     return ImageList(data.name, data.root, out, _checked([(image, place) for image, place in pairs if place], out))
+
+
+def _refuse_store(people: Sequence[Person]) -> None:
+    for person in people:
+        stored = None if person.iuv_place is None else in_store(person.iuv_place)
+        if stored is not None:
+            there = sum(each.iuv_path is not None for each in people)
+            raise ValueError(
+                f"maps can't be added to the store {stored[0].path}, which has those of {there} of {len(people)} "
+                "images: to make them anew give --out FOLDER, or move the store away; dsa-fast pack puts them into one "
+                "file again"
+            )
 
 
 def _own(place: Path, out: Path) -> bool:

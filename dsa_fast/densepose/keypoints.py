@@ -48,6 +48,7 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
         *(*_sided("right", *_ARM), *_sided("left", *_ARM), *_sided("right", *_LEG), *_sided("left", *_LEG)),
     ),
 }
+_MAT_SPLITS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 _BY_COUNT = {len(names): layout for layout, names in LAYOUTS.items()}
 # OpenPose's 25: the 18 with the middle of the hips in between, and toes and heels at the end.
 _OPENPOSE_25_TO_18 = (*range(8), *range(9, 19))
@@ -130,8 +131,9 @@ def read_keypoints(
     - COCO results (a JSON list of {image_id, keypoints}). Where an image_id is a number, `names` must map it to a file
       name: a mapping, or the path of the COCO annotations that the results are of.
     - A folder of OpenPose's NAME_keypoints.json, with 18 or 25 joints; 25 are cut to 18. A picture's key is NAME.
-    - The HDF5 file of market1501_body_point (`*.mat`). `names` must be the folder of the pictures that it is of, or
-      their names; they are taken in order. Needs h5py.
+    - An HDF5 file of market1501_body_point (`*.mat`). `names` must be the folder of the pictures that it is of, or
+      their names; they are taken in order. Or the folder of its three files; `names` must be the folder of Market-1501,
+      and keys are `bounding_box_train/0002_c1s1_000451_03.jpg`. Needs h5py.
     - A `.npz` with the arrays `names` [N] and `keypoints` [N, K, 2 or 3].
 
     Args:
@@ -149,7 +151,7 @@ def read_keypoints(
     """
     path = Path(path)
     if path.is_dir():
-        return _read_openpose(path)
+        return _read_openpose(path) if _mat_files(path) is None else _read_mat_folder(path, names)
     if not path.is_file():
         raise FileNotFoundError(f"keypoints not found: {path}")
     suffix = path.suffix.lower()
@@ -159,7 +161,10 @@ def read_keypoints(
         return _read_npz(path)
     if suffix == ".mat":
         return _read_mat(path, names)
-    raise ValueError(f"keypoints must be a .json, .npz or .mat file or a folder of OpenPose's .json, got {path}")
+    raise ValueError(
+        "keypoints must be a .json, .npz or .mat file, or a folder of OpenPose's .json or market1501_body_point's "
+        f".mat, got {path}"
+    )
 
 
 def _kind(value: object) -> str:
@@ -243,7 +248,10 @@ def _read_coco(
 def _read_openpose(folder: Path) -> dict[str, NDArray[np.float32]]:
     files = sorted(folder.glob("*_keypoints.json"))
     if not files:
-        raise ValueError(f"{folder} must hold OpenPose's NAME_keypoints.json files, got none")
+        raise ValueError(
+            f"{folder} must hold OpenPose's NAME_keypoints.json files, or market1501_body_point's three .mat files, "
+            "got neither"
+        )
     table: dict[str, NDArray[np.float32]] = {}
     for path in files:
         content = _json(path)
@@ -283,7 +291,10 @@ def _read_mat(
     except ImportError as error:
         raise ImportError(f"reading {path} needs h5py: pip install 'dsa-fast[matlab]'") from error
     if names is None or isinstance(names, Mapping):
-        raise ValueError(f"{path} has no file names: names must be the folder of its pictures, or their names in order")
+        raise ValueError(
+            f"{path} has no file names: names (--keypoint_names) must be the folder of its pictures, such as "
+            "bounding_box_train, or their names in order"
+        )
     if isinstance(names, (str, os.PathLike)):
         folder = Path(names)
         if not folder.is_dir():
@@ -303,3 +314,20 @@ def _read_mat(
     people = np.ones((len(values), 14, 3), np.float32)
     people[..., :2] = values.reshape(-1, 2, 14).transpose(0, 2, 1) - 0.5
     return dict(zip(files, people, strict=True))
+
+
+def _mat_files(folder: Path) -> dict[str, Path] | None:
+    """Market-1501's folder -> the file of market1501_body_point about it; None if one of the three is not there."""
+    files = {place: folder / f"market1501_14point_{split}.mat" for split, place in _MAT_SPLITS.items()}
+    return files if all(file.is_file() for file in files.values()) else None
+
+
+def _read_mat_folder(
+    folder: Path, names: str | os.PathLike[str] | Mapping[int, str] | Iterable[str] | None
+) -> dict[str, NDArray[np.float32]]:
+    if not isinstance(names, (str, os.PathLike)):
+        raise ValueError(f"{folder} has no file names: names must be the folder of Market-1501")
+    table: dict[str, NDArray[np.float32]] = {}
+    for place, file in (_mat_files(folder) or {}).items():
+        table.update((f"{place}/{name}", person) for name, person in _read_mat(file, Path(names) / place).items())
+    return table
