@@ -583,7 +583,9 @@ def test_a_file_about_one_split_makes_maps_of_that_split(tmp_path: Path, capsys:
     joints[0, 5:, 2] = 1
     np.savez(tmp_path / "joints.npz", names=names, keypoints=joints)
     options = ["--from", "keypoints", "--keypoints", str(tmp_path / "joints.npz")]
-    assert main(["prepare", str(tmp_path / "data"), *options]) == 0
+    assert main(["prepare", str(tmp_path / "data"), *options, "--layout", "market14"]) == 1
+    assert "has 14 joints" in capsys.readouterr().err
+    assert main(["prepare", str(tmp_path / "data"), *options]) == 0, "nothing was made by the other options"
     out = tmp_path / "data" / "iuv"
     report = json.loads((out / "prepare.json").read_text())
     assert report["images"] == 2 and report["detected"] == 1

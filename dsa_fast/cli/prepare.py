@@ -121,7 +121,7 @@ def prepare(
     began = time.time()
     report_path = listing.out / _REPORT
     if ranks.rank == 0:
-        _begin(report_path, settings)
+        _begin(report_path, settings, listing.pairs)
     with _progress_bar(console, len(listing.pairs), ranks.rank == 0) as show, _memory_hint(batch):
         made = make_maps(listing.pairs, estimator, batch=batch, workers=workers, ranks=ranks, progress=show)
     if made is None:
@@ -237,22 +237,23 @@ def _device(name: str, ranks: Ranks) -> torch.device:
     return device
 
 
-def _begin(report_path: Path, settings: dict[str, Any]) -> None:
-    """Notes the settings, and refuses to go on with other ones."""
+def _begin(report_path: Path, settings: dict[str, Any], pairs: Sequence[tuple[Path, Path]]) -> None:
+    """Notes the settings, and refuses to go on with other ones where there are maps."""
     if report_path.is_file():
         try:
             before = json.loads(report_path.read_text())["settings"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{report_path} must be a report of dsa-fast prepare, got: {error}") from error
         other = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
-        if other:
+        if other and any(place.exists() for _, place in pairs):
             shown = "; ".join(f"{key} was {before.get(key)}, is {settings.get(key)}" for key in other)
             raise ValueError(
                 f"maps in {report_path.parent} were made with other options ({shown}): give the same ones, "
                 "another --out, or remove them"
             )
-    else:
-        _write_json(report_path, {"format": "dsa_fast.prepare", "settings": settings, "finished": False})
+        if not other:
+            return
+    _write_json(report_path, {"format": "dsa_fast.prepare", "settings": settings, "finished": False})
 
 
 def summary(listing: ImageList, made: Made, settings: dict[str, Any], maker: str) -> dict[str, Any]:
