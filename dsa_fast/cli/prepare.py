@@ -230,7 +230,7 @@ def _covered(listing: ImageList, known: Collection[Path]) -> ImageList:
 
 def _device(name: str, ranks: Ranks) -> torch.device:
     device = pick_device(name)
-    if device.type == "cuda" and device.index is None and ranks.world > 1:
+    if device.type == "cuda" and name in ("auto", "cuda") and ranks.world > 1:
         device = pick_device(f"cuda:{ranks.local % torch.cuda.device_count()}")
     if device.type == "cuda":
         torch.cuda.set_device(device)

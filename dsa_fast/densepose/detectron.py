@@ -12,6 +12,7 @@ import hashlib
 import pickle
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +41,8 @@ class _Loaded(NamedTuple):
     size: tuple[int, int]
 
 
-class _Heads(NamedTuple):
+@dataclass
+class _Heads:
     """Chart outputs of several people."""
 
     coarse_segm: Tensor
@@ -183,7 +185,8 @@ def _chart_maps(people: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> list
     for size in set(sizes):
         numbers = [i for i, each in enumerate(sizes) if each == size]
         outputs = [people[i].pred_densepose for i in numbers]
-        heads = _Heads(*(torch.cat([getattr(output, name) for output in outputs]) for name in _Heads._fields))
+        names = (field.name for field in fields(_Heads))
+        heads = _Heads(*(torch.cat([getattr(output, name) for output in outputs]) for name in names))
         boxes = torch.cat([people[i].pred_boxes.tensor for i in numbers])
         maps.update(zip(numbers, to_iuv(heads, boxes, size, dtype=torch.uint8).cpu(), strict=True))
     return [maps[i] for i in range(len(people))]
