@@ -777,7 +777,7 @@ def test_configs_and_weights_that_do_not_fit(tiny_model: tuple[Path, Path], tmp_
         ("key.yaml", "MODEL: {NO_SUCH: 1}", "must be a detectron2 config"),
         ("code.yaml", "MODEL: !!python/object/apply:os.getcwd []", "must be a detectron2 config"),
         ("plain.yaml", "MODEL: {META_ARCHITECTURE: GeneralizedRCNN}", "must be a config of a DensePose model"),
-        ("cse.yaml", text.replace("DensePoseChartPredictor", "DensePoseEmbeddingPredictor"), r"\(CSE\)"),
+        ("cse.yaml", text.replace("ChartWithConfidencePredictor", "EmbeddingPredictor"), r"\(CSE\)"),
         ("wide.yaml", text.replace("CONV_HEAD_DIM: 16", "CONV_HEAD_DIM: 24"), "weights must be those of"),
     ):
         (tmp_path / name).write_text(content)
