@@ -79,11 +79,8 @@ DSA_FAST_HD float blend(float a, float w0, float b, float w1) {
 #endif
 }
 
-// As in DensePose's files; u must not be NaN.
-DSA_FAST_HD uint8_t quantized(float u) {
-  const float scaled = u * 255.0f;
-  return static_cast<uint8_t>(scaled < 0.0f ? 0.0f : (scaled > 255.0f ? 255.0f : scaled));
-}
+// As a map of bytes has it: 255 u, to the nearest, ties to even, in 0..255.
+DSA_FAST_HD uint8_t quantized(float u) { return round_to_uint8(u * 255.0f); }
 
 // Whether a later channel's value beats the best one so far.
 DSA_FAST_HD bool beats(float value, float best) { return !(value <= best) && best == best; }

@@ -47,7 +47,7 @@ struct WarpDensePoseArgs {
 };
 
 // I, u and v of each pixel of the image; 0, 0, 0 where it is background. As kFloat32: I, and u and v as they are. As
-// kUInt8: I, and 255 u and 255 v cut to 0..255 and truncated, as DensePose quantises them; 0, 0, 0 where u or v is NaN.
+// kUInt8: I, and 255 u and 255 v rounded to the nearest (ties to even) and cut to 0..255; 0, 0, 0 where u or v is NaN.
 struct DensePoseIuvArgs {
   Charts charts;
   void* out;  // [N, 3, H, W], contiguous

@@ -63,7 +63,8 @@ def measure(nvcc: str, folder: Path) -> list[Usage]:
 
 def _compile(nvcc: str, file: Path, arch: str, folder: Path) -> list[Usage]:
     output = folder / f"{file.stem}_{arch}.cubin"
-    command = [nvcc, "-std=c++17", *FLAGS, "-Xptxas", "-v", "-cubin", f"-arch=sm_{arch}", "-o", str(output), str(file)]
+    strict = ("-Werror", "all-warnings", "-Xptxas", "-v")
+    command = [nvcc, "-std=c++17", *FLAGS, *strict, "-cubin", f"-arch=sm_{arch}", "-o", str(output), str(file)]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")

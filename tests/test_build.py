@@ -184,26 +184,6 @@ def test_kernels_without_pytorch(tmp_path: Path) -> None:
     assert result.returncode == 0 and "100% tests passed" in result.stdout, output(result)
 
 
-@needs_source
-@pytest.mark.parametrize("name", ["warp", "densepose", "transform"])
-def test_cuda_source_compiles(tmp_path: Path, name: str) -> None:
-    nvcc = require_tool("nvcc")
-    result = run(
-        *(
-            nvcc,
-            "-std=c++17",
-            "-cubin",
-            "-arch=sm_90",
-            "-Werror",
-            "all-warnings",
-            "-o",
-            tmp_path / f"{name}.cubin",
-        ),
-        SOURCE / "csrc" / "cuda" / f"{name}.cu",
-    )
-    assert result.returncode == 0, output(result)
-
-
 @pytest.fixture
 def source_copy(tmp_path: Path) -> Path:
     """The sources of a small distribution: all that is compiled, and of the Python only what loads it."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,7 +92,7 @@ def test_broken_and_missing_files_are_named(people: list[Person], tmp_path: Path
     people[4].path.write_bytes(whole[:200])
     with pytest.raises(ValueError, match=people[4].path.name):
         open_store(people, tmp_path / "cache")
-    assert not list((tmp_path / "cache").glob("*/*"))  # nothing half-written
+    assert {file.name for file in (tmp_path / "cache").glob("*/*")} <= {".lock"}  # nothing half-written
     people[4].path.write_bytes(b"no image")
     with pytest.raises(ValueError, match=people[4].path.name):
         open_store(people)
@@ -164,6 +166,46 @@ def test_an_invalid_cache_is_made_anew(
     with caplog.at_level(logging.INFO):
         open_store(people, cache)
     assert "mapped from" in caplog.text
+
+
+def test_of_two_processes_one_reads_the_files(
+    people: list[Person], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fcntl")
+    read, begun, waiting = store_module.read_image, threading.Event(), threading.Event()
+    images: list[Path] = []
+
+    def slowly(path: Path) -> torch.Tensor:
+        begun.set()
+        assert waiting.wait(10)
+        images.append(path)
+        return read(path)
+
+    def say(text: str, progress: bool) -> None:
+        if "waiting for another process" in text:
+            waiting.set()
+
+    monkeypatch.setattr(store_module, "read_image", slowly)
+    monkeypatch.setattr(store_module, "say", say)
+    # A lock belongs to an open file, so that threads stand for processes here.
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(open_store, people, tmp_path)
+        assert begun.wait(10)
+        second = pool.submit(open_store, people, tmp_path)
+        stores = [first.result(), second.result()]
+    assert len(images) == len(people) and len(bins(tmp_path)) == 1
+    assert torch.equal(stores[0].images, stores[1].images) and torch.equal(stores[0].iuv, stores[1].iuv)
+
+
+def test_what_a_killed_process_left_is_removed(people: list[Person], tmp_path: Path) -> None:
+    open_store(people, tmp_path)
+    (data,) = bins(tmp_path)
+    left = data.with_name(".people-00000000.1234-01234567.bin")
+    left.write_bytes(b"half")
+    os.utime(left, (1, 1))
+    data.unlink()
+    assert len(open_store(people, tmp_path)) == len(people)
+    assert not left.exists() and len(bins(tmp_path)) == 1
 
 
 def test_lists_and_sizes_do_not_mix(people: list[Person], tmp_path: Path) -> None:

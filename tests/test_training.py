@@ -20,6 +20,7 @@ from dsa_fast.training.module import ReIDTask, start_from
 from dsa_fast.training.schedule import learning_rate
 
 from .test_data import make_tree
+from .test_densepose import closed_form, save_table, table_of
 
 MODEL = ModelConfig(trunk="resnet18", pretrained=None, width=0.125, classifier_dim=16)
 AUGMENT = AugmentConfig(size=(32, 16), dsap_size=16, pad=2)
@@ -140,6 +141,22 @@ def test_every_kind_of_model_trains(people: Path, tmp_path: Path, model: ModelCo
     assert sizes == [(32, 16), 16, "last"]
     saved = torch.load(result.checkpoint, weights_only=True)["state_dict"]
     assert all(torch.equal(value, saved[f"model.{name}"]) for name, value in loaded.state_dict().items())
+
+
+def test_a_training_flips_by_its_table(people: Path, tmp_path: Path) -> None:
+    still = save_table(tmp_path / "still.mat", table_of(lambda part, u, v: (u, v)))
+    same = save_table(tmp_path / "same.mat", table_of(closed_form))
+
+    def run(name: str, table: Path | None) -> list[tuple[str, str]]:
+        augment = replace(AUGMENT, flip=1.0, flip_table=None if table is None else str(table))
+        trainer = replace(TRAINER, max_epochs=1, eval_every=0)
+        return losses(fit(config(people), MODEL, augment=augment, trainer=trainer, out=tmp_path / name).log)
+
+    plain = run("plain", None)
+    assert run("same", same) == plain
+    assert run("still", still) != plain
+    with pytest.raises(FileNotFoundError, match=r"symmetry table not found: .*none\.mat"):
+        run("none", tmp_path / "none.mat")
 
 
 def test_mixed_precision(people: Path, tmp_path: Path) -> None:

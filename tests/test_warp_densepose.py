@@ -231,10 +231,14 @@ def test_u_and_v_are_not_cut(device: str) -> None:
     assert got[0, 1, 0, 0, 3] == 1 and got.sum() == 1
 
 
-def test_bytes_are_truncated(device: str) -> None:
-    output = uniform_output([0.0, 1.0], {2: 1.0}, u=0.9999, v=0.5).map(lambda head: head.to(device))
-    got = to_iuv(output, torch.tensor([[0.0, 0, 1, 1]], device=device), (1, 1), dtype=torch.uint8)
-    assert got.dtype == torch.uint8 and got.flatten().tolist() == [2, 254, 127]
+@pytest.mark.parametrize(("u", "expected"), [(0.9999, 255), (0.9975, 254), (0.5, 128), (0.5 / 255, 0), (1.5 / 255, 2)])
+def test_bytes_are_rounded(device: str, u: float, expected: int) -> None:
+    output = uniform_output([0.0, 1.0], {2: 1.0}, u=u, v=1 - u).map(lambda head: head.to(device))
+    boxes = torch.tensor([[0.0, 0, 1, 1]], device=device)
+    got = to_iuv(output, boxes, (1, 1), dtype=torch.uint8)
+    assert got.dtype == torch.uint8 and got[0, :2, 0, 0].tolist() == [2, expected]
+    exact = to_iuv(output, boxes, (1, 1))
+    assert torch.equal(got[:, 1:], (exact[:, 1:] * 255).round().byte())  # as write_iuv has it
 
 
 def test_nan_coordinates_are_background(device: str) -> None:

@@ -12,49 +12,15 @@
 #include <algorithm>
 
 #include "../chart.h"
-
-#if defined(__CUDACC__)
-#include <cuda_runtime.h>
-#else
-#include "cuda_shim.h"
-#endif
-
-#ifndef DSA_FAST_MAX_BLOCKS
-#define DSA_FAST_MAX_BLOCKS 65535  // of a grid's dimension; kernels loop over what is beyond
-#endif
+#include "gather.h"
+#include "launch.h"
 
 namespace dsa_fast {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int64_t kFillChunk = 64;  // channels of one launch: their fill travels with the kernel's arguments
-// Blocks for an instance's box, which may be as large as its image and mostly is much smaller: threads of a large box
+// Threads for an instance's box, which may be as large as its image and mostly is much smaller: those of a large box
 // take several pixels, so that few blocks find nothing to do.
-constexpr int64_t kBoxBlocks = 256;
-
-struct Fill {
-  double value[kFillChunk];
-};
-
-template <typename... Params, typename... Args>
-void launch(void (*kernel)(Params...), int64_t elements, int64_t instances, int64_t max_blocks,
-            [[maybe_unused]] cudaStream_t stream, Args... args) {
-  if (elements == 0 || instances == 0) return;
-  const int64_t blocks = (elements + kThreads - 1) / kThreads;
-  const dim3 grid(static_cast<unsigned>(std::min<int64_t>({blocks, max_blocks, DSA_FAST_MAX_BLOCKS})),
-                  static_cast<unsigned>(std::min<int64_t>(instances, DSA_FAST_MAX_BLOCKS)));
-#if defined(__CUDACC__)
-  kernel<<<grid, kThreads, 0, stream>>>(args...);
-#else
-  run_on_cpu(kernel, grid, dim3(kThreads), args...);
-#endif
-}
-
-// Loops of a kernel over the instances and over an instance's elements, in 64 bits.
-#define FOR_EACH_INSTANCE(n, instances) for (int64_t n = blockIdx.y; n < (instances); n += gridDim.y)
-#define FOR_EACH_ELEMENT(k, elements)                                                           \
-  for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < (elements); \
-       k += static_cast<int64_t>(gridDim.x) * blockDim.x)
+constexpr int64_t kBoxThreads = int64_t{256} * kThreads;
 
 struct ChartPixel {
   int32_t part;  // 0 is background
@@ -100,12 +66,6 @@ DSA_FAST_HD ChartPixel read_pixel(const Charts& charts, int64_t n, const Sample&
           resampled(instance_of<T>(charts.v, n) + part * charts.v.stride[1], charts.v, y, x)};
 }
 
-struct Photos {
-  const void* data;  // [B, C, H, W]
-  int64_t stride[4];
-  int64_t B, C, H, W;
-};
-
 // entry[n, texel], starting at -1: the last raster index (kLast) or the head of the chain (kMean) of its pixels.
 // chain[n, pixel], for kMean: the next pixel on the same texel; -1 ends it.
 template <typename T>
@@ -114,7 +74,7 @@ __global__ void label_charts(Charts charts, int64_t height, int64_t width, int64
                              int32_t* entry,              // [N, 24 * S * S]
                              int32_t* chain) {            // [N, H * W] or null
   const int32_t cells = size * size;
-  FOR_EACH_INSTANCE(n, charts.N) {
+  FOR_EACH_ITEM(n, charts.N) {
     if (image_index[n] < 0 || image_index[n] >= images) continue;
     const Box box = box_of(charts.boxes + 4 * n);
     const Visible rows = visible(box.y, box.h, height), columns = visible(box.x, box.w, width);
@@ -142,7 +102,7 @@ template <typename T, typename Out>
 __global__ void write_maps(Charts charts, int64_t height, int64_t width,
                            Out* out) {  // [N, 3, H, W]
   const int64_t pixels = height * width;
-  FOR_EACH_INSTANCE(n, charts.N) {
+  FOR_EACH_ITEM(n, charts.N) {
     const Box box = box_of(charts.boxes + 4 * n);
     FOR_EACH_ELEMENT(k, pixels) {
       const int64_t row = static_cast<uint32_t>(k) / static_cast<uint32_t>(width) - box.y;
@@ -205,17 +165,9 @@ DSA_FAST_HD int32_t sort_chain(int32_t first, int32_t* next) {
   }
 }
 
-template <typename In>
-DSA_FAST_HD In value_at(const Photos& photos, int64_t image, int64_t c, int32_t pixel) {
-  const uint32_t y = static_cast<uint32_t>(pixel) / static_cast<uint32_t>(photos.W);
-  const uint32_t x = static_cast<uint32_t>(pixel) % static_cast<uint32_t>(photos.W);
-  return static_cast<const In*>(
-      photos.data)[image * photos.stride[0] + c * photos.stride[1] + y * photos.stride[2] + x * photos.stride[3]];
-}
-
 // Writes channels c_begin <= c < c_end of every texel. A thread owns a texel; neighbours write neighbours.
 template <typename In, typename Out>
-__global__ void gather_texels(Photos photos, int64_t instances, int32_t size, Reduce reduce, Fill fill, int64_t c_begin,
+__global__ void gather_texels(Photo photos, int64_t instances, int32_t size, Reduce reduce, Fill fill, int64_t c_begin,
                               int64_t c_end,
                               const int64_t* image_index,  // [N]
                               int32_t* entry,              // [N, 24 * S * S]
@@ -224,7 +176,7 @@ __global__ void gather_texels(Photos photos, int64_t instances, int32_t size, Re
   using Sum = std::conditional_t<std::is_same_v<In, uint8_t>, int64_t, Wide<In>>;
   const int32_t cells = size * size;
   const int32_t texels = kParts * cells;
-  FOR_EACH_INSTANCE(n, instances) {
+  FOR_EACH_ITEM(n, instances) {
     const int64_t image = image_index[n];
     int32_t* next = chain == nullptr ? nullptr : chain + n * photos.H * photos.W;
     FOR_EACH_ELEMENT(t, texels) {
@@ -240,12 +192,12 @@ __global__ void gather_texels(Photos photos, int64_t instances, int32_t size, Re
         if (first < 0) {
           target[c * cells] = convert<Out>(fill.value[c - c_begin]);
         } else if (reduce == Reduce::kLast) {
-          target[c * cells] = convert<Out>(value_at<In>(photos, image, c, first));
+          target[c * cells] = convert<Out>(pixel_value<In>(photos, image, c, first));
         } else {
           Sum sum = 0;
           int32_t count = 0;
           for (int32_t pixel = first; pixel >= 0; pixel = next[pixel]) {
-            const In value = value_at<In>(photos, image, c, pixel);
+            const In value = pixel_value<In>(photos, image, c, pixel);
             if constexpr (std::is_same_v<In, uint8_t>) {
               sum += value;
             } else {
@@ -280,22 +232,19 @@ int warp_densepose_cuda(const WarpDensePoseArgs& args, int32_t* scratch, void* s
       cudaMemsetAsync(entry, 0xff, sizeof(int32_t) * static_cast<size_t>(instances * texels), stream);  // -1
   if (error != cudaSuccess) return error;
   visit_head_dtype(args.charts.dtype, [&](auto tag) {
-    launch(label_charts<typename decltype(tag)::type>, args.H * args.W, instances, kBoxBlocks, stream, args.charts,
-           args.H, args.W, args.B, size, args.reduce, args.image_index, entry, chain);
+    launch(label_charts<typename decltype(tag)::type>, std::min(args.H * args.W, kBoxThreads), instances, stream,
+           args.charts, args.H, args.W, args.B, size, args.reduce, args.image_index, entry, chain);
   });
-  Photos photos{args.img, {}, args.B, args.C, args.H, args.W};
+  Photo photos{args.img, {}, args.B, args.C, args.H, args.W};
   std::copy_n(args.img_stride, 4, photos.stride);
   visit_dtype(args.img_dtype, [&](auto in) {
     visit_dtype(args.out_dtype, [&](auto out) {
       using In = typename decltype(in)::type;
       using Out = typename decltype(out)::type;
-      for (int64_t c_begin = 0; c_begin < args.C; c_begin += kFillChunk) {
-        const int64_t c_end = std::min(c_begin + kFillChunk, args.C);
-        Fill fill{};
-        std::copy(args.fill + c_begin, args.fill + c_end, fill.value);
-        launch(gather_texels<In, Out>, texels, instances, DSA_FAST_MAX_BLOCKS, stream, photos, instances, size,
-               args.reduce, fill, c_begin, c_end, args.image_index, entry, chain, static_cast<Out*>(args.out));
-      }
+      for_each_channel_chunk(args.fill, args.C, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
+        launch(gather_texels<In, Out>, texels, instances, stream, photos, instances, size, args.reduce, fill, c_begin,
+               c_end, args.image_index, entry, chain, static_cast<Out*>(args.out));
+      });
     });
   });
   return cudaGetLastError();
@@ -306,7 +255,7 @@ int densepose_iuv_cuda(const DensePoseIuvArgs& args, void* stream_handle) {
   visit_head_dtype(args.charts.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const auto run = [&](auto kernel, auto* out) {
-      launch(kernel, args.H * args.W, args.charts.N, DSA_FAST_MAX_BLOCKS, stream, args.charts, args.H, args.W, out);
+      launch(kernel, args.H * args.W, args.charts.N, stream, args.charts, args.H, args.W, out);
     };
     if (args.out_dtype == DType::kUInt8) {
       run(write_maps<T, uint8_t>, static_cast<uint8_t*>(args.out));
@@ -320,20 +269,10 @@ int densepose_iuv_cuda(const DensePoseIuvArgs& args, void* stream_handle) {
 }  // namespace dsa_fast
 
 #ifdef DSA_FAST_TORCH
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/macros.h>
-#include <torch/headeronly/util/shim_utils.h>
-
 #include "../densepose_args.h"
 
 namespace dsa_fast {
 namespace {
-
-void* current_stream(const Tensor& tensor) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
-  return stream;
-}
 
 Tensor warp_densepose_op(const Tensor& img, const Tensor& coarse_segm, const Tensor& fine_segm, const Tensor& u,
                          const Tensor& v, const Tensor& boxes, const Tensor& image_index, int64_t size,
@@ -342,11 +281,8 @@ Tensor warp_densepose_op(const Tensor& img, const Tensor& coarse_segm, const Ten
   const Charts charts = charts_of(coarse_segm, fine_segm, u, v, boxes);
   Tensor out = empty_parts(img, charts, size, dtype);
   const WarpDensePoseArgs args = warp_densepose_args(img, charts, boxes, image_index, size, fill, reduce, out);
-  // PyTorch's allocator hands memory out in the order of the stream: the scratch may go before the kernels have run.
-  Tensor scratch =
-      torch::stable::empty({warp_densepose_cuda_scratch(args)}, ScalarType::Int, std::nullopt, img.device());
-  STD_CUDA_CHECK(static_cast<cudaError_t>(
-      warp_densepose_cuda(args, static_cast<int32_t*>(scratch.mutable_data_ptr()), current_stream(img))));
+  Scratch scratch(warp_densepose_cuda_scratch(args), img);
+  check_launch(warp_densepose_cuda(args, scratch.data(), current_stream(img)));
   return out;
 }
 
@@ -355,7 +291,7 @@ Tensor densepose_iuv_op(const Tensor& coarse_segm, const Tensor& fine_segm, cons
   const torch::stable::accelerator::DeviceGuard guard(boxes.get_device_index());
   const Charts charts = charts_of(coarse_segm, fine_segm, u, v, boxes);
   Tensor out = empty_maps(boxes, height, width, dtype);
-  STD_CUDA_CHECK(static_cast<cudaError_t>(densepose_iuv_cuda(densepose_iuv_args(charts, out), current_stream(boxes))));
+  check_launch(densepose_iuv_cuda(densepose_iuv_args(charts, out), current_stream(boxes)));
   return out;
 }
 

@@ -11,44 +11,10 @@
 
 #include <algorithm>
 
-#if defined(__CUDACC__)
-#include <cuda_runtime.h>
-#else
-#include "cuda_shim.h"
-#endif
-
-#ifndef DSA_FAST_MAX_BLOCKS
-#define DSA_FAST_MAX_BLOCKS 65535  // of a grid's dimension; kernels loop over what is beyond
-#endif
+#include "launch.h"
 
 namespace dsa_fast {
 namespace {
-
-constexpr int kThreads = 256;
-
-// A grid of threads: x over the elements of an image, y over images.
-dim3 grid_over(int64_t elements, int64_t images) {
-  const int64_t blocks = (elements + kThreads - 1) / kThreads;
-  return dim3(static_cast<unsigned>(std::min<int64_t>(blocks, DSA_FAST_MAX_BLOCKS)),
-              static_cast<unsigned>(std::min<int64_t>(images, DSA_FAST_MAX_BLOCKS)));
-}
-
-template <typename... Params, typename... Args>
-void launch(void (*kernel)(Params...), int64_t elements, int64_t images, [[maybe_unused]] cudaStream_t stream,
-            Args... args) {
-  if (elements == 0 || images == 0) return;
-#if defined(__CUDACC__)
-  kernel<<<grid_over(elements, images), kThreads, 0, stream>>>(args...);
-#else
-  run_on_cpu(kernel, grid_over(elements, images), dim3(kThreads), args...);
-#endif
-}
-
-// Loops of a kernel over the images and over an image's elements, in 64 bits.
-#define FOR_EACH_IMAGE(b, images) for (int64_t b = blockIdx.y; b < (images); b += gridDim.y)
-#define FOR_EACH_ELEMENT(k, elements)                                                           \
-  for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < (elements); \
-       k += static_cast<int64_t>(gridDim.x) * blockDim.x)
 
 // The weights along one axis.
 struct Axis {
@@ -69,7 +35,7 @@ constexpr int64_t entries_of(Reduce reduce) { return reduce == Reduce::kLast ? 1
 
 __global__ void prepare(TransformArgs a, Axis vertical, Axis horizontal, int64_t entries, int32_t empty,
                         int32_t* entry) {  // [B, entries]
-  FOR_EACH_IMAGE(b, a.B) {
+  FOR_EACH_ITEM(b, a.B) {
     FOR_EACH_ELEMENT(k, entries) entry[b * entries + k] = empty;
     if (b == 0) {
       FOR_EACH_ELEMENT(i, vertical.out + horizontal.out) {
@@ -155,7 +121,7 @@ __global__ void show_pixels(TransformArgs a, Axis vertical, Axis horizontal, int
                             int32_t* entry,  // [B, 24 * S * S] or [B, 24 * S * S, 4]
                             Out* full) {     // [B, 3, H, W] or [B, H, W, 3]
   const int64_t pixels = a.H * a.W;
-  FOR_EACH_IMAGE(b, a.B) {
+  FOR_EACH_ITEM(b, a.B) {
     const Plan plan = a.plan[b];
     FOR_EACH_ELEMENT(pixel, pixels) {
       const int64_t y = static_cast<uint32_t>(pixel) / static_cast<uint32_t>(a.W);
@@ -189,7 +155,7 @@ __global__ void show_texels(TransformArgs a, Axis vertical, Axis horizontal, int
                             const int32_t* entry,  // [B, 24 * S * S] or [B, 24 * S * S, 4]
                             Out* dsap) {           // [B, 24, 3, S, S]
   const int32_t cells = texels / kParts;
-  FOR_EACH_IMAGE(b, a.B) {
+  FOR_EACH_ITEM(b, a.B) {
     const Plan plan = a.plan[b];
     FOR_EACH_ELEMENT(t, texels) {
       const int64_t part = static_cast<int32_t>(t) / cells;
@@ -263,10 +229,6 @@ int train_transform_cuda(const TransformArgs& args, int32_t* scratch, void* stre
 }  // namespace dsa_fast
 
 #ifdef DSA_FAST_TORCH
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/macros.h>
-#include <torch/headeronly/util/shim_utils.h>
-
 #include "../transform_args.h"
 
 namespace dsa_fast {
@@ -282,13 +244,8 @@ std::tuple<Tensor, Tensor> train_transform_op(const Tensor& images, const Tensor
   Tensor dsap = empty_parts(images, plan, size, dsap_dtype);
   const TransformArgs args =
       transform_args(images, iuv, plan, mirror, height, width, pad, size, mean, std, reduce, full, dsap, channels_last);
-  // PyTorch's allocator hands memory out in the order of the stream: the scratch may go before the kernels have run.
-  Tensor scratch =
-      torch::stable::empty({train_transform_cuda_scratch(args)}, ScalarType::Int, std::nullopt, images.device());
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(images.get_device_index(), &stream));
-  STD_CUDA_CHECK(
-      static_cast<cudaError_t>(train_transform_cuda(args, static_cast<int32_t*>(scratch.mutable_data_ptr()), stream)));
+  Scratch scratch(train_transform_cuda_scratch(args), images);
+  check_launch(train_transform_cuda(args, scratch.data(), current_stream(images)));
   return {full, dsap};
 }
 

@@ -10,49 +10,11 @@
 
 #include <algorithm>
 
-#if defined(__CUDACC__)
-#include <cuda_runtime.h>
-#else
-#include "cuda_shim.h"
-#endif
-
-#ifndef DSA_FAST_MAX_BLOCKS
-#define DSA_FAST_MAX_BLOCKS 65535  // of a grid's dimension; kernels loop over what is beyond
-#endif
+#include "gather.h"
+#include "launch.h"
 
 namespace dsa_fast {
 namespace {
-
-constexpr int kThreads = 256;
-constexpr int64_t kFillChunk = 64;  // channels of one launch: their fill travels with the kernel's arguments
-
-struct Fill {
-  double value[kFillChunk];
-};
-
-// A grid of threads: x over the elements of an image, y over images.
-dim3 grid_over(int64_t elements, int64_t images) {
-  const int64_t blocks = (elements + kThreads - 1) / kThreads;
-  return dim3(static_cast<unsigned>(std::min<int64_t>(blocks, DSA_FAST_MAX_BLOCKS)),
-              static_cast<unsigned>(std::min<int64_t>(images, DSA_FAST_MAX_BLOCKS)));
-}
-
-template <typename... Params, typename... Args>
-void launch(void (*kernel)(Params...), int64_t elements, int64_t images, [[maybe_unused]] cudaStream_t stream,
-            Args... args) {
-  if (elements == 0 || images == 0) return;
-#if defined(__CUDACC__)
-  kernel<<<grid_over(elements, images), kThreads, 0, stream>>>(args...);
-#else
-  run_on_cpu(kernel, grid_over(elements, images), dim3(kThreads), args...);
-#endif
-}
-
-// Loops of a kernel over the images and over an image's elements, in 64 bits.
-#define FOR_EACH_IMAGE(b, images) for (int64_t b = blockIdx.y; b < (images); b += gridDim.y)
-#define FOR_EACH_ELEMENT(k, elements)                                                           \
-  for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < (elements); \
-       k += static_cast<int64_t>(gridDim.x) * blockDim.x)
 
 // entry[b, texel]: the last raster index (kLast; starts at -1) or the number (kMean; starts at 0) of its pixels.
 // texel_map[b, pixel], where wanted: the pixel's texel, -1 for background.
@@ -62,7 +24,7 @@ __global__ void label_pixels(IuvMap map, int32_t size, Reduce reduce,
                              int32_t* texel_map) {  // [B, H * W] or null
   const int32_t cells = size * size;
   const int64_t pixels = map.H * map.W;
-  FOR_EACH_IMAGE(b, map.B) {
+  FOR_EACH_ITEM(b, map.B) {
     FOR_EACH_ELEMENT(pixel, pixels) {
       const uint32_t y = static_cast<uint32_t>(pixel) / static_cast<uint32_t>(map.W);
       const uint32_t x = static_cast<uint32_t>(pixel) % static_cast<uint32_t>(map.W);
@@ -86,20 +48,6 @@ __global__ void label_pixels(IuvMap map, int32_t size, Reduce reduce,
   }
 }
 
-struct Photo {
-  const void* data;  // [B, C, H, W]
-  int64_t stride[4];
-  int64_t B, C, H, W;
-};
-
-template <typename In>
-DSA_FAST_HD In pixel_value(const Photo& photo, int64_t b, int64_t c, int32_t pixel) {
-  const uint32_t y = static_cast<uint32_t>(pixel) / static_cast<uint32_t>(photo.W);
-  const uint32_t x = static_cast<uint32_t>(pixel) % static_cast<uint32_t>(photo.W);
-  return static_cast<const In*>(
-      photo.data)[b * photo.stride[0] + c * photo.stride[1] + y * photo.stride[2] + x * photo.stride[3]];
-}
-
 // Writes channels c_begin <= c < c_end of every texel. A thread owns a texel; neighbours write neighbours.
 template <typename In, typename Out>
 __global__ void gather_last(Photo photo, int32_t size, Fill fill, int64_t c_begin, int64_t c_end,
@@ -107,7 +55,7 @@ __global__ void gather_last(Photo photo, int32_t size, Fill fill, int64_t c_begi
                             Out* out) {             // [B, 24, C, S, S]
   const int32_t cells = size * size;
   const int32_t texels = kParts * cells;
-  FOR_EACH_IMAGE(b, photo.B) {
+  FOR_EACH_ITEM(b, photo.B) {
     FOR_EACH_ELEMENT(t, texels) {
       const int32_t pixel = winner[b * texels + t];
       const int64_t part = static_cast<int32_t>(t) / cells;
@@ -125,7 +73,7 @@ __global__ void allot_segments(int64_t images, int32_t texels,
                                const int32_t* count,  // [B, 24 * S * S]
                                int32_t* cursor,       // [B], zeros
                                int32_t* next) {       // [B, 24 * S * S]
-  FOR_EACH_IMAGE(b, images) {
+  FOR_EACH_ITEM(b, images) {
     FOR_EACH_ELEMENT(t, texels) {
       const int32_t n = count[b * texels + t];
       if (n > 0) next[b * texels + t] = atomicAdd(cursor + b, n);
@@ -138,7 +86,7 @@ __global__ void list_pixels(int64_t images, int64_t pixels, int32_t texels,
                             const int32_t* texel_map,  // [B, H * W]
                             int32_t* next,             // [B, 24 * S * S]
                             int32_t* slots) {          // [B, H * W]
-  FOR_EACH_IMAGE(b, images) {
+  FOR_EACH_ITEM(b, images) {
     FOR_EACH_ELEMENT(pixel, pixels) {
       const int32_t t = texel_map[b * pixels + pixel];
       if (t >= 0) slots[b * pixels + atomicAdd(next + b * texels + t, 1)] = static_cast<int32_t>(pixel);
@@ -173,7 +121,7 @@ __global__ void sort_segments(int64_t images, int64_t pixels, int32_t texels,
                               const int32_t* count,  // [B, 24 * S * S]
                               const int32_t* next,   // [B, 24 * S * S]
                               int32_t* slots) {      // [B, H * W]
-  FOR_EACH_IMAGE(b, images) {
+  FOR_EACH_ITEM(b, images) {
     FOR_EACH_ELEMENT(t, texels) {
       const int32_t n = count[b * texels + t];
       if (n > 1) sort_ascending(slots + b * pixels + (next[b * texels + t] - n), n);
@@ -191,7 +139,7 @@ __global__ void gather_mean(Photo photo, int32_t size, Fill fill, int64_t c_begi
   const int32_t cells = size * size;
   const int32_t texels = kParts * cells;
   const int64_t pixels = photo.H * photo.W;
-  FOR_EACH_IMAGE(b, photo.B) {
+  FOR_EACH_ITEM(b, photo.B) {
     FOR_EACH_ELEMENT(t, texels) {
       const int32_t n = count[b * texels + t];
       const int32_t* segment = n == 0 ? slots : slots + b * pixels + (next[b * texels + t] - n);
@@ -230,7 +178,7 @@ __global__ void gather_backward(DsapGrad grad, Reduce reduce, int64_t images, in
                                 Img* grad_img) {           // [B, C, H, W]
   const int32_t cells = size * size;
   const bool last = reduce == Reduce::kLast;
-  FOR_EACH_IMAGE(b, images) {
+  FOR_EACH_ITEM(b, images) {
     FOR_EACH_ELEMENT(pixel, pixels) {
       const int32_t t = texel_map[b * pixels + pixel];
       const int32_t n = t < 0 ? 0 : entry[b * kParts * cells + t];
@@ -266,17 +214,6 @@ cudaError_t label(const IuvMap& map, int64_t size, Reduce reduce, int32_t* entry
   return cudaGetLastError();
 }
 
-// Calls f(fill, c_begin, c_end) for chunks of channels that together cover [0, C).
-template <typename F>
-void for_each_channel_chunk(const WarpArgs& args, const F& f) {
-  for (int64_t c_begin = 0; c_begin < args.C; c_begin += kFillChunk) {
-    const int64_t c_end = std::min(c_begin + kFillChunk, args.C);
-    Fill fill{};
-    std::copy(args.fill + c_begin, args.fill + c_end, fill.value);
-    f(fill, c_begin, c_end);
-  }
-}
-
 }  // namespace
 
 int64_t warp_cuda_scratch(const WarpArgs& args) {
@@ -302,7 +239,7 @@ int warp_cuda(const WarpArgs& args, int32_t* scratch, void* stream_handle) {
       visit_dtype(args.out_dtype, [&](auto out) {
         using In = typename decltype(in)::type;
         using Out = typename decltype(out)::type;
-        for_each_channel_chunk(args, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
+        for_each_channel_chunk(args.fill, args.C, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
           launch(gather_last<In, Out>, texels, images, stream, photo, size, fill, c_begin, c_end, winner,
                  static_cast<Out*>(args.out));
         });
@@ -331,7 +268,7 @@ int warp_cuda(const WarpArgs& args, int32_t* scratch, void* stream_handle) {
     visit_dtype(args.out_dtype, [&](auto out) {
       using In = typename decltype(in)::type;
       using Out = typename decltype(out)::type;
-      for_each_channel_chunk(args, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
+      for_each_channel_chunk(args.fill, args.C, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
         launch(gather_mean<In, Out>, texels, images, stream, photo, size, fill, c_begin, c_end, count, next, slots,
                static_cast<Out*>(args.out));
       });
@@ -372,42 +309,25 @@ int warp_backward_cuda(const WarpBackwardArgs& args, int32_t* scratch, void* str
 }  // namespace dsa_fast
 
 #ifdef DSA_FAST_TORCH
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/macros.h>
-#include <torch/headeronly/util/shim_utils.h>
-
 #include "../torch_args.h"
 
 namespace dsa_fast {
 namespace {
-
-void* current_stream(const Tensor& tensor) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
-  return stream;
-}
-
-// PyTorch's allocator hands memory out in the order of the stream: the scratch may go before the kernels have run.
-Tensor empty_scratch(int64_t count, const Tensor& like) {
-  return torch::stable::empty({count}, ScalarType::Int, std::nullopt, like.device());
-}
-
-int32_t* int32_data(const Tensor& tensor) { return static_cast<int32_t*>(tensor.mutable_data_ptr()); }
 
 Tensor warp_op(const Tensor& img, const Tensor& iuv, int64_t size, const std::vector<double>& fill,
                const std::string& reduce, ScalarType dtype) {
   const torch::stable::accelerator::DeviceGuard guard(img.get_device_index());
   Tensor out = empty_dsap(img, iuv, size, dtype);
   const WarpArgs args = warp_args(img, iuv, size, fill, reduce, out);
-  Tensor scratch = empty_scratch(warp_cuda_scratch(args), img);
-  STD_CUDA_CHECK(static_cast<cudaError_t>(warp_cuda(args, int32_data(scratch), current_stream(img))));
+  Scratch scratch(warp_cuda_scratch(args), img);
+  check_launch(warp_cuda(args, scratch.data(), current_stream(img)));
   return out;
 }
 
 Tensor warp_count_op(const Tensor& iuv, int64_t size) {
   const torch::stable::accelerator::DeviceGuard guard(iuv.get_device_index());
   Tensor count = empty_count(iuv, size);
-  STD_CUDA_CHECK(static_cast<cudaError_t>(warp_count_cuda(count_args(iuv, size, count), current_stream(iuv))));
+  check_launch(warp_count_cuda(count_args(iuv, size, count), current_stream(iuv)));
   return count;
 }
 
@@ -415,8 +335,8 @@ Tensor warp_backward_op(const Tensor& grad, const Tensor& iuv, const std::string
   const torch::stable::accelerator::DeviceGuard guard(grad.get_device_index());
   Tensor grad_img = empty_grad_img(grad, iuv, dtype);
   const WarpBackwardArgs args = warp_backward_args(grad, iuv, reduce, grad_img);
-  Tensor scratch = empty_scratch(warp_backward_cuda_scratch(args), grad);
-  STD_CUDA_CHECK(static_cast<cudaError_t>(warp_backward_cuda(args, int32_data(scratch), current_stream(grad))));
+  Scratch scratch(warp_backward_cuda_scratch(args), grad);
+  check_launch(warp_backward_cuda(args, scratch.data(), current_stream(grad)));
   return grad_img;
 }
 

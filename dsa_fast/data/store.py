@@ -13,11 +13,14 @@ import logging
 import os
 import secrets
 import shutil
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +31,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from dsa_fast.atomic import atomic_path
+from dsa_fast.atomic import atomic_path, remove_left_over
 from dsa_fast.data.dataset import PersonBatch, read_image
 from dsa_fast.data.people import Person
 from dsa_fast.data.sampler import PKSampler
@@ -209,29 +212,13 @@ class PersonStore:
                 room = shutil.disk_usage(_existing(folder)).free
                 if room < 1.02 * np.prod(shape):
                     raise OSError(f"the disk has only {_gigabytes(room)} free")
-                folder.mkdir(parents=True, exist_ok=True)
-                name = f"people-{secrets.token_hex(4)}.bin"
-                with atomic_path(folder / name) as temporary:
-                    mapped = np.memmap(temporary, np.uint8, "w+", shape=shape)
-                    fill(mapped)
-                    mapped.flush()
-                manifest = {
-                    "format": _FORMAT,
-                    "format_version": _VERSION,
-                    "file": name,
-                    "bytes": int(np.prod(shape)),
-                    "key": key,
-                    "people": len(people),
-                    "height": height,
-                    "width": width,
-                    "resized_to": list(size) if (height, width) == tuple(size) else None,
-                }
-                with atomic_path(folder / _MANIFEST) as temporary:
-                    temporary.write_text(json.dumps(manifest, indent=2) + "\n")
-                for old in folder.glob("people-*.bin"):
-                    if old.name != name:
-                        old.unlink(missing_ok=True)
-                return cls(*torch.from_numpy(np.memmap(folder / name, np.uint8, "c", shape=shape)).unbind())
+                with _alone(folder, progress) as alone:
+                    store, _ = _map(folder, key, len(people), size)  # what another process has made meanwhile
+                    if store is not None:
+                        return store
+                    if alone:
+                        remove_left_over(folder, time.time())
+                    return _write(folder, key, shape, size, fill)
             except OSError as error:
                 say(f"store: kept in memory only: {folder} cannot be written: {error}", progress)
         memory = np.zeros(shape, np.uint8)
@@ -296,6 +283,59 @@ def _map(folder: Path, key: str, people: int, size: tuple[int, int]) -> tuple[Pe
     except (OSError, KeyError, TypeError, ValueError) as error:
         return None, f"{type(error).__name__}: {error}"
     return PersonStore(*torch.from_numpy(mapped).unbind()), None
+
+
+@contextmanager
+def _alone(folder: Path, progress: bool) -> Iterator[bool]:
+    """Makes the folder and keeps other processes out of this block; False where the file system knows no locks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl: Any = import_module("fcntl")  # Windows has none
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"store: waiting for another process, which is writing {folder}", progress)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            locked = True
+        except (ImportError, OSError):
+            locked = False
+        yield locked
+
+
+def _write(
+    folder: Path, key: str, shape: tuple[int, ...], size: tuple[int, int], fill: Callable[[np.ndarray], None]
+) -> PersonStore:
+    """Fills a new file of bytes, and takes it in place of what the folder holds."""
+    num_bytes, (height, width) = int(np.prod(shape)), shape[-2:]
+    name = f"people-{secrets.token_hex(4)}.bin"
+    with atomic_path(folder / name) as temporary:
+        with temporary.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):  # a disk that gets full later would kill the process
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
+            else:
+                file.truncate(num_bytes)
+        mapped = np.memmap(temporary, np.uint8, "r+", shape=shape)
+        fill(mapped)
+        mapped.flush()
+    store = PersonStore(*torch.from_numpy(np.memmap(folder / name, np.uint8, "c", shape=shape)).unbind())
+    manifest = {
+        "format": _FORMAT,
+        "format_version": _VERSION,
+        "file": name,
+        "bytes": num_bytes,
+        "key": key,
+        "people": shape[1],
+        "height": height,
+        "width": width,
+        "resized_to": list(size) if (height, width) == tuple(size) else None,
+    }
+    with atomic_path(folder / _MANIFEST) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=2) + "\n")
+    for old in folder.glob("people-*.bin"):
+        if old.name != name:
+            old.unlink(missing_ok=True)
+    return store
 
 
 def _fill(people: Sequence[Person], to: np.ndarray, *, iuv_order: Order, workers: int | None, progress: bool) -> None:

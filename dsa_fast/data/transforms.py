@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dsa_fast.densepose.iuv import flip_iuv, resize_iuv
+from dsa_fast.densepose.symmetry import SymmetryTable, as_lut
 from dsa_fast.imagenet import MEAN, STD
 from dsa_fast.ops.transform import fused_transform
 from dsa_fast.ops.warp import warp
@@ -33,6 +34,9 @@ class AugmentConfig:
         dsap_size: S, height and width of each part image, in texels.
         pad: pixels of the mean colour added on each side before the random crop; 0 for no crop.
         flip: probability of the horizontal flip (left and right parts are swapped with it).
+        flip_table: path of DensePose's `UV_symmetry_transforms.mat`, which says what a mirrored part's u and v are; by
+            default the closed form of `dsa_fast.densepose.flip_iuv`. The training reads it; `train_transform` is given
+            its numbers.
         erase: probability of random erasing.
         erase_area: smallest and largest share of the image that is erased.
         erase_aspect: smallest and largest height / width of the erased box.
@@ -43,6 +47,7 @@ class AugmentConfig:
     dsap_size: int = 32
     pad: int = 10
     flip: float = 0.5
+    flip_table: str | None = None
     erase: float = 0.5
     erase_area: tuple[float, float] = (0.02, 0.4)
     erase_aspect: tuple[float, float] = (0.3, 1 / 0.3)
@@ -160,7 +165,8 @@ def train_transform(
         dtype: of the images.
         dsap_dtype: of the DSAP images; by default `dtype`.
         channels_last: lays the images out as [B, H, W, 3] in memory.
-        mirror: a table of mirrored (U, V) instead of the closed form; see `fused_transform`.
+        mirror: a table of mirrored (U, V) instead of the closed form, such as `flip_lut` has it; see
+            `fused_transform`.
 
     Returns:
         Normalised images [B, 3, H, W], and DSAP images [B, 24, 3, S, S] in which untouched texels are 0, the mean
@@ -189,6 +195,20 @@ def train_transform(
         channels_last=channels_last,
         mirror=mirror,
     )
+
+
+def flip_lut(config: AugmentConfig) -> Tensor | None:
+    """What `train_transform` takes as `mirror`: the numbers of `config.flip_table`; None without one.
+
+    Raises:
+        FileNotFoundError, ValueError: see `SymmetryTable.load`; ValueError too where a package is missing to read it.
+    """
+    if config.flip_table is None:
+        return None
+    try:
+        return as_lut(SymmetryTable.load(config.flip_table))
+    except ImportError as error:
+        raise ValueError(f"flip_table: {error}") from error
 
 
 def _plan(draws: Draws, indices: Sequence[int] | np.ndarray | Tensor | None, stored: int) -> Tensor:

@@ -107,9 +107,9 @@ def to_iuv(
 ) -> Tensor | list[Tensor]:
     """Makes IUV maps from the outputs of DensePose's chart heads, by the code of :func:`dsa_fast.warp_densepose`.
 
-    A float map holds the part 0..24 and its u and v as the heads have them, which may leave [0, 1]. A uint8 map is as
-    in DensePose's files: 255 u and 255 v, cut to 0..255 and truncated; it can be stored with :func:`write_iuv`. A pixel
-    whose u or v is NaN is background there. Background is 0, 0, 0. No gradients flow.
+    A float map holds the part 0..24 and its u and v as the heads have them, which may leave [0, 1]. A uint8 map holds
+    255 u and 255 v, rounded and cut to 0..255, as :func:`write_iuv` stores a float map. A pixel whose u or v is NaN is
+    background there. Background is 0, 0, 0. No gradients flow.
 
     Args:
         output: The heads' outputs for N instances; see :func:`dsa_fast.warp_densepose`.

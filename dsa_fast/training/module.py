@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dsa_fast.data.dataset import PersonBatch, PersonItem
-from dsa_fast.data.transforms import AugmentConfig, Draws, eval_transform, train_transform
+from dsa_fast.data.transforms import AugmentConfig, Draws, eval_transform, flip_lut, train_transform
 from dsa_fast.evaluation import evaluate
 from dsa_fast.models import Baseline, DSALoss, DSAReID
 from dsa_fast.training.config import LossConfig, ModelConfig, OptimConfig
@@ -36,6 +36,9 @@ class ReIDTask(lightning.LightningModule):
         optim: optimiser and learning rate.
         augment: the transform of training images.
         seed: seed of the transform's draws.
+
+    Raises:
+        FileNotFoundError, ValueError: `augment.flip_table` cannot be read; see `flip_lut`.
     """
 
     def __init__(
@@ -53,16 +56,28 @@ class ReIDTask(lightning.LightningModule):
         self.loss_config = loss or LossConfig()
         self.optim_config = optim or OptimConfig()
         self.augment = augment or AugmentConfig()
+        self._mirror = flip_lut(self.augment)  # no buffer: it belongs into no checkpoint and is the same everywhere
         self.model = build_model(num_ids, self.model_config)
         self.loss = DSALoss(**asdict(self.loss_config))
         self._features: list[list[tuple[Tensor, Tensor, Tensor]]] = [[], []]
+
+    def on_fit_start(self) -> None:
+        """Brings the table of flips to this device, once."""
+        if self._mirror is not None:
+            self._mirror = self._mirror.to(self.device)
 
     def training_step(self, batch: PersonBatch, batch_index: int) -> Tensor:
         """Transform and warp on this device, forward, losses."""
         labels = batch["label"]
         draws = Draws.sample(len(labels), self.augment, self._generator(batch_index))
         images, dsap = train_transform(
-            batch["image"], batch["iuv"], draws, self.augment, indices=batch.get("index"), dtype=_input_dtype(labels)
+            batch["image"],
+            batch["iuv"],
+            draws,
+            self.augment,
+            indices=batch.get("index"),
+            dtype=_input_dtype(labels),
+            mirror=self._mirror,
         )
         output = self.model(images, dsap)
         total: Tensor

@@ -253,7 +253,8 @@ void run(const Case& k, std::mt19937_64& random) {
         if (number) byte[0] = static_cast<uint8_t>(part);
         for (int j = 0; j < 2; ++j) {
           pixel[(j + 1) * pixels] = uv[j];
-          if (number) byte[(j + 1) * pixels] = static_cast<uint8_t>(std::clamp(uv[j] * 255.0f, 0.0f, 255.0f));
+          if (number)
+            byte[(j + 1) * pixels] = static_cast<uint8_t>(std::nearbyint(std::clamp(uv[j] * 255.0f, 0.0f, 255.0f)));
         }
       }
     }

@@ -1,0 +1,43 @@
+// What the kernels that gather photos' pixels into texels read.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "../dtype.h"
+
+namespace dsa_fast {
+
+struct Photo {
+  const void* data;   // [B, C, H, W]
+  int64_t stride[4];  // of data, in elements
+  int64_t B, C, H, W;
+};
+
+// pixel is a raster index, y * W + x.
+template <typename In>
+DSA_FAST_HD In pixel_value(const Photo& photo, int64_t b, int64_t c, int32_t pixel) {
+  const uint32_t y = static_cast<uint32_t>(pixel) / static_cast<uint32_t>(photo.W);
+  const uint32_t x = static_cast<uint32_t>(pixel) % static_cast<uint32_t>(photo.W);
+  return static_cast<const In*>(
+      photo.data)[b * photo.stride[0] + c * photo.stride[1] + y * photo.stride[2] + x * photo.stride[3]];
+}
+
+constexpr int64_t kFillChunk = 64;  // channels of one launch: their fill travels with the kernel's arguments
+
+struct Fill {
+  double value[kFillChunk];
+};
+
+// Calls f(chunk, c_begin, c_end) for chunks of channels that together cover [0, channels); fill is on the host.
+template <typename F>
+void for_each_channel_chunk(const double* fill, int64_t channels, const F& f) {
+  for (int64_t c_begin = 0; c_begin < channels; c_begin += kFillChunk) {
+    const int64_t c_end = std::min(c_begin + kFillChunk, channels);
+    Fill chunk{};
+    std::copy(fill + c_begin, fill + c_end, chunk.value);
+    f(chunk, c_begin, c_end);
+  }
+}
+
+}  // namespace dsa_fast
