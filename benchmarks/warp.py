@@ -51,6 +51,18 @@ def torch_scatter(img: Tensor, iuv: Tensor, size: int) -> Tensor:
     return out.permute(0, 1, 4, 2, 3).contiguous()
 
 
+def torch_masked(img: Tensor, iuv: Tensor, size: int) -> Tensor:
+    """The same without shapes that depend on values, for torch.compile: background is scattered to a texel too many."""
+    batch, channels = img.shape[:2]
+    part, u, v = iuv.long().unbind(1)
+    row, column = (u * size // 255).clamp(max=size - 1), (v * size // 255).clamp(max=size - 1)
+    spare = PARTS * size * size
+    texel = torch.where(part > 0, ((part - 1) * size + row) * size + column, spare).flatten(1)
+    out = torch.zeros(batch, channels, spare + 1, device=img.device)
+    out = out.scatter(2, texel[:, None].expand(-1, channels, -1), img.flatten(2).float())
+    return out[:, :, :-1].reshape(batch, channels, PARTS, size, size).transpose(1, 2).contiguous()
+
+
 def numpy_parts(img: np.ndarray, iuv: np.ndarray, size: int) -> np.ndarray:
     """The usual NumPy loop over images and parts."""
     out = np.zeros((len(img), PARTS, img.shape[1], size, size), np.float32)
@@ -142,7 +154,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             img, iuv = (x[:1].cpu() for x in sets[0])
             floor = batch * (6 * 256 * 128 + 4 * PARTS * 3 * size * size) / rate
             ours: float | None = None
-            for name, contender in contenders(sets, arrays if device.type == "cpu" else [], size).items():
+            peers = contenders(sets, arrays if device.type == "cpu" else [], size)
+            if not options.quick and can_compile(sets[0], size):
+                peers["torch.compile scatter"] = lambda i, sets=sets: _compiled(*sets[i % len(sets)], size)
+            for name, contender in peers.items():
                 verify(name, contender, img, iuv, size)
                 row = {"input": kind, "batch": batch, "name": name, **spread(clock(contender))}
                 ours = ours or row["median_s"]
@@ -150,7 +165,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 row["floor_share"] = floor / row["median_s"]
                 row["times_dsa_fast"] = row["median_s"] / ours
                 rows.append(row)
-    return {"copy_bytes_per_s": rate, "inputs": inputs, "rows": rows}
+            if device.type == "cuda":
+                rows += [
+                    {"input": kind, "batch": batch, **row, "times_dsa_fast": row["median_s"] / ours}
+                    for row in replayed(clock, sets, size, rate)
+                ]
+    result: dict[str, Any] = {"copy_bytes_per_s": rate, "inputs": inputs, "rows": rows}
+    if device.type == "cuda":
+        img, iuv = (x.to(device) for x in people(1, 256, 128, generator))
+        result["one_image"] = one_image(clock, img, iuv, size)
+    return result
 
 
 def contenders(
@@ -172,12 +196,62 @@ def contenders(
     return found
 
 
+_compiled = torch.compile(torch_masked, dynamic=False)
+
+
+def can_compile(inputs: tuple[Tensor, Tensor], size: int) -> bool:
+    """Compiles the peer for these inputs' shapes; False, with a word, where torch.compile does not work."""
+    try:
+        _compiled(*inputs, size)
+    except Exception as error:  # of many kinds: no compiler, no Triton
+        say(f"benchmarks: torch.compile does not work here ({type(error).__name__}); left out")
+        return False
+    return True
+
+
+def replayed(clock: Clock, sets: list[tuple[Tensor, Tensor]], size: int, rate: float) -> list[dict[str, Any]]:
+    """CUDA graphs of one warp for each of the inputs, in turn: what the device takes, without what queueing takes."""
+    rows = []
+    for dtype, width in ((torch.float32, 4), (torch.bfloat16, 2)):
+        name = f"dsa_fast last, CUDA graph, {str(dtype).removeprefix('torch.')}"
+        got = dsa_fast.warp(*sets[0], size=size, dtype=dtype)  # outside of the graph first, as a capture wants it
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for img, iuv in sets:
+                got = dsa_fast.warp(img, iuv, size=size, dtype=dtype)
+        graph.replay()
+        img, iuv = (x[:1].cpu() for x in sets[-1])
+        if not torch.equal(got[:1].cpu(), warp_reference(img, iuv, size=size, dtype=dtype)[0]):
+            raise SystemExit(f"benchmarks: {name} does not give the reference's result; nothing is reported")
+        batch = len(got)
+        floor = batch * (6 * 256 * 128 + width * PARTS * 3 * size * size) / rate
+        row = {"name": name, **spread([time / len(sets) for time in clock(lambda i, graph=graph: graph.replay())])}
+        rows.append(row | {"images_per_s": batch / row["median_s"], "floor_share": floor / row["median_s"]})
+    return rows
+
+
+def one_image(clock: Clock, img: Tensor, iuv: Tensor, size: int, calls: int = 200) -> dict[str, Any]:
+    """What a small batch waits for: what one warp queues, and how long the host takes to queue it."""
+
+    def many(i: int) -> None:
+        for _ in range(calls):
+            dsa_fast.warp(img, iuv, size=size, dtype=torch.bfloat16)
+
+    times = clock(many)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        dsa_fast.warp(img, iuv, size=size, dtype=torch.bfloat16)
+        torch.cuda.synchronize()
+    on_device = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return {"launches": on_device, **spread([time / calls for time in times])}
+
+
 def verify(name: str, run: Callable[[int], Any], img: Tensor, iuv: Tensor, size: int) -> None:
     """Stops the benchmark when a contender's first image is not what it should be."""
     got = torch.as_tensor(run(0))[:1].cpu()
     reduce = "mean" if name == "dsa_fast mean" else "last"
     expected, count = warp_reference(img, iuv, size=size, dtype=torch.float32, reduce=reduce)
-    if name == "PyTorch index_put":  # any of several pixels may win a texel: its threads race
+    if "PyTorch" in name or "torch.compile" in name:  # any of several pixels may win a texel: its threads race
         alone = (count <= 1)[:, :, None]
         got, expected = got * alone, expected * alone
     if not torch.equal(got, expected):
@@ -209,4 +283,7 @@ def show(result: dict[str, Any]) -> None:
             f"{100 * about['foreground']:.0f} % foreground, {100 * about['touched_texels']:.0f} % of the texels hit"
         )
         say(f"{kind} people: {shares}")
+    if "one_image" in result:
+        about = result["one_image"]
+        say(f"one image: {1e6 * about['median_s']:.1f} us a call, queued: {', '.join(about['launches'])}")
     say(f"copy rate {result['copy_bytes_per_s'] / 1e9:.1f} GB/s")

@@ -6,9 +6,8 @@
 //     pixel (y, x) of the result is pixel (y + top - pad, x + left - pad) of the resized and, where flip is set,
 //     mirrored photo; it is 0 outside of that. Inside it is (value - mean) / std in float32. Then the pixels
 //     in the erased box are set to 0, and all are cast to the result's type.
-//   - The stored map is resized by nearest neighbour: row y reads row (2 y + 1) h / (2 H), rounded down, and likewise
-//   for
-//     columns. It is mirrored (mirrored_label below) and cropped as the photo is; outside it is background.
+//   - The stored map is resized by nearest neighbour: row y reads row (2 y + 1) h / (2 H), rounded down, and columns
+//     likewise. It is mirrored (mirrored_label below) and cropped as the photo is; outside it is background.
 //   - The part images are the warp (warp.h) of the resized, mirrored and cropped photo by that map, before erasing:
 //     Reduce::kLast copies the last pixel in raster order; Reduce::kMean divides the 8-bit values' sum by their number
 //     in float32. Then (value - mean) / std in float32, cast to the result's type. Untouched texels are 0.
@@ -19,8 +18,8 @@
 // products unfused, so that about one value in 100,000 rounds to a neighbouring level.
 //
 // All pointers are device pointers for the CUDA function, host pointers for the CPU one. Strides are counted in
-// elements and may be anything, 0 included. h, w >= 1; H, W >= 1; H * W * 255 < 2^31; h, w, pad < 2^30; 1 <= S <=
-// kMaxSize.
+// elements and may be anything, 0 included. h, w >= 1; H, W >= 1; H * W * 255 < 2^31; h, w < 2^29; pad < 2^30;
+// 1 <= S <= kMaxSize.
 #pragma once
 
 #include <cstdint>
@@ -144,8 +143,8 @@ struct Label {
 };
 
 // What a pixel's label becomes when the picture is mirrored; label.i must be in 1..24. Parts 1 and 2 have no partner, 3
-// and 4 are partners, and so on. Without a table, (u, v) becomes (u, 1 - v) for 1 and 2, (1 - u, v) for 3..6, 23
-// and 24.
+// and 4 are partners, and so on. Without a table, (u, v) becomes (u, 1 - v) for 1 and 2, (1 - u, v) for 3..6, 23 and
+// 24.
 DSA_FAST_HD Label mirrored_label(Label label, const uint8_t* mirror) {
   const bool torso = label.i <= 2;
   const uint8_t partner = static_cast<uint8_t>(torso ? label.i : label.i + (label.i % 2 == 1 ? 1 : -1));

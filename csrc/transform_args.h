@@ -38,7 +38,7 @@ inline TransformArgs transform_args(const Tensor& images, const Tensor& iuv, con
                                     int64_t size, const std::vector<double>& mean, const std::vector<double>& std,
                                     const std::string& reduce, const Tensor& full, const Tensor& dsap,
                                     bool channels_last) {
-  constexpr int64_t kLimit = int64_t{1} << 30;
+  constexpr int64_t kLimit = int64_t{1} << 29;  // twice as many weights of a pixel are counted in 32 bits
   for (const Tensor* stored : {&images, &iuv}) {
     STD_TORCH_CHECK(stored->dim() == 4 && stored->size(1) == 3 && stored->scalar_type() == ScalarType::Byte,
                     "dsa_fast: images and iuv must be uint8 [N, 3, h, w]");
@@ -47,8 +47,8 @@ inline TransformArgs transform_args(const Tensor& images, const Tensor& iuv, con
   STD_TORCH_CHECK(images.size(0) == iuv.size(0) && images.size(2) == iuv.size(2) && images.size(3) == iuv.size(3),
                   "dsa_fast: images and iuv must agree in N, h and w");
   STD_TORCH_CHECK(images.size(2) >= 1 && images.size(3) >= 1 && images.size(2) < kLimit && images.size(3) < kLimit,
-                  "dsa_fast: h and w must be in 1..2^30 - 1");
-  STD_TORCH_CHECK(pad >= 0 && pad < kLimit, "dsa_fast: pad must be in 0..2^30 - 1");
+                  "dsa_fast: h and w must be in 1..2^29 - 1");
+  STD_TORCH_CHECK(pad >= 0 && pad < 2 * kLimit, "dsa_fast: pad must be in 0..2^30 - 1");
   STD_TORCH_CHECK(plan.dim() == 2 && plan.size(1) == 8 && plan.scalar_type() == ScalarType::Int && plan.is_contiguous(),
                   "dsa_fast: plan must be contiguous int32 [B, 8]");
   check_same_device(images, plan);
