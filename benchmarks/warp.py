@@ -153,7 +153,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             sets = [(img.to(device), iuv.to(device)) for img, iuv in sets]
             img, iuv = (x[:1].cpu() for x in sets[0])
             floor = batch * (6 * 256 * 128 + 4 * PARTS * 3 * size * size) / rate
-            ours: float | None = None
+            ours = 0.0
             peers = contenders(sets, arrays if device.type == "cpu" else [], size)
             if not options.quick and can_compile(sets[0], size):
                 peers["torch.compile scatter"] = compiled_scatter(sets, size)
