@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from dsa_fast.ops.crop import crop_parts
 from dsa_fast.ops.warp import warp
 from dsa_fast.ops.warp_densepose import warp_densepose
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from dsa_fast.deploy.encoder import Encoder
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "__version__", "atlas", "warp", "warp_densepose"]
+__all__ = ["Encoder", "__version__", "atlas", "crop_parts", "warp", "warp_densepose"]
 
 _SUBMODULES = frozenset({"cli", "data", "densepose", "deploy", "evaluation", "models", "ops", "training"})
 

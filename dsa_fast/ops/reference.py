@@ -48,6 +48,35 @@ def warp_reference(
     return cast(out, img.dtype if dtype is None else dtype), count
 
 
+def crop_reference(
+    img: Tensor,
+    iuv: Tensor,
+    *,
+    size: int = 32,
+    fill: float | Sequence[float] = 0.0,
+    mask: bool = True,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Computes what :func:`dsa_fast.crop_parts` means, one texel at a time; the arguments are the same, batched."""
+    batch, channels = img.shape[:2]
+    fills = [float(value) for value in fill] if isinstance(fill, Sequence) else [float(fill)] * channels
+    out = torch.empty(batch, 24, channels, size, size, dtype=torch.float64)
+    for channel, value in enumerate(fills):
+        out[:, :, channel] = value
+    for b in range(batch):
+        for (part, _, _), pixels in pixels_of_texels(iuv[b], 1).items():
+            top, left = (min(pixel[axis] for pixel in pixels) for axis in (0, 1))
+            height, width = (1 + max(pixel[axis] for pixel in pixels) - low for axis, low in ((0, top), (1, left)))
+            inside = set(pixels)
+            for row in range(size):
+                for column in range(size):
+                    y = top + (2 * row + 1) * height // (2 * size)
+                    x = left + (2 * column + 1) * width // (2 * size)
+                    if (y, x) in inside or not mask:
+                        out[b, part - 1, :, row, column] = img[b, :, y, x].double()
+    return cast(out, img.dtype if dtype is None else dtype)
+
+
 def pixels_of_texels(iuv: Tensor, size: int) -> dict[tuple[int, int, int], list[tuple[int, int]]]:
     """Lists, for each texel (part 1..24, row, column) that any pixel reaches, its pixels (y, x) in raster order.
 

@@ -1,0 +1,158 @@
+// crop on CUDA; ../crop.h says what the results mean.
+//
+// Two launches: each pixel notes its part and widens the part's box, by integer maxima, whose result does not depend on
+// their order; then each texel copies its pixel. The kernels use no shared memory and no barrier, so that they also
+// run, thread by thread, on a CPU (tests/cpp/cuda_shim.h).
+#include "../crop.h"
+
+#include <algorithm>
+
+#if defined(__CUDACC__)
+#include <cuda_runtime.h>
+#else
+#include "cuda_shim.h"
+#endif
+
+#ifndef DSA_FAST_MAX_BLOCKS
+#define DSA_FAST_MAX_BLOCKS 65535  // of a grid's dimension; kernels loop over what is beyond
+#endif
+
+namespace dsa_fast {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kFillChunk = 64;  // channels of one launch: their fill travels with the kernel's arguments
+
+struct Fill {
+  double value[kFillChunk];
+};
+
+// A grid of threads: x over the elements of an image, y over images.
+dim3 grid_over(int64_t elements, int64_t images) {
+  const int64_t blocks = (elements + kThreads - 1) / kThreads;
+  return dim3(static_cast<unsigned>(std::min<int64_t>(blocks, DSA_FAST_MAX_BLOCKS)),
+              static_cast<unsigned>(std::min<int64_t>(images, DSA_FAST_MAX_BLOCKS)));
+}
+
+template <typename... Params, typename... Args>
+void launch(void (*kernel)(Params...), int64_t elements, int64_t images, [[maybe_unused]] cudaStream_t stream,
+            Args... args) {
+  if (elements == 0 || images == 0) return;
+#if defined(__CUDACC__)
+  kernel<<<grid_over(elements, images), kThreads, 0, stream>>>(args...);
+#else
+  run_on_cpu(kernel, grid_over(elements, images), dim3(kThreads), args...);
+#endif
+}
+
+#define FOR_EACH_IMAGE(b, images) for (int64_t b = blockIdx.y; b < (images); b += gridDim.y)
+#define FOR_EACH_ELEMENT(k, elements)                                                           \
+  for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < (elements); \
+       k += static_cast<int64_t>(gridDim.x) * blockDim.x)
+
+template <typename T>
+__global__ void label_pixels(IuvMap map,
+                             int32_t* reach,    // [B, 24, 4], zeros
+                             int32_t* parts) {  // [B, H * W]
+  FOR_EACH_IMAGE(b, map.B) {
+    FOR_EACH_ELEMENT(pixel, map.H * map.W) {
+      const int64_t y = pixel / map.W, x = pixel % map.W;
+      const int32_t part = part_at<T>(map, b, y, x);
+      parts[b * map.H * map.W + pixel] = part;
+      if (part < 0) continue;
+      int32_t* r = reach + (b * kParts + part) * kReaches;
+      atomicMax(r, static_cast<int32_t>(map.H - y));
+      atomicMax(r + 1, static_cast<int32_t>(y + 1));
+      atomicMax(r + 2, static_cast<int32_t>(map.W - x));
+      atomicMax(r + 3, static_cast<int32_t>(x + 1));
+    }
+  }
+}
+
+// Writes channels c_begin <= c < c_end of every texel. A thread owns a texel; neighbours write neighbours.
+template <typename In, typename Out>
+__global__ void copy_texels(CropArgs a, Fill fill, int64_t c_begin, int64_t c_end,
+                            const int32_t* reach,    // [B, 24, 4]
+                            const int32_t* parts) {  // [B, H * W]
+  const int64_t cells = a.S * a.S;
+  FOR_EACH_IMAGE(b, a.iuv.B) {
+    FOR_EACH_ELEMENT(t, kParts * cells) {
+      const int32_t part = static_cast<int32_t>(t / cells);
+      const int64_t cell = t % cells;
+      const CropBox box = crop_box(reach + (b * kParts + part) * kReaches, a.iuv.H, a.iuv.W);
+      const In* pixel = nullptr;
+      if (box.height > 0) {
+        const int64_t y = box.top + crop_source(cell / a.S, box.height, a.S);
+        const int64_t x = box.left + crop_source(cell % a.S, box.width, a.S);
+        if (!a.mask || parts[(b * a.iuv.H + y) * a.iuv.W + x] == part) {
+          pixel = static_cast<const In*>(a.img) + b * a.img_stride[0] + y * a.img_stride[2] + x * a.img_stride[3];
+        }
+      }
+      Out* target = static_cast<Out*>(a.out) + (b * kParts + part) * a.C * cells + cell;
+      for (int64_t c = c_begin; c < c_end; ++c) {
+        target[c * cells] =
+            pixel == nullptr ? convert<Out>(fill.value[c - c_begin]) : convert<Out>(pixel[c * a.img_stride[1]]);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int64_t crop_cuda_scratch(const CropArgs& args) { return args.iuv.B * (kParts * kReaches + args.iuv.H * args.iuv.W); }
+
+int crop_cuda(const CropArgs& args, int32_t* scratch, void* stream_pointer) {
+  const auto stream = static_cast<cudaStream_t>(stream_pointer);
+  const int64_t reaches = args.iuv.B * kParts * kReaches;
+  if (reaches == 0 || args.C == 0) return cudaSuccess;
+  int32_t* parts = scratch + reaches;
+  const cudaError_t error = cudaMemsetAsync(scratch, 0, static_cast<size_t>(reaches) * sizeof(int32_t), stream);
+  if (error != cudaSuccess) return error;
+  visit_iuv_dtype(args.iuv.dtype, [&](auto iuv) {
+    launch(label_pixels<typename decltype(iuv)::type>, args.iuv.H * args.iuv.W, args.iuv.B, stream, args.iuv, scratch,
+           parts);
+  });
+  visit_dtype(args.img_dtype, [&](auto in) {
+    visit_dtype(args.out_dtype, [&](auto out) {
+      for (int64_t c = 0; c < args.C; c += kFillChunk) {
+        const int64_t end = std::min(c + kFillChunk, args.C);
+        Fill fill{};
+        std::copy(args.fill + c, args.fill + end, fill.value);
+        launch(copy_texels<typename decltype(in)::type, typename decltype(out)::type>, kParts * args.S * args.S,
+               args.iuv.B, stream, args, fill, c, end, scratch, parts);
+      }
+    });
+  });
+  return cudaGetLastError();
+}
+
+}  // namespace dsa_fast
+
+#ifdef DSA_FAST_TORCH
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
+#include <torch/headeronly/util/shim_utils.h>
+
+#include "../crop_args.h"
+
+namespace dsa_fast {
+namespace {
+
+Tensor crop_op(const Tensor& img, const Tensor& iuv, int64_t size, const std::vector<double>& fill, bool mask,
+               ScalarType dtype) {
+  const torch::stable::accelerator::DeviceGuard guard(img.get_device_index());
+  Tensor out = empty_dsap(img, iuv, size, dtype);
+  const CropArgs args = crop_args(img, iuv, size, fill, mask, out);
+  // PyTorch's allocator hands memory out in the order of the stream: the scratch may go before the kernels have run.
+  Tensor scratch = torch::stable::empty({crop_cuda_scratch(args)}, ScalarType::Int, std::nullopt, img.device());
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(img.get_device_index(), &stream));
+  STD_CUDA_CHECK(static_cast<cudaError_t>(crop_cuda(args, static_cast<int32_t*>(scratch.mutable_data_ptr()), stream)));
+  return out;
+}
+
+}  // namespace
+}  // namespace dsa_fast
+
+STABLE_TORCH_LIBRARY_IMPL(dsa_fast, CUDA, m) { m.impl("crop", TORCH_BOX(&dsa_fast::crop_op)); }
+#endif  // DSA_FAST_TORCH

@@ -1,0 +1,77 @@
+"""Part images cropped, not warped: the "coarsely semantically aligned" variant, CSA, of https://arxiv.org/abs/1812.08967.
+
+The paper (section 4.4, table 4) says "24 cropped part images (without alignment within a part region)" and no more. Here
+a part's image is the smallest box around the part's pixels, brought to one size by nearest neighbour, and only the
+part's own pixels are in it: a crop then shows exactly the pixels that the warp shows, and differs in their places alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dsa_fast.ops import _load
+from dsa_fast.ops.warp import _DTYPES, MAX_SIZE, PARTS, _check_tensors, _fill_values, _names
+
+
+def crop_parts(
+    img: Tensor,
+    iuv: Tensor,
+    *,
+    size: int = 32,
+    fill: float | Sequence[float] = 0.0,
+    mask: bool = True,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Cuts each body part out of a photo and brings it to one size.
+
+    Texel (r, c) of a part's image copies the pixel in row ``(2 r + 1) h // (2 size)`` and column
+    ``(2 c + 1) w // (2 size)`` of the part's bounding box, h pixels high and w wide. Which pixels belong to a part is as
+    in :func:`dsa_fast.warp`, and so are fill, casts, determinism, and that CPU and CUDA give the same bits. There is no
+    gradient.
+
+    Args:
+        img: Photos, [B, C, H, W] or [C, H, W]; uint8, float16, bfloat16, float32 or float64. Need not be contiguous.
+        iuv: Their DensePose maps, [B, 3, H, W] or [3, H, W], channels I, U, V, on the same device; as in
+            :func:`dsa_fast.warp`.
+        size: Height and width of a part's image, in 1..4096.
+        fill: What the image of a part without pixels holds, and what stands for other parts and the background in the
+            box: a number, or C numbers, in the units of ``img``.
+        mask: Whether only the part's own pixels are copied; otherwise the box is copied whole.
+        dtype: The result's; by default that of ``img``. Values are cast, not rescaled.
+
+    Returns:
+        The part images, [B, 24, C, size, size] (without B where ``img`` has none), contiguous.
+
+    Raises:
+        TypeError: An argument is of the wrong type or dtype.
+        ValueError: A shape, device, size or fill is wrong, or ``img`` requires a gradient.
+        RuntimeError: The tensors are on a CUDA device but the CUDA kernels are not there; the message says why.
+    """
+    batched = _check_tensors(img, iuv)
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise TypeError(f"size must be an int, got {type(size).__name__}")
+    if not 1 <= size <= MAX_SIZE:
+        raise ValueError(f"size must be in 1..{MAX_SIZE}, got {size}")
+    if not isinstance(mask, bool):
+        raise TypeError(f"mask must be a bool, got {type(mask).__name__}")
+    if dtype is None:
+        dtype = img.dtype
+    elif dtype not in _DTYPES:
+        raise TypeError(f"dtype must be {_names(_DTYPES)}, got {dtype}")
+    if img.requires_grad and torch.is_grad_enabled():
+        raise ValueError("img must not require a gradient, for crop_parts has none: pass img.detach()")
+    values = _fill_values(fill, img.shape[-3])
+    if img.is_cuda:
+        _load.require_cuda()
+    if not batched:
+        img, iuv = img.unsqueeze(0), iuv.unsqueeze(0)
+    out: Tensor = torch.ops.dsa_fast.crop(img, iuv, size, values, mask, dtype)
+    return out if batched else out.squeeze(0)
+
+
+@torch.library.register_fake("dsa_fast::crop")
+def _(img: Tensor, iuv: Tensor, size: int, fill: Sequence[float], mask: bool, dtype: torch.dtype) -> Tensor:
+    return img.new_empty((img.shape[0], PARTS, img.shape[1], size, size), dtype=dtype)

@@ -1,0 +1,159 @@
+// Compares three ways of cropping, bit for bit: the CPU kernel, the CUDA kernels (run on the CPU, cuda_shim.h), and a
+// plain loop written here from csrc/crop.h's words.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../../csrc/crop.h"
+
+namespace {
+
+using namespace dsa_fast;
+
+int failures = 0;
+
+void fail(const std::string& what) {
+  if (++failures <= 20) std::fprintf(stderr, "FAILED: %s\n", what.c_str());
+}
+
+struct Case {
+  int64_t B, C, H, W, S;
+  bool real_map, mask, permuted, float_img;
+  int foreground;  // of 4 pixels
+
+  std::string name() const {
+    std::string text;
+    for (int64_t extent : {B, C, H, W, S}) text += std::to_string(extent) + " ";
+    return text + (real_map ? "float map " : "") + (mask ? "mask " : "") + (permuted ? "permuted " : "") +
+           (float_img ? "float img " : "") + std::to_string(foreground);
+  }
+};
+
+void run(const Case& k, std::mt19937_64& random) {
+  const auto below = [&](int64_t n) { return std::uniform_int_distribution<int64_t>(0, n - 1)(random); };
+  const auto size = [](int64_t n) { return static_cast<size_t>(n); };
+  const int64_t pixels = k.H * k.W;
+  // Exactly as long as they must be, so that a sanitizer sees every step outside.
+  std::vector<uint8_t> img(size(k.B * k.C * pixels)), iuv(size(k.B * 3 * pixels));
+  std::vector<float> real_img(img.size()), real_iuv(iuv.size());
+  const auto at = [&](int64_t channels, int64_t b, int64_t c, int64_t y, int64_t x) {
+    return size(k.permuted ? ((b * k.W + x) * k.H + y) * channels + c : ((b * channels + c) * k.H + y) * k.W + x);
+  };
+  for (uint8_t& value : img) value = static_cast<uint8_t>(below(256));
+  for (size_t n = 0; n < img.size(); ++n) real_img[n] = static_cast<float>(img[n]) * 1.5f - 30.0f;
+  for (int64_t b = 0; b < k.B; ++b) {
+    for (int64_t y = 0; y < k.H; ++y) {
+      for (int64_t x = 0; x < k.W; ++x) {
+        const int64_t part = below(4) < k.foreground ? 1 + below(6) * 4 : below(3) == 0 ? 25 + below(200) : 0;
+        iuv[at(3, b, 0, y, x)] = static_cast<uint8_t>(part);
+        real_iuv[at(3, b, 0, y, x)] = static_cast<float>(part);
+        for (int c = 1; c < 3; ++c) {
+          iuv[at(3, b, c, y, x)] = static_cast<uint8_t>(below(256));
+          const bool nan = k.real_map && below(10) == 0;
+          real_iuv[at(3, b, c, y, x)] = nan ? std::numeric_limits<float>::quiet_NaN() : 0.5f;
+        }
+      }
+    }
+  }
+  const std::vector<double> fill = [&] {
+    std::vector<double> values;
+    for (int64_t c = 0; c < k.C; ++c) values.push_back(static_cast<double>(3 * c) + 0.25);
+    return values;
+  }();
+  CropArgs args{};
+  args.img = k.float_img ? static_cast<const void*>(real_img.data()) : img.data();
+  args.img_dtype = k.float_img ? DType::kFloat32 : DType::kUInt8;
+  args.iuv.data = k.real_map ? static_cast<const void*>(real_iuv.data()) : iuv.data();
+  args.iuv.dtype = k.real_map ? DType::kFloat32 : DType::kUInt8;
+  args.iuv.B = k.B, args.iuv.H = k.H, args.iuv.W = k.W;
+  const auto set_stride = [&](int64_t channels, int64_t* stride) {
+    const int64_t planar[] = {channels * pixels, pixels, k.W, 1};
+    const int64_t mixed[] = {channels * pixels, 1, channels, k.H * channels};
+    std::copy_n(k.permuted ? mixed : planar, 4, stride);
+  };
+  set_stride(k.C, args.img_stride);
+  set_stride(3, args.iuv.stride);
+  args.fill = fill.data();
+  args.out_dtype = DType::kFloat32;
+  args.C = k.C, args.S = k.S, args.mask = k.mask;
+
+  std::vector<float> expected(size(k.B * 24 * k.C * k.S * k.S));
+  for (int64_t b = 0; b < k.B; ++b) {
+    std::vector<int> part_of(size(pixels));
+    for (int64_t y = 0; y < k.H; ++y) {
+      for (int64_t x = 0; x < k.W; ++x) {
+        const int part = iuv[at(3, b, 0, y, x)];
+        const bool nan =
+            k.real_map && (std::isnan(real_iuv[at(3, b, 1, y, x)]) || std::isnan(real_iuv[at(3, b, 2, y, x)]));
+        part_of[size(y * k.W + x)] = part <= 24 && !nan ? part : 0;
+      }
+    }
+    for (int part = 1; part <= 24; ++part) {
+      int64_t top = k.H, bottom = -1, left = k.W, right = -1;
+      for (int64_t y = 0; y < k.H; ++y) {
+        for (int64_t x = 0; x < k.W; ++x) {
+          if (part_of[size(y * k.W + x)] != part) continue;
+          top = std::min(top, y), bottom = std::max(bottom, y), left = std::min(left, x), right = std::max(right, x);
+        }
+      }
+      for (int64_t c = 0; c < k.C; ++c) {
+        for (int64_t r = 0; r < k.S; ++r) {
+          for (int64_t q = 0; q < k.S; ++q) {
+            float value = static_cast<float>(fill[size(c)]);
+            if (bottom >= 0) {
+              const int64_t y = top + (2 * r + 1) * (bottom + 1 - top) / (2 * k.S);
+              const int64_t x = left + (2 * q + 1) * (right + 1 - left) / (2 * k.S);
+              if (!k.mask || part_of[size(y * k.W + x)] == part) {
+                value = k.float_img ? real_img[at(k.C, b, c, y, x)] : static_cast<float>(img[at(k.C, b, c, y, x)]);
+              }
+            }
+            expected[size((((b * 24 + part - 1) * k.C + c) * k.S + r) * k.S + q)] = value;
+          }
+        }
+      }
+    }
+  }
+  const size_t bytes = expected.size() * sizeof(float);
+  std::vector<float> got(expected.size(), -1.0f);
+  args.out = got.data();
+  crop_cpu(args);
+  if (bytes > 0 && std::memcmp(got.data(), expected.data(), bytes) != 0) fail("cpu: " + k.name());
+  for (int again = 0; again < 2; ++again) {  // the order of threads is drawn anew
+    std::fill(got.begin(), got.end(), -1.0f);
+    std::vector<int32_t> scratch(size(crop_cuda_scratch(args)), -1515870811);
+    if (crop_cuda(args, scratch.data(), nullptr) != 0) fail("cuda error: " + k.name());
+    if (bytes > 0 && std::memcmp(got.data(), expected.data(), bytes) != 0) fail("cuda: " + k.name());
+  }
+}
+
+}  // namespace
+
+int main() {
+  std::mt19937_64 random(0);
+  int cases = 0;
+  for (const bool real_map : {false, true}) {
+    for (const bool mask : {true, false}) {
+      for (const bool permuted : {false, true}) {
+        for (const bool float_img : {false, true}) {
+          for (const int foreground : {0, 1, 4}) {
+            run({2, 3, 7, 5, 4, real_map, mask, permuted, float_img, foreground}, random), ++cases;
+          }
+        }
+      }
+    }
+  }
+  run({1, 70, 9, 30, 3, false, true, false, false, 2}, random), ++cases;  // more channels than one launch takes
+  run({3, 1, 40, 33, 16, false, true, true, false, 2}, random), ++cases;
+  run({2, 3, 1, 1, 5, false, true, false, false, 4}, random), ++cases;
+  run({0, 3, 4, 4, 2, false, true, false, false, 2}, random), ++cases;
+  run({2, 0, 4, 4, 2, false, true, false, false, 2}, random), ++cases;
+  run({2, 3, 0, 4, 2, false, true, false, false, 2}, random), ++cases;
+  if (failures > 0) return 1;
+  std::printf("%d cases\n", cases);
+  return 0;
+}
