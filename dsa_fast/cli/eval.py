@@ -35,6 +35,7 @@ def eval(
     check_counts: bool = True,
     multi_query: bool = False,
     fused: bool = False,
+    branch: Literal["both", "global", "local"] = "both",
     iuv: Path | None = None,
     iuv_order: Literal["auto", "IUV", "VUI"] = "auto",
     metric: Literal["cosine", "euclidean"] = "cosine",
@@ -59,6 +60,7 @@ def eval(
         check_counts: whether the numbers of images must be the published ones.
         multi_query: pool each query over its person's images by its camera (Market-1501's gt_bbox).
         fused: use both streams' fused features, which need IUV maps; otherwise the MF-Stream alone.
+        branch: which branch's test vector is used: both, one after the other, or the global or local one alone.
         iuv: folder of the IUV maps; by default `iuv` inside root.
         iuv_order: what the maps' red, green and blue hold; `auto` tells it from each file.
         metric: distance of two test vectors.
@@ -72,8 +74,10 @@ def eval(
     """
     place = pick_device(device)
     if features is not None:
-        if checkpoint is not None or root is not None or multi_query or fused:
-            raise ValueError("features takes the place of checkpoint, root, multi_query and fused, got one of them too")
+        if checkpoint is not None or root is not None or multi_query or fused or branch != "both":
+            raise ValueError(
+                "features takes the place of checkpoint, root, multi_query, fused and branch, got one of them too"
+            )
         query, gallery = _load_features(features)
         row = features.stem
     else:
@@ -96,6 +100,7 @@ def eval(
                 loaded,
                 people,
                 fused=fused,
+                branch=branch,
                 iuv_order=iuv_order,
                 device=place,
                 batch=batch,
@@ -107,7 +112,7 @@ def eval(
         query, gallery = embedded["query"], embedded["gallery"]
         if multi_query:
             query = pool_multi_query(query, embedded["multi_query"])
-        row = "fused" if fused else "MF-Stream"
+        row = ("fused" if fused else "MF-Stream") + ("" if branch == "both" else f", {branch} branch")
     if save_features is not None:
         _save_features(save_features, query, gallery)
     query, gallery = (Embedded(it.features.to(place), it.pids, it.camids) for it in (query, gallery))
@@ -132,6 +137,7 @@ def eval(
             "root": None if root is None else str(root),
             "features": None if features is None else str(features),
             "fused": fused,
+            "branch": branch,
             "metric": metric,
             "average_precision": average_precision,
             "multi_query": multi_query,

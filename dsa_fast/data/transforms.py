@@ -19,8 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from dsa_fast.densepose.iuv import flip_iuv, resize_iuv
+from dsa_fast.densepose.parts import NUM_PARTS
 from dsa_fast.densepose.symmetry import SymmetryTable, as_lut
 from dsa_fast.imagenet import MEAN, STD
+from dsa_fast.ops.crop import crop_parts
 from dsa_fast.ops.transform import fused_transform
 from dsa_fast.ops.warp import warp
 
@@ -41,6 +43,10 @@ class AugmentConfig:
         erase_area: smallest and largest share of the image that is erased.
         erase_aspect: smallest and largest height / width of the erased box.
         reduce: which pixel a texel shows, `last` or `mean` (see `dsa_fast.warp`).
+        parts: how part images are made: `warp`, or `crop` for the paper's CSA (see `dsa_fast.crop_parts`), which is for
+            comparison, and slower.
+        iuv_drop: probability of each part to be missing in an image's IUV map, as in a map of a worse DensePose.
+        iuv_noise: standard deviation of a shift of (u, v), drawn for each part of each image; 1 is a part's whole side.
     """
 
     size: tuple[int, int] = (256, 128)
@@ -52,14 +58,21 @@ class AugmentConfig:
     erase_area: tuple[float, float] = (0.02, 0.4)
     erase_aspect: tuple[float, float] = (0.3, 1 / 0.3)
     reduce: Literal["last", "mean"] = "last"
+    parts: Literal["warp", "crop"] = "warp"
+    iuv_drop: float = 0.0
+    iuv_noise: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"size must be (height, width), each at least 1, got {self.size}")
-        for name in ("flip", "erase"):
+        for name in ("flip", "erase", "iuv_drop"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be a probability in [0, 1], got {value}")
+        if not 0 <= self.iuv_noise <= 1:
+            raise ValueError(f"iuv_noise must be a deviation in [0, 1], got {self.iuv_noise}")
+        if self.parts not in ("warp", "crop"):
+            raise ValueError(f"parts must be 'warp' or 'crop', got {self.parts!r}")
         if self.pad < 0:
             raise ValueError(f"pad must be at least 0 pixels, got {self.pad}")
         low, high = self.erase_area
@@ -78,12 +91,16 @@ class Draws:
         top, left: corner of the crop in the padded image, int64 [B], in pixels.
         flip: which images are mirrored, bool [B].
         erase: boxes (top, left, height, width) in the cropped image, int64 [B, 4]; height 0: none.
+        dropped: parts that are taken out of the maps, bool [B, 24]; None: no part of any.
+        shift: what is added to the parts' u and v, float32 [B, 24, 2]; None: nothing.
     """
 
     top: Tensor
     left: Tensor
     flip: Tensor
     erase: Tensor
+    dropped: Tensor | None = None
+    shift: Tensor | None = None
 
     @classmethod
     def sample(cls, batch_size: int, config: AugmentConfig, generator: torch.Generator) -> Draws:
@@ -109,7 +126,12 @@ class Draws:
         box_height, box_width = box_height * erased, box_width * erased
         box_top = (uniform(batch_size) * (height - box_height + 1)).long()
         box_left = (uniform(batch_size) * (width - box_width + 1)).long()
-        return cls(top, left, flip, torch.stack([box_top, box_left, box_height, box_width], dim=1))
+        # Last, and only where they are asked for: the other draws are the same with and without.
+        dropped = uniform(batch_size, NUM_PARTS) < config.iuv_drop if config.iuv_drop else None
+        shift = None
+        if config.iuv_noise:
+            shift = config.iuv_noise * torch.randn(batch_size, NUM_PARTS, 2, generator=generator)
+        return cls(top, left, flip, torch.stack([box_top, box_left, box_height, box_width], dim=1), dropped, shift)
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -169,14 +191,25 @@ def train_transform(
             `fused_transform`.
 
     Returns:
-        Normalised images [B, 3, H, W], and DSAP images [B, 24, 3, S, S] in which untouched texels are 0, the mean
-        colour (paper, section 3.1).
+        Normalised images [B, 3, H, W], and part images [B, 24, 3, S, S] (DSAP, or crops) in which untouched texels are
+        0, the mean colour (paper, section 3.1).
 
     Raises:
         IndexError: an index is outside 0..N-1.
         TypeError, ValueError: see `fused_transform`; or `indices` and `draws` are not of one length.
     """
     plan = _plan(draws, indices, len(images))
+    disturbed = draws.dropped is not None or draws.shift is not None
+    if disturbed or config.parts == "crop":
+        if indices is not None:
+            chosen = torch.as_tensor(indices, dtype=torch.int64).to(images.device, non_blocking=True)
+            images, iuv = images[chosen], iuv[chosen]
+            plan[:, 0] = torch.arange(len(plan))
+        if config.parts == "crop":
+            full, parts = train_transform_reference(images, iuv, draws, config)
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            return full.to(dtype, memory_format=layout), parts.to(dtype if dsap_dtype is None else dsap_dtype)
+        iuv = disturb_iuv(iuv, draws)
     if images.is_cuda:
         plan = plan.pin_memory()
     plan = plan.to(images.device, non_blocking=True)
@@ -241,12 +274,52 @@ def train_transform_reference(
     flip = draws.flip.to(images.device, non_blocking=True)[:, None, None, None]
     images = resize(images, config.size)
     images = torch.where(flip, images.flip(-1), images)
-    iuv = resize_iuv(iuv, config.size)
+    iuv = resize_iuv(disturb_iuv(iuv, draws), config.size)
     iuv = _crop(torch.where(flip, flip_iuv(iuv), iuv), draws, config)
     # The warp sees bytes, so that the mean of several pixels does not depend on their order.
     pixels = _crop(images, draws, config)
-    dsap = warp(pixels, iuv, size=config.dsap_size, fill=_MEAN, reduce=config.reduce, dtype=torch.float32)
-    return _erase(_crop(normalize(images), draws, config), draws), normalize(dsap)
+    dsap = part_images(pixels, iuv, config.parts, size=config.dsap_size, reduce=config.reduce)
+    return _erase(_crop(normalize(images), draws, config), draws), dsap
+
+
+def part_images(
+    images: Tensor,
+    iuv: Tensor,
+    parts: Literal["warp", "crop"] = "warp",
+    *,
+    size: int = 32,
+    reduce: Literal["last", "mean"] = "last",
+) -> Tensor:
+    """The normalised part images of photos, float32 [B, 24, 3, S, S]; untouched texels are 0.
+
+    Args:
+        images: uint8 [B, 3, H, W].
+        iuv: their maps, [B, 3, H, W].
+        parts: how they are made, `warp` or `crop`.
+        size: S.
+        reduce: which pixel a texel shows; of `warp` alone.
+    """
+    if parts == "crop":
+        return normalize(crop_parts(images, iuv, size=size, fill=_MEAN, dtype=torch.float32))
+    return normalize(warp(images, iuv, size=size, fill=_MEAN, reduce=reduce, dtype=torch.float32))
+
+
+def disturb_iuv(iuv: Tensor, draws: Draws) -> Tensor:
+    """Maps that lack the dropped parts and in which (u, v) are shifted part by part: uint8 [B, 3, h, w] -> the same."""
+    if draws.dropped is None and draws.shift is None:
+        return iuv
+    part = iuv[:, 0].long()
+    part = (part * (part <= NUM_PARTS)).flatten(1)  # [B, h * w]; 0 is what is no part
+    out = iuv.clone()
+    if draws.shift is not None:
+        shift = functional.pad(draws.shift, (0, 0, 1, 0)).to(iuv.device, non_blocking=True) * 255  # [B, 25, 2]
+        for channel in (1, 2):
+            moved = iuv[:, channel].flatten(1) + shift[..., channel - 1].gather(1, part)
+            out[:, channel] = moved.round_().clamp_(0, 255).byte().view_as(out[:, channel])
+    if draws.dropped is not None:
+        dropped = functional.pad(draws.dropped, (1, 0)).to(iuv.device, non_blocking=True)  # [B, 25]
+        out[:, 0].masked_fill_(dropped.gather(1, part).view_as(out[:, 0]), 0)
+    return out
 
 
 def _crop(x: Tensor, draws: Draws, config: AugmentConfig) -> Tensor:

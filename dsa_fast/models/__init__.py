@@ -6,7 +6,7 @@ from .baselines import Baseline
 from .branches import set_branch_mode
 from .dsa_reid import DSAOutput, DSAReID
 from .dsag_stream import DSAGStream
-from .losses import DSALoss, batch_hard_triplet_loss, id_loss
+from .losses import DSALoss, batch_hard_triplet_loss, id_loss, part_weights
 from .mf_stream import Features, MFStream
 from .trunk import Trunk
 
@@ -21,5 +21,6 @@ __all__ = [
     "Trunk",
     "batch_hard_triplet_loss",
     "id_loss",
+    "part_weights",
     "set_branch_mode",
 ]

@@ -22,6 +22,8 @@ class Baseline(DSAReID):
             the paper builds its baseline on have it.
         width: scales every channel count; pretrained weights need 1.
         classifier_dim: width of the classifier's first FC layer.
+        bnneck: as in `DSAReID`.
+        last_stride: as in `DSAReID`.
 
     Raises:
         ValueError: an argument is outside its range, or pretrained weights can't be had or don't fit.
@@ -36,6 +38,8 @@ class Baseline(DSAReID):
         pretrained: str | os.PathLike[str] | None = "imagenet",
         width: float = 1.0,
         classifier_dim: int = 512,
+        bnneck: bool = False,
+        last_stride: int = 1,
     ) -> None:
         state = None if pretrained is None else read_pretrained(trunk, pretrained, width=width)
         super().__init__(
@@ -46,6 +50,8 @@ class Baseline(DSAReID):
             branches="global",
             dsag=False,
             classifier_dim=classifier_dim,
+            bnneck=bnneck,
+            last_stride=last_stride,
         )
         if state is not None:
             source = f"pretrained={str(pretrained)!r}"

@@ -14,7 +14,7 @@ from torch.nn import functional
 from dsa_fast.densepose.parts import NUM_PARTS
 
 from .dsag_stream import DSAGStream
-from .heads import AddFusion, BranchClassifier, Classifier, ConcatFusion
+from .heads import AddFusion, BNNeck, BranchClassifier, Classifier, ConcatFusion
 from .mf_stream import NUM_LOCAL, Branches, Features, MFStream, check_branches
 from .trunk import Normalize, load_named, read_pretrained
 
@@ -62,10 +62,14 @@ class DSAReID(nn.Module):
             `branches="global"` its plain baseline (but see `Baseline`), and the features stand in for the fused ones.
         fusion: `"add"`, or `"concat"` for concatenation and an FC layer (paper, table 5).
         classifier_dim: width of the classifiers' first FC layer.
+        bnneck: puts a batch norm between each feature and its classifier; test vectors are what comes out of it.
+        last_stride: stride of the MF-Stream's heads; 1 in the paper, 2 in the plain ResNet.
 
     Attributes:
         mf_stream: full images -> `Features`; all that inference needs.
         dsag_stream: part images -> `Features`, or None.
+        neck_f: the MF-Stream's `BNNeck`, or None.
+        neck_z: the fused features' `BNNeck`, or None.
 
     Raises:
         ValueError: an argument is outside its range, or pretrained weights can't be had or don't fit.
@@ -83,6 +87,8 @@ class DSAReID(nn.Module):
         dsag: bool = True,
         fusion: Fusion = "add",
         classifier_dim: int = 512,
+        bnneck: bool = False,
+        last_stride: int = 1,
     ) -> None:
         super().__init__()
         for name, value in (("num_ids", num_ids), ("classifier_dim", classifier_dim)):
@@ -97,7 +103,7 @@ class DSAReID(nn.Module):
         self.num_ids = num_ids
         self.branches: Branches = branches
         self.normalize = Normalize()
-        self.mf_stream = MFStream(trunk, width=width, branches=branches)
+        self.mf_stream = MFStream(trunk, width=width, branches=branches, last_stride=last_stride)
         if state is not None:
             load_named(self.mf_stream.trunk, state, source=f"pretrained={str(pretrained)!r}")
 
@@ -105,6 +111,13 @@ class DSAReID(nn.Module):
         self.dsag_stream: DSAGStream | None = None
         if dsag:
             self.dsag_stream = DSAGStream(width=width, global_dim=global_dim, local_dim=local_dim, branches=branches)
+
+        self.neck_f: BNNeck | None = None
+        self.neck_z: BNNeck | None = None
+        if bnneck:
+            dims = (global_dim if branches != "local" else 0, local_dim if branches != "global" else 0, NUM_LOCAL)
+            self.neck_f = BNNeck(*dims)
+            self.neck_z = BNNeck(*dims) if dsag else None
 
         self.fuse_global: nn.Module | None = None
         self.fuse_local: nn.Module | None = None
@@ -147,15 +160,16 @@ class DSAReID(nn.Module):
         f = self._mf(images)
         z = f if self.dsag_stream is None else self._fuse(f, self._dsag(images, dsap))
         fused = self.dsag_stream is not None
+        from_f, from_z = _through(self.neck_f, f), _through(self.neck_z, z)
         return DSAOutput(
             f_global=f.whole,
             f_local=f.local,
             z_global=z.whole,
             z_local=z.local,
-            logits_f_global=_apply(self.classify_f_global, f.whole),
-            logits_f_local=_apply(self.classify_f_local, f.local),
-            logits_z_global=_apply(self.classify_z_global, z.whole) if fused else None,
-            logits_z_local=_apply(self.classify_z_local, z.local) if fused else None,
+            logits_f_global=_apply(self.classify_f_global, from_f.whole),
+            logits_f_local=_apply(self.classify_f_local, from_f.local),
+            logits_z_global=_apply(self.classify_z_global, from_z.whole) if fused else None,
+            logits_z_local=_apply(self.classify_z_local, from_z.local) if fused else None,
         )
 
     def embed(self, images: Tensor) -> Tensor:
@@ -174,7 +188,7 @@ class DSAReID(nn.Module):
             TypeError, ValueError: as `forward`.
         """
         with torch.no_grad(), _evaluating(self):
-            return _unit_halves(self._mf(images))
+            return _unit_halves(_through(self.neck_f, self._mf(images)))
 
     def embed_fused(self, images: Tensor, dsap: Tensor) -> Tensor:
         """Test vectors from both streams, [zG, zL] (paper: "two streams fused"); otherwise as `embed`.
@@ -189,7 +203,7 @@ class DSAReID(nn.Module):
         if self.dsag_stream is None:
             raise ValueError("embed_fused needs a DSAG-Stream, and this model was built with dsag=False; use embed")
         with torch.no_grad(), _evaluating(self):
-            return _unit_halves(self._fuse(self._mf(images), self._dsag(images, dsap)))
+            return _unit_halves(_through(self.neck_z, self._fuse(self._mf(images), self._dsag(images, dsap))))
 
     def _mf(self, images: Tensor) -> Features:
         _check_type("images", images)
@@ -220,6 +234,10 @@ class DSAReID(nn.Module):
         if self.fuse_local is not None:
             local = self.fuse_local(f.local, d.local)
         return Features(whole, local)
+
+
+def _through(neck: BNNeck | None, features: Features) -> Features:
+    return features if neck is None else Features(*neck(*features))
 
 
 def _apply(module: nn.Module | None, x: Tensor | None) -> Tensor | None:

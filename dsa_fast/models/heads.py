@@ -63,6 +63,35 @@ class BranchClassifier(nn.Module):
         return out
 
 
+class BNNeck(nn.Module):
+    """A batch norm without shift on a stream's global and local features, None passing through.
+
+    Between features, on which the triplet loss acts, and classifiers, as in Luo et al., "Bag of Tricks"
+    (https://arxiv.org/abs/1903.07071).
+
+    Args:
+        global_dim: length of the global feature; 0: there is none.
+        local_dim: length of each of the local features; 0: there are none.
+        branches: how many local features there are.
+    """
+
+    def __init__(self, global_dim: int, local_dim: int, branches: int) -> None:
+        super().__init__()
+        self.whole = nn.BatchNorm1d(global_dim) if global_dim else None
+        self.local = nn.BatchNorm1d(branches * local_dim) if local_dim else None
+        for norm in (self.whole, self.local):
+            if norm is not None:
+                norm.bias.requires_grad_(False)
+
+    def forward(self, whole: Tensor | None, local: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Features [B, global_dim] and [B, branches, local_dim] -> the same shapes."""
+        if whole is not None and self.whole is not None:
+            whole = self.whole(whole)
+        if local is not None and self.local is not None:
+            local = self.local(local.flatten(1)).view_as(local)
+        return whole, local
+
+
 class AddFusion(nn.Module):
     """z = f + d, element by element: the paper's fusion."""
 

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dsa_fast.densepose.parts import MERGE_13_TO_8, MERGE_24_TO_13
+
 from .dsa_reid import DSAOutput
 
 
-def id_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def id_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weight: Tensor | None = None) -> Tensor:
     """Cross entropy of identity logits, averaged over the batch and summed over parts.
 
     Args:
@@ -17,6 +19,7 @@ def id_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> 
         labels: int64 [B], 0 to num_ids - 1.
         label_smoothing: share of the target that all identities get evenly (Szegedy et al.,
             https://arxiv.org/abs/1512.00567).
+        weight: [B, parts], what each part of each image counts; 1 by default.
 
     Returns:
         A scalar.
@@ -30,13 +33,41 @@ def id_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> 
             f"got {list(logits.shape)} and {list(labels.shape)}"
         )
     parts = logits.shape[1] if logits.ndim == 3 else 1
+    if weight is not None and weight.shape != (len(labels), parts):
+        raise ValueError(f"weight must have shape {[len(labels), parts]}, got {list(weight.shape)}")
     with torch.autocast(logits.device.type, enabled=False):
-        mean = functional.cross_entropy(
+        losses = functional.cross_entropy(
             _at_least_float32(logits).reshape(-1, logits.shape[-1]),
             labels.repeat_interleave(parts),
             label_smoothing=label_smoothing,
+            reduction="mean" if weight is None else "none",
         )
-    return mean * parts
+        if weight is not None:
+            losses = (losses * weight.flatten()).mean()
+    return losses * parts
+
+
+def part_weights(dsap: Tensor, full: float) -> Tensor:
+    """What each merged part of each image counts, by how much of it is seen.
+
+    A texel is touched where it is not 0, the mean colour. An image with a share of at least `full` of a merged part's
+    texels touched counts 1 for it, others in proportion; then all are scaled to a mean of 1.
+
+    Args:
+        dsap: normalised part images [B, 24, 3, S, S].
+        full: the share of texels, above 0.
+
+    Returns:
+        float32 [B, 8], without gradient; 1 everywhere if not a texel of the batch is touched.
+    """
+    touched = (dsap.detach() != 0).any(dim=2).flatten(2).float().mean(dim=2)  # [B, 24]
+    merged = touched
+    for groups in (MERGE_24_TO_13, MERGE_13_TO_8):
+        first = groups[0][0]  # the finest parts are counted from 1
+        merged = torch.stack([merged[:, [i - first for i in group]].mean(dim=1) for group in groups], dim=1)
+    seen = (merged / full).clamp(max=1)
+    mean = seen.mean()
+    return torch.where(mean > 0, seen / mean.clamp(min=1e-12), torch.ones_like(seen))
 
 
 def batch_hard_triplet_loss(features: Tensor, labels: Tensor, *, margin: float = 0.3) -> Tensor:
@@ -122,12 +153,15 @@ class DSALoss(nn.Module):
         self.margin = margin
         self.label_smoothing = label_smoothing
 
-    def forward(self, output: DSAOutput, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, output: DSAOutput, labels: Tensor, part_weight: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch.
 
         Args:
             output: what the model gave.
             labels: int64 [B], 0 to num_ids - 1.
+            part_weight: [B, 8], what each part of each image counts in the local ID losses (`part_weights`).
 
         Returns:
             The weighted sum (a scalar, float32), and each term by name, unweighted and without gradient: some of
@@ -143,7 +177,9 @@ class DSALoss(nn.Module):
             ("id_z_local", self.id_fused, output.logits_z_local),
         ):
             if logits is not None:
-                terms.append((name, weight, id_loss(logits, labels, label_smoothing=self.label_smoothing)))
+                seen = part_weight if logits.ndim == 3 else None
+                value = id_loss(logits, labels, label_smoothing=self.label_smoothing, weight=seen)
+                terms.append((name, weight, value))
         for name, z in (("triplet_global", output.z_global), ("triplet_local", output.z_local)):
             if z is not None:
                 terms.append((name, self.triplet, batch_hard_triplet_loss(z.flatten(1), labels, margin=self.margin)))

@@ -40,17 +40,22 @@ class MFStream(nn.Module):
         trunk: resnet18, resnet34, resnet50 or resnet101.
         width: scales every channel count (to multiples of 8, at least 8).
         branches: which branches of the head are built.
+        last_stride: stride of the heads; 1 in the paper, 2 in the plain ResNet.
 
     Attributes:
         global_dim: length of the global feature: 2048 (resnet50, resnet101) or 512 at width 1.
         local_dim: length of each local feature: 256 or 64 at width 1.
 
     Raises:
-        ValueError: unknown trunk or branches, or a width that is not above 0.
+        ValueError: unknown trunk, branches or last_stride, or a width that is not above 0.
     """
 
-    def __init__(self, trunk: str = "resnet50", *, width: float = 1.0, branches: Branches = "both") -> None:
+    def __init__(
+        self, trunk: str = "resnet50", *, width: float = 1.0, branches: Branches = "both", last_stride: int = 1
+    ) -> None:
         super().__init__()
+        if last_stride not in (1, 2):
+            raise ValueError(f"last_stride must be 1 or 2, got {last_stride}")
         check_branches(branches)
         self.trunk = Trunk(trunk, width=width)
         block, blocks = trunk_spec(trunk)[:2]
@@ -61,11 +66,11 @@ class MFStream(nn.Module):
         self.head_global: nn.Sequential | None = None
         self.head_local: nn.Sequential | None = None
         if branches != "local":
-            self.head_global = make_stage(block, channels, planes, blocks[3], stride=1)
+            self.head_global = make_stage(block, channels, planes, blocks[3], stride=last_stride)
         if branches != "global":
             branch_block = BranchBottleneck if block.expansion == BranchBottleneck.expansion else BranchBasicBlock
             self.head_local = make_branch_stage(
-                branch_block, NUM_LOCAL, channels, local_planes, blocks[3], shared_input=True
+                branch_block, NUM_LOCAL, channels, local_planes, blocks[3], stride=last_stride, shared_input=True
             )
 
     def forward(self, images: Tensor) -> Features:

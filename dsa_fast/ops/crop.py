@@ -1,8 +1,9 @@
-"""Part images cropped, not warped: the "coarsely semantically aligned" variant, CSA, of https://arxiv.org/abs/1812.08967.
+"""Part images cropped, not warped: the "coarsely semantically aligned" variant, CSA (https://arxiv.org/abs/1812.08967).
 
-The paper (section 4.4, table 4) says "24 cropped part images (without alignment within a part region)" and no more. Here
-a part's image is the smallest box around the part's pixels, brought to one size by nearest neighbour, and only the
-part's own pixels are in it: a crop then shows exactly the pixels that the warp shows, and differs in their places alone.
+The paper (section 4.4, table 4) says "24 cropped part images (without alignment within a part region)" and no more.
+Here a part's image is the smallest box around the part's pixels, brought to one size by nearest neighbour, and only
+the part's own pixels are in it: as with the warp, a part image holds its part and nothing else, and what differs is
+where in the image a pixel lies.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ def crop_parts(
     """Cuts each body part out of a photo and brings it to one size.
 
     Texel (r, c) of a part's image copies the pixel in row ``(2 r + 1) h // (2 size)`` and column
-    ``(2 c + 1) w // (2 size)`` of the part's bounding box, h pixels high and w wide. Which pixels belong to a part is as
-    in :func:`dsa_fast.warp`, and so are fill, casts, determinism, and that CPU and CUDA give the same bits. There is no
-    gradient.
+    ``(2 c + 1) w // (2 size)`` of the part's bounding box, h pixels high and w wide. Which pixels belong to a part is
+    as in :func:`dsa_fast.warp`, and so are fill, casts, determinism, and that CPU and CUDA give the same bits. There is
+    no gradient.
 
     Args:
         img: Photos, [B, C, H, W] or [C, H, W]; uint8, float16, bfloat16, float32 or float64. Need not be contiguous.

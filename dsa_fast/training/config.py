@@ -71,6 +71,9 @@ class ModelConfig:
         dsag: trains the DSAG-Stream too; without it the model is the paper's "Two branches" baseline.
         fusion: how the streams' features are fused: `add`, or `concat` with an FC layer (paper, table 5).
         classifier_dim: width of the classifiers' first layer.
+        bnneck: a batch norm between each feature and its classifiers, which the test vectors pass too (Luo et al., "Bag
+            of Tricks", https://arxiv.org/abs/1903.07071); not the paper's.
+        last_stride: stride of the MF-Stream's conv5_x: 1, the paper's, or 2 as in the plain ResNet.
     """
 
     kind: Literal["dsa", "baseline"] = "dsa"
@@ -81,6 +84,8 @@ class ModelConfig:
     dsag: bool = True
     fusion: Literal["add", "concat"] = "add"
     classifier_dim: int = 512
+    bnneck: bool = False
+    last_stride: Literal[1, 2] = 1
 
     def __post_init__(self) -> None:
         if self.kind == "baseline" and (self.branches, self.dsag, self.fusion) != ("both", True, "add"):
@@ -100,6 +105,10 @@ class LossConfig:
         id_fused: ID losses on the fused features.
         margin: the triplet losses' margin.
         label_smoothing: share of the target given to all identities evenly.
+        visibility: weighs the ID losses of a local branch by how much of its part is seen: an image with at least this
+            share of the part's texels touched counts fully, others in proportion, before the weights are scaled to a
+            mean of 1; 0 counts all alike, as the paper does. Parts are seen from one side at a time and maps are
+            sparse: 0.05 is much.
     """
 
     id_mf: float = 0.5
@@ -107,6 +116,11 @@ class LossConfig:
     id_fused: float = 1.0
     margin: float = 0.3
     label_smoothing: float = 0.1
+    visibility: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.visibility <= 1:
+            raise ValueError(f"loss.visibility must be a share in [0, 1], got {self.visibility}")
 
 
 @dataclass(frozen=True)
@@ -120,6 +134,8 @@ class OptimConfig:
         decay_epochs: then it is multiplied by `decay` each so many epochs.
         decay: factor of each decay.
         weight_decay: Adam's L2 weight decay.
+        schedule: what follows the warm-up: `steps`, as above, or `cosine`, half a cosine from `lr` down to `warmup_lr` at
+            the end of training (then `decay_epochs` and `decay` do nothing).
     """
 
     lr: float = 8e-4
@@ -128,6 +144,7 @@ class OptimConfig:
     decay_epochs: float = 40
     decay: float = 0.5
     weight_decay: float = 5e-4
+    schedule: Literal["steps", "cosine"] = "steps"
 
     def __post_init__(self) -> None:
         for name in ("lr", "decay_epochs", "decay"):
@@ -152,6 +169,10 @@ class TrainerConfig:
         log_every: steps between two log lines.
         deterministic: `warn` uses deterministic algorithms wherever there is one; `true` fails where there is none.
         progress: shows a progress bar.
+        accumulate: batches whose gradients are added up for one step of the optimiser. Each batch has its own triplets
+            and batch norms: this is not the same as a larger batch.
+        ema: keeps an exponential moving average of the weights with this decay, and tests and saves that; 0: none. It
+            remembers about 1 / (1 - ema) steps.
         extra: any other argument of lightning.Trainer.
     """
 
@@ -164,9 +185,13 @@ class TrainerConfig:
     log_every: int = 10
     deterministic: bool | Literal["warn"] = "warn"
     progress: bool = True
+    accumulate: int = 1
+    ema: float = 0.0
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, low in (("max_epochs", 1), ("eval_every", 0), ("log_every", 1)):
+        for name, low in (("max_epochs", 1), ("eval_every", 0), ("log_every", 1), ("accumulate", 1)):
             if getattr(self, name) < low:
                 raise ValueError(f"trainer.{name} must be at least {low}, got {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"trainer.ema must be in [0, 1), got {self.ema}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dsa_fast.data.dataset import PersonBatch, PersonItem
 from dsa_fast.data.transforms import AugmentConfig, Draws, eval_transform, flip_lut, train_transform
 from dsa_fast.evaluation import evaluate
-from dsa_fast.models import Baseline, DSALoss, DSAReID
+from dsa_fast.models import Baseline, DSALoss, DSAReID, part_weights
 from dsa_fast.training.config import LossConfig, ModelConfig, OptimConfig
 from dsa_fast.training.schedule import learning_rate
 
@@ -58,7 +58,9 @@ class ReIDTask(lightning.LightningModule):
         self.augment = augment or AugmentConfig()
         self._mirror = flip_lut(self.augment)  # no buffer: it belongs into no checkpoint and is the same everywhere
         self.model = build_model(num_ids, self.model_config)
-        self.loss = DSALoss(**asdict(self.loss_config))
+        weights = asdict(self.loss_config)
+        self._visibility: float = weights.pop("visibility")
+        self.loss = DSALoss(**weights)
         self._features: list[list[tuple[Tensor, Tensor, Tensor]]] = [[], []]
 
     def on_fit_start(self) -> None:
@@ -81,7 +83,8 @@ class ReIDTask(lightning.LightningModule):
         )
         output = self.model(images, dsap)
         total: Tensor
-        total, terms = self.loss(output, labels)
+        seen = part_weights(dsap, self._visibility) if self._visibility else None
+        total, terms = self.loss(output, labels, seen)
         self.log("loss", total, prog_bar=True, batch_size=len(images))
         self.log_dict({f"loss/{name}": value for name, value in terms.items()}, batch_size=len(images))
         return total
@@ -123,7 +126,7 @@ class ReIDTask(lightning.LightningModule):
         epochs = max(self.trainer.max_epochs or 1, 1)
         steps = max(self.trainer.estimated_stepping_batches / epochs, 1)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate(step / steps, config) / config.lr
+            optimizer, lambda step: learning_rate(step / steps, config, epochs) / config.lr
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -136,6 +139,7 @@ class ReIDTask(lightning.LightningModule):
             "size": list(self.augment.size),
             "dsap_size": self.augment.dsap_size,
             "reduce": self.augment.reduce,
+            "parts": self.augment.parts,
         }
 
 
@@ -162,12 +166,14 @@ class LoadedModel(NamedTuple):
         size: height and width of the input image.
         dsap_size: S, height and width of a part image.
         reduce: which pixel a texel shows.
+        parts: how part images are made.
     """
 
     model: DSAReID | Baseline
     size: tuple[int, int]
     dsap_size: int
     reduce: Literal["last", "mean"] = "last"
+    parts: Literal["warp", "crop"] = "warp"
 
 
 def load_model(path: str | os.PathLike[str]) -> LoadedModel:
@@ -197,7 +203,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     state = {name[len(prefix) :]: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)}
     model.load_state_dict(state)
     height, width = about["size"]
-    return LoadedModel(model.eval(), (height, width), about["dsap_size"], about["reduce"])
+    return LoadedModel(model.eval(), (height, width), about["dsap_size"], about["reduce"], about.get("parts", "warp"))
 
 
 def start_from(model: nn.Module, path: str | os.PathLike[str]) -> None:

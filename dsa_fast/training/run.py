@@ -8,7 +8,7 @@ import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,13 @@ import lightning
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+)
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -142,6 +148,7 @@ def _runner(
         precision=trainer.precision,
         strategy=trainer.strategy,
         deterministic=trainer.deterministic,
+        accumulate_grad_batches=trainer.accumulate,
         log_every_n_steps=trainer.log_every,
         check_val_every_n_epoch=max(trainer.eval_every, 1),
         limit_val_batches=1.0 if trainer.eval_every else 0,
@@ -155,6 +162,7 @@ def _runner(
                 out / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
             ),
             LearningRateMonitor("step"),
+            *([EMAWeightAveraging(decay=trainer.ema)] if trainer.ema else []),
             *([_Progress()] if trainer.progress else []),
             *callbacks,
         ],
@@ -231,24 +239,36 @@ class _Progress(RichProgressBar):
 
 # What must not change when a run is resumed: all that its numbers depend on.
 _FIXED = ("model", "loss", "optim", "augment", "seed")
-_FIXED_DATA = ("root", "iuv", "name", "options", "p", "k")
+_FIXED_NAMES = {"data": ("root", "iuv", "name", "options", "p", "k"), "trainer": ("accumulate", "ema")}
 
 
 def _check_same_run(path: Path, options: dict[str, Any]) -> None:
     """Refuses to go on with other options than the run's own."""
     before = yaml.safe_load(path.read_text()) if path.exists() else options
     changed = []
-    for section in (*_FIXED, "data"):
+    fixed = dict(_FIXED_NAMES)
+    if options["optim"]["schedule"] == "cosine":  # the learning rates lead to the last epoch
+        fixed["trainer"] = (*fixed["trainer"], "max_epochs")
+    for section in (*_FIXED, *fixed):
         old, new = before.get(section), options[section]
         if not isinstance(old, dict):
             old, new = {"": old}, {"": new}
         for name in new:
-            if (section != "data" or name in _FIXED_DATA) and old.get(name) != new[name]:
+            # A run of an earlier version had no such option: it went by what is the default now.
+            if (section not in fixed or name in fixed[section]) and old.get(name, _default(section, name)) != new[name]:
                 changed.append(f"{section}{'.' if name else ''}{name} was {old.get(name)!r} and is {new[name]!r}")
     if changed:
         raise ValueError(
             f"resume goes on with the run's own options ({path} holds them: --config), got others: {'; '.join(changed)}"
         )
+
+
+def _default(section: str, name: str) -> Any:
+    kinds: dict[str, Any] = {
+        "data": DataConfig, "model": ModelConfig, "loss": LossConfig, "optim": OptimConfig, "augment": AugmentConfig,
+        "trainer": TrainerConfig,
+    }  # fmt: skip
+    return _plain({item.name: item.default for item in fields(kinds[section])}.get(name)) if section in kinds else None
 
 
 @rank_zero_only

@@ -12,12 +12,13 @@ from torch.utils.data import DataLoader
 
 from dsa_fast.data.dataset import Collate, PeopleDataset
 from dsa_fast.data.people import Person
-from dsa_fast.data.transforms import eval_transform, normalize, resize
+from dsa_fast.data.transforms import eval_transform, normalize, part_images, resize
 from dsa_fast.densepose.iuv import Order, resize_iuv
 from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.device import pick_device
 from dsa_fast.evaluation import pool_images
-from dsa_fast.ops.warp import warp
+from dsa_fast.models import DSAReID
+from dsa_fast.models.mf_stream import Branches
 from dsa_fast.training.module import LoadedModel
 
 __all__ = ["Embedded", "embed_people", "pick_device", "pool_multi_query"]
@@ -42,6 +43,7 @@ def embed_people(
     people: Sequence[Person],
     *,
     fused: bool = False,
+    branch: Branches = "both",
     iuv_order: Order = "auto",
     device: torch.device | str = "cpu",
     batch: int = 64,
@@ -55,6 +57,8 @@ def embed_people(
         people: whom to embed.
         fused: gives the fused vectors of both streams, which need a model and the people's IUV maps; otherwise
             MF-Stream only.
+        branch: gives the part of a model's vectors that is the global or the local branch's own test vector, instead of
+            both.
         iuv_order: channel order of the maps' files, see `read_iuv`.
         device: where the model lies.
         batch: images in a batch.
@@ -62,12 +66,19 @@ def embed_people(
         progress: text of a progress bar; None for none.
 
     Raises:
-        ValueError: there is nobody, `fused` is asked for and a person has no IUV map, or a file can't be read.
+        ValueError: there is nobody, `fused` is asked for and a person has no IUV map, the model has no such branch, or a
+            file can't be read.
     """
     if not people:
         raise ValueError("people must not be empty: the data set has none in this split")
     if fused and isinstance(loaded, Encoder):
         raise ValueError(f"fused needs a checkpoint, which has both streams, got {loaded.path}")
+    if not isinstance(loaded, Encoder):
+        chosen = branch_slice(loaded.model, branch)
+    elif branch == "both":
+        chosen = slice(None)
+    else:
+        raise ValueError(f"branch needs a checkpoint, which knows its branches, got {branch} of {loaded.path}")
     if fused:
         bare = [person.path for person in people if person.iuv_path is None]
         if bare:
@@ -81,16 +92,32 @@ def embed_people(
         if isinstance(loaded, Encoder):
             vectors = torch.as_tensor(loaded(images))
         elif fused:
-            full = normalize(resize(images, size))
+            images = resize(images, size)
             iuv = resize_iuv(items["iuv"].to(device), size)
-            dsap = warp(full, iuv, size=loaded.dsap_size, fill=0.0, reduce=loaded.reduce)
-            vectors = loaded.model.embed_fused(full, dsap)
+            dsap = part_images(images, iuv, loaded.parts, size=loaded.dsap_size, reduce=loaded.reduce)
+            vectors = loaded.model.embed_fused(normalize(images), dsap)
         else:
             vectors = loaded.model.embed(eval_transform(images, size))
-        features.append(vectors.float().cpu())
+        features.append(vectors[:, chosen].float().cpu())
         pids.append(items["label"])
         camids.append(items["camid"])
     return Embedded(torch.cat(features), torch.cat(pids), torch.cat(camids))
+
+
+def branch_slice(model: DSAReID, branch: Branches) -> slice:
+    """Where in a model's test vectors a branch's own vector is; each branch has length 1 in them.
+
+    Raises:
+        ValueError: the model was built without this branch.
+    """
+    whole, local = model.embed_dims
+    places = {"both": slice(0, whole + local), "global": slice(0, whole), "local": slice(whole, whole + local)}
+    if branch not in places:
+        raise ValueError(f"branch must be both, global or local, got {branch!r}")
+    place = places[branch]
+    if place.start == place.stop:
+        raise ValueError(f"branch must be one that the model was trained with, got {branch} of {model.branches}")
+    return place
 
 
 def pool_multi_query(query: Embedded, shots: Embedded, reduce: Literal["mean", "max"] = "mean") -> Embedded:
