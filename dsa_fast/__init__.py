@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Encoder", "__version__", "atlas", "crop_parts", "warp", "warp_densepose"]
 
-_SUBMODULES = frozenset({"cli", "data", "densepose", "deploy", "evaluation", "models", "ops", "training"})
+_SUBMODULES = frozenset({"cli", "data", "densepose", "deploy", "evaluation", "models", "ops", "tables", "training"})
 
 
 def __getattr__(name: str) -> Any:

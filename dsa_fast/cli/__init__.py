@@ -17,6 +17,7 @@ COMMANDS = {
     "eval": "evaluate a checkpoint: mAP, CMC and mINP",
     "inspect": "look into a prepared data set: coverage, parts, suspicious IUV maps, a contact sheet",
     "pack": "put the IUV maps of a data set into one file",
+    "tables": "train and test the rows of the paper's tables, beside its numbers",
     "rank": "draw ranked lists, curves and activation maps, and write them as a web page",
     "export": "write the MF-Stream as an ONNX file or a TensorRT engine, checked against the checkpoint",
     "embed": "turn images or video crops into vectors, by a checkpoint, an ONNX file or an engine",
@@ -72,18 +73,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(name: str, arguments: Sequence[str]) -> int:
     function = getattr(importlib.import_module(f"dsa_fast.cli.{name}"), name)
+    parser = make_parser(function, f"dsa-fast {name}")
+    own, passed_on = _split_passed_on(function, arguments)
+    options = vars(parser.instantiate(parser.parse_args(_spell_out_flags(function, own))))
+    del options["config"]
+    if passed_on:
+        options["options"] = [*options["options"], *passed_on]
+    status = function(**options)
+    return status if isinstance(status, int) else 0
+
+
+def make_parser(function: Callable[..., object], prog: str) -> jsonargparse.ArgumentParser:
+    """The parser of a command's options; of several --config files, later ones change what earlier ones say."""
     summary = (function.__doc__ or "").split("\n\n")[0]
-    parser = jsonargparse.ArgumentParser(prog=f"dsa-fast {name}", description=summary, default_env=False)
+    parser = jsonargparse.ArgumentParser(prog=prog, description=summary, default_env=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_function_arguments(function, nested_key=None, as_group=False, as_positional=True)
     for action in parser._actions:  # --from for from_, which Python keeps for itself
         for spelt in [each for each in action.option_strings if each.endswith("_")]:
             action.option_strings = [spelt.rstrip("_")]
             parser._option_string_actions[spelt.rstrip("_")] = parser._option_string_actions.pop(spelt)
-    options = vars(parser.instantiate(parser.parse_args(_spell_out_flags(function, arguments))))
-    del options["config"]
-    status = function(**options)
-    return status if isinstance(status, int) else 0
+    return parser
+
+
+def _split_passed_on(function: Callable[..., object], arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes out the options of another command that a function passes on, with their values."""
+    groups = tuple(f"--{group}." for group in getattr(function, "passed_on", ()))
+    own: list[str] = []
+    passed_on: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if groups and argument.startswith(groups):
+            passed_on.append(argument)
+            if "=" not in argument:
+                passed_on += [value for value in [next(rest, None)] if value is not None]
+        else:
+            own.append(argument)
+    return own, passed_on
 
 
 def _spell_out_flags(function: Callable[..., object], arguments: Sequence[str]) -> list[str]:

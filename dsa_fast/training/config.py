@@ -134,8 +134,8 @@ class OptimConfig:
         decay_epochs: then it is multiplied by `decay` each so many epochs.
         decay: factor of each decay.
         weight_decay: Adam's L2 weight decay.
-        schedule: what follows the warm-up: `steps`, as above, or `cosine`, half a cosine from `lr` down to `warmup_lr` at
-            the end of training (then `decay_epochs` and `decay` do nothing).
+        schedule: what follows the warm-up: `steps`, as above, or `cosine`, half a cosine from `lr` down to `warmup_lr`
+            at the end of training (then `decay_epochs` and `decay` do nothing).
     """
 
     lr: float = 8e-4

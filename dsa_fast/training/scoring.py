@@ -66,8 +66,8 @@ def embed_people(
         progress: text of a progress bar; None for none.
 
     Raises:
-        ValueError: there is nobody, `fused` is asked for and a person has no IUV map, the model has no such branch, or a
-            file can't be read.
+        ValueError: there is nobody, `fused` is asked for and a person has no IUV map, the model has no such branch, or
+            a file can't be read.
     """
     if not people:
         raise ValueError("people must not be empty: the data set has none in this split")

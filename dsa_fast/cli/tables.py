@@ -1,0 +1,160 @@
+"""`dsa-fast tables`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dsa_fast.cli import make_parser
+from dsa_fast.cli.fit import fit
+from dsa_fast.cli.synth import rendering_progress
+from dsa_fast.data.synth import SynthConfig, make_dataset
+from dsa_fast.tables import PAPER_ROWS, Training, TrainingScores, run_trainings, sweep_report, table_report
+from dsa_fast.tables.rows import rows_of
+
+#: Strengths of `SynthConfig` that a sweep scales: what displaces a person's parts in the image or hides them.
+MISALIGNMENTS = ("pose", "view", "box", "occlusion")
+
+
+def tables(
+    *,
+    rows: str = "paper",
+    seeds: str = "0,1,2",
+    base: Path = Path("configs/tiny.yaml"),
+    out: Path = Path("runs/tables"),
+    strengths: str | None = None,
+    synth: SynthConfig = SynthConfig(identities=160),
+    options: list[str] = [],  # noqa: B006  (shown by --help)
+) -> None:
+    """Train and test the rows of the paper's tables 3, 4 and 5, and write them beside the paper's numbers.
+
+    Each row is trained once for each seed, and tested after the last epoch. Finished trainings are not repeated and an
+    interrupted one is resumed: after Ctrl-C, give the same command again. More seeds or rows may be asked for later.
+    Without --data.root the people are synthetic, and made here.
+
+    Args:
+        rows: which, separated by commas: names of the files in the folder `rows` beside `base`, or paths of such files;
+            `paper` for all of the paper's.
+        seeds: seeds of weights, batches and transforms, separated by commas. The people stay the same.
+        base: what all rows share; a row's file changes only what the row is about.
+        out: folder for the trainings (ROW/seedN), table.json, table.md and table.png, and synthetic people.
+        strengths: sweeps the misalignment of synthetic people instead: factors of their pose, view, box and occlusion,
+            separated by commas; 1 leaves them as `synth` says, 0 takes them away, and none gets above 1. Writes
+            sweep.json, sweep.md and sweep.png, with each row's gain on the first one.
+        synth: the synthetic people, where no --data.root is given.
+        options: further options of dsa-fast fit for all rows; they may be given as they are: --data.root DIR,
+            --data.p 8, --trainer.max_epochs 12.
+    """
+    console = Console()
+    root = any(option.split("=")[0] == "--data.root" for option in options)
+    names = list(dict.fromkeys(row.config for row in PAPER_ROWS)) if rows == "paper" else _split("rows", rows)
+    numbers = [_number("seeds", text, int) for text in _split("seeds", seeds)]
+    factors: list[float | None] = [None]
+    if strengths is not None:
+        if root:
+            raise ValueError("strengths needs synthetic people, got --data.root too")
+        factors = [_number("strengths", text, float) for text in _split("strengths", strengths)]
+        if any(factor is None or not math.isfinite(factor) or factor < 0 for factor in factors):
+            raise ValueError(f"strengths must be finite numbers, at least 0, got {strengths}")
+    files = {Path(name).stem: _row_file(base, name) for name in names}
+    trainings = []
+    for factor in factors:
+        folder = out if factor is None else out / f"strength_{factor:g}"
+        given = list(options)
+        if not root:
+            given += ["--data.root", str(folder / "people")]
+        for seed in numbers:  # a whole table soon, then more seeds
+            for name, file in files.items():
+                trainings.append(_training(base, file, given, name, seed, folder / name / f"seed{seed}", factor))
+        if not root:
+            _make_people(folder / "people", synth if factor is None else scaled(synth, factor), console)
+    people = "synthetic people" if not root else f"people of {trainings[0].data.root}"
+    runs: list[TrainingScores] = []
+    epochs = sum(training.trainer.max_epochs for training in trainings)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("training", total=epochs)
+
+        def done(training: Training, scores: TrainingScores, kept: bool) -> None:
+            runs.append(scores)
+            test = rows_of(training.config)[-1].test
+            seconds = "kept" if kept else "resumed" if scores.seconds is None else f"{scores.seconds:.0f} s"
+            strength = "" if training.strength is None else f"strength {training.strength:g}, "
+            bar.console.print(
+                f"{len(runs)}/{len(trainings)}  {strength}{training.config}, seed {training.seed}: "
+                f"mAP {100 * scores.scores[test]['mAP']:.1f}, R1 {100 * scores.scores[test]['R1']:.1f} ({seconds})",
+                highlight=False,
+                soft_wrap=True,
+            )
+            _report(runs, out, people, sweep=strengths is not None)
+
+        run_trainings(trainings, done=done, advance=lambda count: bar.advance(task, count))
+    text = _report(runs, out, people, sweep=strengths is not None)
+    console.print(f"\n{text}\nWritten to {out}", highlight=False, soft_wrap=True, markup=False)
+
+
+# Options of these groups are those of dsa-fast fit.
+tables.passed_on = ("data", "model", "loss", "optim", "augment", "trainer")  # type: ignore[attr-defined]
+
+
+def scaled(config: SynthConfig, factor: float) -> SynthConfig:
+    """The same people with `factor` times the misalignment, each strength being 1 at most."""
+    return replace(config, **{name: min(1.0, factor * getattr(config, name)) for name in MISALIGNMENTS})
+
+
+def _report(runs: Sequence[TrainingScores], out: Path, people: str, *, sweep: bool) -> str:
+    return sweep_report(runs, out, people=people) if sweep else table_report(runs, out, people=people)
+
+
+def _split(name: str, text: str) -> list[str]:
+    items = list(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+    if not items:
+        raise ValueError(f"{name} must be separated by commas, got {text!r}")
+    return items
+
+
+def _number(name: str, text: str, kind: type) -> float:
+    try:
+        return kind(text)  # type: ignore[no-any-return]
+    except ValueError:
+        raise ValueError(f"{name} must be numbers separated by commas, got {text!r}") from None
+
+
+def _row_file(base: Path, name: str) -> Path:
+    if not base.is_file():
+        raise FileNotFoundError(f"base must be a YAML file of dsa-fast fit, got {base}: no such file")
+    file = Path(name) if name.endswith((".yaml", ".yml")) else base.parent / "rows" / f"{name}.yaml"
+    if not file.is_file():
+        known = sorted(path.stem for path in (base.parent / "rows").glob("*.yaml"))
+        raise FileNotFoundError(f"rows must be some of {', '.join(known)}, or YAML files, got {name}: no file {file}")
+    return file
+
+
+def _training(
+    base: Path, file: Path, options: Sequence[str], name: str, seed: int, out: Path, strength: float | None
+) -> Training:
+    parser = make_parser(fit, "dsa-fast tables")
+    arguments = ["--config", str(base), "--config", str(file), *options]
+    parsed = parser.instantiate(parser.parse_args(arguments))
+    parts = {part: parsed[part] for part in ("data", "model", "loss", "optim", "augment", "trainer")}
+    return Training(name, seed, out, strength=strength, **parts)
+
+
+def _make_people(folder: Path, config: SynthConfig, console: Console) -> None:
+    about = folder / "synth.json"
+    if about.is_file():
+        before = json.loads(about.read_text())["config"]
+        changed = [name for name, value in config.as_dict().items() if before.get(name) != value]
+        if changed:
+            raise ValueError(
+                f"out must be another folder when synth changes: the people in {folder} differ in {', '.join(changed)}"
+            )
+        return
+    with rendering_progress(console) as show:
+        make_dataset(folder, config, progress=show)

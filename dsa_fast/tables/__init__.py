@@ -1,0 +1,16 @@
+"""The rows of the paper's tables 3, 4 and 5, trained and tested side by side: `dsa-fast tables`."""
+
+from dsa_fast.tables.report import sweep_report, table_report
+from dsa_fast.tables.rows import PAPER_ROWS, TableRow, rows_of
+from dsa_fast.tables.run import Training, TrainingScores, run_trainings
+
+__all__ = [
+    "PAPER_ROWS",
+    "TableRow",
+    "Training",
+    "TrainingScores",
+    "rows_of",
+    "run_trainings",
+    "sweep_report",
+    "table_report",
+]

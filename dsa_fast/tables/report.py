@@ -1,0 +1,280 @@
+"""The tables as JSON, Markdown and charts."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from dsa_fast import __version__
+from dsa_fast.atomic import atomic_path
+from dsa_fast.tables.rows import PAPER_ROWS, TableRow, rows_of
+from dsa_fast.tables.run import TrainingScores
+
+METRICS = ("mAP", "R1", "R5", "R10")
+_HERE, _PAPER = "#2d5ac8", "#8a8a94"
+_LINES = ("#2d5ac8", "#e07b12", "#16964b", "#b03a9c", "#d0302c", "#0f8f9c")
+_PAPER_SETTING = "Market-1501, ResNet-50 of full width from ImageNet weights, 256 x 128, 320 epochs"
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, sample standard deviation (None for one value) and the values themselves."""
+    return {
+        "mean": statistics.fmean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "values": list(values),
+    }
+
+
+def collect(runs: Sequence[TrainingScores]) -> list[dict[str, Any]]:
+    """A dict a row: title, config, test, seeds, the scores' spread in per cent, and the paper's numbers.
+
+    The paper's rows come first, in its order.
+    """
+    configs = list(dict.fromkeys(run.config for run in runs))
+    rows: list[TableRow] = [row for row in PAPER_ROWS if row.config in configs]
+    rows += [row for config in configs for row in rows_of(config) if row.paper is None]
+    collected = []
+    for row in rows:
+        tested = [run for run in runs if run.config == row.config and row.test in run.scores]
+        if not tested:  # fused, but the people have no maps
+            continue
+        collected.append(
+            {
+                "row": row.title,
+                "config": row.config,
+                "test": row.test,
+                "seeds": [run.seed for run in tested],
+                "here": {name: spread([100 * run.scores[row.test][name] for run in tested]) for name in METRICS},
+                "paper": None if row.paper is None else dict(zip(METRICS, row.paper, strict=True)),
+                "paper_tables": list(row.tables),
+            }
+        )
+    return collected
+
+
+def table_report(runs: Sequence[TrainingScores], out: Path, *, people: str) -> str:
+    """Writes `table.json`, `table.md` and `table.png` into a folder.
+
+    Args:
+        runs: at least one.
+        out: the folder.
+        people: what the people here are, in a few words.
+
+    Returns:
+        The Markdown.
+    """
+    rows = collect(runs)
+    setting = describe(runs)
+    lines = [
+        f"Here: {people}; {setting}. Mean ± sample standard deviation over seeds, per cent, no re-ranking.  ",
+        f"Paper: {_PAPER_SETTING}: other people, another network, another budget; compare the order of rows.",
+        "",
+        "| row | seeds | mAP here | R1 here | R5 here | R10 here | paper mAP | paper R1 | paper R5 | paper R10 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        here = [_plus_minus(row["here"][name]) for name in METRICS]
+        paper = [f"{row['paper'][name]:.1f}" if row["paper"] else "" for name in METRICS]
+        lines.append("| " + " | ".join([row["row"], str(len(row["seeds"])), *here, *paper]) + " |")
+    text = "\n".join(lines) + "\n"
+    about = {
+        "format": "dsa_fast.tables",
+        "format_version": 1,
+        "people": people,
+        "setting": setting,
+        "paper_setting": _PAPER_SETTING,
+        "rows": rows,
+        **_runs(runs),
+    }
+    _write(out / "table.json", json.dumps(about, indent=2) + "\n")
+    _write(out / "table.md", text)
+    _draw_table(rows, out / "table.png", people)
+    return text
+
+
+def sweep_report(runs: Sequence[TrainingScores], out: Path, *, people: str) -> str:
+    """Writes `sweep.json`, `sweep.md` and `sweep.png`: scores and gains against the strength of misalignment.
+
+    A gain is a difference in mAP from the first configuration's, seed by seed.
+
+    Args:
+        runs: each with a strength.
+        out: the folder.
+        people: what the people here are, in a few words.
+
+    Returns:
+        The Markdown.
+    """
+    configs = list(dict.fromkeys(run.config for run in runs))
+    strengths = sorted({run.strength for run in runs if run.strength is not None})
+    by_place = {(run.config, run.strength, run.seed): 100 * run.scores["mf/both"]["mAP"] for run in runs}
+    first = configs[0]
+    points = []
+    for config in configs:
+        for strength in strengths:
+            here = {seed: mAP for (c, s, seed), mAP in by_place.items() if (c, s) == (config, strength)}
+            if not here:
+                continue
+            gains = [
+                mAP - by_place[first, strength, seed]
+                for seed, mAP in here.items()
+                if (first, strength, seed) in by_place
+            ]
+            point = {"config": config, "row": _title(config), "strength": strength, "seeds": list(here)}
+            point["mAP"] = spread(list(here.values()))
+            point["gain"] = spread(gains) if config != first and gains else None
+            points.append(point)
+    setting = describe(runs)
+    lines = [
+        f"Here: {people}; {setting}. mAP of the MF-Stream in per cent, and the gain on {_title(first)} with the same "
+        "people and seed: mean ± sample standard deviation.",
+        "",
+        "| " + " | ".join(["strength", *map(_title, configs), *(f"gain of {_title(c)}" for c in configs[1:])]) + " |",
+        "|---" * (2 * len(configs)) + "|",
+    ]
+    for strength in strengths:
+        at = {point["config"]: point for point in points if point["strength"] == strength}
+        cells = [_plus_minus(at[c]["mAP"]) if c in at else "" for c in configs]
+        cells += [_plus_minus(at[c]["gain"], sign=True) if c in at and at[c]["gain"] else "" for c in configs[1:]]
+        lines.append(f"| {strength:g} | " + " | ".join(cells) + " |")
+    text = "\n".join(lines) + "\n"
+    about = {
+        "format": "dsa_fast.tables.sweep",
+        "format_version": 1,
+        "people": people,
+        "setting": setting,
+        "gain_on": first,
+        "points": points,
+        **_runs(runs),
+    }
+    _write(out / "sweep.json", json.dumps(about, indent=2) + "\n")
+    _write(out / "sweep.md", text)
+    _draw_sweep(points, configs, out / "sweep.png")
+    return text
+
+
+def describe(runs: Sequence[TrainingScores]) -> str:
+    """What all trainings had in common, in a line."""
+    images, options = runs[0].images, runs[0].options
+    model, data = options["model"], options["data"]
+    height, width = options["augment"]["size"]
+    start = "random weights" if model["pretrained"] is None else f"weights {model['pretrained']}"
+    return (
+        f"{images['train']} training images of {images['identities']} identities, {images['query']} queries, "
+        f"{images['gallery']} gallery images; {model['trunk']}, width {model['width']:g}, {start}, {height} x {width}, "
+        f"parts {options['augment']['dsap_size']} x {options['augment']['dsap_size']}, P x K = {data['p']} x {data['k']}, "
+        f"{options['trainer']['max_epochs']} epochs"
+    )
+
+
+def _runs(runs: Sequence[TrainingScores]) -> dict[str, Any]:
+    return {
+        "machine": {
+            "cpu": _cpu(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "dsa_fast": __version__,
+        },
+        "runs": [
+            {"config": r.config, "seed": r.seed, "strength": r.strength, "seconds": r.seconds, "scores": r.scores}
+            for r in runs
+        ],
+    }
+
+
+def _cpu() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _title(config: str) -> str:
+    return {"dsa": "DSA-reID (Only MF-Stream)"}.get(config, rows_of(config)[0].title)
+
+
+def _plus_minus(value: dict[str, Any], *, sign: bool = False) -> str:
+    mean = f"{value['mean']:+.1f}" if sign else f"{value['mean']:.1f}"
+    return mean if value["std"] is None else f"{mean} ± {value['std']:.1f}"
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
+
+
+def _draw_table(rows: Sequence[dict[str, Any]], path: Path, people: str) -> None:
+    """Two panels that share their rows: what was measured here, every seed a dot, and the paper's numbers."""
+    figure = Figure(figsize=(10.5, 1.4 + 0.36 * len(rows)), dpi=100, layout="constrained", facecolor="white")
+    here, paper = figure.subplots(1, 2, sharey=True)
+    places = [-number for number in range(len(rows))]
+    scores = [row["here"]["mAP"] for row in rows]
+    means = [score["mean"] for score in scores]
+    errors = [score["std"] or 0.0 for score in scores]
+    here.barh(places, means, xerr=errors, color=_HERE, alpha=0.35, ecolor=_HERE, capsize=3, height=0.68)
+    for place, score in zip(places, scores, strict=True):
+        here.plot(score["values"], [place] * len(score["values"]), ".", color=_HERE, markersize=5)
+    known = [(place, row["paper"]["mAP"]) for place, row in zip(places, rows, strict=True) if row["paper"]]
+    paper.barh([place for place, _ in known], [mAP for _, mAP in known], color=_PAPER, alpha=0.5, height=0.68)
+    here.set_yticks(places, [row["row"] for row in rows])
+    here.set(xlabel="mAP, %", title=f"here: {people}")
+    paper.set(xlabel="mAP, %", title="paper: Market-1501, full size")
+    measured = [value for score in scores for value in score["values"]]
+    for axes, values in ((here, measured), (paper, [mAP for _, mAP in known])):
+        axes.grid(axis="x", color="#e4e4e8", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        if values:  # the differences are small beside the scores
+            low, high = min(values), max(values)
+            room = max(high - low, 2.0)
+            axes.set_xlim(max(0.0, math.floor(low - 0.5 * room)), min(100.0, math.ceil(high + 0.2 * room)))
+    _save(figure, path)
+
+
+def _draw_sweep(points: Sequence[dict[str, Any]], configs: Sequence[str], path: Path) -> None:
+    figure = Figure(figsize=(10.5, 4.2), dpi=100, layout="constrained", facecolor="white")
+    scores, gains = figure.subplots(1, 2)
+    for number, config in enumerate(configs):
+        color = _LINES[number % len(_LINES)]
+        for axes, name in ((scores, "mAP"), (gains, "gain")):
+            own = [point for point in points if point["config"] == config and point[name]]
+            if not own:
+                continue
+            axes.errorbar(
+                [point["strength"] for point in own],
+                [point[name]["mean"] for point in own],
+                yerr=[point[name]["std"] or 0.0 for point in own],
+                color=color,
+                marker="o",
+                capsize=3,
+                label=_title(config),
+            )
+    scores.set(title="MF-Stream", xlabel="strength of misalignment", ylabel="mAP, %")
+    gains.set(title=f"gain on {_title(configs[0])}", xlabel="strength of misalignment", ylabel="points of mAP")
+    gains.axhline(0.0, color="#6b6b75", linewidth=1.0)
+    for axes in (scores, gains):
+        axes.grid(color="#e4e4e8", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
+    _save(figure, path)

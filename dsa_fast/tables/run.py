@@ -1,0 +1,244 @@
+"""Trains and tests configurations one after the other; what is finished is never done twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from dsa_fast import __version__
+from dsa_fast.atomic import atomic_path
+from dsa_fast.data.people import Person
+from dsa_fast.data.transforms import AugmentConfig
+from dsa_fast.data.verify import verify_files
+from dsa_fast.evaluation import evaluate
+from dsa_fast.training import (
+    DataConfig,
+    LoadedModel,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainerConfig,
+    embed_people,
+    fit,
+    load_model,
+)
+from dsa_fast.training.data import read_people
+from dsa_fast.training.scoring import Embedded, branch_slice, pick_device
+
+_SCORES = "scores.json"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: a configuration and a seed, in a folder of its own.
+
+    Attributes:
+        config: the configuration's name.
+        seed: of weights, batches and transforms.
+        out: its folder.
+        data, model, loss, optim, augment, trainer: as `dsa_fast.training.fit` takes them.
+        strength: of the people's misalignment, where it is swept.
+    """
+
+    config: str
+    seed: int
+    out: Path
+    data: DataConfig
+    model: ModelConfig
+    loss: LossConfig
+    optim: OptimConfig
+    augment: AugmentConfig
+    trainer: TrainerConfig
+    strength: float | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All that its scores depend on, in JSON's types."""
+        parts = ("data", "model", "loss", "optim", "augment", "trainer")
+        options: dict[str, Any] = {name: asdict(getattr(self, name)) for name in parts}
+        for name in ("verify", "workers", "store", "cache", "test_batch"):
+            del options["data"][name]
+        del options["trainer"]["progress"], options["trainer"]["log_every"]
+        plain: dict[str, Any] = json.loads(json.dumps({**options, "seed": self.seed}))
+        return plain
+
+
+@dataclass(frozen=True)
+class TrainingScores:
+    """What a training gave.
+
+    Attributes:
+        config: the configuration's name.
+        seed: its seed.
+        strength: of the people's misalignment, where it is swept.
+        scores: mAP, mINP, R1, R5 and R10 in [0, 1], for each test that the model can do: `mf/both`, `mf/global`,
+            `mf/local`, and the same with `fused`.
+        seconds: of training and test; None if it was interrupted and went on.
+        images: of the training set, identities and tests: numbers by name.
+        options: all options.
+    """
+
+    config: str
+    seed: int
+    strength: float | None
+    scores: dict[str, dict[str, float]]
+    seconds: float | None
+    images: dict[str, int]
+    options: dict[str, Any]
+
+
+def run_trainings(
+    trainings: Sequence[Training],
+    *,
+    done: Callable[[Training, TrainingScores, bool], None],
+    advance: Callable[[int], None] = lambda epochs: None,
+) -> list[TrainingScores]:
+    """Trains and tests, in the given order.
+
+    A training whose folder holds its scores is not repeated; one that was interrupted goes on after its last finished
+    epoch, and gives the very numbers that it would have given.
+
+    Args:
+        trainings: what is asked for.
+        done: called after each with its scores, and whether they were there already.
+        advance: called with the epochs that have been done since the last call.
+
+    Raises:
+        ValueError: a folder holds a training with other options, or as `fit`.
+        FileNotFoundError: as `fit`.
+    """
+    found = []
+    for training in trainings:
+        kept = _finished(training)
+        if kept is not None:
+            advance(training.trainer.max_epochs)
+            scores = kept
+        else:
+            scores = _train_and_test(training, advance)
+        done(training, scores, kept is not None)
+        found.append(scores)
+    return found
+
+
+def _finished(training: Training) -> TrainingScores | None:
+    path = training.out / _SCORES
+    if not path.exists():
+        return None
+    about = json.loads(path.read_text())
+    before, now = about["options"], training.options
+    changed = [
+        f"{section}{'.' + name if name else ''} was {_at(before, section, name)!r} and is {_at(now, section, name)!r}"
+        for section in now
+        for name in (now[section] if isinstance(now[section], dict) else [""])
+        if _at(before, section, name) != _at(now, section, name)
+    ]
+    if changed:
+        raise ValueError(
+            f"out must be another folder when options change: {path} has the scores of a training in which "
+            + "; ".join(changed)
+        )
+    names = ("config", "seed", "strength", "scores", "seconds", "images", "options")
+    return TrainingScores(**{name: about[name] for name in names})
+
+
+def _at(options: dict[str, Any], section: str, name: str) -> Any:
+    value = options.get(section)
+    return value.get(name) if name and isinstance(value, dict) else value
+
+
+class _Epochs(Callback):
+    """Tells of each finished epoch, also of those that a resumed run had finished before."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance = advance
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.current_epoch:
+            self._advance(trainer.current_epoch)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._advance(1)
+
+
+def _train_and_test(training: Training, advance: Callable[[int], None]) -> TrainingScores:
+    data = training.data
+    people = read_people(data)
+    if data.verify:  # once for all trainings
+        everybody = [*people.train, *people.query, *people.gallery]
+        verify_files(everybody, iuv_order=data.iuv_order, stamp=training.out.parent.parent / "verified.json")
+    start = time.perf_counter()
+    resume = (training.out / "checkpoints" / "last.ckpt").exists()
+    result = fit(
+        replace(data, verify=False),
+        training.model,
+        training.loss,
+        training.optim,
+        training.augment,
+        replace(training.trainer, eval_every=0, progress=False),
+        training.out,
+        resume,
+        training.seed,
+        callbacks=[_Epochs(advance)],
+    )
+    loaded = load_model(result.checkpoint)
+    kind = training.trainer.accelerator
+    place = pick_device("cuda" if kind in ("gpu", "cuda") else kind if kind == "cpu" else "auto")
+    loaded.model.to(place)
+    scores = test_all(loaded, people.query, people.gallery, data, place)
+    images = {
+        "train": len(people.train),
+        "identities": len({person.pid for person in people.train}),
+        "query": len(people.query),
+        "gallery": len(people.gallery),
+    }
+    seconds = None if resume else round(time.perf_counter() - start, 1)
+    about = TrainingScores(training.config, training.seed, training.strength, scores, seconds, images, training.options)
+    versions = {"dsa_fast": __version__, "torch": torch.__version__}
+    with atomic_path(training.out / _SCORES) as temporary:
+        temporary.write_text(json.dumps({**asdict(about), "versions": versions}, indent=2) + "\n")
+    return about
+
+
+def test_all(
+    loaded: LoadedModel,
+    query: Sequence[Person],
+    gallery: Sequence[Person],
+    data: DataConfig,
+    device: torch.device,
+) -> dict[str, dict[str, float]]:
+    """The scores of each test that a model can do; `TrainingScores.scores`."""
+    scores = {}
+    maps = all(person.iuv_path is not None for person in (*query, *gallery))
+    streams: list[Literal["mf", "fused"]] = ["mf"]
+    if loaded.model.dsag_stream is not None and maps:
+        streams.append("fused")
+    for stream in streams:
+        both = [
+            embed_people(
+                loaded,
+                people,
+                fused=stream == "fused",
+                iuv_order=data.iuv_order,
+                device=device,
+                batch=data.test_batch,
+                workers=data.workers,
+            )
+            for people in (query, gallery)
+        ]
+        names: list[Literal["both", "global", "local"]] = ["both"]
+        if loaded.model.branches == "both":
+            names += ["global", "local"]
+        for name in names:
+            place = branch_slice(loaded.model, name)
+            # A slice of test vectors is the branch's own test vector: each half has length 1.
+            parts = [Embedded(part.features[:, place].contiguous(), part.pids, part.camids) for part in both]
+            scores[f"{stream}/{name}"] = evaluate(*parts[0], *parts[1]).summary()
+    return scores
