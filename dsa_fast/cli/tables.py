@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,6 +18,8 @@ from dsa_fast.cli.synth import rendering_progress
 from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.tables import PAPER_ROWS, Training, TrainingScores, run_trainings, sweep_report, table_report
 from dsa_fast.tables.rows import rows_of
+
+_Number = TypeVar("_Number", int, float)
 
 #: Strengths of `SynthConfig` that a sweep scales: what displaces a person's parts in the image or hides them.
 MISALIGNMENTS = ("pose", "view", "box", "occlusion")
@@ -119,9 +122,9 @@ def _split(name: str, text: str) -> list[str]:
     return items
 
 
-def _number(name: str, text: str, kind: type) -> float:
+def _number(name: str, text: str, kind: type[_Number]) -> _Number:
     try:
-        return kind(text)  # type: ignore[no-any-return]
+        return kind(text)
     except ValueError:
         raise ValueError(f"{name} must be numbers separated by commas, got {text!r}") from None
 

@@ -119,7 +119,7 @@ def sweep_report(runs: Sequence[TrainingScores], out: Path, *, people: str) -> s
     strengths = sorted({run.strength for run in runs if run.strength is not None})
     by_place = {(run.config, run.strength, run.seed): 100 * run.scores["mf/both"]["mAP"] for run in runs}
     first = configs[0]
-    points = []
+    points: list[dict[str, Any]] = []
     for config in configs:
         for strength in strengths:
             here = {seed: mAP for (c, s, seed), mAP in by_place.items() if (c, s) == (config, strength)}
@@ -130,7 +130,7 @@ def sweep_report(runs: Sequence[TrainingScores], out: Path, *, people: str) -> s
                 for seed, mAP in here.items()
                 if (first, strength, seed) in by_place
             ]
-            point = {"config": config, "row": _title(config), "strength": strength, "seeds": list(here)}
+            point: dict[str, Any] = {"config": config, "row": _title(config), "strength": strength, "seeds": list(here)}
             point["mAP"] = spread(list(here.values()))
             point["gain"] = spread(gains) if config != first and gains else None
             points.append(point)
@@ -167,12 +167,12 @@ def describe(runs: Sequence[TrainingScores]) -> str:
     """What all trainings had in common, in a line."""
     images, options = runs[0].images, runs[0].options
     model, data = options["model"], options["data"]
-    height, width = options["augment"]["size"]
+    (height, width), size = options["augment"]["size"], options["augment"]["dsap_size"]
     start = "random weights" if model["pretrained"] is None else f"weights {model['pretrained']}"
     return (
         f"{images['train']} training images of {images['identities']} identities, {images['query']} queries, "
         f"{images['gallery']} gallery images; {model['trunk']}, width {model['width']:g}, {start}, {height} x {width}, "
-        f"parts {options['augment']['dsap_size']} x {options['augment']['dsap_size']}, P x K = {data['p']} x {data['k']}, "
+        f"parts {size} x {size}, P x K = {data['p']} x {data['k']}, "
         f"{options['trainer']['max_epochs']} epochs"
     )
 
