@@ -15,6 +15,7 @@ import dsa_fast
 from dsa_fast.cli import main
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.transforms import AugmentConfig, Draws, disturb_iuv, normalize, train_transform
+from dsa_fast.deploy.network import EmbeddingNetwork
 from dsa_fast.models import Baseline, DSALoss, DSAReID, MFStream, id_loss, part_weights
 from dsa_fast.training import (
     DataConfig,
@@ -183,6 +184,10 @@ def test_bnneck_stands_between_features_and_classifiers() -> None:
     torch.testing.assert_close(got[:, : f.shape[1]], expected)
     assert not torch.allclose(got, plain.embed(images))
     assert necked.embed_fused(images, dsap).shape == got.shape
+    # Deployed, too; there the whole vector has length 1.
+    photos = torch.randint(0, 256, (6, 32, 16, 3), dtype=torch.uint8)
+    exact = necked.embed(photos.permute(0, 3, 1, 2)) / 2**0.5
+    torch.testing.assert_close(EmbeddingNetwork(necked)(photos), exact, rtol=1e-4, atol=1e-5)
     one = Baseline(4, trunk="resnet18", pretrained=None, width=0.125, classifier_dim=16, bnneck=True)
     assert one.neck_z is None and one.neck_f.local is None and one(images).logits_f_global.shape == (6, 4)
 

@@ -78,6 +78,10 @@ def tables(
         if not root:
             _make_people(folder / "people", synth if factor is None else scaled(synth, factor), console)
     people = "synthetic people" if not root else f"people of {trainings[0].data.root}"
+    details = (
+        None if root else {"synth": synth.as_dict(), "scaled_by_strength": list(MISALIGNMENTS) if strengths else []}
+    )
+    report = table_report if strengths is None else sweep_report
     runs: list[TrainingScores] = []
     epochs = sum(training.trainer.max_epochs for training in trainings)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -95,10 +99,10 @@ def tables(
                 highlight=False,
                 soft_wrap=True,
             )
-            _report(runs, out, people, sweep=strengths is not None)
+            report(runs, out, people=people, details=details)
 
         run_trainings(trainings, done=done, advance=lambda count: bar.advance(task, count))
-    text = _report(runs, out, people, sweep=strengths is not None)
+    text = report(runs, out, people=people, details=details)
     console.print(f"\n{text}\nWritten to {out}", highlight=False, soft_wrap=True, markup=False)
 
 
@@ -109,10 +113,6 @@ tables.passed_on = ("data", "model", "loss", "optim", "augment", "trainer")  # t
 def scaled(config: SynthConfig, factor: float) -> SynthConfig:
     """The same people with `factor` times the misalignment, each strength being 1 at most."""
     return replace(config, **{name: min(1.0, factor * getattr(config, name)) for name in MISALIGNMENTS})
-
-
-def _report(runs: Sequence[TrainingScores], out: Path, people: str, *, sweep: bool) -> str:
-    return sweep_report(runs, out, people=people) if sweep else table_report(runs, out, people=people)
 
 
 def _split(name: str, text: str) -> list[str]:

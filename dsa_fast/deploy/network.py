@@ -52,6 +52,11 @@ class EmbeddingNetwork(nn.Module):
         self.dim = sum(model.embed_dims)
         self.stream = copy.deepcopy(model.mf_stream).eval().requires_grad_(False)
         fold_batch_norms(self.stream)
+        # A trained `BNNeck` belongs to the test vector.
+        self.neck_global, self.neck_local = (
+            nn.Identity() if norm is None else copy.deepcopy(norm).eval().requires_grad_(False)
+            for norm in ((None, None) if model.neck_f is None else (model.neck_f.whole, model.neck_f.local))
+        )
         self.stream.to(self.dtype)
         self.register_buffer("mean", model.normalize.mean.detach().clone())
         self.register_buffer("scale", 1 / model.normalize.std.detach())
@@ -64,8 +69,11 @@ class EmbeddingNetwork(nn.Module):
             x = x.permute(0, 3, 1, 2)
         maps = self.stream.trunk(((x - self.mean) * self.scale).to(self.dtype))
         halves = [
-            functional.normalize(head(maps).float().mean(dim=(2, 3)), dim=1)
-            for head in (self.stream.head_global, self.stream.head_local)
+            functional.normalize(neck(head(maps).float().mean(dim=(2, 3))), dim=1)
+            for head, neck in (
+                (self.stream.head_global, self.neck_global),
+                (self.stream.head_local, self.neck_local),
+            )
             if head is not None
         ]
         vectors: Tensor = torch.cat(halves, dim=1) / math.sqrt(len(halves))

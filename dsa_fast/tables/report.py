@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import statistics
@@ -62,13 +61,16 @@ def collect(runs: Sequence[TrainingScores]) -> list[dict[str, Any]]:
     return collected
 
 
-def table_report(runs: Sequence[TrainingScores], out: Path, *, people: str) -> str:
+def table_report(
+    runs: Sequence[TrainingScores], out: Path, *, people: str, details: dict[str, Any] | None = None
+) -> str:
     """Writes `table.json`, `table.md` and `table.png` into a folder.
 
     Args:
         runs: at least one.
         out: the folder.
         people: what the people here are, in a few words.
+        details: of the people, for the JSON.
 
     Returns:
         The Markdown.
@@ -91,6 +93,7 @@ def table_report(runs: Sequence[TrainingScores], out: Path, *, people: str) -> s
         "format": "dsa_fast.tables",
         "format_version": 1,
         "people": people,
+        "people_details": details,
         "setting": setting,
         "paper_setting": _PAPER_SETTING,
         "rows": rows,
@@ -102,7 +105,9 @@ def table_report(runs: Sequence[TrainingScores], out: Path, *, people: str) -> s
     return text
 
 
-def sweep_report(runs: Sequence[TrainingScores], out: Path, *, people: str) -> str:
+def sweep_report(
+    runs: Sequence[TrainingScores], out: Path, *, people: str, details: dict[str, Any] | None = None
+) -> str:
     """Writes `sweep.json`, `sweep.md` and `sweep.png`: scores and gains against the strength of misalignment.
 
     A gain is a difference in mAP from the first configuration's, seed by seed.
@@ -111,6 +116,7 @@ def sweep_report(runs: Sequence[TrainingScores], out: Path, *, people: str) -> s
         runs: each with a strength.
         out: the folder.
         people: what the people here are, in a few words.
+        details: of the people, for the JSON.
 
     Returns:
         The Markdown.
@@ -152,6 +158,7 @@ def sweep_report(runs: Sequence[TrainingScores], out: Path, *, people: str) -> s
         "format": "dsa_fast.tables.sweep",
         "format_version": 1,
         "people": people,
+        "people_details": details,
         "setting": setting,
         "gain_on": first,
         "points": points,
@@ -230,23 +237,19 @@ def _draw_table(rows: Sequence[dict[str, Any]], path: Path, people: str) -> None
     scores = [row["here"]["mAP"] for row in rows]
     means = [score["mean"] for score in scores]
     errors = [score["std"] or 0.0 for score in scores]
-    here.barh(places, means, xerr=errors, color=_HERE, alpha=0.35, ecolor=_HERE, capsize=3, height=0.68)
+    here.errorbar(means, places, xerr=errors, fmt="D", color=_HERE, capsize=4, markersize=6)
     for place, score in zip(places, scores, strict=True):
-        here.plot(score["values"], [place] * len(score["values"]), ".", color=_HERE, markersize=5)
+        here.plot(score["values"], [place] * len(score["values"]), ".", color=_HERE, alpha=0.5, markersize=5)
     known = [(place, row["paper"]["mAP"]) for place, row in zip(places, rows, strict=True) if row["paper"]]
-    paper.barh([place for place, _ in known], [mAP for _, mAP in known], color=_PAPER, alpha=0.5, height=0.68)
+    paper.plot([mAP for _, mAP in known], [place for place, _ in known], "D", color=_PAPER, markersize=6)
     here.set_yticks(places, [row["row"] for row in rows])
     here.set(xlabel="mAP, %", title=f"here: {people}")
     paper.set(xlabel="mAP, %", title="paper: Market-1501, full size")
-    measured = [value for score in scores for value in score["values"]]
-    for axes, values in ((here, measured), (paper, [mAP for _, mAP in known])):
-        axes.grid(axis="x", color="#e4e4e8", linewidth=0.8)
+    here.set_ylim(places[-1] - 0.6, 0.6)
+    for axes in (here, paper):
+        axes.grid(color="#e4e4e8", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        if values:  # the differences are small beside the scores
-            low, high = min(values), max(values)
-            room = max(high - low, 2.0)
-            axes.set_xlim(max(0.0, math.floor(low - 0.5 * room)), min(100.0, math.ceil(high + 0.2 * room)))
     _save(figure, path)
 
 
