@@ -16,7 +16,7 @@ from dsa_fast.cli import main
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.transforms import AugmentConfig, Draws, disturb_iuv, normalize, train_transform
 from dsa_fast.deploy.network import EmbeddingNetwork
-from dsa_fast.models import Baseline, DSALoss, DSAReID, MFStream, id_loss, part_weights
+from dsa_fast.models import Baseline, DSALoss, DSAReID, MFStream, batch_hard_triplet_loss, id_loss, part_weights
 from dsa_fast.training import (
     DataConfig,
     LossConfig,
@@ -152,6 +152,23 @@ def test_only_local_id_losses_are_weighted() -> None:
     _, plain = DSALoss()(output, labels)
     _, weighted = DSALoss()(output, labels, weight)
     assert {name for name in plain if not torch.equal(plain[name], weighted[name])} == {"id_f_local", "id_z_local"}
+
+
+def test_triplets_on_the_mf_streams_own_features() -> None:
+    torch.manual_seed(0)
+    model = DSAReID(4, trunk="resnet18", pretrained=None, width=0.125, classifier_dim=16)
+    output = model(torch.randn(4, 3, 32, 16), torch.randn(4, 24, 3, 8, 8))
+    labels = torch.tensor([0, 0, 1, 1])
+    total, plain = DSALoss()(output, labels)
+    more, terms = DSALoss(triplet_mf=2.0)(output, labels)
+    assert terms.keys() - plain.keys() == {"triplet_f_global", "triplet_f_local"}
+    assert output.f_global is not None and output.f_local is not None
+    own = [batch_hard_triplet_loss(x.flatten(1), labels) for x in (output.f_global, output.f_local)]
+    torch.testing.assert_close(more, total + 2.0 * (own[0] + own[1]))
+    # Without a DSAG-Stream the triplet losses are on f already.
+    alone = DSAReID(4, trunk="resnet18", pretrained=None, width=0.125, classifier_dim=16, dsag=False)
+    output = alone(torch.randn(4, 3, 32, 16))
+    assert torch.equal(DSALoss(triplet_mf=2.0)(output, labels)[0], DSALoss()(output, labels)[0])
 
 
 # ---- network -------------------------------------------------------------------------------------------------------

@@ -122,6 +122,7 @@ class DSALoss(nn.Module):
         id_fused: weight of the ID losses on the fused features.
         margin: of the triplet losses.
         label_smoothing: of the ID losses, 0 to 1.
+        triplet_mf: weight of triplet losses on f as well, where there is a DSAG-Stream; not in the paper.
 
     Raises:
         ValueError: a negative weight or margin, or label_smoothing outside [0, 1].
@@ -135,6 +136,7 @@ class DSALoss(nn.Module):
         id_fused: float = 1.0,
         margin: float = 0.3,
         label_smoothing: float = 0.1,
+        triplet_mf: float = 0.0,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -142,6 +144,7 @@ class DSALoss(nn.Module):
             ("triplet", triplet),
             ("id_fused", id_fused),
             ("margin", margin),
+            ("triplet_mf", triplet_mf),
         ):
             if not value >= 0:
                 raise ValueError(f"{name} must be at least 0, got {value}")
@@ -152,6 +155,7 @@ class DSALoss(nn.Module):
         self.id_fused = id_fused
         self.margin = margin
         self.label_smoothing = label_smoothing
+        self.triplet_mf = triplet_mf
 
     def forward(
         self, output: DSAOutput, labels: Tensor, part_weight: Tensor | None = None
@@ -165,7 +169,8 @@ class DSALoss(nn.Module):
 
         Returns:
             The weighted sum (a scalar, float32), and each term by name, unweighted and without gradient: some of
-            id_f_global, id_f_local, triplet_global, triplet_local, id_z_global, id_z_local.
+            id_f_global, id_f_local, triplet_global, triplet_local, id_z_global, id_z_local, triplet_f_global,
+            triplet_f_local.
         """
         fused = output.logits_z_global is not None or output.logits_z_local is not None
         id_f = self.id_mf if fused else self.id_fused
@@ -180,9 +185,14 @@ class DSALoss(nn.Module):
                 seen = part_weight if logits.ndim == 3 else None
                 value = id_loss(logits, labels, label_smoothing=self.label_smoothing, weight=seen)
                 terms.append((name, weight, value))
-        for name, z in (("triplet_global", output.z_global), ("triplet_local", output.z_local)):
-            if z is not None:
-                terms.append((name, self.triplet, batch_hard_triplet_loss(z.flatten(1), labels, margin=self.margin)))
+        triplets = [("triplet_global", self.triplet, output.z_global), ("triplet_local", self.triplet, output.z_local)]
+        if fused and self.triplet_mf:
+            triplets.append(("triplet_f_global", self.triplet_mf, output.f_global))
+            triplets.append(("triplet_f_local", self.triplet_mf, output.f_local))
+        for name, weight, features in triplets:
+            if features is not None:
+                value = batch_hard_triplet_loss(features.flatten(1), labels, margin=self.margin)
+                terms.append((name, weight, value))
         total = torch.stack([weight * value for _, weight, value in terms]).sum()
         return total, {name: value.detach() for name, _, value in terms}
 
