@@ -86,6 +86,14 @@ def test_goes_on_where_it_was_stopped(
     assert "trainer.max_epochs was 2 and is 1" in capsys.readouterr().err
     assert main(["tables", "--base", str(base), "--out", str(cut), "--rows", "mine", "--seeds", "2", *PEOPLE]) == 0
     assert epochs[9:] == [0, 1]
+    # Scores of a version that had fewer options are those of the options' defaults.
+    path = cut / "mine" / "seed2" / "scores.json"
+    about = json.loads(path.read_text())
+    del about["options"]["loss"]["visibility"], about["options"]["augment"]["parts"]
+    path.write_text(json.dumps(about))
+    again = ["tables", "--base", str(base), "--out", str(cut), "--rows", "mine", "--seeds", "2", *PEOPLE]
+    assert main(again) == 0 and len(epochs) == 11
+    assert main([*again, "--loss.visibility", "0.1"]) == 1
 
 
 def test_sweep_of_strengths(base: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ from dsa_fast.training.data import read_people
 from dsa_fast.training.scoring import Embedded, branch_slice, pick_device
 
 _SCORES = "scores.json"
+_SECTIONS = ("data", "model", "loss", "optim", "augment", "trainer")
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,7 @@ class Training:
     @property
     def options(self) -> dict[str, Any]:
         """All that its scores depend on, in JSON's types."""
-        parts = ("data", "model", "loss", "optim", "augment", "trainer")
-        options: dict[str, Any] = {name: asdict(getattr(self, name)) for name in parts}
+        options: dict[str, Any] = {name: asdict(getattr(self, name)) for name in _SECTIONS}
         for name in ("verify", "workers", "store", "cache", "test_batch"):
             del options["data"][name]
         del options["trainer"]["progress"], options["trainer"]["log_every"]
@@ -134,12 +134,16 @@ def _finished(training: Training) -> TrainingScores | None:
         return None
     about = json.loads(path.read_text())
     before, now = about["options"], training.options
-    changed = [
-        f"{section}{'.' + name if name else ''} was {_at(before, section, name)!r} and is {_at(now, section, name)!r}"
-        for section in now
-        for name in (now[section] if isinstance(now[section], dict) else [""])
-        if _at(before, section, name) != _at(now, section, name)
-    ]
+    changed = [] if before["seed"] == now["seed"] else [f"seed was {before['seed']} and is {now['seed']}"]
+    for section in _SECTIONS:
+        # Scores of an earlier version went by what is the default of an option that it did not have.
+        kind = type(getattr(training, section))
+        old = json.loads(json.dumps({item.name: item.default for item in fields(kind)}, default=str)) | before[section]
+        changed += [
+            f"{section}.{name} was {old[name]!r} and is {value!r}"
+            for name, value in now[section].items()
+            if old[name] != value
+        ]
     if changed:
         raise ValueError(
             f"out must be another folder when options change: {path} has the scores of a training in which "
@@ -147,11 +151,6 @@ def _finished(training: Training) -> TrainingScores | None:
         )
     names = ("config", "seed", "strength", "scores", "seconds", "images", "options")
     return TrainingScores(**{name: about[name] for name in names})
-
-
-def _at(options: dict[str, Any], section: str, name: str) -> Any:
-    value = options.get(section)
-    return value.get(name) if name and isinstance(value, dict) else value
 
 
 class _Epochs(Callback):

@@ -105,8 +105,8 @@ class LossConfig:
         id_fused: ID losses on the fused features.
         margin: the triplet losses' margin.
         label_smoothing: share of the target given to all identities evenly.
-        triplet_mf: triplet losses on the MF-Stream's own features, beside those on the fused ones; 0 in the paper, where
-            they fade once the fused features tell all apart.
+        triplet_mf: triplet losses on the MF-Stream's own features, beside those on the fused ones, which fade once the
+            fused features tell all apart; 0 in the paper.
         visibility: weighs the ID losses of a local branch by how much of its part is seen: an image with at least this
             share of the part's texels touched counts fully, others in proportion, before the weights are scaled to a
             mean of 1; 0 counts all alike, as the paper does. Parts are seen from one side at a time and maps are
