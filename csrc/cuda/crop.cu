@@ -7,54 +7,17 @@
 
 #include <algorithm>
 
-#if defined(__CUDACC__)
-#include <cuda_runtime.h>
-#else
-#include "cuda_shim.h"
-#endif
-
-#ifndef DSA_FAST_MAX_BLOCKS
-#define DSA_FAST_MAX_BLOCKS 65535  // of a grid's dimension; kernels loop over what is beyond
-#endif
+#include "gather.h"
+#include "launch.h"
 
 namespace dsa_fast {
 namespace {
-
-constexpr int kThreads = 256;
-constexpr int64_t kFillChunk = 64;  // channels of one launch: their fill travels with the kernel's arguments
-
-struct Fill {
-  double value[kFillChunk];
-};
-
-// A grid of threads: x over the elements of an image, y over images.
-dim3 grid_over(int64_t elements, int64_t images) {
-  const int64_t blocks = (elements + kThreads - 1) / kThreads;
-  return dim3(static_cast<unsigned>(std::min<int64_t>(blocks, DSA_FAST_MAX_BLOCKS)),
-              static_cast<unsigned>(std::min<int64_t>(images, DSA_FAST_MAX_BLOCKS)));
-}
-
-template <typename... Params, typename... Args>
-void launch(void (*kernel)(Params...), int64_t elements, int64_t images, [[maybe_unused]] cudaStream_t stream,
-            Args... args) {
-  if (elements == 0 || images == 0) return;
-#if defined(__CUDACC__)
-  kernel<<<grid_over(elements, images), kThreads, 0, stream>>>(args...);
-#else
-  run_on_cpu(kernel, grid_over(elements, images), dim3(kThreads), args...);
-#endif
-}
-
-#define FOR_EACH_IMAGE(b, images) for (int64_t b = blockIdx.y; b < (images); b += gridDim.y)
-#define FOR_EACH_ELEMENT(k, elements)                                                           \
-  for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < (elements); \
-       k += static_cast<int64_t>(gridDim.x) * blockDim.x)
 
 template <typename T>
 __global__ void label_pixels(IuvMap map,
                              int32_t* reach,    // [B, 24, 4], zeros
                              int32_t* parts) {  // [B, H * W]
-  FOR_EACH_IMAGE(b, map.B) {
+  FOR_EACH_ITEM(b, map.B) {
     FOR_EACH_ELEMENT(pixel, map.H * map.W) {
       const int64_t y = pixel / map.W, x = pixel % map.W;
       const int32_t part = part_at<T>(map, b, y, x);
@@ -75,7 +38,7 @@ __global__ void copy_texels(CropArgs a, Fill fill, int64_t c_begin, int64_t c_en
                             const int32_t* reach,    // [B, 24, 4]
                             const int32_t* parts) {  // [B, H * W]
   const int64_t cells = a.S * a.S;
-  FOR_EACH_IMAGE(b, a.iuv.B) {
+  FOR_EACH_ITEM(b, a.iuv.B) {
     FOR_EACH_ELEMENT(t, kParts * cells) {
       const int32_t part = static_cast<int32_t>(t / cells);
       const int64_t cell = t % cells;
@@ -114,13 +77,10 @@ int crop_cuda(const CropArgs& args, int32_t* scratch, void* stream_pointer) {
   });
   visit_dtype(args.img_dtype, [&](auto in) {
     visit_dtype(args.out_dtype, [&](auto out) {
-      for (int64_t c = 0; c < args.C; c += kFillChunk) {
-        const int64_t end = std::min(c + kFillChunk, args.C);
-        Fill fill{};
-        std::copy(args.fill + c, args.fill + end, fill.value);
+      for_each_channel_chunk(args.fill, args.C, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
         launch(copy_texels<typename decltype(in)::type, typename decltype(out)::type>, kParts * args.S * args.S,
-               args.iuv.B, stream, args, fill, c, end, scratch, parts);
-      }
+               args.iuv.B, stream, args, fill, c_begin, c_end, scratch, parts);
+      });
     });
   });
   return cudaGetLastError();
@@ -129,10 +89,6 @@ int crop_cuda(const CropArgs& args, int32_t* scratch, void* stream_pointer) {
 }  // namespace dsa_fast
 
 #ifdef DSA_FAST_TORCH
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/macros.h>
-#include <torch/headeronly/util/shim_utils.h>
-
 #include "../crop_args.h"
 
 namespace dsa_fast {
@@ -143,11 +99,8 @@ Tensor crop_op(const Tensor& img, const Tensor& iuv, int64_t size, const std::ve
   const torch::stable::accelerator::DeviceGuard guard(img.get_device_index());
   Tensor out = empty_dsap(img, iuv, size, dtype);
   const CropArgs args = crop_args(img, iuv, size, fill, mask, out);
-  // PyTorch's allocator hands memory out in the order of the stream: the scratch may go before the kernels have run.
-  Tensor scratch = torch::stable::empty({crop_cuda_scratch(args)}, ScalarType::Int, std::nullopt, img.device());
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(img.get_device_index(), &stream));
-  STD_CUDA_CHECK(static_cast<cudaError_t>(crop_cuda(args, static_cast<int32_t*>(scratch.mutable_data_ptr()), stream)));
+  Scratch scratch(crop_cuda_scratch(args), img);
+  check_launch(crop_cuda(args, scratch.data(), current_stream(img)));
   return out;
 }
 
