@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from dsa_fast.densepose.parts import MERGE_13_TO_8, MERGE_24_TO_13
@@ -107,6 +109,36 @@ def batch_hard_triplet_loss(features: Tensor, labels: Tensor, *, margin: float =
         return losses.sum() / anchors.clamp(min=1)
 
 
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        # All processes compute the same loss of the same features, so that no gradient has to be sent. The mean over
+        # processes divides by their number what each knows of one share only.
+        return grads[0].chunk(distributed.get_world_size())[distributed.get_rank()] * distributed.get_world_size()
+
+
+def gather(x: Tensor) -> Tensor:
+    """All processes' rows, in the order of the processes: [B, ...] on each -> [processes * B, ...], the same on each.
+
+    Gradients flow back to the own rows. They are right where every process computes the same scalar from the result and
+    the parameters' gradients are then averaged over the processes, as DistributedDataParallel does: the average is the
+    gradient of that scalar. With one process, or without torch.distributed, this is `x`.
+
+    Args:
+        x: [B, ...], of the same shape on each process.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return x
+    out: Tensor = _Gather.apply(x)
+    return out
+
+
 class DSALoss(nn.Module):
     """The weighted sum of all ID and triplet losses of a `DSAOutput`.
 
@@ -123,6 +155,8 @@ class DSALoss(nn.Module):
         margin: of the triplet losses.
         label_smoothing: of the ID losses, 0 to 1.
         triplet_mf: weight of triplet losses on f as well, where there is a DSAG-Stream; not in the paper.
+        gather: the triplet losses are those of all processes' features together (see `gather`), the same on each. The
+            ID losses are the process's own; their mean over the processes is that of the whole batch anyway.
 
     Raises:
         ValueError: a negative weight or margin, or label_smoothing outside [0, 1].
@@ -137,6 +171,7 @@ class DSALoss(nn.Module):
         margin: float = 0.3,
         label_smoothing: float = 0.1,
         triplet_mf: float = 0.0,
+        gather: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -156,6 +191,7 @@ class DSALoss(nn.Module):
         self.margin = margin
         self.label_smoothing = label_smoothing
         self.triplet_mf = triplet_mf
+        self.gather = gather
 
     def forward(
         self, output: DSAOutput, labels: Tensor, part_weight: Tensor | None = None
@@ -189,10 +225,11 @@ class DSALoss(nn.Module):
         if fused and self.triplet_mf:
             triplets.append(("triplet_f_global", self.triplet_mf, output.f_global))
             triplets.append(("triplet_f_local", self.triplet_mf, output.f_local))
+        everyone = gather(labels) if self.gather else labels
         for name, weight, features in triplets:
             if features is not None:
-                value = batch_hard_triplet_loss(features.flatten(1), labels, margin=self.margin)
-                terms.append((name, weight, value))
+                flat = gather(features.flatten(1)) if self.gather else features.flatten(1)
+                terms.append((name, weight, batch_hard_triplet_loss(flat, everyone, margin=self.margin)))
         total = torch.stack([weight * value for _, weight, value in terms]).sum()
         return total, {name: value.detach() for name, _, value in terms}
 

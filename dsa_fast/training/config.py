@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
+#: How torch.compile treats the network.
+CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """The people to train and test on.
@@ -111,6 +115,8 @@ class LossConfig:
             share of the part's texels touched counts fully, others in proportion, before the weights are scaled to a
             mean of 1; 0 counts all alike, as the paper does. Parts are seen from one side at a time and maps are
             sparse: 0.05 is much.
+        gather: with several processes, the triplet losses find their hardest images among all processes' batches;
+            otherwise each process among its own P x K images.
     """
 
     id_mf: float = 0.5
@@ -120,6 +126,7 @@ class LossConfig:
     label_smoothing: float = 0.1
     triplet_mf: float = 0.0
     visibility: float = 0.0
+    gather: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.visibility <= 1:
@@ -169,6 +176,8 @@ class TrainerConfig:
         devices: how many, or which, or `auto`.
         precision: `32-true`, `bf16-mixed`, `16-mixed`.
         strategy: Lightning's strategy, such as `ddp`.
+        compile: compiles the network (torch.compile): `default`, `reduce-overhead` (CUDA graphs), `max-autotune`;
+            `off` runs it as it is. Checkpoints are the same either way.
         log_every: steps between two log lines.
         deterministic: `warn` uses deterministic algorithms wherever there is one; `true` fails where there is none.
         progress: shows a progress bar.
@@ -185,6 +194,7 @@ class TrainerConfig:
     devices: int | list[int] | Literal["auto"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     strategy: str = "auto"
+    compile: CompileMode = "off"
     log_every: int = 10
     deterministic: bool | Literal["warn"] = "warn"
     progress: bool = True

@@ -170,8 +170,16 @@ class ReIDData(lightning.LightningDataModule):
         return DataLoader(dataset, batch_sampler=sampler, **self._loading())
 
     def val_dataloader(self) -> list[DataLoader[PersonItem]]:
-        """Query and gallery, in this order, without IUV: the test needs none."""
-        return [self._test_loader(self.people.query), self._test_loader(self.people.gallery)]
+        """Query and gallery, in this order, without IUV: the test needs none.
+
+        With N processes, process r has people r, r + N, ... of each; shares are filled up to one length from the start.
+        """
+        return [self._test_loader(people) for people in self.test_people]
+
+    @property
+    def test_people(self) -> tuple[list[Person], list[Person]]:
+        """Query and gallery."""
+        return self.people.query, self.people.gallery
 
     def check_testable(self) -> None:
         """Makes sure that the evaluation can count a query, so that it does not fail after the first epochs.
@@ -194,7 +202,9 @@ class ReIDData(lightning.LightningDataModule):
             )
 
     def _test_loader(self, people: list[Person]) -> DataLoader[PersonItem]:
-        dataset = PeopleDataset(people, with_iuv=False)
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        share = [people[place % len(people)] for place in range(rank, len(people) + -len(people) % world, world)]
+        dataset = PeopleDataset(share, with_iuv=False)
         return DataLoader(dataset, batch_size=self.config.test_batch, **self._loading())
 
     def _loading(self) -> dict[str, Any]:

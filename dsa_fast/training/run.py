@@ -110,7 +110,7 @@ def fit(
         _announce(people)
     with _quiet():
         lightning.seed_everything(seed, workers=True, verbose=False)
-        task = ReIDTask(people.num_ids, model, loss, optim, augment, seed)
+        task = ReIDTask(people.num_ids, model, loss, optim, augment, seed, trainer.compile)
         if init is not None and not resume:
             start_from(task.model, init)
         try:
@@ -163,7 +163,7 @@ def _runner(
             ),
             LearningRateMonitor("step"),
             *([EMAWeightAveraging(decay=trainer.ema)] if trainer.ema else []),
-            *([_Progress()] if trainer.progress else []),
+            *([_Progress(trainer.log_every)] if trainer.progress else []),
             *callbacks,
         ],
         **trainer.extra,
@@ -229,7 +229,18 @@ def _epochs_done(checkpoint: Path) -> int:
 
 
 class _Progress(RichProgressBar):
-    """Lightning's progress bar without the run's number, which says nothing here."""
+    """Lightning's progress bar without the run's number, which says nothing here.
+
+    Losses are read when they are logged, not at each step: reading one waits for the device.
+    """
+
+    def __init__(self, log_every: int) -> None:
+        super().__init__()
+        self._log_every = log_every
+
+    def _update_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not trainer.training or trainer.global_step % self._log_every == 0:
+            super()._update_metrics(trainer, pl_module)
 
     def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
