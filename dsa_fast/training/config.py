@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-
 #: How torch.compile treats the network.
 CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
 
