@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, distributed
+from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from dsa_fast.data.transforms import AugmentConfig
@@ -55,16 +55,12 @@ def check_gather(rank: int) -> None:
     distributed.all_reduce(mean)
     torch.testing.assert_close(mean / 2, torch.stack([expected.detach(), *terms.values()]))
     torch.testing.assert_close(own["triplet_global"], terms["triplet_global"])
-    for (name, p), q in zip(model.named_parameters(), whole.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+    actual, wanted = ({name: p.grad for name, p in each.named_parameters()} for each in (model, whole))
+    torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
     # Mining within the process's batch finds others.
     _, alone = DSALoss()(model(images[rank], dsap[rank]), labels[rank])
     assert not torch.allclose(alone["triplet_global"], terms["triplet_global"])
-
-    def rows(x: Tensor) -> Tensor:
-        return gather(x)
-
-    assert rows(torch.tensor([rank])).tolist() == [0, 1]
+    assert gather(torch.tensor([rank])).tolist() == [0, 1]
 
 
 def main(folder: Path) -> None:

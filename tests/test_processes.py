@@ -68,10 +68,7 @@ def weights(folder: Path, name: str) -> dict[str, Tensor]:
 
 
 def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    for name in expected:
-        torch.testing.assert_close(
-            actual[name], expected[name], rtol=1e-5, atol=1e-6, msg=lambda t, n=name: f"{n}: {t}"
-        )
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_two_processes_equal_one_with_the_same_batches(folder: Path) -> None:

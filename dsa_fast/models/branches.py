@@ -223,7 +223,8 @@ class BranchLinear(nn.Module):
         nn.init.normal_(self.weight, std=math.sqrt(2 / in_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = torch.bmm(x.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1)
+        # In this order the weight's gradient comes out as the weight lies in memory; otherwise it would be copied.
+        out = torch.bmm(self.weight, x.permute(1, 2, 0)).permute(2, 0, 1)
         return out if self.bias is None else out + self.bias
 
     def extra_repr(self) -> str:
