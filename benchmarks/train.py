@@ -21,7 +21,7 @@ import copy
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -91,7 +91,7 @@ class SeparateDSAG(nn.Module):
         self.conv3 = stage(stream.conv3, NUM_PARTS, 2)
         self.conv4 = stage(stream.conv4, len(MERGE_24_TO_13), 2)
         self.conv5_l = stage(stream.conv5_l, NUM_LOCAL, 1)
-        self.conv5_g = copy.deepcopy(stream.conv5_g)
+        self.conv5_g: Any = copy.deepcopy(stream.conv5_g)
 
     def forward(self, dsap: Tensor) -> tuple[Tensor, Tensor]:
         """Part images [B, 24, 3, S, S] -> global features [B, D] and local ones [B, 8, d]."""
@@ -100,10 +100,11 @@ class SeparateDSAG(nn.Module):
         parts = [layer(x) for layer, x in zip(self.conv4, parts, strict=True)]
         parts = [sum_of(parts[p] for p in group) for group in MERGE_13_TO_8]
         local = torch.stack([layer(x).mean((2, 3)) for layer, x in zip(self.conv5_l, parts, strict=True)], dim=1)
-        return self.conv5_g(torch.cat(parts, dim=1)).mean((2, 3)), local
+        whole: Tensor = self.conv5_g(torch.cat(parts, dim=1)).mean((2, 3))
+        return whole, local
 
 
-def sum_of(tensors: Any) -> Tensor:
+def sum_of(tensors: Iterable[Tensor]) -> Tensor:
     """The sum, without a zero to begin with."""
     first, *others = tensors
     for each in others:
@@ -119,18 +120,22 @@ class Separate(nn.Module):
         stream = model.mf_stream
         assert stream.head_local is not None and model.dsag_stream is not None
         block, blocks = trunk_spec(stream.trunk.name)[:2]
+        classify_f: Any = model.classify_f_local
+        classify_z: Any = model.classify_z_local
         planes = stream.local_dim // block.expansion
-        self.trunk, self.head_global = copy.deepcopy(stream.trunk), copy.deepcopy(stream.head_global)
+        self.trunk = copy.deepcopy(stream.trunk)
+        self.head_global: Any = copy.deepcopy(stream.head_global)
         heads = [make_stage(block, stream.trunk.out_channels, planes, blocks[3], stride=1) for _ in range(NUM_LOCAL)]
-        # A branch that reads what all read has a shortcut even where its channels would not ask for one.
         self.head_local = unstack(stream.head_local, list(heads))
         self.dsag = SeparateDSAG(model.dsag_stream)
+        self.classify_f: Any
+        self.classify_z: Any
         self.classify_f, self.classify_z = (
             copy.deepcopy(each) for each in (model.classify_f_global, model.classify_z_global)
         )
         self.parts_f, self.parts_z = (
             unstack(each, [Classifier(stream.local_dim, model.num_ids, each.fc1.weight.shape[1]) for _ in range(8)])
-            for each in (model.classify_f_local, model.classify_z_local)
+            for each in (classify_f, classify_z)
         )
 
     def forward(self, images: Tensor, dsap: Tensor) -> DSAOutput:
@@ -170,7 +175,8 @@ def verify(model: DSAReID, separate: Separate, images: Tensor, dsap: Tensor, lab
             for output in (a, b):
                 DSALoss()(output, labels)[0].backward()
             assert ours.dsag_stream is not None
-            parts = torch.cat([layer[0].weight.grad for layer in theirs.dsag.conv1])
+            weights = [layer.get_parameter("0.weight").grad for layer in theirs.dsag.conv1]
+            parts = torch.cat([each for each in weights if each is not None])
             pairs["gradient of the trunk"] = (ours.mf_stream.trunk.conv1.weight.grad, theirs.trunk.conv1.weight.grad)
             pairs["gradient of the parts"] = (ours.dsag_stream.conv1.weight.grad, parts)
         for name, (x, y) in pairs.items():
@@ -218,6 +224,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     with FlopCounterMode(display=False) as counter:
         DSALoss()(separate(images, dsap), labels)[0].backward()
     flops = counter.get_total_flops()
+    assert model.dsag_stream is not None
     stream, separate_stream = copy.deepcopy(model.dsag_stream), copy.deepcopy(separate.dsag)
     baseline = Baseline(NUM_IDS, trunk=trunk, pretrained=None, width=width).to(device)
 
@@ -248,7 +255,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
         return once
 
-    contenders = {
+    contenders: dict[str, Callable[[int], object]] = {
         "dsa_fast": step(model, dtype, True),
         "separate modules": step(separate, torch.float32, False),
         "ResNet baseline": step(baseline, dtype, True),

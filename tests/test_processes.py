@@ -20,7 +20,7 @@ from dsa_fast.training.data import read_people
 from .processes import ONE, data, train
 from .test_data import make_tree
 
-ACCUMULATE = replace(ONE, extra={"accumulate_grad_batches": 2})
+ACCUMULATE = replace(ONE, accumulate=2)
 
 
 @pytest.fixture(scope="module")

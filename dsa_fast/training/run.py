@@ -248,9 +248,10 @@ class _Progress(RichProgressBar):
         return metrics
 
 
-# What must not change when a run is resumed: all that its numbers depend on.
+# What must not change when a run is resumed: all that its numbers depend on. The number of processes may, and
+# trainer.accumulate with it: N processes do as much in a step as one that accumulates N batches.
 _FIXED = ("model", "loss", "optim", "augment", "seed")
-_FIXED_NAMES = {"data": ("root", "iuv", "name", "options", "p", "k"), "trainer": ("accumulate", "ema")}
+_FIXED_NAMES = {"data": ("root", "iuv", "name", "options", "p", "k"), "trainer": ("ema",)}
 
 
 def _check_same_run(path: Path, options: dict[str, Any]) -> None:
