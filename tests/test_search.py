@@ -187,9 +187,10 @@ def find_items_of(count: int) -> list[Item]:
     return [Item(Path(f"{i}.png")) for i in range(count)]
 
 
-#: Runs a command that the kernel ends when it has been given more than seven images.
+#: Runs a command that the kernel ends when it has been given more than seven images; with one thread, as the tests.
 KILLED = """
 import os, signal, sys
+import torch
 from dsa_fast.cli import main
 from dsa_fast.deploy.encoder import Encoder
 seen, real = [], Encoder.__call__
@@ -199,6 +200,7 @@ def killed(self, images):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(self, images)
 Encoder.__call__ = killed
+torch.set_num_threads(1)
 main(sys.argv[1:])
 """
 
