@@ -1,6 +1,6 @@
-"""Draws the figures of README.md from benchmarks/results/*.json.
+"""Draws the figure of README.md, and writes its table, from benchmarks/results/*.json.
 
-python benchmarks/plot.py                 # docs/speed.png
+python benchmarks/plot.py                 # docs/speed.png, and README.md's table
 python benchmarks/plot.py --device cuda   # docs/speed_cuda.png
 """
 
@@ -16,6 +16,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+
+from dsa_fast.atomic import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 INK, OURS, OTHERS, FLOOR = "#808890", "#2f81f7", "#9aa4af", "#d29922"  # readable on white and on black
@@ -88,6 +90,91 @@ def evaluation_panels(result: dict[str, Any]) -> list[dict[str, Any]]:
     return panels
 
 
+# Suite, which rows, the row of ours and the peer's, their time; what the table calls them.
+TABLE: list[tuple[str, dict[str, Any], tuple[dict[str, Any], dict[str, Any]], str, tuple[str, str]]] = [
+    (
+        "warp",
+        {"batch": BATCH, "input": "real"},
+        ({"name": "dsa_fast last"}, {"name": "PyTorch index_put"}),
+        "median_s",
+        ("`warp`, 64 photos of 256 x 128", "PyTorch `index_put`"),
+    ),
+    (
+        "warp",
+        {"batch": BATCH, "input": "real"},
+        ({"name": "dsa_fast last"}, {"name": "NumPy, flat"}),
+        "median_s",
+        ("", "NumPy, flat indices"),
+    ),
+    (
+        "chart",
+        {"instances": 8},
+        ({"name": "dsa_fast last"}, {"name": "detectron2, then index_put"}),
+        "median_s",
+        ("`warp_densepose`, 8 people", "detectron2's converter, then `index_put`"),
+    ),
+    (
+        "transform",
+        {"batch": BATCH, "stored": [128, 64]},
+        ({"name": "dsa_fast"}, {"name": "torchvision, warp"}),
+        "median_s",
+        ("training transform, 64 crops of 128 x 64", "torchvision v2, then our `warp`"),
+    ),
+    (
+        "infer",
+        {"batch": 1},
+        ({"name": "OpenVINO", "precision": "int8"}, {"name": "PyTorch eager"}),
+        "p50_s",
+        ("`Encoder`, one image, ResNet-50, int8", "PyTorch, float32"),
+    ),
+    (
+        "infer",
+        {"batch": 32},
+        ({"name": "OpenVINO", "precision": "int8"}, {"name": "PyTorch eager"}),
+        "p50_s",
+        ("`Encoder`, 32 images", "PyTorch, float32"),
+    ),
+]
+BEGIN, END = "<!-- written by benchmarks/plot.py -->\n", "<!-- end -->\n"
+
+
+def time_text(seconds: float) -> str:
+    """Three digits, with the unit that suits."""
+    for unit, scale in (("s", 1.0), ("ms", 1e3)):
+        if seconds * scale >= 1:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
+
+
+def table(device: str) -> str:
+    """The table's Markdown; what was not measured is left out."""
+    lines = ["| what | dsa_fast | beside it | | times |", "|---|---|---|---|---|"]
+    for suite, where, pair, key, (what, peer) in TABLE:
+        result = load(suite, device)
+        times = []
+        for row in [] if result is None else result["rows"]:
+            if all(row.get(name) == value for name, value in where.items()):
+                times += [(which, row[key]) for which in (0, 1) if pair[which].items() <= row.items()]
+        both = dict(times)
+        if len(both) == 2:
+            lines.append(f"| {what} | {time_text(both[0])} | {peer} | {time_text(both[1])} | {both[1] / both[0]:.1f} |")
+    scores = load("eval", device)
+    for panel in [] if scores is None else evaluation_panels(scores):
+        (_, ours), *peers = panel["rows"]
+        for number, (name, seconds) in enumerate(peers):
+            title = panel["title"].replace("Evaluation", "evaluation") if number == 0 else ""
+            lines.append(f"| {title} | {time_text(ours)} | {name} | {time_text(seconds)} | {seconds / ours:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_table(readme: Path, device: str) -> None:
+    """Puts the table between the two marks of the README."""
+    text = readme.read_text()
+    before, rest = text.split(BEGIN)
+    with atomic_path(readme) as temporary:
+        temporary.write_text(before + BEGIN + "\n" + table(device) + "\n" + END + rest.split(END)[1])
+
+
 def main() -> None:
     """Draws what there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -116,6 +203,8 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=160, transparent=True)
     print(f"wrote {out}")
+    if options.device == "cpu" and options.out is None:
+        write_table(ROOT / "README.md", options.device)
 
 
 if __name__ == "__main__":
