@@ -85,17 +85,4 @@ DSA_FAST_HD uint8_t quantized(float u) { return round_to_uint8(u * 255.0f); }
 // Whether a later channel's value beats the best one so far.
 DSA_FAST_HD bool beats(float value, float best) { return !(value <= best) && best == best; }
 
-// Calls f with the TypeTag of a head's dtype.
-template <typename F>
-auto visit_head_dtype(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return f(TypeTag<Half>{});
-    case DType::kBFloat16:
-      return f(TypeTag<BFloat16>{});
-    default:
-      return f(TypeTag<float>{});
-  }
-}
-
 }  // namespace dsa_fast

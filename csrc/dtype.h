@@ -164,6 +164,19 @@ auto visit_iuv_dtype(DType dtype, F&& f) {
   }
 }
 
+// The same for what a network takes and gives.
+template <typename F>
+auto visit_network_dtype(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return f(TypeTag<Half>{});
+    case DType::kBFloat16:
+      return f(TypeTag<BFloat16>{});
+    default:
+      return f(TypeTag<float>{});
+  }
+}
+
 // The same for a gradient, which is never an integer.
 template <typename F>
 auto visit_float_dtype(DType dtype, F&& f) {

@@ -63,19 +63,6 @@ void train_transform_cpu(const TransformArgs& args);
 int64_t train_transform_cuda_scratch(const TransformArgs& args);
 int train_transform_cuda(const TransformArgs& args, int32_t* scratch, void* stream);
 
-// Calls f with the TypeTag of a result's type.
-template <typename F>
-auto visit_result_dtype(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return f(TypeTag<Half>{});
-    case DType::kBFloat16:
-      return f(TypeTag<BFloat16>{});
-    default:
-      return f(TypeTag<float>{});
-  }
-}
-
 // ---- what both devices share ---------------------------------------------------------------------------------------
 
 DSA_FAST_HD float multiply_add(float a, float b, float c) {

@@ -24,13 +24,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 import dsa_fast
+from dsa_fast.checksum import checksum
 from dsa_fast.cli import main
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.data.transforms import normalize, resize
 from dsa_fast.deploy import cuda as cuda_module
 from dsa_fast.deploy import tensorrt as trt_module
-from dsa_fast.deploy.artifact import BatchRange, InputSpec, Sidecar, checksum, parse_sidecar, read_sidecar, sidecar_path
+from dsa_fast.deploy.artifact import BatchRange, InputSpec, Sidecar, parse_sidecar, read_sidecar, sidecar_path
 from dsa_fast.deploy.cuda import GRAPH_SIZES, CudaRunner, Enqueue, graph_size
 from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.deploy.export import NamedImages, export

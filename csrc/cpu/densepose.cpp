@@ -227,7 +227,7 @@ class StretchedRows {
  public:
   StretchedRows(const Head& head, int64_t channels, DType dtype)
       : head_(head), channels_(channels), direct_(dtype == DType::kFloat32 && head.stride[3] == 1) {
-    load_ = visit_head_dtype(dtype, [](auto tag) -> Load { return &load_row<typename decltype(tag)::type>; });
+    load_ = visit_network_dtype(dtype, [](auto tag) -> Load { return &load_row<typename decltype(tag)::type>; });
   }
 
   void start(int64_t n, const Samples& at, int64_t columns, int64_t head_width) {
@@ -310,7 +310,7 @@ class ChartReader {
         coarse_(charts.coarse, charts.K, charts.dtype),
         fine_(charts.fine, kFineChannels, charts.dtype) {
     load_ =
-        visit_head_dtype(charts.dtype, [](auto tag) -> Load { return &load_corners<typename decltype(tag)::type>; });
+        visit_network_dtype(charts.dtype, [](auto tag) -> Load { return &load_corners<typename decltype(tag)::type>; });
   }
 
   // Calls f(Pixels) for the rows of the n-th of `groups` parts of an instance's box, from top to bottom.

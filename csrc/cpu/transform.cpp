@@ -197,7 +197,7 @@ class Worker {
       std::fill(sum_.begin(), sum_.end(), 0);
       std::fill(count_.begin(), count_.end(), 0);
     } else {
-      visit_result_dtype(a_.dsap_dtype, [&](auto tag) {
+      visit_network_dtype(a_.dsap_dtype, [&](auto tag) {
         using Out = typename decltype(tag)::type;
         std::fill_n(parts<Out>(), kParts * plane(), convert<Out>(0.0f));
       });
@@ -215,7 +215,7 @@ class Worker {
       if (mean) {
         collect(plan, nearest);
       } else if (y + 1 == y_end_ || vertical_.nearest[size(row + 1)] != nearest) {
-        visit_result_dtype(a_.dsap_dtype, [&](auto tag) { scatter<typename decltype(tag)::type>(plan, nearest); });
+        visit_network_dtype(a_.dsap_dtype, [&](auto tag) { scatter<typename decltype(tag)::type>(plan, nearest); });
       }
       for (int64_t c = 0; c < 3; ++c) {
         float* shown = shown_.data() + c * a_.W;
@@ -229,7 +229,7 @@ class Worker {
       show(y);
     }
     if (mean) {
-      visit_result_dtype(a_.dsap_dtype, [&](auto tag) { average<typename decltype(tag)::type>(); });
+      visit_network_dtype(a_.dsap_dtype, [&](auto tag) { average<typename decltype(tag)::type>(); });
     }
   }
 

@@ -231,7 +231,7 @@ int warp_densepose_cuda(const WarpDensePoseArgs& args, int32_t* scratch, void* s
   const cudaError_t error =
       cudaMemsetAsync(entry, 0xff, sizeof(int32_t) * static_cast<size_t>(instances * texels), stream);  // -1
   if (error != cudaSuccess) return error;
-  visit_head_dtype(args.charts.dtype, [&](auto tag) {
+  visit_network_dtype(args.charts.dtype, [&](auto tag) {
     launch(label_charts<typename decltype(tag)::type>, std::min(args.H * args.W, kBoxThreads), instances, stream,
            args.charts, args.H, args.W, args.B, size, args.reduce, args.image_index, entry, chain);
   });
@@ -252,7 +252,7 @@ int warp_densepose_cuda(const WarpDensePoseArgs& args, int32_t* scratch, void* s
 
 int densepose_iuv_cuda(const DensePoseIuvArgs& args, void* stream_handle) {
   const cudaStream_t stream = static_cast<cudaStream_t>(stream_handle);
-  visit_head_dtype(args.charts.dtype, [&](auto tag) {
+  visit_network_dtype(args.charts.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const auto run = [&](auto kernel, auto* out) {
       launch(kernel, args.H * args.W, args.charts.N, stream, args.charts, args.H, args.W, out);

@@ -213,12 +213,12 @@ int train_transform_cuda(const TransformArgs& args, int32_t* scratch, void* stre
   int32_t* entry = scratch + axis_scratch(args.w, args.W);
   launch(prepare, std::max(entries, args.H + args.W), args.B, stream, args, vertical, horizontal, entries,
          args.reduce == Reduce::kLast ? -1 : 0, entry);
-  visit_result_dtype(args.full_dtype, [&](auto tag) {
+  visit_network_dtype(args.full_dtype, [&](auto tag) {
     using Out = typename decltype(tag)::type;
     launch(show_pixels<Out>, args.H * args.W, args.B, stream, args, vertical, horizontal, texels, entry,
            static_cast<Out*>(args.full));
   });
-  visit_result_dtype(args.dsap_dtype, [&](auto tag) {
+  visit_network_dtype(args.dsap_dtype, [&](auto tag) {
     using Out = typename decltype(tag)::type;
     launch(show_texels<Out>, texels, args.B, stream, args, vertical, horizontal, texels, entry,
            static_cast<Out*>(args.dsap));

@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from dsa_fast.atomic import atomic_path
-from dsa_fast.deploy.artifact import checksum
+from dsa_fast.checksum import checksum
 from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.deploy.index import VectorIndex, check_encoder
 from dsa_fast.deploy.sources import Item, find_items, read_items

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dsa_fast.checksum import checksum
 from dsa_fast.data.dataset import read_image
 from dsa_fast.densepose.choose import choose_person
 from dsa_fast.densepose.prepare import Found
@@ -116,7 +117,7 @@ class DensePose:
         #: What decides over the result, to tell another run's options from these.
         self.settings = {
             "config_sha256": hashlib.sha256(cfg.dump().encode()).hexdigest(),
-            "weights_sha256": _sha256(weights),
+            "weights_sha256": checksum(weights),
             "min_size": self._min,
             "max_size": self._max,
             "min_score": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
@@ -299,11 +300,3 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) in self._ADMITTED:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no weights need; nothing was run")
-
-
-def _sha256(path: Path) -> str:
-    state = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            state.update(block)
-    return state.hexdigest()

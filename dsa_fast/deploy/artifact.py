@@ -5,7 +5,6 @@ The sidecar of `mf.onnx` is `mf.onnx.json`. It is written last, so a file withou
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dsa_fast.atomic import atomic_path
+from dsa_fast.checksum import checksum
 from dsa_fast.imagenet import MEAN, STD
 
 Kind = Literal["onnx", "tensorrt", "tensorrt-rtx"]
@@ -148,15 +148,6 @@ def sidecar_path(path: str | os.PathLike[str]) -> Path:
     """`mf.onnx` -> `mf.onnx.json`."""
     path = Path(path)
     return path.with_name(path.name + ".json")
-
-
-def checksum(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def write_sidecar(path: str | os.PathLike[str], sidecar: Sidecar) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import dsa_fast
+from dsa_fast.checksum import checksum
 from dsa_fast.data.people import PeopleSplits
 from dsa_fast.deploy import parity as parities
 from dsa_fast.deploy.artifact import (
@@ -25,7 +26,6 @@ from dsa_fast.deploy.artifact import (
     OutputSpec,
     Precision,
     Sidecar,
-    checksum,
     sidecar_path,
     write_sidecar,
 )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsa_fast.atomic import atomic_path
-from dsa_fast.deploy.artifact import checksum
+from dsa_fast.checksum import checksum
 from dsa_fast.deploy.onnx import require
 from dsa_fast.deploy.sources import Item
 from dsa_fast.deploy.store import Vectors
