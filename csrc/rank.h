@@ -2,17 +2,16 @@
 //
 // What a result means:
 //   - The key of a query q and an item g orders the items by distance. It is computed in float64 and rounded to
-//   float32,
-//     where q and g are first scaled by powers of two (exactly):
+//     float32, where q and g are first scaled by powers of two (exactly):
 //       cosine:    -(q . g) / |g|, and 0 for g = 0
 //       euclidean: |g|^2 - 2 q . g
 //   - Items with equal keys are ordered by their index, the lower one first.
-//   - Ranks and neighbours are those of this order, exactly. A float32 product, blocked and vectorised, only sorts out
+//   - Ranks and neighbours are those of this order, exactly. A fast product about as good as float32's only sorts out
 //     the items whose place is beyond doubt: where its error bound leaves a doubt, the key is computed. Thus neither
 //     the number of threads, nor the block sizes, nor the processor's instruction set change anything.
 //   - All features must be finite.
 //
-// Memory: about 4 * (kMaxBlock + 128) * (D + 128) bytes for each thread, and 24 bytes for each row.
+// Memory: at most 4 * (kMaxBlock + 512) * (D + 512) bytes for each thread, and 24 bytes for each row.
 #pragma once
 
 #include <cstdint>
@@ -59,7 +58,7 @@ struct RankRowsArgs {
 
 void rank_rows_cpu(const RankRowsArgs& args);
 
-// The k nearest items of each query in the order of the keys, and one of the farthest: the one that the float32
+// The k nearest items of each query in the order of the keys, and one of the farthest: the one that the fast
 // product puts farthest, the lower index where two are equal there.
 struct NearestArgs {
   Rows query, gallery;

@@ -1,8 +1,7 @@
 // Ranks and nearest neighbours on the CPU; ../rank.h says what the results mean.
 //
-// A tile of the product of a block of queries and kTile items is made at a time, in float32, and is looked at while it
-// is in the cache. Every element of it is a sum of sums of kDepth products each, whatever its place, which bounds its
-// error: by (kDepth + D / kDepth) 2^-24 |q| |g|, and a few roundings for the scaling.
+// A tile of the product of a block of queries and some items is made at a time, roughly (rank_product.h), and is looked
+// at while it is in the cache.
 #include "../rank.h"
 
 #include <algorithm>
@@ -14,236 +13,22 @@
 #include <limits>
 #include <memory>
 #include <new>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
-#include "capability.h"
 #include "parallel.h"
+#include "rank_amx.h"
+#include "rank_product.h"
 
 namespace dsa_fast {
 namespace {
 
-constexpr int64_t kTile = 128;    // items of a tile: a multiple of kChunk and of every kernel's columns
-constexpr int64_t kDepth = 256;   // products summed before their sum is added to the others
-constexpr int64_t kChunk = 64;    // items whose ranks are counted together
-constexpr int64_t kRange = 4096;  // items of a unit of work
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-// ---- what depends on the processor ---------------------------------------------------------------------------------
-
-// c[r * ldc + j] (+)= sum over k < depth of a[k * rows + r] * b[k * columns + j], for one panel of each.
-using Multiply = void (*)(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add);
-// x[j] = x[j] * factor[j] + offset[j] for kTile items; smallest and largest [kTile / kChunk] of each chunk.
-using Finish = void (*)(float* x, const float* factor, const float* offset, float* smallest, float* largest);
-// How many of kChunk values are below low, and how many at most high.
-using Count = void (*)(const float* x, float low, float high, int32_t* below, int32_t* at_most);
-// The sum of the products in float64, in an order of its own, which all versions share.
-template <typename Q, typename G>
-using Dot = double (*)(const Q* q, double q_scale, const G* g, double g_scale, int64_t n);
-
-struct Kernels {
-  int64_t rows, columns;  // of multiply's panels
-  Multiply multiply;
-  Finish finish;
-  Count count;
-  Dot<float, float> dot_ff;
-  Dot<float, double> dot_fd;
-  Dot<double, float> dot_df;
-  Dot<double, double> dot_dd;
-};
-
-DSA_FAST_INLINE void finish_body(float* x, const float* factor, const float* offset, float* smallest, float* largest) {
-  for (int64_t c = 0; c < kTile / kChunk; ++c) {
-    float* chunk = x + c * kChunk;
-    const float* f = factor + c * kChunk;
-    const float* o = offset + c * kChunk;
-    float low[16], high[16];
-    for (int j = 0; j < 16; ++j) {
-      low[j] = kInfinity;
-      high[j] = -kInfinity;
-    }
-    for (int64_t i = 0; i < kChunk; i += 16) {
-      for (int64_t j = 0; j < 16; ++j) {
-        const float value = chunk[i + j] * f[i + j] + o[i + j];
-        chunk[i + j] = value;
-        low[j] = value < low[j] ? value : low[j];
-        high[j] = value > high[j] ? value : high[j];
-      }
-    }
-    smallest[c] = *std::min_element(low, low + 16);
-    largest[c] = *std::max_element(high, high + 16);
-  }
-}
-
-DSA_FAST_INLINE void count_body(const float* x, float low, float high, int32_t* below, int32_t* at_most) {
-  int32_t lows = 0, highs = 0;
-  for (int64_t j = 0; j < kChunk; ++j) {
-    lows += x[j] < low;
-    highs += x[j] <= high;
-  }
-  *below = lows;
-  *at_most = highs;
-}
-
-// Adds the products to sums [32], element k to k % 32, as far as blocks of 32 go; gives where it stopped.
-template <typename Product>
-DSA_FAST_INLINE int64_t add_blocks(double* sums, int64_t n, const Product& product) {
-  int64_t k = 0;
-  for (; k + 32 <= n; k += 32) {
-    for (int64_t j = 0; j < 32; ++j) sums[j] += product(k + j);
-  }
-  return k;
-}
-
-#ifdef DSA_FAST_X86
-// The same sums: a product of two float32 values is exact in float64, so that fusing it with the sum changes nothing.
-DSA_FAST_AVX512 int64_t add_blocks_avx512(double* sums, int64_t n, const float* q, const float* g) {
-  __m512d sum[4];
-  for (int j = 0; j < 4; ++j) sum[j] = _mm512_loadu_pd(sums + 8 * j);
-  int64_t k = 0;
-  for (; k + 32 <= n; k += 32) {
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const __m512d x = __builtin_convertvector(_mm256_loadu_ps(q + k + 8 * j), __m512d);
-      const __m512d y = __builtin_convertvector(_mm256_loadu_ps(g + k + 8 * j), __m512d);
-      sum[j] = _mm512_fmadd_pd(x, y, sum[j]);
-    }
-  }
-  for (int j = 0; j < 4; ++j) _mm512_storeu_pd(sums + 8 * j, sum[j]);
-  return k;
-}
-#else
-int64_t add_blocks_avx512(double*, int64_t, const float*, const float*) { return 0; }  // is never called
-#endif
-
-template <bool kAvx512 = false, typename Q, typename G>
-DSA_FAST_INLINE double dot_body(const Q* q, double q_scale, const G* g, double g_scale, int64_t n) {
-  // Products of float32 values are exact and far from float64's limits, so that they are scaled at the end.
-  constexpr bool kLate = std::is_same_v<Q, float> && std::is_same_v<G, float>;
-  double sums[32] = {};
-  const auto product = [&](int64_t k) {
-    if constexpr (kLate) return static_cast<double>(q[k]) * static_cast<double>(g[k]);
-    return (static_cast<double>(q[k]) * q_scale) * (static_cast<double>(g[k]) * g_scale);
-  };
-  int64_t k = 0;
-  if constexpr (kAvx512 && kLate) {
-    k = add_blocks_avx512(sums, n, q, g);
-  } else {
-    k = add_blocks(sums, n, product);
-  }
-  for (int64_t j = 0; k + j < n; ++j) sums[j] += product(k + j);
-  for (int64_t width = 16; width > 0; width /= 2) {
-    for (int64_t j = 0; j < width; ++j) sums[j] += sums[j + width];
-  }
-  return kLate ? sums[0] * q_scale * g_scale : sums[0];
-}
-
-// The functions above, compiled for one instruction set.
-#define DSA_FAST_KERNELS(name, target)                                                                         \
-  target void finish_##name(float* x, const float* f, const float* o, float* low, float* high) {               \
-    finish_body(x, f, o, low, high);                                                                           \
-  }                                                                                                            \
-  target void count_##name(const float* x, float low, float high, int32_t* below, int32_t* at_most) {          \
-    count_body(x, low, high, below, at_most);                                                                  \
-  }                                                                                                            \
-  target double dot_ff_##name(const float* q, double qs, const float* g, double gs, int64_t n) {               \
-    return dot_body<kAvx512_##name>(q, qs, g, gs, n);                                                          \
-  }                                                                                                            \
-  target double dot_fd_##name(const float* q, double qs, const double* g, double gs, int64_t n) {              \
-    return dot_body(q, qs, g, gs, n);                                                                          \
-  }                                                                                                            \
-  target double dot_df_##name(const double* q, double qs, const float* g, double gs, int64_t n) {              \
-    return dot_body(q, qs, g, gs, n);                                                                          \
-  }                                                                                                            \
-  target double dot_dd_##name(const double* q, double qs, const double* g, double gs, int64_t n) {             \
-    return dot_body(q, qs, g, gs, n);                                                                          \
-  }                                                                                                            \
-  const Kernels& kernels_##name() {                                                                            \
-    static const Kernels kernels{kRows_##name,  kColumns_##name, multiply_##name, finish_##name, count_##name, \
-                                 dot_ff_##name, dot_fd_##name,   dot_df_##name,   dot_dd_##name};              \
-    return kernels;                                                                                            \
-  }
-
-constexpr int64_t kRows_plain = 4, kColumns_plain = 8;
-constexpr bool kAvx512_plain = false;
-
-void multiply_plain(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add) {
-  float sum[kRows_plain][kColumns_plain] = {};
-  for (int64_t k = 0; k < depth; ++k, a += kRows_plain, b += kColumns_plain) {
-    for (int64_t r = 0; r < kRows_plain; ++r) {
-      for (int64_t j = 0; j < kColumns_plain; ++j) sum[r][j] += a[r] * b[j];
-    }
-  }
-  for (int64_t r = 0; r < kRows_plain; ++r) {
-    for (int64_t j = 0; j < kColumns_plain; ++j) c[r * ldc + j] = add ? c[r * ldc + j] + sum[r][j] : sum[r][j];
-  }
-}
-
-DSA_FAST_KERNELS(plain, )
-
-#ifdef DSA_FAST_X86
-constexpr int64_t kRows_avx2 = 6, kColumns_avx2 = 16;
-constexpr bool kAvx512_avx2 = false;
-
-DSA_FAST_AVX2 void multiply_avx2(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add) {
-  __m256 sum[kRows_avx2][2];
-#pragma GCC unroll 6
-  for (int r = 0; r < kRows_avx2; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
-  for (int64_t k = 0; k < depth; ++k, a += kRows_avx2, b += kColumns_avx2) {
-    const __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows_avx2; ++r) {
-      const __m256 x = _mm256_broadcast_ss(a + r);
-      sum[r][0] = _mm256_fmadd_ps(x, b0, sum[r][0]);
-      sum[r][1] = _mm256_fmadd_ps(x, b1, sum[r][1]);
-    }
-  }
-#pragma GCC unroll 6
-  for (int r = 0; r < kRows_avx2; ++r) {
-    for (int j = 0; j < 2; ++j) {
-      float* to = c + r * ldc + 8 * j;
-      _mm256_storeu_ps(to, add ? _mm256_add_ps(_mm256_loadu_ps(to), sum[r][j]) : sum[r][j]);
-    }
-  }
-}
-
-constexpr int64_t kRows_avx512 = 14, kColumns_avx512 = 32;
-constexpr bool kAvx512_avx512 = true;
-
-DSA_FAST_AVX512 void multiply_avx512(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add) {
-  __m512 sum[kRows_avx512][2];
-#pragma GCC unroll 14
-  for (int r = 0; r < kRows_avx512; ++r) {
-    sum[r][0] = sum[r][1] = _mm512_setzero_ps();
-    _mm_prefetch(reinterpret_cast<const char*>(c + r * ldc), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(c + r * ldc + 16), _MM_HINT_T0);
-  }
-#pragma GCC unroll 2
-  for (int64_t k = 0; k < depth; ++k, a += kRows_avx512, b += kColumns_avx512) {
-    const __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16);
-    _mm_prefetch(reinterpret_cast<const char*>(a + 16 * kRows_avx512), _MM_HINT_T0);
-#pragma GCC unroll 14
-    for (int r = 0; r < kRows_avx512; ++r) {
-      const __m512 x = _mm512_set1_ps(a[r]);
-      sum[r][0] = _mm512_fmadd_ps(x, b0, sum[r][0]);
-      sum[r][1] = _mm512_fmadd_ps(x, b1, sum[r][1]);
-    }
-  }
-#pragma GCC unroll 14
-  for (int r = 0; r < kRows_avx512; ++r) {
-    for (int j = 0; j < 2; ++j) {
-      float* to = c + r * ldc + 16 * j;
-      _mm512_storeu_ps(to, add ? _mm512_add_ps(_mm512_loadu_ps(to), sum[r][j]) : sum[r][j]);
-    }
-  }
-}
-
-DSA_FAST_KERNELS(avx2, DSA_FAST_AVX2)
-DSA_FAST_KERNELS(avx512, DSA_FAST_AVX512)
-#endif  // DSA_FAST_X86
+constexpr int64_t kRange = 4096;  // items of a unit of work: a multiple of every kernel's tile
 
 const Kernels& choose_kernels() {
+#ifdef DSA_FAST_AMX
+  if (has_amx()) return kernels_amx();
+#endif
 #ifdef DSA_FAST_X86
   if (capability() == Capability::kAvx512) return kernels_avx512();
   if (capability() == Capability::kAvx2) return kernels_avx2();
@@ -255,20 +40,6 @@ const Kernels& kernels() {
   static const Kernels& chosen = choose_kernels();
   return chosen;
 }
-
-// ---- rows, scaled ---------------------------------------------------------------------------------------------------
-
-// Some rows, multiplied by powers of two so that no sum overflows: each row by its own for the cosine, which does not
-// see them, otherwise all rows by one.
-struct Side {
-  Rows rows;
-  int64_t D;
-  std::vector<double> scale;    // [n]
-  std::vector<double> squares;  // [n]: the squared norms of the scaled rows
-
-  const float* narrow_row(int64_t i) const { return static_cast<const float*>(rows.data) + i * D; }
-  const double* wide_row(int64_t i) const { return static_cast<const double*>(rows.data) + i * D; }
-};
 
 double dot(const Side& a, int64_t i, const Side& b, int64_t j) {
   const Kernels& kernel = kernels();
@@ -354,17 +125,18 @@ class Scorer {
       : query_(query),
         gallery_(gallery),
         metric_(metric),
-        padded_((gallery.rows.n + kTile - 1) / kTile * kTile),
+        tile_(kernels().tile),
+        padded_((gallery.rows.n + tile_ - 1) / tile_ * tile_),
         factor_(static_cast<size_t>(padded_), 0.0f),
         offset_(static_cast<size_t>(padded_), kInfinity),  // what is padded or ignored is farther than everything
-        tile_norm_(static_cast<size_t>(padded_ / kTile), 0.0) {
+        tile_norm_(static_cast<size_t>(padded_ / tile_), 0.0) {
     for (int64_t j = 0; j < gallery.rows.n; ++j) {
       if (ignored != nullptr && ignored[j]) continue;
       const auto at = static_cast<size_t>(j);
       const double norm = norm_or_one(gallery.squares[at]);
       factor_[at] = metric == Metric::kCosine ? static_cast<float>(-1 / norm) : -2.0f;
       offset_[at] = metric == Metric::kCosine ? 0.0f : static_cast<float>(gallery.squares[at]);
-      double& largest = tile_norm_[static_cast<size_t>(j / kTile)];
+      double& largest = tile_norm_[static_cast<size_t>(j / tile_)];
       largest = std::max(largest, std::sqrt(gallery.squares[at]));
     }
     largest_norm_ = tile_norm_.empty() ? 0 : *std::max_element(tile_norm_.begin(), tile_norm_.end());
@@ -374,6 +146,7 @@ class Scorer {
   const Side& gallery() const { return gallery_; }
   const float* factor() const { return factor_.data(); }
   const float* offset() const { return offset_.data(); }
+  int64_t tile() const { return tile_; }
   int64_t padded() const { return padded_; }
 
   float key(int64_t q, int64_t j) const {
@@ -384,9 +157,9 @@ class Scorer {
   }
 
   // How far a rough key of the query with an item of the tile (or any item, -1) may be from the exact one. Beside the
-  // sums' own rounding there are a dozen others: of the features to float32, the factor, the key, the comparison.
+  // product's roundings there are a dozen others: of the features to float32, the factor, the key, the comparison.
   double doubt(int64_t q, int64_t tile) const {
-    const double depth = static_cast<double>(std::min(kDepth, query_.D) + query_.D / kDepth + 16);
+    const double depth = kernels().roundings(query_.D) + 16;
     const double norm = std::sqrt(query_.squares[static_cast<size_t>(q)]);
     const double item = tile < 0 ? largest_norm_ : tile_norm_[static_cast<size_t>(tile)];
     const double size = metric_ == Metric::kCosine ? depth * norm : 2 * depth * norm * item + 16 * item * item;
@@ -397,9 +170,9 @@ class Scorer {
   const Side& query_;
   const Side& gallery_;
   Metric metric_;
-  int64_t padded_;
+  int64_t tile_, padded_;
   std::vector<float> factor_, offset_;  // [padded]
-  std::vector<double> tile_norm_;       // [padded / kTile]: the largest norm of an item
+  std::vector<double> tile_norm_;       // [padded / tile]: the largest norm of an item
   double largest_norm_;
 };
 
@@ -419,69 +192,6 @@ class Floats {
  private:
   std::unique_ptr<float, Free> data_;
 };
-
-#ifdef DSA_FAST_X86
-// What pack does, for four rows at once; false, and nothing done, where a scale is no float32.
-bool pack_four(const Side& side, int64_t row, int64_t k0, int64_t depth, int64_t width, float* to) {
-  const float* from[4];
-  __m128 scale[4];
-  for (int64_t r = 0; r < 4; ++r) {
-    const double value = side.scale[static_cast<size_t>(row + r)];
-    if (value < 1e-36 || value > 1e36) return false;
-    from[r] = side.narrow_row(row + r) + k0;
-    scale[r] = _mm_set1_ps(static_cast<float>(value));
-  }
-  int64_t k = 0;
-  for (; k + 4 <= depth; k += 4) {
-    __m128 x0 = _mm_mul_ps(_mm_loadu_ps(from[0] + k), scale[0]), x1 = _mm_mul_ps(_mm_loadu_ps(from[1] + k), scale[1]);
-    __m128 x2 = _mm_mul_ps(_mm_loadu_ps(from[2] + k), scale[2]), x3 = _mm_mul_ps(_mm_loadu_ps(from[3] + k), scale[3]);
-    _MM_TRANSPOSE4_PS(x0, x1, x2, x3);
-    _mm_storeu_ps(to + k * width, x0);
-    _mm_storeu_ps(to + (k + 1) * width, x1);
-    _mm_storeu_ps(to + (k + 2) * width, x2);
-    _mm_storeu_ps(to + (k + 3) * width, x3);
-  }
-  for (; k < depth; ++k) {
-    for (int64_t r = 0; r < 4; ++r) to[k * width + r] = from[r][k] * _mm_cvtss_f32(scale[r]);
-  }
-  return true;
-}
-#endif
-
-// Copies rows begin.. of the side, of which there are count, to panels of width rows each, [panels, depth, width], for
-// the columns k0 .. k0 + depth - 1; what is missing of the last panel is 0.
-void pack(const Side& side, int64_t begin, int64_t count, int64_t width, int64_t k0, int64_t depth, float* to) {
-  for (int64_t p = 0; p < count; p += width, to += depth * width) {
-    for (int64_t r = 0; r < width; ++r) {
-      if (p + r >= count) {
-        for (int64_t k = 0; k < depth; ++k) to[k * width + r] = 0;
-        continue;
-      }
-      const int64_t row = begin + p + r;
-      const double scale = side.scale[static_cast<size_t>(row)];
-      if (side.rows.wide) {
-        const double* from = side.wide_row(row) + k0;
-        for (int64_t k = 0; k < depth; ++k) to[k * width + r] = static_cast<float>(from[k] * scale);
-      } else if (scale >= 1e-36 && scale <= 1e36) {
-        const float* from = side.narrow_row(row) + k0;
-        const auto narrow = static_cast<float>(scale);
-#ifdef DSA_FAST_X86
-        if (r + 4 <= width && p + r + 4 <= count && pack_four(side, row, k0, depth, width, to + r)) {
-          r += 3;
-          continue;
-        }
-#endif
-        for (int64_t k = 0; k < depth; ++k) to[k * width + r] = from[k] * narrow;
-      } else {
-        const float* from = side.narrow_row(row) + k0;
-        for (int64_t k = 0; k < depth; ++k) {
-          to[k * width + r] = static_cast<float>(static_cast<double>(from[k]) * scale);
-        }
-      }
-    }
-  }
-}
-
 // Makes tiles of one block of queries after the other; one for each thread.
 class Tiler {
  public:
@@ -489,55 +199,56 @@ class Tiler {
       : scorer_(scorer),
         kernel_(kernels()),
         D_(scorer.query().D),
-        rows_((block + kernel_.rows - 1) / kernel_.rows * kernel_.rows),
-        queries_(rows_ * D_),
-        items_(kTile * std::min(kDepth, D_)),
-        tile_(rows_ * kTile) {}
+        rows_(whole(block, kernel_.rows)),
+        queries_(rows_ * whole(D_, kernel_.step)),
+        items_(kernel_.tile * whole(std::min(kernel_.depth, D_), kernel_.step)),
+        tile_(rows_ * kernel_.tile),
+        row_(kernel_.tile),
+        extremes_(static_cast<size_t>(2 * kernel_.tile / kChunk)) {}
 
   // The block's queries begin .. end - 1, at most as many as block.
   void load(int64_t begin, int64_t end) {
     if (begin == begin_ && end == end_) return;
     begin_ = begin;
     end_ = end;
-    used_ = (end - begin + kernel_.rows - 1) / kernel_.rows * kernel_.rows;
-    for (int64_t k = 0; k < D_; k += kDepth) {
-      pack(scorer_.query(), begin, end - begin, kernel_.rows, k, std::min(kDepth, D_ - k), queries_.get() + k * used_);
+    used_ = whole(end - begin, kernel_.rows);
+    for (int64_t k = 0; k < D_; k += kernel_.depth) {
+      kernel_.pack_queries(scorer_.query(), begin, end - begin, k, std::min(kernel_.depth, D_ - k),
+                           queries_.get() + k * used_);
     }
   }
 
-  // Calls f(query, rough keys [kTile], smallest, largest key of each chunk) for each of the block's queries.
+  // Calls f(query, rough keys [tile], smallest, largest key of each chunk) for each of the block's queries.
   template <typename F>
   void run(int64_t tile, const F& f) {
-    const int64_t first = tile * kTile, count = std::min(kTile, scorer_.gallery().rows.n - first);
-    for (int64_t k = 0; k < D_; k += kDepth) {
-      const int64_t depth = std::min(kDepth, D_ - k);
-      pack(scorer_.gallery(), first, count, kernel_.columns, k, depth, items_.get());
-      const int64_t columns = (count + kernel_.columns - 1) / kernel_.columns * kernel_.columns;
-      for (int64_t j = 0; j < columns; j += kernel_.columns) {
-        for (int64_t i = 0; i < used_; i += kernel_.rows) {
-          kernel_.multiply(depth, queries_.get() + k * used_ + i * depth, items_.get() + j * depth,
-                           tile_.get() + i * kTile + j, kTile, k > 0);
-        }
-      }
-      if (columns < kTile && k == 0) {
-        for (int64_t i = 0; i < used_; ++i) std::fill_n(tile_.get() + i * kTile + columns, kTile - columns, 0.0f);
-      }
+    const int64_t width = kernel_.tile, first = tile * width, count = std::min(width, scorer_.gallery().rows.n - first);
+    const int64_t columns = whole(count, kernel_.columns);
+    for (int64_t k = 0; k < D_; k += kernel_.depth) {
+      const int64_t depth = std::min(kernel_.depth, D_ - k);
+      kernel_.pack_items(scorer_.gallery(), first, count, k, depth, items_.get());
+      kernel_.product(whole(depth, kernel_.step), queries_.get() + k * used_, used_, items_.get(), columns, tile_.get(),
+                      width, k > 0);
     }
-    float smallest[kTile / kChunk], largest[kTile / kChunk];
+    float *smallest = extremes_.data(), *largest = smallest + width / kChunk;
     for (int64_t q = begin_; q < end_; ++q) {
-      float* row = tile_.get() + (q - begin_) * kTile;
-      kernel_.finish(row, scorer_.factor() + first, scorer_.offset() + first, smallest, largest);
-      f(q, row, smallest, largest);
+      float* rough = tile_.get() + (q - begin_) * width;
+      std::fill(rough + columns, rough + width, 0.0f);
+      kernel_.finish(rough, width, scorer_.factor() + first, scorer_.offset() + first, row_.get(), smallest, largest);
+      f(q, row_.get(), smallest, largest);
     }
   }
 
  private:
+  static int64_t whole(int64_t n, int64_t of) { return (n + of - 1) / of * of; }
+
   const Scorer& scorer_;
   const Kernels& kernel_;
   int64_t D_, rows_;
-  Floats queries_;  // [D / kDepth, rows / kernel.rows, kDepth, kernel.rows]
-  Floats items_;    // [kTile / kernel.columns, kDepth, kernel.columns]
-  Floats tile_;     // [rows, kTile]
+  Floats queries_;  // [D / depth, rows / kernel.rows], panels
+  Floats items_;    // [tile / kernel.columns], panels
+  Floats tile_;     // [rows, tile], of the product
+  Floats row_;      // [tile], rough keys
+  std::vector<float> extremes_;
   int64_t begin_ = -1, end_ = -1, used_ = 0;
 };
 
@@ -572,41 +283,38 @@ void add_atomically(int32_t* to, int32_t value) {
   if (value != 0) __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
 }
 
+// Between which rough keys an item may be before or behind each of a query's matches.
+struct Bounds {
+  std::vector<float> low, high;
+
+  void set(const Match* matches, int64_t n, double doubt) {
+    low.resize(static_cast<size_t>(n));
+    high.resize(static_cast<size_t>(n));
+    for (size_t i = 0; i < low.size(); ++i) {
+      low[i] = static_cast<float>(static_cast<double>(matches[i].key) - doubt);
+      high[i] = static_cast<float>(static_cast<double>(matches[i].key) + doubt);
+    }
+  }
+};
+
 // One row of kChunk rough keys against a query's matches: counts[i] += how many items are before match i.
 // exact(j) gives the j-th's key and index.
 template <typename Exact>
-void count_chunk(const Kernels& kernel, const float* rough, float smallest, float largest, double doubt,
-                 const Match* matches, int64_t n, int32_t* counts, const Exact& exact) {
-  const auto low_of = [&](int64_t i) { return static_cast<float>(static_cast<double>(matches[i].key) - doubt); };
-  const auto high_of = [&](int64_t i) { return static_cast<float>(static_cast<double>(matches[i].key) + doubt); };
-  if (n == 0 || smallest > high_of(n - 1)) return;
-  bool unsure[kChunk] = {};
-  int64_t first = 0, unsure_begin = n, unsure_end = 0;
-  if (n > 8) {  // a chunk says nothing about the matches before all its items
-    first = std::lower_bound(matches, matches + n, static_cast<double>(smallest) - 2 * doubt,
-                             [](const Match& match, double value) { return static_cast<double>(match.key) < value; }) -
-            matches;
-  }
-  for (int64_t i = first; i < n; ++i) {
-    const float low = low_of(i), high = high_of(i);
-    if (largest < low) {
-      counts[i] += kChunk;
-      continue;
-    }
-    int32_t below = 0, at_most = 0;
-    kernel.count(rough, low, high, &below, &at_most);
-    counts[i] += below;
-    if (below == at_most) continue;
-    unsure_begin = std::min(unsure_begin, i);
-    unsure_end = i + 1;
-    for (int64_t j = 0; j < kChunk; ++j) unsure[j] = unsure[j] || (rough[j] >= low && rough[j] <= high);
-  }
-  if (unsure_end == 0) return;
-  for (int64_t j = 0; j < kChunk; ++j) {
-    if (!unsure[j]) continue;
+void count_chunk(const Kernels& kernel, const float* rough, float smallest, float largest, const Bounds& bounds,
+                 const Match* matches, int32_t* counts, const Exact& exact) {
+  const std::vector<float>&low = bounds.low, &high = bounds.high;
+  const auto n = static_cast<int64_t>(low.size());
+  if (n == 0 || smallest > high.back()) return;
+  // A chunk says nothing about the matches before all its items, and all it can about those behind.
+  const int64_t first = std::lower_bound(high.begin(), high.end(), smallest) - high.begin();
+  const int64_t last = std::upper_bound(low.begin() + first, low.end(), largest) - low.begin();
+  for (int64_t i = last; i < n; ++i) counts[i] += kChunk;
+  uint64_t unsure = kernel.count(rough, low.data() + first, high.data() + first, last - first, counts + first);
+  for (; unsure != 0; unsure &= unsure - 1) {
+    const int64_t j = __builtin_ctzll(unsure);
     const Match item = exact(j);
-    for (int64_t i = unsure_begin; i < unsure_end; ++i) {
-      if (rough[j] >= low_of(i) && rough[j] <= high_of(i) && before(item, matches[i])) ++counts[i];
+    for (int64_t i = first; i < last; ++i) {
+      if (rough[j] >= low[i] && rough[j] <= high[i] && before(item, matches[i])) ++counts[i];
     }
   }
 }
@@ -680,21 +388,22 @@ void rank_matches_cpu(const RankArgs& a) {
   const int64_t block = even_block(Q, std::min(a.block, kMaxBlock));
   const int64_t blocks = (Q + block - 1) / block, ranges = (G + kRange - 1) / kRange;
   parallel_units(blocks * ranges, block * kRange, [&] {
-    return [&, tiler = std::make_shared<Tiler>(scorer, block), found = std::vector<int32_t>()](int64_t unit) mutable {
+    return [&, tiler = std::make_shared<Tiler>(scorer, block), found = std::vector<int32_t>(),
+            bounds = Bounds()](int64_t unit) mutable {
       const int64_t begin = unit / ranges * block, end = std::min(begin + block, Q), range = unit % ranges;
       tiler->load(begin, end);
       const int64_t base = a.matches.offsets[begin];
       found.assign(static_cast<size_t>(a.matches.offsets[end] - base), 0);
-      const int64_t last = std::min((range + 1) * kRange, scorer.padded()) / kTile;
-      for (int64_t tile = range * kRange / kTile; tile < last; ++tile) {
+      const int64_t width = scorer.tile(), last = std::min((range + 1) * kRange, scorer.padded()) / width;
+      for (int64_t tile = range * kRange / width; tile < last; ++tile) {
         tiler->run(tile, [&](int64_t q, const float* rough, const float* smallest, const float* largest) {
           const int64_t from = a.matches.offsets[q], n = a.matches.offsets[q + 1] - from;
           if (n == 0) return;
           const Match* mine = matches.data() + from;
-          const double doubt = scorer.doubt(q, tile);
-          for (int64_t c = 0; c < kTile / kChunk; ++c) {
-            const int64_t first = tile * kTile + c * kChunk;
-            count_chunk(kernels(), rough + c * kChunk, smallest[c], largest[c], doubt, mine, n,
+          bounds.set(mine, n, scorer.doubt(q, tile));
+          for (int64_t c = 0; c < scorer.tile() / kChunk; ++c) {
+            const int64_t first = tile * scorer.tile() + c * kChunk;
+            count_chunk(kernels(), rough + c * kChunk, smallest[c], largest[c], bounds, mine,
                         found.data() + (from - base), [&](int64_t j) {
                           if (n <= 512) {  // most doubts are about the matches themselves, whose keys are known
                             for (int64_t i = 0; i < n; ++i) {
@@ -724,16 +433,18 @@ void rank_rows_cpu(const RankRowsArgs& a) {
   std::vector<int32_t> counts(matches.size(), 0);
   parallel_for(a.Q, a.G, [&](int64_t begin, int64_t end) {
     float chunk[kChunk];
+    Bounds bounds;
     for (int64_t q = begin; q < end; ++q) {
       const int64_t from = a.matches.offsets[q], n = a.matches.offsets[q + 1] - from;
       if (n == 0) continue;
+      bounds.set(matches.data() + from, n, 0.0);
       for (int64_t first = 0; first < a.G; first += kChunk) {
         for (int64_t j = 0; j < kChunk; ++j) {
           chunk[j] = first + j < a.G && !a.ignored[first + j] ? key(q, first + j) : kInfinity;
         }
         const float smallest = *std::min_element(chunk, chunk + kChunk);
         const float largest = *std::max_element(chunk, chunk + kChunk);
-        count_chunk(kernels(), chunk, smallest, largest, 0.0, matches.data() + from, n, counts.data() + from,
+        count_chunk(kernels(), chunk, smallest, largest, bounds, matches.data() + from, counts.data() + from,
                     [&](int64_t j) { return Match{chunk[j], first + j}; });
       }
       finish_ranks(a.matches, a.left_out, q, matches.data(), key, counts.data(), a.ranks);
@@ -769,11 +480,11 @@ void nearest_cpu(const NearestArgs& a) {
         all.erase(std::remove_if(all.begin() + a.k, all.end(), [&](const Match& m) { return m.key > state.limit; }),
                   all.end());
       };
-      for (int64_t tile = 0; tile < scorer.padded() / kTile; ++tile) {
+      for (int64_t tile = 0; tile < scorer.padded() / scorer.tile(); ++tile) {
         tiler->run(tile, [&](int64_t q, const float* rough, const float* smallest, const float* largest) {
           State& state = states[static_cast<size_t>(q - begin)];
-          for (int64_t c = 0; c < kTile / kChunk; ++c) {
-            const int64_t first = tile * kTile + c * kChunk, n = std::min(kChunk, G - first);
+          for (int64_t c = 0; c < scorer.tile() / kChunk; ++c) {
+            const int64_t first = tile * scorer.tile() + c * kChunk, n = std::min(kChunk, G - first);
             const float* chunk = rough + c * kChunk;
             if (largest[c] >
                 state.farthest.key) {  // the padding is infinite, so that largest may be more than there is

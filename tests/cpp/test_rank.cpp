@@ -1,4 +1,5 @@
-// Compares ranks and neighbours with plain loops and sorts, written here from csrc/rank.h's words.
+// Compares ranks and neighbours with plain loops and sorts, written here from csrc/rank.h's words, and each instruction
+// set's products with their bounds.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -7,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "../../csrc/cpu/rank_amx.h"
+#include "../../csrc/cpu/rank_product.h"
 #include "../../csrc/rank.h"
 
 namespace {
@@ -150,21 +153,79 @@ void run(int64_t Q, int64_t G, int64_t D, Metric metric, Content content, bool w
   }
 }
 
+// Values of one sign that bfloat16 rounds the same way, as far as it can, so that the errors add up; or any values.
+std::vector<float> make_values(int64_t n, bool worst, std::mt19937_64& random) {
+  std::vector<float> values(static_cast<size_t>(n));
+  std::normal_distribution<float> normal(0, 0.3f);
+  for (float& value : values) value = worst ? 0.5f + 0x1p-9f * (1 - 0x1p-8f) : normal(random);
+  return values;
+}
+
+void run_product(const Kernels& kernel, const std::string& name, int64_t D, bool worst, std::mt19937_64& random) {
+  constexpr int64_t kQueries = 41, kItems = 75;
+  const auto whole = [](int64_t n, int64_t of) { return (n + of - 1) / of * of; };
+  const std::vector<float> q = make_values(kQueries * D, worst, random), g = make_values(kItems * D, worst, random);
+  const Side query{{q.data(), false, kQueries}, D, std::vector<double>(kQueries, 1.0), {}};
+  const Side items{{g.data(), false, kItems}, D, std::vector<double>(kItems, 1.0), {}};
+  const int64_t rows = whole(kQueries, kernel.rows), columns = whole(kItems, kernel.columns);
+  const int64_t most = whole(std::min(kernel.depth, D), kernel.step);
+  struct alignas(64) Line {
+    float values[16];
+  };
+  std::vector<Line> a(static_cast<size_t>(rows * most / 16 + 1)), b(static_cast<size_t>(columns * most / 16 + 1));
+  std::vector<float> c(static_cast<size_t>(rows * columns), 7.0f);
+  for (int64_t k = 0; k < D; k += kernel.depth) {
+    const int64_t depth = std::min(kernel.depth, D - k);
+    kernel.pack_queries(query, 0, kQueries, k, depth, a[0].values);
+    kernel.pack_items(items, 0, kItems, k, depth, b[0].values);
+    kernel.product(whole(depth, kernel.step), a[0].values, rows, b[0].values, columns, c.data(), columns, k > 0);
+  }
+  const double bound = kernel.roundings(D) * 0x1p-24;
+  bool good = true;
+  for (int64_t i = 0; i < kQueries; ++i) {
+    for (int64_t j = 0; j < kItems; ++j) {
+      long double product = 0, x = 0, y = 0;
+      for (int64_t k = 0; k < D; ++k) {
+        const long double u = q[static_cast<size_t>(i * D + k)], v = g[static_cast<size_t>(j * D + k)];
+        product += u * v;
+        x += u * u;
+        y += v * v;
+      }
+      const long double error = std::fabs(static_cast<long double>(c[static_cast<size_t>(i * columns + j)]) - product);
+      good = good && error <= static_cast<long double>(bound) * std::sqrt(x * y);
+    }
+  }
+  check(good, "product, " + name + ", D " + std::to_string(D) + (worst ? ", worst" : ""));
+}
+
 }  // namespace
 
 int main() {
   std::mt19937_64 random(20170711);
   int cases = 0;
+  std::vector<std::pair<std::string, const Kernels*>> all{{"plain", &kernels_plain()}};
+#ifdef DSA_FAST_X86
+  if (capability() != Capability::kPlain) all.emplace_back("avx2", &kernels_avx2());
+  if (capability() == Capability::kAvx512) all.emplace_back("avx512", &kernels_avx512());
+#endif
+#ifdef DSA_FAST_AMX
+  if (has_amx()) all.emplace_back("amx", &kernels_amx());
+#endif
+  for (const auto& [name, kernel] : all) {
+    for (const int64_t D : {1, 5, 32, 300, 512, 1100}) {
+      for (const bool worst : {false, true}) run_product(*kernel, name, D, worst, random);
+    }
+  }
   // One item, a tile and its neighbours, a depth and its neighbours, several tiles and ranges.
-  constexpr int64_t extents[][3] = {{1, 1, 1},   {3, 5, 2},     {2, 63, 7},    {5, 64, 15},  {4, 65, 16},
-                                    {7, 127, 3}, {6, 128, 255}, {3, 129, 256}, {2, 70, 257}, {9, 300, 33},
-                                    {15, 40, 5}, {29, 90, 40},  {3, 4200, 4}};
+  constexpr int64_t extents[][3] = {{1, 1, 1},   {3, 5, 2},     {2, 63, 7},    {5, 64, 15},   {4, 65, 16},
+                                    {7, 127, 3}, {6, 128, 255}, {3, 129, 256}, {2, 70, 257},  {9, 300, 33},
+                                    {15, 40, 5}, {29, 90, 40},  {3, 4200, 4},  {70, 520, 700}};
   for (const auto& e : extents) {
     for (const Metric metric : {Metric::kCosine, Metric::kEuclidean}) {
       for (const Content content : {Content::kNormal, Content::kFewValues, Content::kEqual, Content::kWild}) {
         for (const int64_t block : {int64_t{1}, int64_t{4}, int64_t{1000}}) {
-          const bool small = e[1] < 1000;
-          if (!small && block != 4) continue;
+          const bool small = e[1] < 500;
+          if (!small && block != (e[0] > 64 ? 1000 : 4)) continue;
           run(e[0], e[1], e[2], metric, content, random() % 3 == 0, random() % 3 == 0, block, random);
           ++cases;
         }
