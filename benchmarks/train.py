@@ -8,7 +8,8 @@ runs in bfloat16 at full size; on a CPU in float32 at a quarter of the channels 
   eager float32, with PyTorch's default Adam. Its outputs and gradients are compared with ours before anything is
   timed;
 - ResNet baseline: one ResNet with a global feature, a classifier of two layers and a triplet loss, run as ours is;
-- branches: the DSAG-Stream alone, forward and backward, in both forms.
+- branches: the DSAG-Stream alone, forward and backward, in both forms; and ours with its convolutions in a loop or as
+  batched matrix products, which are what else `dsa_fast.models.set_branch_mode` has.
 
 Floating-point operations are counted in the separate form and divided by those that a large matrix product reaches on
 the same device in the same type. The contenders take turns.
@@ -33,7 +34,8 @@ from warp import people
 
 from dsa_fast.data.transforms import AugmentConfig, Draws, train_transform
 from dsa_fast.densepose.parts import MERGE_13_TO_8, MERGE_24_TO_13, NUM_PARTS
-from dsa_fast.models import Baseline, DSALoss, DSAReID
+from dsa_fast.models import Baseline, DSALoss, DSAReID, set_branch_mode
+from dsa_fast.models.branches import BranchMode
 from dsa_fast.models.dsa_reid import DSAOutput
 from dsa_fast.models.dsag_stream import DSAGStream
 from dsa_fast.models.heads import Classifier
@@ -43,6 +45,7 @@ from dsa_fast.models.trunk import make_stage, trunk_spec
 CONFIG = AugmentConfig()
 # Market-1501: identities, and the batches of 16 x 4 that `PKSampler` makes of its 12,936 training images.
 NUM_IDS, STEPS, EPOCHS, BATCH = 751, 220, 320, 64
+MODES: tuple[BranchMode, ...] = ("loop", "batched")  # beside the one that is chosen
 
 
 def add_options(group: argparse._ArgumentGroup) -> None:
@@ -188,6 +191,13 @@ def verify(model: DSAReID, separate: Separate, images: Tensor, dsap: Tensor, lab
     return worst
 
 
+def in_mode(stream: DSAGStream, mode: BranchMode) -> DSAGStream:
+    """A copy with its convolutions run that way."""
+    copied = copy.deepcopy(stream)
+    set_branch_mode(copied, mode)
+    return copied
+
+
 def peak(clock: Clock, dtype: torch.dtype) -> float:
     """Floating-point operations per second of a large matrix product."""
     n = 8192 if clock.device.type == "cuda" else 2048
@@ -261,6 +271,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "ResNet baseline": step(baseline, dtype, True),
         "branches, dsa_fast": alone(stream, dtype),
         "branches, separate modules": alone(separate_stream, torch.float32),
+        **{f"branches, {mode}": alone(in_mode(stream, mode), dtype) for mode in MODES},
         "input": lambda i: inputs(i, dtype, cuda),
     }
     if options.compiled:

@@ -275,7 +275,7 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("mode", ["grouped", "loop", "auto"])
+@pytest.mark.parametrize("mode", ["grouped", "loop", "batched", "auto"])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (5, 1)])
 def test_branch_conv(kernel: int, stride: int, shared: bool, mode: str, layout: torch.memory_format) -> None:
@@ -287,7 +287,7 @@ def test_branch_conv(kernel: int, stride: int, shared: bool, mode: str, layout: 
     assert_branches_equal(conv, plain, x, shared=shared)
 
 
-@pytest.mark.parametrize("mode", ["grouped", "loop"])
+@pytest.mark.parametrize("mode", ["grouped", "loop", "batched"])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(
@@ -472,7 +472,7 @@ class PlainDSAG(nn.Module):
         return self.conv5_g[0](torch.cat(maps, dim=1)).mean((2, 3)), torch.stack(local, dim=1)
 
 
-@pytest.mark.parametrize("mode", ["grouped", "loop"])
+@pytest.mark.parametrize("mode", ["grouped", "loop", "batched"])
 @pytest.mark.parametrize("training", [True, False])
 def test_dsag_stream_equals_separate_networks(training: bool, mode: str) -> None:
     torch.manual_seed(0)
@@ -830,7 +830,7 @@ def test_wrong_input(images: Tensor, dsap: Tensor | None, error: type[Exception]
 def test_wrong_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small(**options)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="mode must be one of auto, grouped, loop, got 'fast'"):
+    with pytest.raises(ValueError, match="mode must be one of auto, grouped, loop, batched, got 'fast'"):
         set_branch_mode(nn.Identity(), "fast")  # type: ignore[arg-type]
 
 

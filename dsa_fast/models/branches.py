@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-BranchMode = Literal["auto", "grouped", "loop"]
+BranchMode = Literal["auto", "grouped", "loop", "batched"]
 
 # How each type of device runs the branches, chosen by timing forward and backward of the streams' layers.
 # CPU (2 cores, PyTorch 2.15; AVX2, AVX-512 and AMX): in channels-last format (see `fast_layout`) a grouped convolution
 # takes 0.3 to 0.9 of a loop's time at width 0.25 (1.5 only in the first layer and without AVX-512), and 0.5 to 1.2 at
-# width 1; in contiguous format some layers take up to 2.5 times as long as a loop.
+# width 1; in contiguous format some layers take up to 2.5 times as long as a loop. Batched products take twice its time
+# (the rows "branches, loop" and "branches, batched" of benchmarks/results/train_cpu.json).
 # CUDA: unmeasured; grouped, because a loop launches up to 24 times as many kernels.
 _AUTO: dict[str, Literal["grouped", "loop"]] = {"cpu": "grouped", "cuda": "grouped"}
 
@@ -31,8 +32,8 @@ def set_branch_mode(module: nn.Module, mode: BranchMode) -> None:
 
     Args:
         module: any module.
-        mode: `grouped`, one grouped convolution; `loop`, one convolution a branch; `auto`, what is faster on the
-            input's device.
+        mode: `grouped`, one grouped convolution; `loop`, one convolution a branch; `batched`, one batched matrix
+            product over unfolded inputs; `auto`, what is fastest on the input's device.
 
     Raises:
         ValueError: there is no such mode.
@@ -91,12 +92,22 @@ class BranchConv2d(nn.Conv2d):
         mode = _AUTO.get(input.device.type, "grouped") if self.mode == "auto" else self.mode
         if mode == "grouped":
             return super().forward(input)
+        if mode == "batched":
+            return self._batched(input)
         weights = self.weight.chunk(self.branches)
         inputs = [input] * self.branches if self.groups == 1 else input.chunk(self.branches, dim=1)
         outputs = [
             functional.conv2d(x, w, None, self.stride, self.padding) for x, w in zip(inputs, weights, strict=True)
         ]
         return torch.cat(outputs, dim=1)
+
+    def _batched(self, input: Tensor) -> Tensor:
+        batch, _, height, width = input.shape
+        stride, padding = self.stride[0], self.kernel_size[0] // 2
+        columns = functional.unfold(input, self.kernel_size, padding=padding, stride=stride)
+        columns = columns.view(batch, self.groups, -1, columns.shape[-1])  # a branch's values of each place
+        result = self.weight.view(self.groups, self.out_channels // self.groups, -1) @ columns
+        return result.view(batch, self.out_channels, (height - 1) // stride + 1, (width - 1) // stride + 1)
 
     def extra_repr(self) -> str:
         inputs = "shared" if self.groups == 1 else self.in_channels // self.branches

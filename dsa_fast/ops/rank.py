@@ -74,8 +74,8 @@ def nearest(query: Tensor, gallery: Tensor, k: int, *, cosine: bool, block: int 
         block: queries handled together, at most MAX_BLOCK.
 
     Returns:
-        int64 [Q, k], nearest first, and int64 [Q], an item that no other is farther than by more than a rounding: the one
-        place where the processor may matter.
+        int64 [Q, k], nearest first, and int64 [Q], an item that no other is farther than by more than a rounding. Only
+        there the processor may matter.
     """
     found: Tensor = torch.ops.dsa_fast.nearest(query.contiguous(), gallery.contiguous(), k, cosine, block)
     return found[:, :k], found[:, k]
