@@ -101,12 +101,15 @@ def test_sweep_of_strengths(base: Path, tmp_path: Path) -> None:
     options = ["--strengths", "0,1", "--seeds", "0", "--trainer.max_epochs=1", "--rows", "mine,dsa"]
     assert main(["tables", "--base", str(base), "--out", str(out), *PEOPLE, *options]) == 0
     points = json.loads((out / "sweep.json").read_text())["points"]
-    scores = {(point["config"], point["strength"]): point for point in points}
-    assert set(scores) == {(config, strength) for config in ("mine", "dsa") for strength in (0.0, 1.0)}
+    scores = {(point["config"], point["test"], point["strength"]): point for point in points}
+    lines = [("mine", "mf/both"), ("dsa", "mf/both"), ("dsa", "fused/both")]
+    assert set(scores) == {(*line, strength) for line in lines for strength in (0.0, 1.0)}
     for strength in (0.0, 1.0):
-        gain = scores["dsa", strength]["mAP"]["mean"] - scores["mine", strength]["mAP"]["mean"]
-        assert scores["dsa", strength]["gain"]["mean"] == pytest.approx(gain)
-        assert scores["mine", strength]["gain"] is None
+        beside = scores["mine", "mf/both", strength]
+        assert beside["gain"] is None
+        for line in lines[1:]:
+            point = scores[(*line, strength)]
+            assert point["gain"]["mean"] == pytest.approx(point["mAP"]["mean"] - beside["mAP"]["mean"])
     made = [json.loads((out / f"strength_{s}" / "people" / "synth.json").read_text())["config"] for s in (0, 1)]
     assert (made[0]["pose"], made[0]["occlusion"]) == (0.0, 0.0) and made[1]["pose"] == SynthConfig().pose
     assert made[0]["lighting"] == made[1]["lighting"] == SynthConfig().lighting

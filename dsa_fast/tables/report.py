@@ -110,7 +110,8 @@ def sweep_report(
 ) -> str:
     """Writes `sweep.json`, `sweep.md` and `sweep.png`: scores and gains against the strength of misalignment.
 
-    A gain is a difference in mAP from the first configuration's, seed by seed.
+    A gain is a difference in mAP from the first configuration's MF-Stream, seed by seed. A training that was tested
+    with both streams fused too has a line for each.
 
     Args:
         runs: each with a strength.
@@ -122,36 +123,42 @@ def sweep_report(
         The Markdown.
     """
     configs = list(dict.fromkeys(run.config for run in runs))
+    rows = [row for config in configs for row in rows_of(config) if row.branch == "both"]
+    rows = [row for row in rows if any(run.config == row.config and row.test in run.scores for run in runs)]
     strengths = sorted({run.strength for run in runs if run.strength is not None})
-    by_place = {(run.config, run.strength, run.seed): 100 * run.scores["mf/both"]["mAP"] for run in runs}
-    first = configs[0]
+    first = rows_of(configs[0])[-1]
+
+    def tested(row: TableRow, strength: float) -> dict[int, float]:
+        return {
+            run.seed: 100 * run.scores[row.test]["mAP"]
+            for run in runs
+            if (run.config, run.strength) == (row.config, strength) and row.test in run.scores
+        }
+
     points: list[dict[str, Any]] = []
-    for config in configs:
+    for row in rows:
         for strength in strengths:
-            here = {seed: mAP for (c, s, seed), mAP in by_place.items() if (c, s) == (config, strength)}
+            here, beside = tested(row, strength), tested(first, strength)
             if not here:
                 continue
-            gains = [
-                mAP - by_place[first, strength, seed]
-                for seed, mAP in here.items()
-                if (first, strength, seed) in by_place
-            ]
-            point: dict[str, Any] = {"config": config, "row": _title(config), "strength": strength, "seeds": list(here)}
-            point["mAP"] = spread(list(here.values()))
-            point["gain"] = spread(gains) if config != first and gains else None
+            gains = [mAP - beside[seed] for seed, mAP in here.items() if seed in beside]
+            point: dict[str, Any] = {"config": row.config, "test": row.test, "row": row.title, "strength": strength}
+            point |= {"seeds": list(here), "mAP": spread(list(here.values()))}
+            point["gain"] = spread(gains) if row != first and gains else None
             points.append(point)
     setting = describe(runs)
+    titles, others = [row.title for row in rows], [row.title for row in rows if row != first]
     lines = [
-        f"Here: {people}; {setting}. mAP of the MF-Stream in per cent, and the gain on {_title(first)} with the same "
-        "people and seed: mean ± sample standard deviation.",
+        f"Here: {people}; {setting}. mAP in per cent, and the gain on {first.title} with the same people and seed: "
+        "mean ± sample standard deviation.",
         "",
-        "| " + " | ".join(["strength", *map(_title, configs), *(f"gain of {_title(c)}" for c in configs[1:])]) + " |",
-        "|---" * (2 * len(configs)) + "|",
+        "| " + " | ".join(["strength", *titles, *(f"gain of {title}" for title in others)]) + " |",
+        "|---" * (1 + len(titles) + len(others)) + "|",
     ]
     for strength in strengths:
-        at = {point["config"]: point for point in points if point["strength"] == strength}
-        cells = [_plus_minus(at[c]["mAP"]) if c in at else "" for c in configs]
-        cells += [_plus_minus(at[c]["gain"], sign=True) if c in at and at[c]["gain"] else "" for c in configs[1:]]
+        at = {point["row"]: point for point in points if point["strength"] == strength}
+        cells = [_plus_minus(at[title]["mAP"]) if title in at else "" for title in titles]
+        cells += [_plus_minus(at[t]["gain"], sign=True) if t in at and at[t]["gain"] else "" for t in others]
         lines.append(f"| {strength:g} | " + " | ".join(cells) + " |")
     text = "\n".join(lines) + "\n"
     about = {
@@ -160,13 +167,13 @@ def sweep_report(
         "people": people,
         "people_details": details,
         "setting": setting,
-        "gain_on": first,
+        "gain_on": first.title,
         "points": points,
         **_runs(runs),
     }
     _write(out / "sweep.json", json.dumps(about, indent=2) + "\n")
     _write(out / "sweep.md", text)
-    _draw_sweep(points, configs, out / "sweep.png")
+    _draw_sweep(points, titles, first.title, out / "sweep.png")
     return text
 
 
@@ -209,10 +216,6 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _title(config: str) -> str:
-    return {"dsa": "DSA-reID (Only MF-Stream)"}.get(config, rows_of(config)[0].title)
-
-
 def _plus_minus(value: dict[str, Any], *, sign: bool = False) -> str:
     mean = f"{value['mean']:+.1f}" if sign else f"{value['mean']:.1f}"
     return mean if value["std"] is None else f"{mean} ± {value['std']:.1f}"
@@ -253,13 +256,13 @@ def _draw_table(rows: Sequence[dict[str, Any]], path: Path, people: str) -> None
     _save(figure, path)
 
 
-def _draw_sweep(points: Sequence[dict[str, Any]], configs: Sequence[str], path: Path) -> None:
+def _draw_sweep(points: Sequence[dict[str, Any]], titles: Sequence[str], first: str, path: Path) -> None:
     figure = Figure(figsize=(10.5, 4.2), dpi=100, layout="constrained", facecolor="white")
     scores, gains = figure.subplots(1, 2)
-    for number, config in enumerate(configs):
+    for number, title in enumerate(titles):
         color = _LINES[number % len(_LINES)]
         for axes, name in ((scores, "mAP"), (gains, "gain")):
-            own = [point for point in points if point["config"] == config and point[name]]
+            own = [point for point in points if point["row"] == title and point[name]]
             if not own:
                 continue
             axes.errorbar(
@@ -269,10 +272,10 @@ def _draw_sweep(points: Sequence[dict[str, Any]], configs: Sequence[str], path: 
                 color=color,
                 marker="o",
                 capsize=3,
-                label=_title(config),
+                label=title,
             )
-    scores.set(title="MF-Stream", xlabel="strength of misalignment", ylabel="mAP, %")
-    gains.set(title=f"gain on {_title(configs[0])}", xlabel="strength of misalignment", ylabel="points of mAP")
+    scores.set(title="synthetic people", xlabel="strength of misalignment", ylabel="mAP, %")
+    gains.set(title=f"gain on {first}", xlabel="strength of misalignment", ylabel="points of mAP")
     gains.axhline(0.0, color="#6b6b75", linewidth=1.0)
     for axes in (scores, gains):
         axes.grid(color="#e4e4e8", linewidth=0.8)
