@@ -36,6 +36,9 @@ class Suite(Protocol):
         """Prints what `run` returned."""
 
 
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")  # what the kernels' speed depends on
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """What a figure depends on."""
     about: dict[str, Any] = {
@@ -51,8 +54,11 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        about["cpu"] = models[0] if models else about["cpu"]
+        lines = [line.partition(":")[::2] for line in cpuinfo.read_text().splitlines()]
+        says = {name.strip(): value.strip() for name, value in lines}
+        about["cpu"] = says.get("model name", about["cpu"])
+        about["instructions"] = [name for name in INSTRUCTIONS if name in says.get("flags", "").split()]
+    about["instructions_at_most"] = os.environ.get("DSA_FAST_CPU_CAPABILITY", "all")
     if device.type == "cuda":
         about["gpu"] = torch.cuda.get_device_name(device)
         about["cuda"] = torch.version.cuda

@@ -84,6 +84,9 @@ def evaluation_panels(result: dict[str, Any]) -> list[dict[str, Any]]:
             ranking = rows.get(f"torchreid: {kind} ranking")
             if ranking is not None:
                 lines.append((f"torchreid, {kind}", distances + ranking))
+        product = rows.get("PyTorch: the matrix product alone")
+        if product is not None:
+            lines.append(("PyTorch, the matrix product alone", product))
         queries, gallery, width = size.split(" x ")
         title = f"Evaluation, {queries} queries, {gallery} images, {width} numbers each"
         panels.append({"title": title, "unit": "s", "rows": lines})
