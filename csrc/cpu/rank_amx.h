@@ -108,14 +108,18 @@ DSA_FAST_AMX void pack_amx(const Side& side, int64_t begin, int64_t count, int64
   }
 }
 
+struct alignas(64) Config_amx {  // eight registers of 16 rows of 64 bytes
+  uint8_t palette = 1, start = 0, reserved[14] = {};
+  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+constexpr Config_amx kConfig_amx{};
+
+// GCC's intrinsics do not say which memory they read, so that what they read is constant or stored before a barrier.
 DSA_FAST_AMX inline void product_amx(int64_t depth, const float* a, int64_t rows, const float* b, int64_t columns,
                                      float* c, int64_t ldc, bool add) {
-  struct alignas(64) {
-    uint8_t palette = 1, start = 0, reserved[14] = {};
-    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  } config;
-  _tile_loadconfig(&config);
+  __asm__ volatile("" ::: "memory");
+  _tile_loadconfig(&kConfig_amx);
   const int64_t stride = ldc * static_cast<int64_t>(sizeof(float));
   for (int64_t i = 0; i < rows; i += kPanel_amx) {
     for (int64_t j = 0; j < columns; j += kPanel_amx) {
