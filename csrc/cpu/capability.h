@@ -7,9 +7,13 @@
 #if (defined(__x86_64__) || defined(_M_X64)) && defined(__GNUC__)
 #include <immintrin.h>
 #define DSA_FAST_X86 1
-#define DSA_FAST_AVX2 __attribute__((target("avx2,fma")))
+#define DSA_FAST_AVX2 __attribute__((target("avx2,fma,f16c")))
+#ifdef __clang__
+#define DSA_FAST_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,popcnt")))
+#else
 #define DSA_FAST_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,popcnt,prefer-vector-width=512")))
-#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11)
+#endif
+#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -34,7 +38,9 @@ inline Capability find_capability() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     return Capability::kAvx512;
   }
-  if (!plain && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Capability::kAvx2;
+  if (!plain && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    return Capability::kAvx2;
+  }
 #endif
   return Capability::kPlain;
 }

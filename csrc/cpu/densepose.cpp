@@ -6,20 +6,12 @@
 #include "../densepose.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <utility>
 #include <vector>
 
 #include "../chart.h"
+#include "capability.h"
 #include "parallel.h"
-
-#if (defined(__x86_64__) || defined(_M_X64)) && defined(__GNUC__)
-#include <immintrin.h>
-#define DSA_FAST_X86 1
-#endif
-
-#define DSA_FAST_INLINE inline __attribute__((always_inline))
 
 namespace dsa_fast {
 namespace {
@@ -139,9 +131,6 @@ void stretch_plain(const float* row, const Samples& at, int64_t begin, int64_t e
 DSA_FAST_KERNELS(plain, )  // without an instruction for fma it is slow, and gives the same
 
 #ifdef DSA_FAST_X86
-#define DSA_FAST_AVX2 __attribute__((target("avx2,fma")))
-#define DSA_FAST_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")))
-
 DSA_FAST_AVX2 void stretch_avx2(const float* row, const Samples& at, int64_t begin, int64_t end, float* out) {
   stretch_body(row, at, begin, end, out);
 }
@@ -174,17 +163,10 @@ DSA_FAST_KERNELS(avx2, DSA_FAST_AVX2)
 DSA_FAST_KERNELS(avx512, DSA_FAST_AVX512)
 #endif  // DSA_FAST_X86
 
-// DSA_FAST_CPU_CAPABILITY=plain or avx2 forbids better ones, for tests.
 const Kernels& choose_kernels() {
 #ifdef DSA_FAST_X86
-  const char* cap = std::getenv("DSA_FAST_CPU_CAPABILITY");
-  const bool plain = cap != nullptr && std::strcmp(cap, "plain") == 0;
-  const bool avx2 = cap != nullptr && std::strcmp(cap, "avx2") == 0;
-  if (!plain && !avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return kKernels_avx512;
-  }
-  if (!plain && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kKernels_avx2;
+  if (capability() == Capability::kAvx512) return kKernels_avx512;
+  if (capability() == Capability::kAvx2) return kKernels_avx2;
 #endif
   return kKernels_plain;
 }

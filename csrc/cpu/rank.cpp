@@ -71,11 +71,11 @@ double largest_of(const Side& side, int64_t i) {
   return static_cast<double>(narrow);
 }
 
-double power_below(double largest) {  // brings it into [0.5, 1)
+double power_below(double largest) {  // brings it into [0.5, 1), or what is subnormal near to it
   if (largest <= 0) return 1;
   int exponent = 0;
   std::frexp(largest, &exponent);
-  return std::ldexp(1.0, std::min(-exponent, 1000));
+  return std::ldexp(1.0, std::min(-exponent, 1023));
 }
 
 struct Pair {
@@ -445,7 +445,11 @@ void rank_rows_cpu(const RankRowsArgs& a) {
         const float smallest = *std::min_element(chunk, chunk + kChunk);
         const float largest = *std::max_element(chunk, chunk + kChunk);
         count_chunk(kernels(), chunk, smallest, largest, bounds, matches.data() + from, counts.data() + from,
-                    [&](int64_t j) { return Match{chunk[j], first + j}; });
+                    [&](int64_t j) {
+                      // What is ignored is behind a match that is infinitely far, too.
+                      const bool ranked = first + j < a.G && !a.ignored[first + j];
+                      return Match{chunk[j], ranked ? first + j : a.G};
+                    });
       }
       finish_ranks(a.matches, a.left_out, q, matches.data(), key, counts.data(), a.ranks);
     }

@@ -157,7 +157,7 @@ DSA_FAST_INLINE int64_t add_blocks(double* sums, int64_t n, const Product& produ
 
 #ifdef DSA_FAST_X86
 // The same sums: a product of two float32 values is exact in float64, so that fusing it with the sum changes nothing.
-DSA_FAST_AVX512 int64_t add_blocks_avx512(double* sums, int64_t n, const float* q, const float* g) {
+DSA_FAST_AVX512 inline int64_t add_blocks_avx512(double* sums, int64_t n, const float* q, const float* g) {
   __m512d sum[4];
   for (int j = 0; j < 4; ++j) sum[j] = _mm512_loadu_pd(sums + 8 * j);
   int64_t k = 0;
@@ -173,7 +173,7 @@ DSA_FAST_AVX512 int64_t add_blocks_avx512(double* sums, int64_t n, const float* 
   return k;
 }
 #else
-int64_t add_blocks_avx512(double*, int64_t, const float*, const float*) { return 0; }  // is never called
+inline int64_t add_blocks_avx512(double*, int64_t, const float*, const float*) { return 0; }  // is never called
 #endif
 
 template <bool kAvx512 = false, typename Q, typename G>

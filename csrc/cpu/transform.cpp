@@ -6,18 +6,11 @@
 #include "../transform.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <vector>
 
+#include "capability.h"
 #include "parallel.h"
-
-#if (defined(__x86_64__) || defined(_M_X64)) && defined(__GNUC__)
-#include <immintrin.h>
-#define DSA_FAST_X86 1
-#endif
-
-#define DSA_FAST_INLINE inline __attribute__((always_inline))
 
 namespace dsa_fast {
 namespace {
@@ -82,8 +75,6 @@ void to_half_plain(const float* from, int64_t n, Half* to) {
 }
 
 #ifdef DSA_FAST_X86
-#define DSA_FAST_AVX2 __attribute__((target("avx2,fma,f16c")))
-
 DSA_FAST_KERNELS(avx2, DSA_FAST_AVX2)
 
 DSA_FAST_AVX2 void columns_avx2(const float* row, const int32_t* index, const float* weight, int64_t taps, int64_t n,
@@ -114,14 +105,9 @@ DSA_FAST_AVX2 void to_half_avx2(const float* from, int64_t n, Half* to) {
 }
 #endif  // DSA_FAST_X86
 
-// DSA_FAST_CPU_CAPABILITY=plain forbids better ones, for tests.
 Kernels choose_kernels() {
 #ifdef DSA_FAST_X86
-  const char* cap = std::getenv("DSA_FAST_CPU_CAPABILITY");
-  const bool plain = cap != nullptr && std::strcmp(cap, "plain") == 0;
-  if (!plain && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
-    return {&columns_avx2, &rows_avx2, &to_half_avx2, &to_bfloat16_avx2};
-  }
+  if (capability() != Capability::kPlain) return {&columns_avx2, &rows_avx2, &to_half_avx2, &to_bfloat16_avx2};
 #endif
   return {&columns_plain, &rows_plain, &to_half_plain, &to_bfloat16_plain};
 }

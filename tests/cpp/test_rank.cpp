@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <memory>
 #include <random>
 #include <string>
@@ -22,7 +23,9 @@ void check(bool good, const std::string& what) {
   if (!good && ++failures <= 20) std::fprintf(stderr, "FAILED: %s\n", what.c_str());
 }
 
-enum class Content { kNormal, kFewValues, kEqual, kWild };
+enum class Content { kNormal, kFewValues, kEqual, kWild, kSubnormal };
+
+constexpr double kSmall = 0x1p-1062;  // of Content::kSubnormal, of float64 that is
 
 std::vector<double> make_rows(int64_t n, int64_t D, Content content, std::mt19937_64& random) {
   std::vector<double> rows(static_cast<size_t>(n * D));
@@ -37,6 +40,7 @@ std::vector<double> make_rows(int64_t n, int64_t D, Content content, std::mt1993
         value = static_cast<double>(random() % 3) - 1;
       } else {
         value = static_cast<double>(static_cast<float>(normal(random) * size));
+        if (content == Content::kSubnormal) value *= kSmall;
       }
     }
   }
@@ -60,14 +64,16 @@ void run(int64_t Q, int64_t G, int64_t D, Metric metric, Content content, bool w
   const Rows q_rows{wide_query ? static_cast<const void*>(query.data()) : narrow_query.data(), wide_query, Q};
   const Rows g_rows{wide_gallery ? static_cast<const void*>(gallery.data()) : narrow_gallery.data(), wide_gallery, G};
 
+  // For the cosine, keys are told up to powers of two; those of tiny rows are no float32.
+  const long double unit = content == Content::kSubnormal ? 1 / static_cast<long double>(kSmall) : 1;
   // Keys in long double: rounded to float32 they are those of float64, but for accidents that the seed avoids.
   std::vector<float> keys(static_cast<size_t>(Q * G));
   for (int64_t q = 0; q < Q; ++q) {
     for (int64_t g = 0; g < G; ++g) {
       long double product = 0, squares = 0;
       for (int64_t k = 0; k < D; ++k) {
-        const long double y = gallery[static_cast<size_t>(g * D + k)];
-        product += query[static_cast<size_t>(q * D + k)] * y;
+        const long double y = gallery[static_cast<size_t>(g * D + k)] * unit;
+        product += query[static_cast<size_t>(q * D + k)] * unit * y;
         squares += y * y;
       }
       const long double cosine = squares > 0 ? -product / std::sqrt(squares) : 0;
@@ -153,11 +159,25 @@ void run(int64_t Q, int64_t G, int64_t D, Metric metric, Content content, bool w
   }
 }
 
+// What is ignored is not before a match, not even one that is infinitely far.
+void check_infinite_distances() {
+  constexpr float kFar = std::numeric_limits<float>::infinity();
+  const float distances[] = {kFar, kFar, 1, 2};
+  const bool ignored[] = {true, false, false, false};
+  Table matches, left_out;
+  matches.items = {1};
+  matches.offsets = {0, 1};
+  left_out.offsets = {0, 0};
+  int64_t rank = -1;
+  rank_rows_cpu({distances, 1, 4, ignored, matches.lists(), left_out.lists(), &rank});
+  check(rank == 3, "rank_rows, infinite distances: " + std::to_string(rank));
+}
+
 // Values of one sign that bfloat16 rounds the same way, as far as it can, so that the errors add up; or any values.
 std::vector<float> make_values(int64_t n, bool worst, std::mt19937_64& random) {
   std::vector<float> values(static_cast<size_t>(n));
   std::normal_distribution<float> normal(0, 0.3f);
-  for (float& value : values) value = worst ? 0.5f + 0x1p-9f * (1 - 0x1p-8f) : normal(random);
+  for (float& value : values) value = worst ? 0.5f + 0x1p-9f - 0x1p-18f - 0x1p-24f : normal(random);
   return values;
 }
 
@@ -232,6 +252,11 @@ int main() {
       }
     }
   }
+  for (const int64_t D : {8, 64, 700}) {
+    run(9, 300, D, Metric::kCosine, Content::kSubnormal, true, true, 4, random);
+    ++cases;
+  }
+  check_infinite_distances();
   std::printf("%d cases, %d failures\n", cases, failures);
   return failures == 0 ? 0 : 1;
 }
