@@ -77,7 +77,7 @@ def tables(
                 trainings.append(_training(base, file, given, name, seed, folder / name / f"seed{seed}", factor))
         if not root:
             _make_people(folder / "people", synth if factor is None else scaled(synth, factor), console)
-    people = "synthetic people" if not root else f"people of {trainings[0].data.root}"
+    people = "synthetic people" if not root else f"people of {Path(trainings[0].data.root).resolve().name}"
     details = (
         None if root else {"synth": synth.as_dict(), "scaled_by_strength": list(MISALIGNMENTS) if strengths else []}
     )
