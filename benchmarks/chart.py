@@ -21,7 +21,7 @@ from torch import Tensor
 
 import dsa_fast
 from dsa_fast.densepose import to_iuv
-from dsa_fast.ops.reference import to_iuv_reference
+from dsa_fast.ops.plain_reference import to_iuv_reference
 
 PARTS, SIDE, COARSE, SIZE, HEIGHT, WIDTH = 24, 112, 2, 32, 256, 128
 

@@ -22,16 +22,16 @@ from common import print_table, say
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dsa_fast.data.dataset import read_image
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.synth import SynthConfig, render_picture
 from dsa_fast.data.transforms import resize
-from dsa_fast.deploy.artifact import SUFFIXES, BatchRange
 from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.deploy.export import NamedImages, export
 from dsa_fast.deploy.parity import compare_scores, cosines, embed_exactly
-from dsa_fast.training.config import ModelConfig
-from dsa_fast.training.module import LoadedModel, ReIDTask, load_model
+from dsa_fast.deploy.sidecar import SUFFIXES, BatchRange
+from dsa_fast.image import read_image
+from dsa_fast.models import LoadedModel, ModelConfig, load_model
+from dsa_fast.training.module import ReIDTask
 
 LEAST = {"fp32": 0.9999, "fp16": 0.999, "bf16": 0.99, "int8": 0.9}
 IMAGES = 32  # compared
@@ -55,7 +55,7 @@ def rendered(count: int, size: tuple[int, int], seed: int) -> Tensor:
 def random_checkpoint(path: Path, quick: bool) -> Path:
     """A full-size network (with `quick` a small one) of random weights, whose batch norms fit its features."""
     torch.manual_seed(0)
-    task = ReIDTask(4, ModelConfig(trunk="resnet18" if quick else "resnet50", pretrained=None, dsag=False))
+    task = ReIDTask(4, ModelConfig(backbone="resnet18" if quick else "resnet50", pretrained=None, dsag=False))
     stream = task.model.mf_stream
     for module in stream.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -157,7 +157,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         row |= scores.get((row["name"], row["precision"]), {})
     return {
         "network": "random weights" if options.checkpoint is None else options.checkpoint.name,
-        "trunk": loaded.model.mf_stream.trunk.name,
+        "backbone": loaded.model.mf_stream.backbone.name,
         "input": list(loaded.size),
         "rows": rows,
         "left_out": failed,
@@ -277,6 +277,6 @@ def show(result: dict[str, Any]) -> None:
         )
     columns = ("batch", "what", "p50 ms", "p99 ms", "images/s", "x eager", "cosine", "mAP")
     height, width = result["input"]
-    print_table(f"{result['trunk']} {height} x {width}, {result['network']}", columns, lines)
+    print_table(f"{result['backbone']} {height} x {width}, {result['network']}", columns, lines)
     for each in result["left_out"]:
         say(f"left out: {each['name']}, {each['precision']}: {each['reason']}")

@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from dsa_fast.atomic import atomic_path
+from dsa_fast.files import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 INK, OURS, OTHERS, FLOOR = "#808890", "#2f81f7", "#9aa4af", "#d29922"  # readable on white and on black

@@ -32,15 +32,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import BasicBlock
 from warp import people
 
-from dsa_fast.data.transforms import AugmentConfig, Draws, train_transform
+from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch
 from dsa_fast.densepose.parts import MERGE_13_TO_8, MERGE_24_TO_13, NUM_PARTS
 from dsa_fast.models import Baseline, DSALoss, DSAReID, set_branch_mode
+from dsa_fast.models.backbone import backbone_spec, make_stage
 from dsa_fast.models.branches import BranchMode
 from dsa_fast.models.dsa_reid import DSAOutput
 from dsa_fast.models.dsag_stream import DSAGStream
 from dsa_fast.models.heads import Classifier
 from dsa_fast.models.mf_stream import NUM_LOCAL
-from dsa_fast.models.trunk import make_stage, trunk_spec
 
 CONFIG = AugmentConfig()
 # Market-1501: identities, and the batches of 16 x 4 that `PKSampler` makes of its 12,936 training images.
@@ -52,7 +52,7 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     """The suite's own options."""
     group.add_argument("--width", type=float, help="scales all channels (default: 1 on a GPU, else 0.25)")
     group.add_argument("--batch", type=int, help="images in a step, a multiple of 4 (default: 64 on a GPU, else 16)")
-    group.add_argument("--trunk", default="resnet50", help="the MF-Stream's ResNet (default: %(default)s)")
+    group.add_argument("--backbone", default="resnet50", help="the MF-Stream's ResNet (default: %(default)s)")
     group.add_argument("--compiled", action="store_true", help="times torch.compile of our network too")
 
 
@@ -122,13 +122,13 @@ class Separate(nn.Module):
         super().__init__()
         stream = model.mf_stream
         assert stream.head_local is not None and model.dsag_stream is not None
-        block, blocks = trunk_spec(stream.trunk.name)[:2]
+        block, blocks = backbone_spec(stream.backbone.name)[:2]
         classify_f: Any = model.classify_f_local
         classify_z: Any = model.classify_z_local
         planes = stream.local_dim // block.expansion
-        self.trunk = copy.deepcopy(stream.trunk)
+        self.backbone = copy.deepcopy(stream.backbone)
         self.head_global: Any = copy.deepcopy(stream.head_global)
-        heads = [make_stage(block, stream.trunk.out_channels, planes, blocks[3], stride=1) for _ in range(NUM_LOCAL)]
+        heads = [make_stage(block, stream.backbone.out_channels, planes, blocks[3], stride=1) for _ in range(NUM_LOCAL)]
         self.head_local = unstack(stream.head_local, list(heads))
         self.dsag = SeparateDSAG(model.dsag_stream)
         self.classify_f: Any
@@ -143,7 +143,7 @@ class Separate(nn.Module):
 
     def forward(self, images: Tensor, dsap: Tensor) -> DSAOutput:
         """As `DSAReID`."""
-        shared = self.trunk(images)
+        shared = self.backbone(images)
         whole = self.head_global(shared).mean((2, 3))
         local = torch.stack([head(shared).mean((2, 3)) for head in self.head_local], dim=1)
         d_whole, d_local = self.dsag(dsap)
@@ -180,7 +180,10 @@ def verify(model: DSAReID, separate: Separate, images: Tensor, dsap: Tensor, lab
             assert ours.dsag_stream is not None
             weights = [layer.get_parameter("0.weight").grad for layer in theirs.dsag.conv1]
             parts = torch.cat([each for each in weights if each is not None])
-            pairs["gradient of the trunk"] = (ours.mf_stream.trunk.conv1.weight.grad, theirs.trunk.conv1.weight.grad)
+            pairs["gradient of the backbone"] = (
+                ours.mf_stream.backbone.conv1.weight.grad,
+                theirs.backbone.conv1.weight.grad,
+            )
             pairs["gradient of the parts"] = (ours.dsag_stream.conv1.weight.grad, parts)
         for name, (x, y) in pairs.items():
             x, y = x.detach(), y.detach()
@@ -213,7 +216,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     batch = options.batch or (8 if options.quick else 16 if small else BATCH)
     if batch < 8 or batch % 4:
         raise SystemExit(f"benchmarks: --batch must be a multiple of 4 and at least 8, got {batch}")
-    trunk = "resnet18" if options.quick and options.trunk == "resnet50" else options.trunk
+    backbone = "resnet18" if options.quick and options.backbone == "resnet50" else options.backbone
     clock, dtype = Clock(device, options.seconds), torch.bfloat16 if cuda else torch.float32
     torch.manual_seed(0)
     # Exact float32 for the comparison and the separate modules.
@@ -225,9 +228,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     def inputs(i: int, kind: torch.dtype, layout: bool) -> tuple[Tensor, Tensor]:
         draws = Draws.sample(batch, CONFIG, torch.Generator().manual_seed(i))
         indices = [(i * batch + k) % len(stored) for k in range(batch)]
-        return train_transform(stored, maps, draws, CONFIG, indices=indices, dtype=kind, channels_last=layout)
+        return augment_batch(stored, maps, draws, CONFIG, indices=indices, dtype=kind, channels_last=layout)
 
-    model = DSAReID(NUM_IDS, trunk=trunk, pretrained=None, width=width).to(device)
+    model = DSAReID(NUM_IDS, backbone=backbone, pretrained=None, width=width).to(device)
     separate = Separate(model).to(device)
     images, dsap = inputs(0, torch.float32, False)
     worst = verify(model, separate, images, dsap, labels)
@@ -236,7 +239,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     flops = counter.get_total_flops()
     assert model.dsag_stream is not None
     stream, separate_stream = copy.deepcopy(model.dsag_stream), copy.deepcopy(separate.dsag)
-    baseline = Baseline(NUM_IDS, trunk=trunk, pretrained=None, width=width).to(device)
+    baseline = Baseline(NUM_IDS, backbone=backbone, pretrained=None, width=width).to(device)
 
     def step(network: nn.Module, kind: torch.dtype, ours: bool) -> Callable[[int], None]:
         if ours and cuda:
@@ -290,7 +293,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     reached = peak(clock, dtype)
     step_s, input_s = (statistics.median(times[name]) for name in ("dsa_fast", "input"))
     return {
-        "trunk": trunk,
+        "backbone": backbone,
         "width": width,
         "batch": batch,
         "dtype": str(dtype),
@@ -347,7 +350,7 @@ def take_turns(
 def show(result: dict[str, Any]) -> None:
     """Prints the rows as a table."""
     print_table(
-        f"training step, {result['trunk']} at width {result['width']:g}, 256 x 128, {result['batch']} images",
+        f"training step, {result['backbone']} at width {result['width']:g}, 256 x 128, {result['batch']} images",
         ("what", "median ms", "min ms", "images/s", "ratio", "peak GB"),
         [
             (

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as v2
 from warp import people
 
 import dsa_fast
-from dsa_fast.data.transforms import AugmentConfig, Draws, train_transform, train_transform_reference
+from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, augment_batch_reference
 from dsa_fast.densepose.iuv import flip_iuv
 from dsa_fast.imagenet import MEAN, STD
 from dsa_fast.models import DSALoss, DSAReID
@@ -77,7 +77,7 @@ def contenders(images: Tensor, iuv: Tensor, draws: Draws) -> dict[str, Callable[
     tensors = [torch.tensor(indices, device=images.device) for indices in sets]
 
     def fused(**options: Any) -> Callable[[int], Result]:
-        return lambda i: train_transform(images, iuv, draws, CONFIG, indices=sets[i % len(sets)], **options)
+        return lambda i: augment_batch(images, iuv, draws, CONFIG, indices=sets[i % len(sets)], **options)
 
     def gathered(run: Callable[[Tensor, Tensor], Result]) -> Callable[[int], Result]:
         return lambda i: run(images[tensors[i % len(sets)]], iuv[tensors[i % len(sets)]])
@@ -86,7 +86,7 @@ def contenders(images: Tensor, iuv: Tensor, draws: Draws) -> dict[str, Callable[
         "dsa_fast": fused(),
         "dsa_fast, bf16": fused(dtype=torch.bfloat16),
         "dsa_fast, bf16, NHWC": fused(dtype=torch.bfloat16, channels_last=True),
-        "plain steps": gathered(lambda x, y: train_transform_reference(x, y, draws, CONFIG)),
+        "plain steps": gathered(lambda x, y: augment_batch_reference(x, y, draws, CONFIG)),
         "torchvision, warp": gathered(lambda x, y: torchvision(x, y, draws)),
     }
 
@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             # Enough people that a batch is in no cache from the last time.
             images, iuv = people(max(2 * batch, 512), *stored, generator)
             draws = Draws.sample(batch, CONFIG, generator)
-            expected = train_transform_reference(images[:batch], iuv[:batch], draws, CONFIG)
+            expected = augment_batch_reference(images[:batch], iuv[:batch], draws, CONFIG)
             images, iuv = images.to(device), iuv.to(device)
             ours: float | None = None
             for name, contender in contenders(images, iuv, draws).items():
@@ -144,7 +144,7 @@ def step(options: argparse.Namespace, generator: torch.Generator) -> dict[str, A
     def inputs(i: int) -> Result:
         draws = Draws.sample(batch, CONFIG, torch.Generator().manual_seed(i))
         indices = [(i * batch + k) % len(images) for k in range(batch)]
-        return train_transform(images, iuv, draws, CONFIG, indices=indices, dtype=dtype)
+        return augment_batch(images, iuv, draws, CONFIG, indices=indices, dtype=dtype)
 
     def whole(i: int) -> None:
         full, dsap = inputs(i)

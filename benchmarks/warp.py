@@ -1,7 +1,7 @@
 """The `warp` suite of run.py: pixels into part images, beside PyTorch and NumPy.
 
-Every contender's result is compared with `dsa_fast.ops.reference` before it is timed. The floor is the counted bytes
-(each read and written once) over a copy rate measured in the same run.
+Every contender's result is compared with `dsa_fast.ops.plain_reference` before it is timed. The floor is the counted
+bytes (each read and written once) over a copy rate measured in the same run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torchvision.io import read_image
 import dsa_fast
 from dsa_fast.data.transforms import resize
 from dsa_fast.densepose.iuv import read_iuv, resize_iuv
-from dsa_fast.ops.reference import warp_reference
+from dsa_fast.ops.plain_reference import warp_reference
 
 PARTS = 24
 

@@ -15,13 +15,15 @@ from dsa_fast.ops.warp import warp
 from dsa_fast.ops.warp_densepose import warp_densepose
 
 if TYPE_CHECKING:
-    from dsa_fast.densepose.atlas import atlas
     from dsa_fast.deploy.encoder import Encoder
+    from dsa_fast.visual.atlas import atlas
 
 __version__ = "0.1.0"
 __all__ = ["Encoder", "__version__", "atlas", "crop_parts", "warp", "warp_densepose"]
 
-_SUBMODULES = frozenset({"cli", "data", "densepose", "deploy", "evaluation", "models", "ops", "tables", "training"})
+_SUBMODULES = frozenset(
+    {"cli", "data", "densepose", "deploy", "evaluation", "models", "ops", "tables", "training", "visual"}
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -29,7 +31,7 @@ def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return importlib.import_module(f"{__name__}.{name}")
     if name == "atlas":
-        from dsa_fast.densepose.atlas import atlas
+        from dsa_fast.visual.atlas import atlas
 
         return atlas
     if name == "Encoder":

@@ -9,6 +9,8 @@ from inspect import signature  # the module's own name is a command's here
 
 import jsonargparse
 
+from dsa_fast.configs import find_config
+
 COMMANDS = {
     "demo": "make people, train, evaluate and draw, in minutes, with nothing but this package",
     "synth": "render a data set of synthetic people with exact dense semantics",
@@ -75,7 +77,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     function = getattr(importlib.import_module(f"dsa_fast.cli.{name}"), name)
     parser = make_parser(function, f"dsa-fast {name}")
     own, passed_on = _split_passed_on(function, arguments)
-    options = vars(parser.instantiate(parser.parse_args(_spell_out_flags(function, own))))
+    options = vars(parser.instantiate(parser.parse_args(find_configs(_spell_out_flags(function, own)))))
     del options["config"]
     if passed_on:
         options["options"] = [*options["options"], *passed_on]
@@ -87,13 +89,28 @@ def make_parser(function: Callable[..., object], prog: str) -> jsonargparse.Argu
     """The parser of a command's options; of several --config files, later ones change what earlier ones say."""
     summary = (function.__doc__ or "").split("\n\n")[0]
     parser = jsonargparse.ArgumentParser(prog=prog, description=summary, default_env=False)
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file with any of the options below, or the package's small, rows/csa, ...",
+    )
     parser.add_function_arguments(function, nested_key=None, as_group=False, as_positional=True)
     for action in parser._actions:  # --from for from_, which Python keeps for itself
         for spelt in [each for each in action.option_strings if each.endswith("_")]:
             action.option_strings = [spelt.rstrip("_")]
             parser._option_string_actions[spelt.rstrip("_")] = parser._option_string_actions.pop(spelt)
     return parser
+
+
+def find_configs(arguments: Sequence[str]) -> list[str]:
+    """Turns the names of the package's configurations that follow --config into the paths of their files."""
+    found = list(arguments)
+    for number, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            found[number] = f"--config={find_config(argument.removeprefix('--config='))}"
+        elif number and arguments[number - 1] == "--config":
+            found[number] = str(find_config(argument))
+    return found
 
 
 def _split_passed_on(function: Callable[..., object], arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -17,24 +17,26 @@ from PIL import Image
 from rich.console import Console
 
 from dsa_fast import __version__
-from dsa_fast.atomic import atomic_path
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.cli.synth import rendering_progress
 from dsa_fast.cli.warp import compose
-from dsa_fast.data.dataset import Collate, PeopleDataset, read_image
+from dsa_fast.data.dataset import Collate, PeopleDataset
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.densepose.iuv import read_iuv
+from dsa_fast.device import pick_device
 from dsa_fast.evaluation import EvaluationResult, evaluate, histogram_features, rank_list
-from dsa_fast.evaluation.pictures import curves, ranked_lists, save_picture
+from dsa_fast.evaluation.embedding import Embedded, ModelEmbedder, embed_people
+from dsa_fast.files import atomic_path
+from dsa_fast.image import read_image
+from dsa_fast.models import LoadedModel, ModelConfig, build_model, load_model
 from dsa_fast.ops.warp import warp
-from dsa_fast.training import DataConfig, ModelConfig, OptimConfig, TrainerConfig, embed_people, fit, load_model
-from dsa_fast.training.module import LoadedModel, build_model
-from dsa_fast.training.scoring import Embedded, pick_device
+from dsa_fast.training import DataConfig, OptimConfig, TrainerConfig, fit
+from dsa_fast.visual.pictures import curves, ranked_lists, save_picture
 
-MODEL = ModelConfig(trunk="resnet18", pretrained=None, width=0.25, classifier_dim=128)
+MODEL = ModelConfig(backbone="resnet18", pretrained=None, width=0.25, classifier_dim=128)
 AUGMENT = AugmentConfig(size=(128, 64), dsap_size=16, pad=5)
 
 
@@ -79,7 +81,9 @@ def demo(
     untrained = LoadedModel(build_model(num_ids, MODEL).eval().to(place), AUGMENT.size, AUGMENT.dsap_size)
     results = {
         "histogram": _score(_histograms(data.query), _histograms(data.gallery)),
-        "untrained": _score(*(embed_people(untrained, part, device=place) for part in (data.query, data.gallery))),
+        "untrained": _score(
+            *(embed_people(ModelEmbedder(untrained, device=place), part) for part in (data.query, data.gallery))
+        ),
     }
     console.print("2/4  colour histograms and the untrained network are scored; training")
 
@@ -98,9 +102,10 @@ def demo(
     )
     trained = load_model(result.checkpoint)
     trained.model.to(place)
-    query, gallery = (embed_people(trained, part, device=place) for part in (data.query, data.gallery))
+    query, gallery = (embed_people(ModelEmbedder(trained, device=place), part) for part in (data.query, data.gallery))
     results["trained"] = evaluate(*query, *gallery)
-    fused = (embed_people(trained, part, fused=True, device=place) for part in (data.query, data.gallery))
+    both_streams = ModelEmbedder(trained, fused=True, device=place)
+    fused = (embed_people(both_streams, part) for part in (data.query, data.gallery))
     results["trained, two streams fused"] = _score(*fused)
     console.print("3/4  trained and scored; drawing")
 

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from dsa_fast.checksum import checksum
 from dsa_fast.deploy.encoder import Encoder
-from dsa_fast.deploy.sources import Item, find_items, read_items
-from dsa_fast.deploy.store import PartWriter
+from dsa_fast.deploy.inputs import Item, find_items, read_items
+from dsa_fast.deploy.vector_files import PartWriter
+from dsa_fast.files import checksum
 
 
 def embed(

@@ -12,16 +12,17 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from dsa_fast.atomic import atomic_path
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.data.registry import read_dataset
-from dsa_fast.deploy.artifact import SUFFIXES
 from dsa_fast.deploy.encoder import Encoder
+from dsa_fast.deploy.sidecar import SUFFIXES
+from dsa_fast.device import pick_device
 from dsa_fast.evaluation import evaluate, evaluate_distances
+from dsa_fast.evaluation.embedding import Embedded, Embedder, ModelEmbedder, embed_people, pool_multi_query
 from dsa_fast.evaluation.rerank import expand as expand_queries
 from dsa_fast.evaluation.rerank import k_reciprocal
-from dsa_fast.training.module import LoadedModel, load_model
-from dsa_fast.training.scoring import Embedded, embed_people, pick_device, pool_multi_query
+from dsa_fast.files import atomic_path
+from dsa_fast.models import load_model
 
 
 def eval(
@@ -83,12 +84,16 @@ def eval(
     else:
         if checkpoint is None or root is None:
             raise ValueError("checkpoint and root must be given, or features: dsa-fast eval CHECKPOINT DIR")
-        loaded: LoadedModel | Encoder
+        embedder: Embedder
         if checkpoint.suffix in SUFFIXES.values():
-            loaded = Encoder.load(checkpoint, device=device)
+            if fused or branch != "both":
+                option = "fused" if fused else "branch"
+                raise ValueError(f"{option} needs a checkpoint, which has streams and branches, got {checkpoint}")
+            embedder = Encoder.load(checkpoint, device=device)
         else:
             loaded = load_model(checkpoint)
             loaded.model.to(place)
+            embedder = ModelEmbedder(loaded, fused=fused, branch=branch, device=place)
         data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **(options or {}))
         if multi_query and not data.multi_query:
             raise ValueError(f"multi_query needs the queries' further images (gt_bbox), got none in {data.root}")
@@ -97,12 +102,9 @@ def eval(
             parts["multi_query"] = data.multi_query
         embedded = {
             part: embed_people(
-                loaded,
+                embedder,
                 people,
-                fused=fused,
-                branch=branch,
                 iuv_order=iuv_order,
-                device=place,
                 batch=batch,
                 workers=workers,
                 progress=f"embedding {part}",

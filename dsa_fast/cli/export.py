@@ -9,17 +9,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dsa_fast.data.dataset import read_image
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.synth import SynthConfig, render_picture
 from dsa_fast.data.transforms import resize
-from dsa_fast.deploy.artifact import SUFFIXES, BatchRange, Sidecar, sidecar_path
 from dsa_fast.deploy.export import NamedImages
 from dsa_fast.deploy.export import export as run
-from dsa_fast.deploy.sources import find_images
+from dsa_fast.deploy.inputs import find_images
+from dsa_fast.deploy.sidecar import SUFFIXES, BatchRange, Sidecar, sidecar_path
 from dsa_fast.deploy.triton import write_repository
-from dsa_fast.training.module import load_model
+from dsa_fast.image import read_image
+from dsa_fast.models import load_model
 
 _PARITY_IMAGES = 64
 

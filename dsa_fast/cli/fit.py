@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dsa_fast.data.transforms import AugmentConfig
-from dsa_fast.training import DataConfig, LossConfig, ModelConfig, OptimConfig, TrainerConfig
+from dsa_fast.models import ModelConfig
+from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
 from dsa_fast.training import fit as run
 
 
@@ -26,7 +27,7 @@ def fit(
     seed: int = 0,
     init: Path | None = None,
 ) -> None:
-    """Train on a data set: `dsa-fast fit --data.root DIR --config configs/dsa_reid.yaml`.
+    """Train on a data set: `dsa-fast fit --data.root DIR --config dsa_reid`.
 
     Args:
         data: the people to train and test on.

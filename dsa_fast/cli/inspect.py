@@ -17,15 +17,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dsa_fast.atomic import atomic_path
-from dsa_fast.data.dataset import read_image
 from dsa_fast.data.folders import IMAGE_SUFFIXES, IuvMaps, image_names
 from dsa_fast.data.registry import holds_dataset, read_dataset
-from dsa_fast.densepose.checks import MapFacts, examine, suspicions
 from dsa_fast.densepose.iuv import Order, read_iuv
+from dsa_fast.densepose.map_checks import MapFacts, examine, suspicions
 from dsa_fast.densepose.parts import NUM_PARTS, PART_NAMES
-from dsa_fast.densepose.sheet import Cell, contact_sheet
-from dsa_fast.evaluation.pictures import bars, save_picture
+from dsa_fast.files import atomic_path
+from dsa_fast.image import read_image
+from dsa_fast.visual.contact_sheet import Cell, contact_sheet
+from dsa_fast.visual.pictures import bars, save_picture
 
 # Worst first; what stands before "size" can't be read at all.
 _KINDS = (

@@ -13,9 +13,9 @@ from rich.progress import track
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.densepose.dump import read_dump
-from dsa_fast.densepose.estimators import match_names
 from dsa_fast.densepose.iuv import read_iuv
-from dsa_fast.densepose.store import STORE_SUFFIX, IUVStore
+from dsa_fast.densepose.iuv_store import STORE_SUFFIX, IUVStore
+from dsa_fast.densepose.map_sources import match_names
 
 
 def pack(

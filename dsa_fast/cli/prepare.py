@@ -28,15 +28,15 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from dsa_fast.atomic import atomic_path, remove_left_over
-from dsa_fast.data.dataset import read_image
-from dsa_fast.data.images import ImageList, list_images
+from dsa_fast.data.image_list import ImageList, list_images
 from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.densepose.prepare import Estimator, Facts, Made, make_maps
-from dsa_fast.densepose.ranks import Ranks
-from dsa_fast.densepose.sheet import Cell, contact_sheet
+from dsa_fast.densepose.torchrun import Ranks
 from dsa_fast.device import pick_device
-from dsa_fast.evaluation.pictures import save_picture
+from dsa_fast.files import atomic_path, remove_left_over
+from dsa_fast.image import read_image
+from dsa_fast.visual.contact_sheet import Cell, contact_sheet
+from dsa_fast.visual.pictures import save_picture
 
 _REPORT, _SHEET = "prepare.json", "prepare.jpg"  # no PNG: a folder's image might be called so
 _SHOWN = 10  # failed images in the message
@@ -181,7 +181,7 @@ def _estimator(
             overrides=overrides,
         )
         return listing, densepose, {"from": from_, **densepose.settings}
-    from dsa_fast.densepose.estimators import FromDump, FromKeypoints, FromPose, match_names
+    from dsa_fast.densepose.map_sources import FromDump, FromKeypoints, FromPose, match_names
 
     if keypoints is not None:
         joints = _joints(keypoints, keypoint_names, listing.root)
@@ -201,7 +201,7 @@ def _estimator(
         by_name = {entry.file_name: entry for entry in entries}
         found = {image: by_name[each] for image, each in matched.items()}
         return _covered(listing, found), FromDump(found), {"from": from_, "file": str(dump)}
-    from dsa_fast.densepose.pose import PoseEstimator
+    from dsa_fast.densepose.keypoint_rcnn import PoseEstimator
 
     settings = {"from": from_, "pose": pose, "weights": None if weights is None else str(weights)}
     settings |= {"min_score": min_score, "min_confidence": min_confidence}

@@ -15,17 +15,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from dsa_fast.atomic import atomic_path
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.registry import read_dataset
+from dsa_fast.device import pick_device
 from dsa_fast.evaluation import EvaluationResult, RankedLists, evaluate
-from dsa_fast.evaluation.activation import record_activations, sheet
-from dsa_fast.evaluation.pictures import cmc_curves, distances, ranked_lists, save_picture
-from dsa_fast.evaluation.report import write_report
-from dsa_fast.evaluation.survey import NONE, RIGHT, SAME_CAMERA, KeptLists, distance_histogram, kept_lists
-from dsa_fast.training.module import load_model
-from dsa_fast.training.scoring import Embedded, embed_people, pick_device, pool_multi_query
+from dsa_fast.evaluation.activation import record_activations
+from dsa_fast.evaluation.embedding import Embedded, ModelEmbedder, embed_people, pool_multi_query
+from dsa_fast.evaluation.report_data import NONE, RIGHT, SAME_CAMERA, KeptLists, distance_histogram, kept_lists
+from dsa_fast.files import atomic_path
+from dsa_fast.models import load_model
+from dsa_fast.visual.activation import activation_sheet
+from dsa_fast.visual.pictures import cmc_curves, distances, ranked_lists, save_picture
+from dsa_fast.visual.report import write_report
 
 KIND_NAMES = ("wrong", "right", "left out: same camera", "left out: junk")
 _ROWS = 12  # queries in ranked.png
@@ -41,7 +43,7 @@ def rank(
     count: int = 20,
     k: int = 10,
     html: bool = True,
-    activation: Literal["trunk", "global", "local", "none"] = "trunk",
+    activation: Literal["backbone", "global", "local", "none"] = "backbone",
     name: str = "auto",
     options: dict[str, Any] | None = None,
     check_counts: bool = True,
@@ -70,7 +72,7 @@ def rank(
         count: how many random or worst queries.
         k: how many images that count each list has; those that the protocol leaves out stand grey between them.
         html: write report.html, one file that opens from disk and shows everything.
-        activation: layer of the activation maps: `trunk` (F, which all heads read), `global`, `local`, or `none`.
+        activation: layer of the activation maps: `backbone` (F, which all heads read), `global`, `local`, or `none`.
         name: which data set it is; `auto` takes what is there.
         options: of the data set, such as `{kind: labeled}` for CUHK03.
         check_counts: whether the numbers of images must be the published ones.
@@ -98,9 +100,10 @@ def rank(
     if queries not in ("random", "worst", "all"):
         _named(queries, data.query)  # a wrong name should show before the work
 
+    embedder = ModelEmbedder(loaded, fused=fused, device=place)
+
     def embed(part: str, people: list[Person]) -> Embedded:
-        progress = f"embedding {part}"
-        return embed_people(loaded, people, fused=fused, device=place, batch=batch, workers=workers, progress=progress)
+        return embed_people(embedder, people, batch=batch, workers=workers, progress=f"embedding {part}")
 
     embedded, heat = [], []
     for part, people in (("query", data.query), ("gallery", data.gallery)):
@@ -243,7 +246,7 @@ def _activation_picture(
             with Image.open(person.path) as file:
                 group.append((file.convert("RGB"), heat, f"{text}: pid {person.pid}, camera {person.camid}"))
         rows.append(group)
-    return sheet(rows, columns=3)
+    return activation_sheet(rows, columns=3)
 
 
 def _rows(

@@ -13,13 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from dsa_fast.atomic import atomic_path
-from dsa_fast.checksum import checksum
 from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.deploy.index import VectorIndex, check_encoder
-from dsa_fast.deploy.sources import Item, find_items, read_items
-from dsa_fast.deploy.store import SUFFIXES, read_vectors
-from dsa_fast.evaluation.pictures import found_lists, save_picture
+from dsa_fast.deploy.inputs import Item, find_items, read_items
+from dsa_fast.deploy.vector_files import SUFFIXES, read_vectors
+from dsa_fast.files import atomic_path, checksum
+from dsa_fast.visual.pictures import found_lists, save_picture
 
 _SHOWN = 12  # queries in a picture and in the table
 

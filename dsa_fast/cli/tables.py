@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from dsa_fast.cli import make_parser
 from dsa_fast.cli.fit import fit
 from dsa_fast.cli.synth import rendering_progress
+from dsa_fast.configs import find_config, row_names
 from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.tables import PAPER_ROWS, Training, TrainingScores, run_trainings, sweep_report, table_report
 from dsa_fast.tables.rows import rows_of
@@ -29,7 +30,7 @@ def tables(
     *,
     rows: str = "paper",
     seeds: str = "0,1,2",
-    base: Path = Path("configs/tiny.yaml"),
+    base: str = "tiny",
     out: Path = Path("runs/tables"),
     strengths: str | None = None,
     synth: SynthConfig = SynthConfig(identities=160),
@@ -42,10 +43,11 @@ def tables(
     Without --data.root the people are synthetic, and made here.
 
     Args:
-        rows: which, separated by commas: names of the files in the folder `rows` beside `base`, or paths of such files;
-            `paper` for all of the paper's.
+        rows: which, separated by commas: names of files in the folder `rows` next to `base` or of the package's
+            `rows/NAME`, or paths of YAML files; `paper` for all of the paper's.
         seeds: seeds of weights, batches and transforms, separated by commas. The people stay the same.
-        base: what all rows share; a row's file changes only what the row is about.
+        base: what all rows share, as a YAML file or the name of one of the package's (`tiny`, `small`, `dsa_reid`); a
+            row's file changes only what the row is about.
         out: folder for the trainings (ROW/seedN), table.json, table.md and table.png, and synthetic people.
         strengths: sweeps the misalignment of synthetic people instead: factors of their pose, view, box and occlusion,
             separated by commas; 1 leaves them as `synth` says, 0 takes them away, and none gets above 1. Writes
@@ -65,7 +67,8 @@ def tables(
         factors = [_number("strengths", text, float) for text in _split("strengths", strengths)]
         if any(factor is None or not math.isfinite(factor) or factor < 0 for factor in factors):
             raise ValueError(f"strengths must be finite numbers, at least 0, got {strengths}")
-    files = {Path(name).stem: _row_file(base, name) for name in names}
+    base_file = find_config(base, "base")
+    files = {Path(name).stem: _row_file(base_file, name) for name in names}
     trainings = []
     for factor in factors:
         folder = out if factor is None else out / f"strength_{factor:g}"
@@ -74,7 +77,7 @@ def tables(
             given += ["--data.root", str(folder / "people")]
         for seed in numbers:  # a whole table soon, then more seeds
             for name, file in files.items():
-                trainings.append(_training(base, file, given, name, seed, folder / name / f"seed{seed}", factor))
+                trainings.append(_training(base_file, file, given, name, seed, folder / name / f"seed{seed}", factor))
         if not root:
             _make_people(folder / "people", synth if factor is None else scaled(synth, factor), console)
     people = "synthetic people" if not root else f"people of {Path(trainings[0].data.root).resolve().name}"
@@ -130,13 +133,13 @@ def _number(name: str, text: str, kind: type[_Number]) -> _Number:
 
 
 def _row_file(base: Path, name: str) -> Path:
-    if not base.is_file():
-        raise FileNotFoundError(f"base must be a YAML file of dsa-fast fit, got {base}: no such file")
-    file = Path(name) if name.endswith((".yaml", ".yml")) else base.parent / "rows" / f"{name}.yaml"
-    if not file.is_file():
-        known = sorted(path.stem for path in (base.parent / "rows").glob("*.yaml"))
-        raise FileNotFoundError(f"rows must be some of {', '.join(known)}, or YAML files, got {name}: no file {file}")
-    return file
+    next_to_base = base.parent / "rows" / f"{name}.yaml"
+    if next_to_base.is_file():
+        return next_to_base
+    try:
+        return find_config(name if name.endswith((".yaml", ".yml")) else f"rows/{name}")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"rows must be some of {', '.join(row_names())}, or YAML files, got {name}") from None
 
 
 def _training(

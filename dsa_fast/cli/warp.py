@@ -11,11 +11,11 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from rich.console import Console
 from torch import Tensor
 
-from dsa_fast.atomic import atomic_path
-from dsa_fast.densepose.atlas import atlas, part_overlay
 from dsa_fast.densepose.iuv import read_iuv, resize_iuv
 from dsa_fast.densepose.parts import NUM_PARTS
+from dsa_fast.files import atomic_path
 from dsa_fast.ops.warp import warp as warp_op
+from dsa_fast.visual.atlas import atlas, part_overlay
 
 _PAPER, _INK = (250, 250, 250), (40, 40, 45)
 _GAP, _CAPTION = 16, 24

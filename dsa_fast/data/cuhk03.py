@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
-from dsa_fast.atomic import atomic_path
 from dsa_fast.data.folders import IuvMaps, Source, child, image_names, plain_name
 from dsa_fast.data.market import CUHK03_COUNTS
 from dsa_fast.data.people import PeopleSplits, Person
+from dsa_fast.files import atomic_path
 
 __all__ = ["SOURCE"]
 

@@ -7,13 +7,13 @@ from typing import TypedDict
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from dsa_fast.data.people import Person
 from dsa_fast.data.transforms import resize
 from dsa_fast.densepose.iuv import Order, read_iuv, resize_iuv
+from dsa_fast.image import read_image
 
 
 class PersonItem(TypedDict):
@@ -40,19 +40,6 @@ class PersonBatch(PersonItem, total=False):
     """
 
     index: np.ndarray
-
-
-def read_image(path: str | object) -> Tensor:
-    """Reads an image file as uint8 RGB [3, H, W].
-
-    Raises:
-        ValueError: the file is missing, truncated or no image; the message names it.
-    """
-    try:
-        with Image.open(str(path)) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} must be a readable image, got: {error}") from error
 
 
 class PeopleDataset(Dataset[PersonItem]):

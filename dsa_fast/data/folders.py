@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from dsa_fast.data.people import PeopleSplits
-from dsa_fast.densepose.store import STORE_SUFFIX, IUVStore
+from dsa_fast.densepose.iuv_store import STORE_SUFFIX, IUVStore
 
 __all__ = [
     "IMAGE_SUFFIXES",

@@ -27,7 +27,7 @@ from typing import Literal
 
 from dsa_fast.data.folders import IMAGE_SUFFIXES, IuvMaps, Source, child, image_names, plain_name
 from dsa_fast.data.people import PeopleSplits, Person
-from dsa_fast.densepose.store import STORE_SUFFIX
+from dsa_fast.densepose.iuv_store import STORE_SUFFIX
 
 __all__ = ["CUHK03_COUNTS", "OWN", "SOURCES", "SPLITS", "read_market_layout"]
 

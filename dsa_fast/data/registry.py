@@ -6,14 +6,14 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from dsa_fast.data import cuhk01, cuhk03, market, msmt17, table
+from dsa_fast.data import csv_table, cuhk01, cuhk03, market, msmt17
 from dsa_fast.data.folders import Source, beside, plain_name, show_tree, subfolders
 from dsa_fast.data.people import PeopleSplits
 
 __all__ = ["DATASETS", "holds_dataset", "read_dataset"]
 
 # The order decides between sources that hold the same folder: the more particular first.
-_SOURCES = (table.SOURCE, *market.SOURCES, cuhk03.SOURCE, cuhk01.SOURCE, msmt17.SOURCE, market.OWN)
+_SOURCES = (csv_table.SOURCE, *market.SOURCES, cuhk03.SOURCE, cuhk01.SOURCE, msmt17.SOURCE, market.OWN)
 
 #: The names that `read_dataset` knows besides `auto`.
 DATASETS = tuple(source.name for source in _SOURCES)
@@ -66,9 +66,9 @@ def read_dataset(
     if not root.exists():
         raise FileNotFoundError(f"root must be a data set's folder, got {root}: no such folder")
     if root.is_file():
-        if root.suffix.lower() != ".csv" or wanted not in (None, table.SOURCE):
+        if root.suffix.lower() != ".csv" or wanted not in (None, csv_table.SOURCE):
             raise FileNotFoundError(f"root must be a data set's folder or a CSV file, got the file {root}")
-        found = [(table.SOURCE, root)]
+        found = [(csv_table.SOURCE, root)]
     else:
         found = _find(root, wanted, None if iuv is None else Path(iuv).resolve())
     if not found:

@@ -1,8 +1,8 @@
 """From stored uint8 images and IUV maps to what a step needs, on the device they lie on.
 
 The full image is resized, flipped, cropped, normalised and erased; the DSAP images are warped from the same flip and
-crop, before the erasing (which hits the full image only). `train_transform` does it in one operator,
-`train_transform_reference` in plain steps, with the same result.
+crop, before the erasing (which hits the full image only). `augment_batch` does it in one operator,
+`augment_batch_reference` in plain steps, with the same result.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dsa_fast.densepose.parts import NUM_PARTS
 from dsa_fast.densepose.symmetry import SymmetryTable, as_lut
 from dsa_fast.imagenet import MEAN, STD
 from dsa_fast.ops.crop import crop_parts
-from dsa_fast.ops.transform import fused_transform
+from dsa_fast.ops.train_transform import train_transform
 from dsa_fast.ops.warp import warp
 
 
@@ -37,7 +37,7 @@ class AugmentConfig:
         pad: pixels of the mean colour added on each side before the random crop; 0 for no crop.
         flip: probability of the horizontal flip (left and right parts are swapped with it).
         flip_table: path of DensePose's `UV_symmetry_transforms.mat`, which says what a mirrored part's u and v are; by
-            default the closed form of `dsa_fast.densepose.flip_iuv`. The training reads it; `train_transform` is given
+            default the closed form of `dsa_fast.densepose.flip_iuv`. The training reads it; `augment_batch` is given
             its numbers.
         erase: probability of random erasing.
         erase_area: smallest and largest share of the image that is erased.
@@ -164,7 +164,7 @@ def eval_transform(images: Tensor, size: tuple[int, int]) -> Tensor:
     return normalize(resize(images, size))
 
 
-def train_transform(
+def augment_batch(
     images: Tensor,
     iuv: Tensor,
     draws: Draws,
@@ -188,7 +188,7 @@ def train_transform(
         dsap_dtype: of the DSAP images; by default `dtype`.
         channels_last: lays the images out as [B, H, W, 3] in memory.
         mirror: a table of mirrored (U, V) instead of the closed form, such as `flip_lut` has it; see
-            `fused_transform`.
+            `train_transform`.
 
     Returns:
         Normalised images [B, 3, H, W], and part images [B, 24, 3, S, S] (DSAP, or crops) in which untouched texels are
@@ -196,7 +196,7 @@ def train_transform(
 
     Raises:
         IndexError: an index is outside 0..N-1.
-        TypeError, ValueError: see `fused_transform`; or `indices` and `draws` are not of one length.
+        TypeError, ValueError: see `train_transform`; or `indices` and `draws` are not of one length.
     """
     plan = _plan(draws, indices, len(images))
     disturbed = draws.dropped is not None or draws.shift is not None
@@ -206,14 +206,14 @@ def train_transform(
             images, iuv = images[chosen], iuv[chosen]
             plan[:, 0] = torch.arange(len(plan))
         if config.parts == "crop":
-            full, parts = train_transform_reference(images, iuv, draws, config)
+            full, parts = augment_batch_reference(images, iuv, draws, config)
             layout = torch.channels_last if channels_last else torch.contiguous_format
             return full.to(dtype, memory_format=layout), parts.to(dtype if dsap_dtype is None else dsap_dtype)
         iuv = disturb_iuv(iuv, draws)
     if images.is_cuda:
         plan = plan.pin_memory()
     plan = plan.to(images.device, non_blocking=True)
-    return fused_transform(
+    return train_transform(
         images,
         iuv,
         plan,
@@ -231,7 +231,7 @@ def train_transform(
 
 
 def flip_lut(config: AugmentConfig) -> Tensor | None:
-    """What `train_transform` takes as `mirror`: the numbers of `config.flip_table`; None without one.
+    """What `augment_batch` takes as `mirror`: the numbers of `config.flip_table`; None without one.
 
     Raises:
         FileNotFoundError, ValueError: see `SymmetryTable.load`; ValueError too where a package is missing to read it.
@@ -257,10 +257,8 @@ def _plan(draws: Draws, indices: Sequence[int] | np.ndarray | Tensor | None, sto
     return torch.stack(columns, dim=1).int()
 
 
-def train_transform_reference(
-    images: Tensor, iuv: Tensor, draws: Draws, config: AugmentConfig
-) -> tuple[Tensor, Tensor]:
-    """`train_transform` in plain steps, to test it and to measure it against; float32.
+def augment_batch_reference(images: Tensor, iuv: Tensor, draws: Draws, config: AugmentConfig) -> tuple[Tensor, Tensor]:
+    """`augment_batch` in plain steps, to test it and to measure it against; float32.
 
     Args:
         images: uint8 [B, 3, h, w].
@@ -269,7 +267,7 @@ def train_transform_reference(
         config: sizes and paddings.
 
     Returns:
-        See `train_transform`.
+        See `augment_batch`.
     """
     flip = draws.flip.to(images.device, non_blocking=True)[:, None, None, None]
     images = resize(images, config.size)

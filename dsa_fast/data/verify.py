@@ -14,10 +14,10 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dsa_fast.atomic import atomic_path
 from dsa_fast.data.people import Person
 from dsa_fast.densepose.iuv import Order, read_iuv
-from dsa_fast.densepose.store import in_store
+from dsa_fast.densepose.iuv_store import in_store
+from dsa_fast.files import atomic_path
 
 __all__ = ["digest_files", "verify_files"]
 

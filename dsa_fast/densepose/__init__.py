@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dsa_fast.ops.warp_densepose import ChartOutput, to_iuv
-
-from .choose import choose_person
-from .dump import DumpEntry, DumpPerson, read_dump
-from .iuv import flip_iuv, read_iuv, resize_iuv, write_iuv
-from .keypoints import LAYOUTS, Layout, iuv_from_keypoints, read_keypoints
-from .parts import (
+from dsa_fast.densepose.dump import DumpEntry, DumpPerson, read_dump
+from dsa_fast.densepose.iuv import flip_iuv, read_iuv, resize_iuv, write_iuv
+from dsa_fast.densepose.iuv_store import IUVStore
+from dsa_fast.densepose.keypoint_rcnn import PoseEstimator
+from dsa_fast.densepose.keypoints import LAYOUTS, Layout, iuv_from_keypoints, read_keypoints
+from dsa_fast.densepose.parts import (
     MERGE_13_TO_8,
     MERGE_24_TO_13,
     MERGED_NAMES,
@@ -17,10 +16,10 @@ from .parts import (
     PART_COLORS,
     PART_NAMES,
 )
-from .pose import PoseEstimator
-from .results import iuv_from_result
-from .store import IUVStore
-from .symmetry import SymmetryTable, as_lut
+from dsa_fast.densepose.person_choice import choose_person
+from dsa_fast.densepose.results import iuv_from_result
+from dsa_fast.densepose.symmetry import SymmetryTable, as_lut
+from dsa_fast.ops.warp_densepose import ChartOutput, to_iuv
 
 __all__ = [
     "LAYOUTS",

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsa_fast.checksum import checksum
-from dsa_fast.data.dataset import read_image
-from dsa_fast.densepose.choose import choose_person
+from dsa_fast.densepose.person_choice import choose_person
 from dsa_fast.densepose.prepare import Found
+from dsa_fast.files import checksum
+from dsa_fast.image import read_image
 
 __all__ = ["DensePose", "read_weights"]
 

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .choose import choose_person
-from .parts import NUM_PARTS
-from .results import iuv_from_result, place_in_image
-from .unpickle import Call, read_values
+from dsa_fast.densepose.parts import NUM_PARTS
+from dsa_fast.densepose.person_choice import choose_person
+from dsa_fast.densepose.results import iuv_from_result, place_in_image
+from dsa_fast.densepose.unpickle import Call, read_values
 
 __all__ = ["DumpEntry", "DumpPerson", "read_dump"]
 

@@ -21,11 +21,10 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from dsa_fast.atomic import atomic_path
-
-from .parts import NUM_PARTS
-from .store import in_store
-from .symmetry import SymmetryTable, as_lut
+from dsa_fast.densepose.iuv_store import in_store
+from dsa_fast.densepose.parts import NUM_PARTS
+from dsa_fast.densepose.symmetry import SymmetryTable, as_lut
+from dsa_fast.files import atomic_path
 
 __all__ = ["Order", "flip_iuv", "read_iuv", "resize_iuv", "write_iuv"]
 

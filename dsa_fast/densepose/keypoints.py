@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .posing import POINTS, draw
+from dsa_fast.densepose.posing import POINTS, draw
 
 __all__ = ["LAYOUTS", "Layout", "iuv_from_keypoints", "read_keypoints"]
 

@@ -1,7 +1,7 @@
 """Makes the IUV maps of many images: in batches, resumable, by one process or several.
 
 A map that is there is not made again, so a run that was killed goes on where it was: files appear whole or not at all
-(`dsa_fast.atomic`). Images are put into batches by the whole list, whatever is done already, and a batch of which one
+(`dsa_fast.files`). Images are put into batches by the whole list, whatever is done already, and a batch of which one
 map is missing is estimated as a whole. So an interrupted run ends with the same bytes as one that was not.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dsa_fast.densepose.iuv import read_iuv, write_iuv
 from dsa_fast.densepose.parts import NUM_PARTS
-from dsa_fast.densepose.ranks import Ranks
+from dsa_fast.densepose.torchrun import Ranks
 from dsa_fast.ops.warp import warp
 
 __all__ = ["Estimator", "Facts", "Found", "Made", "make_maps"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .parts import NUM_PARTS
+from dsa_fast.densepose.parts import NUM_PARTS
 
 __all__ = ["iuv_from_result", "place_in_image"]
 

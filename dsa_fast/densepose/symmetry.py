@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .parts import NUM_PARTS
+from dsa_fast.densepose.parts import NUM_PARTS
 
 __all__ = ["SymmetryTable", "as_lut"]
 

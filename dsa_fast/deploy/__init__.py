@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from .artifact import BatchRange, InputSpec, OutputSpec, Sidecar, read_sidecar
-from .encoder import Encoder
+from dsa_fast.deploy.encoder import Encoder
+from dsa_fast.deploy.sidecar import BatchRange, InputSpec, OutputSpec, Sidecar, read_sidecar
 
 __all__ = ["BatchRange", "Encoder", "InputSpec", "OutputSpec", "Sidecar", "read_sidecar"]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dsa_fast.deploy.artifact import BatchRange, InputSpec
-from dsa_fast.deploy.images import chunks
+from dsa_fast.deploy.image_batch import chunks
+from dsa_fast.deploy.sidecar import BatchRange, InputSpec
 
 #: (images, out, handle of the stream): enqueues one batch.
 Enqueue = Callable[[Tensor, Tensor, int], None]

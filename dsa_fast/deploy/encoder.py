@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsa_fast.deploy.artifact import BatchRange, InputSpec, OutputSpec, Sidecar, read_sidecar
 from dsa_fast.deploy.cuda import CudaRunner, Enqueue
-from dsa_fast.deploy.images import ImageBatch, Images, chunks, to_layout
-from dsa_fast.deploy.network import EmbeddingNetwork
+from dsa_fast.deploy.embedding_network import EmbeddingNetwork
+from dsa_fast.deploy.image_batch import ImageBatch, Images, chunks, to_layout
 from dsa_fast.deploy.onnx import require
+from dsa_fast.deploy.sidecar import BatchRange, InputSpec, OutputSpec, Sidecar, read_sidecar
 from dsa_fast.deploy.tensorrt import Engine
 from dsa_fast.device import pick_device
+from dsa_fast.models.checkpoint import load_model
 
 Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 EncoderPrecision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -126,8 +127,6 @@ class Encoder:
     def _load_checkpoint(
         cls, path: Path, device: torch.device, precision: str, graphs: bool, compiled: bool
     ) -> Encoder:
-        from dsa_fast.training.module import load_model  # brings Lightning
-
         loaded = load_model(path)
         precision = "fp32" if precision == "auto" else precision
         network = EmbeddingNetwork(loaded.model, precision=precision)  # type: ignore[arg-type]

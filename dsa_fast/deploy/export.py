@@ -15,10 +15,13 @@ import torch
 from torch import Tensor
 
 import dsa_fast
-from dsa_fast.checksum import checksum
 from dsa_fast.data.people import PeopleSplits
 from dsa_fast.deploy import parity as parities
-from dsa_fast.deploy.artifact import (
+from dsa_fast.deploy.embedding_network import EmbeddingNetwork
+from dsa_fast.deploy.encoder import Encoder
+from dsa_fast.deploy.image_batch import to_layout
+from dsa_fast.deploy.onnx import CalibrationMethod, require, write_int8_onnx, write_onnx
+from dsa_fast.deploy.sidecar import (
     SUFFIXES,
     BatchRange,
     InputSpec,
@@ -29,12 +32,9 @@ from dsa_fast.deploy.artifact import (
     sidecar_path,
     write_sidecar,
 )
-from dsa_fast.deploy.encoder import Encoder
-from dsa_fast.deploy.images import to_layout
-from dsa_fast.deploy.network import EmbeddingNetwork
-from dsa_fast.deploy.onnx import CalibrationMethod, require, write_int8_onnx, write_onnx
 from dsa_fast.deploy.tensorrt import build_engine, describe_gpu, library, version_key
-from dsa_fast.training.module import LoadedModel, load_model
+from dsa_fast.files import checksum
+from dsa_fast.models import LoadedModel, load_model
 
 
 @dataclass(frozen=True)
@@ -229,8 +229,8 @@ def _describe(loaded: LoadedModel, network: EmbeddingNetwork, checkpoint: str | 
     return {
         "stream": "mf",
         "class": type(loaded.model).__name__,
-        "trunk": stream.trunk.name,
-        "width": stream.trunk.width,
+        "backbone": stream.backbone.name,
+        "width": stream.backbone.width,
         "branches": loaded.model.branches,
         "halves": [size for size in loaded.model.embed_dims if size],
         "parameters": sum(parameter.numel() for parameter in network.stream.parameters()),

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsa_fast.atomic import atomic_path
-from dsa_fast.checksum import checksum
+from dsa_fast.deploy.inputs import Item
 from dsa_fast.deploy.onnx import require
-from dsa_fast.deploy.sources import Item
-from dsa_fast.deploy.store import Vectors
+from dsa_fast.deploy.vector_files import Vectors
+from dsa_fast.files import atomic_path, checksum
 
 _FORMAT, _VERSION, _MARK = "dsa_fast.index", 1, "current.json"
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dsa_fast.deploy.artifact import InputSpec, OutputSpec
-from dsa_fast.deploy.network import EmbeddingNetwork
+from dsa_fast.deploy.embedding_network import EmbeddingNetwork
+from dsa_fast.deploy.sidecar import InputSpec, OutputSpec
 
 CalibrationMethod = Literal["minmax", "percentile"]
 

@@ -12,8 +12,8 @@ from dsa_fast.data.people import PeopleSplits
 from dsa_fast.data.transforms import normalize
 from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.evaluation import evaluate
-from dsa_fast.training.module import LoadedModel
-from dsa_fast.training.scoring import embed_people
+from dsa_fast.evaluation.embedding import embed_people
+from dsa_fast.models import LoadedModel
 
 #: An export whose vectors are farther away than this is a failure. In 8 bits it depends on the network: a figure to
 #: look at, and a floor that only a broken file falls below.

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dsa_fast.atomic import atomic_path
-from dsa_fast.deploy.artifact import BatchRange, InputSpec, Sidecar
 from dsa_fast.deploy.onnx import require
+from dsa_fast.deploy.sidecar import BatchRange, InputSpec, Sidecar
+from dsa_fast.files import atomic_path
 
 #: Kinds of artifacts that are engines.
 Flavour = Literal["tensorrt", "tensorrt-rtx"]

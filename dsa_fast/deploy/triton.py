@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from dsa_fast.deploy.artifact import Sidecar, read_sidecar, sidecar_path
+from dsa_fast.deploy.sidecar import Sidecar, read_sidecar, sidecar_path
 
 _BACKENDS = {"onnx": ("onnxruntime", "model.onnx"), "tensorrt": ("tensorrt", "model.plan")}
 _QUEUE_MICROSECONDS = 500

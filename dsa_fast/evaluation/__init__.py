@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from .histogram import histogram_features
-from .metrics import EvaluationResult, RankedLists, evaluate, evaluate_distances, pool_images, rank_list
+from dsa_fast.evaluation.color_histogram import histogram_features
+from dsa_fast.evaluation.metrics import (
+    EvaluationResult,
+    RankedLists,
+    evaluate,
+    evaluate_distances,
+    pool_images,
+    rank_list,
+)
 
 __all__ = [
     "EvaluationResult",

@@ -17,9 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dsa_fast.evaluation.metrics import Features, Metric, _features, _for_op, _sortable
 from dsa_fast.ops import rank as rank_ops
-
-from .metrics import Features, Metric, _features, _for_op, _sortable
 
 __all__ = ["KReciprocal", "expand", "k_reciprocal"]
 

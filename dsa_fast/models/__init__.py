@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from .baselines import Baseline
-from .branches import set_branch_mode
-from .dsa_reid import DSAOutput, DSAReID
-from .dsag_stream import DSAGStream
-from .losses import DSALoss, batch_hard_triplet_loss, id_loss, part_weights
-from .mf_stream import Features, MFStream
-from .trunk import Trunk
+from dsa_fast.models.backbone import Backbone
+from dsa_fast.models.baselines import Baseline
+from dsa_fast.models.branches import set_branch_mode
+from dsa_fast.models.checkpoint import LoadedModel, load_model
+from dsa_fast.models.config import ModelConfig, build_model
+from dsa_fast.models.dsa_reid import DSAOutput, DSAReID
+from dsa_fast.models.dsag_stream import DSAGStream
+from dsa_fast.models.losses import DSALoss, batch_hard_triplet_loss, id_loss, part_weights
+from dsa_fast.models.mf_stream import Features, MFStream
 
 __all__ = [
+    "Backbone",
     "Baseline",
     "DSAGStream",
     "DSALoss",
     "DSAOutput",
     "DSAReID",
     "Features",
+    "LoadedModel",
     "MFStream",
-    "Trunk",
+    "ModelConfig",
     "batch_hard_triplet_loss",
+    "build_model",
     "id_loss",
+    "load_model",
     "part_weights",
     "set_branch_mode",
 ]

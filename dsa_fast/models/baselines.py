@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from .dsa_reid import DSAReID
-from .trunk import load_named, read_pretrained
+from dsa_fast.models.backbone import read_pretrained
+from dsa_fast.models.dsa_reid import DSAReID
+from dsa_fast.weights import load_named
 
 
 class Baseline(DSAReID):
@@ -17,7 +18,7 @@ class Baseline(DSAReID):
 
     Args:
         num_ids: identities that the classifier tells apart.
-        trunk: resnet18, resnet34, resnet50 or resnet101.
+        backbone: resnet18, resnet34, resnet50 or resnet101.
         pretrained: as in `DSAReID`, but conv5_x is loaded too: this is the whole ResNet, as the re-ID systems that
             the paper builds its baseline on have it.
         width: scales every channel count; pretrained weights need 1.
@@ -34,17 +35,17 @@ class Baseline(DSAReID):
         self,
         num_ids: int,
         *,
-        trunk: str = "resnet50",
+        backbone: str = "resnet50",
         pretrained: str | os.PathLike[str] | None = "imagenet",
         width: float = 1.0,
         classifier_dim: int = 512,
         bnneck: bool = False,
         last_stride: int = 1,
     ) -> None:
-        state = None if pretrained is None else read_pretrained(trunk, pretrained, width=width)
+        state = None if pretrained is None else read_pretrained(backbone, pretrained, width=width)
         super().__init__(
             num_ids,
-            trunk=trunk,
+            backbone=backbone,
             pretrained=None,
             width=width,
             branches="global",
@@ -55,6 +56,6 @@ class Baseline(DSAReID):
         )
         if state is not None:
             source = f"pretrained={str(pretrained)!r}"
-            load_named(self.mf_stream.trunk, state, source=source)
+            load_named(self.mf_stream.backbone, state, source=source)
             assert self.mf_stream.head_global is not None
             load_named(self.mf_stream.head_global, state, prefix="layer4.", source=source)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dsa_fast.densepose.parts import NUM_PARTS
-
-from .dsag_stream import DSAGStream
-from .heads import AddFusion, BNNeck, BranchClassifier, Classifier, ConcatFusion
-from .mf_stream import NUM_LOCAL, Branches, Features, MFStream, check_branches
-from .trunk import Normalize, load_named, read_pretrained
+from dsa_fast.models.backbone import Normalize, read_pretrained
+from dsa_fast.models.dsag_stream import DSAGStream
+from dsa_fast.models.heads import AddFusion, BNNeck, BranchClassifier, Classifier, ConcatFusion
+from dsa_fast.models.mf_stream import NUM_LOCAL, Branches, Features, MFStream, check_branches
+from dsa_fast.weights import load_named
 
 Fusion = Literal["add", "concat"]
 
@@ -53,7 +53,7 @@ class DSAReID(nn.Module):
 
     Args:
         num_ids: identities that the classifiers tell apart.
-        trunk: the MF-Stream's ResNet: resnet18, resnet34, resnet50 or resnet101.
+        backbone: the MF-Stream's ResNet: resnet18, resnet34, resnet50 or resnet101.
         pretrained: weights of conv1 to conv4_x: `"imagenet"`, the path of a torchvision state dict, or None for
             random ones. Heads and DSAG-Stream always start from random weights.
         width: scales every channel count (to multiples of 8, at least 8); pretrained weights need 1.
@@ -80,7 +80,7 @@ class DSAReID(nn.Module):
         self,
         num_ids: int,
         *,
-        trunk: str = "resnet50",
+        backbone: str = "resnet50",
         pretrained: str | os.PathLike[str] | None = "imagenet",
         width: float = 1.0,
         branches: Branches = "both",
@@ -98,14 +98,14 @@ class DSAReID(nn.Module):
             raise ValueError(f"fusion must be one of {', '.join(get_args(Fusion))}, got {fusion!r}")
         check_branches(branches)
         # Read first: what is missing should show before the network is built.
-        state = None if pretrained is None else read_pretrained(trunk, pretrained, width=width)
+        state = None if pretrained is None else read_pretrained(backbone, pretrained, width=width)
 
         self.num_ids = num_ids
         self.branches: Branches = branches
         self.normalize = Normalize()
-        self.mf_stream = MFStream(trunk, width=width, branches=branches, last_stride=last_stride)
+        self.mf_stream = MFStream(backbone, width=width, branches=branches, last_stride=last_stride)
         if state is not None:
-            load_named(self.mf_stream.trunk, state, source=f"pretrained={str(pretrained)!r}")
+            load_named(self.mf_stream.backbone, state, source=f"pretrained={str(pretrained)!r}")
 
         global_dim, local_dim = self.mf_stream.global_dim, self.mf_stream.local_dim
         self.dsag_stream: DSAGStream | None = None

@@ -6,10 +6,9 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from dsa_fast.densepose.parts import MERGE_13_TO_8, MERGE_24_TO_13, NUM_PARTS
-
-from .branches import BranchBasicBlock, BranchConv2d, MergeBranches, make_branch_stage
-from .mf_stream import NUM_LOCAL, Branches, Features, check_branches, split_parts
-from .trunk import fast_layout, make_stage, pool, scaled
+from dsa_fast.models.backbone import fast_layout, make_stage, pool, scaled
+from dsa_fast.models.branches import BranchBasicBlock, BranchConv2d, MergeBranches, make_branch_stage
+from dsa_fast.models.mf_stream import NUM_LOCAL, Branches, Features, check_branches, split_parts
 
 
 class DSAGStream(nn.Module):

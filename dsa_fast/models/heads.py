@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .branches import BranchLinear
+from dsa_fast.models.branches import BranchLinear
 
 # A deviation this small starts every identity at nearly the same probability, so that the first steps are not spent
 # on undoing a random classification.

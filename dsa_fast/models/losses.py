@@ -9,8 +9,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from dsa_fast.densepose.parts import MERGE_13_TO_8, MERGE_24_TO_13
-
-from .dsa_reid import DSAOutput
+from dsa_fast.models.dsa_reid import DSAOutput
 
 
 def id_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weight: Tensor | None = None) -> Tensor:

@@ -7,9 +7,8 @@ from typing import Literal, NamedTuple, get_args
 from torch import Tensor, nn
 
 from dsa_fast.densepose.parts import MERGED_NAMES
-
-from .branches import BranchBasicBlock, BranchBottleneck, make_branch_stage
-from .trunk import Trunk, fast_layout, make_stage, pool, scaled, trunk_spec
+from dsa_fast.models.backbone import Backbone, backbone_spec, fast_layout, make_stage, pool, scaled
+from dsa_fast.models.branches import BranchBasicBlock, BranchBottleneck, make_branch_stage
 
 Branches = Literal["both", "global", "local"]
 
@@ -30,14 +29,14 @@ class Features(NamedTuple):
 
 
 class MFStream(nn.Module):
-    """Full images -> global and part-aware features, by a ResNet trunk and a head of two branches.
+    """Full images -> global and part-aware features, by a ResNet backbone and a head of two branches.
 
-    Trunk: conv1 to conv4_x of the ResNet, F. Global head: its conv5_x with stride 1 and a spatial average. Local head:
-    8 branches, each like the global one with 1/8 of the channels on each layer, each reading all of F. Heads start
-    from random weights.
+    Backbone: conv1 to conv4_x of the ResNet, F. Global head: its conv5_x with stride 1 and a spatial average. Local
+    head: 8 branches, each like the global one with 1/8 of the channels on each layer, each reading all of F. Heads
+    start from random weights.
 
     Args:
-        trunk: resnet18, resnet34, resnet50 or resnet101.
+        backbone: resnet18, resnet34, resnet50 or resnet101.
         width: scales every channel count (to multiples of 8, at least 8).
         branches: which branches of the head are built.
         last_stride: stride of the heads; 1 in the paper, 2 in the plain ResNet.
@@ -47,22 +46,22 @@ class MFStream(nn.Module):
         local_dim: length of each local feature: 256 or 64 at width 1.
 
     Raises:
-        ValueError: unknown trunk, branches or last_stride, or a width that is not above 0.
+        ValueError: unknown backbone, branches or last_stride, or a width that is not above 0.
     """
 
     def __init__(
-        self, trunk: str = "resnet50", *, width: float = 1.0, branches: Branches = "both", last_stride: int = 1
+        self, backbone: str = "resnet50", *, width: float = 1.0, branches: Branches = "both", last_stride: int = 1
     ) -> None:
         super().__init__()
         if last_stride not in (1, 2):
             raise ValueError(f"last_stride must be 1 or 2, got {last_stride}")
         check_branches(branches)
-        self.trunk = Trunk(trunk, width=width)
-        block, blocks = trunk_spec(trunk)[:2]
+        self.backbone = Backbone(backbone, width=width)
+        block, blocks = backbone_spec(backbone)[:2]
         planes, local_planes = scaled(512, width), scaled(512 // NUM_LOCAL, width)
         self.global_dim: int = planes * block.expansion
         self.local_dim: int = local_planes * block.expansion
-        channels = self.trunk.out_channels
+        channels = self.backbone.out_channels
         self.head_global: nn.Sequential | None = None
         self.head_local: nn.Sequential | None = None
         if branches != "local":
@@ -75,7 +74,7 @@ class MFStream(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """Images [B, 3, H, W], float and normalised -> features, float32 (also under autocast)."""
-        x = self.trunk(fast_layout(images))
+        x = self.backbone(fast_layout(images))
         whole = None if self.head_global is None else pool(self.head_global(x))
         local = None if self.head_local is None else split_parts(pool(self.head_local(x)))
         return Features(whole, local)

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dsa_fast import __version__
-from dsa_fast.atomic import atomic_path
+from dsa_fast.files import atomic_path
 from dsa_fast.tables.rows import PAPER_ROWS, TableRow, rows_of
 from dsa_fast.tables.run import TrainingScores
 
@@ -185,7 +185,8 @@ def describe(runs: Sequence[TrainingScores]) -> str:
     start = "random weights" if model["pretrained"] is None else f"weights {model['pretrained']}"
     return (
         f"{images['train']} training images of {images['identities']} identities, {images['query']} queries, "
-        f"{images['gallery']} gallery images; {model['trunk']}, width {model['width']:g}, {start}, {height} x {width}, "
+        f"{images['gallery']} gallery images; {model['backbone']}, width {model['width']:g}, {start}, "
+        f"{height} x {width}, "
         f"parts {size} x {size}, P x K = {data['p']} x {data['k']}, "
         f"{options['trainer']['max_epochs']} epochs"
     )

@@ -14,24 +14,16 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from dsa_fast import __version__
-from dsa_fast.atomic import atomic_path
 from dsa_fast.data.people import Person
 from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.data.verify import verify_files
+from dsa_fast.device import pick_device
 from dsa_fast.evaluation import evaluate
-from dsa_fast.training import (
-    DataConfig,
-    LoadedModel,
-    LossConfig,
-    ModelConfig,
-    OptimConfig,
-    TrainerConfig,
-    embed_people,
-    fit,
-    load_model,
-)
+from dsa_fast.evaluation.embedding import Embedded, ModelEmbedder, branch_slice, embed_people
+from dsa_fast.files import atomic_path
+from dsa_fast.models import LoadedModel, ModelConfig, load_model
+from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig, fit
 from dsa_fast.training.data import read_people
-from dsa_fast.training.scoring import Embedded, branch_slice, pick_device
 
 _SCORES = "scores.json"
 _SECTIONS = ("data", "model", "loss", "optim", "augment", "trainer")
@@ -220,16 +212,9 @@ def test_all(
     if loaded.model.dsag_stream is not None and maps:
         streams.append("fused")
     for stream in streams:
+        embedder = ModelEmbedder(loaded, fused=stream == "fused", device=device)
         both = [
-            embed_people(
-                loaded,
-                people,
-                fused=stream == "fused",
-                iuv_order=data.iuv_order,
-                device=device,
-                batch=data.test_batch,
-                workers=data.workers,
-            )
+            embed_people(embedder, people, iuv_order=data.iuv_order, batch=data.test_batch, workers=data.workers)
             for people in (query, gallery)
         ]
         names: list[Literal["both", "global", "local"]] = ["both"]

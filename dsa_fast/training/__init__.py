@@ -1,23 +1,20 @@
-"""Training with Lightning: `ReIDTask` (step), `ReIDData` (batches), `fit` (a whole run) and their configuration."""
+"""Training with Lightning: `ReIDTask` (a step), `ReIDData` (batches), `fit` (a whole run) and their options.
 
-from dsa_fast.training.config import DataConfig, LossConfig, ModelConfig, OptimConfig, TrainerConfig
+May import everything below it: `evaluation`, `data`, `models`, `densepose`, `ops`.
+"""
+
+from dsa_fast.training.config import DataConfig, LossConfig, OptimConfig, TrainerConfig
 from dsa_fast.training.data import ReIDData
-from dsa_fast.training.module import LoadedModel, ReIDTask, build_model, load_model
+from dsa_fast.training.module import ReIDTask
 from dsa_fast.training.run import FitResult, fit
-from dsa_fast.training.scoring import embed_people
 
 __all__ = [
     "DataConfig",
     "FitResult",
-    "LoadedModel",
     "LossConfig",
-    "ModelConfig",
     "OptimConfig",
     "ReIDData",
     "ReIDTask",
     "TrainerConfig",
-    "build_model",
-    "embed_people",
     "fit",
-    "load_model",
 ]

@@ -62,43 +62,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The network.
-
-    Attributes:
-        kind: `dsa` is the paper's two streams; `baseline` the plain ResNet with a global feature.
-        trunk: the MF-Stream's ResNet.
-        pretrained: `imagenet`, the path of a torchvision state dict, or null for random weights.
-        width: scales every layer's channels, for small machines.
-        branches: which of the global and local branch are built.
-        dsag: trains the DSAG-Stream too; without it the model is the paper's "Two branches" baseline.
-        fusion: how the streams' features are fused: `add`, or `concat` with an FC layer (paper, table 5).
-        classifier_dim: width of the classifiers' first layer.
-        bnneck: a batch norm between each feature and its classifiers, which the test vectors pass too (Luo et al., "Bag
-            of Tricks", https://arxiv.org/abs/1903.07071); not the paper's.
-        last_stride: stride of the MF-Stream's conv5_x: 1, the paper's, or 2 as in the plain ResNet.
-    """
-
-    kind: Literal["dsa", "baseline"] = "dsa"
-    trunk: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
-    pretrained: str | None = "imagenet"
-    width: float = 1.0
-    branches: Literal["both", "global", "local"] = "both"
-    dsag: bool = True
-    fusion: Literal["add", "concat"] = "add"
-    classifier_dim: int = 512
-    bnneck: bool = False
-    last_stride: Literal[1, 2] = 1
-
-    def __post_init__(self) -> None:
-        if self.kind == "baseline" and (self.branches, self.dsag, self.fusion) != ("both", True, "add"):
-            raise ValueError(
-                "model.branches, model.dsag and model.fusion must be left alone for model.kind baseline, "
-                f"got {self.branches}, {self.dsag} and {self.fusion}"
-            )
-
-
-@dataclass(frozen=True)
 class LossConfig:
     """Weights of the losses (paper, section 4.2).
 

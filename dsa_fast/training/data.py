@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 
 from dsa_fast.data.dataset import Collate, PeopleDataset, PersonItem
 from dsa_fast.data.people import PeopleSplits, Person
+from dsa_fast.data.person_store import PersonStore, Place, StoreLoader, choose_place, measure, say
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.sampler import PKSampler
-from dsa_fast.data.store import PersonStore, Place, StoreLoader, choose_place, measure, say
 from dsa_fast.data.verify import verify_files
 from dsa_fast.training.config import DataConfig
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import lightning
 import numpy as np
@@ -13,14 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from dsa_fast.data.dataset import PersonBatch, PersonItem
-from dsa_fast.data.transforms import AugmentConfig, Draws, eval_transform, flip_lut, train_transform
+from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, eval_transform, flip_lut
 from dsa_fast.evaluation import evaluate
-from dsa_fast.models import Baseline, DSALoss, DSAReID, part_weights
-from dsa_fast.training.config import CompileMode, LossConfig, ModelConfig, OptimConfig
+from dsa_fast.models import DSALoss, ModelConfig, build_model, load_model, part_weights
+from dsa_fast.models.checkpoint import describe_network
+from dsa_fast.training.config import CompileMode, LossConfig, OptimConfig
 from dsa_fast.training.schedule import learning_rate
-
-_FORMAT = 1
-_KEY = "dsa_fast"
 
 
 class ReIDTask(lightning.LightningModule):
@@ -83,7 +80,7 @@ class ReIDTask(lightning.LightningModule):
         """Transform and warp on this device, forward, losses."""
         labels = batch["label"]
         draws = Draws.sample(len(labels), self.augment, self._generator(batch_index))
-        images, dsap = train_transform(
+        images, dsap = augment_batch(
             batch["image"],
             batch["iuv"],
             draws,
@@ -173,78 +170,21 @@ class ReIDTask(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what `load_model` needs, in plain types that load without pickle."""
-        checkpoint[_KEY] = {
-            "format": _FORMAT,
-            "num_ids": self.num_ids,
-            "model": asdict(self.model_config),
-            "size": list(self.augment.size),
-            "dsap_size": self.augment.dsap_size,
-            "reduce": self.augment.reduce,
-            "parts": self.augment.parts,
-        }
+        describe_network(
+            checkpoint,
+            self.num_ids,
+            self.model_config,
+            size=self.augment.size,
+            dsap_size=self.augment.dsap_size,
+            reduce=self.augment.reduce,
+            parts=self.augment.parts,
+        )
 
 
 def _input_dtype(like: Tensor) -> torch.dtype:
     """What the first layers compute in: under autocast they would cast their input, which then need not be wider."""
     kind = like.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-
-
-def build_model(num_ids: int, config: ModelConfig) -> DSAReID | Baseline:
-    """The network that `config` describes, with `num_ids` classes."""
-    options: dict[str, Any] = asdict(config)
-    if options.pop("kind") == "baseline":
-        del options["branches"], options["dsag"], options["fusion"]
-        return Baseline(num_ids, **options)
-    return DSAReID(num_ids, **options)
-
-
-class LoadedModel(NamedTuple):
-    """A model from a checkpoint, and the inputs it was trained with.
-
-    Attributes:
-        model: the network, in eval mode, on the CPU.
-        size: height and width of the input image.
-        dsap_size: S, height and width of a part image.
-        reduce: which pixel a texel shows.
-        parts: how part images are made.
-    """
-
-    model: DSAReID | Baseline
-    size: tuple[int, int]
-    dsap_size: int
-    reduce: Literal["last", "mean"] = "last"
-    parts: Literal["warp", "crop"] = "warp"
-
-
-def load_model(path: str | os.PathLike[str]) -> LoadedModel:
-    """Reads the model of a training checkpoint; no pickled code is run.
-
-    Args:
-        path: a `.ckpt` file written by `dsa-fast fit` or `dsa-fast demo`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no checkpoint of this package.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint must be a .ckpt file of dsa-fast fit, got {path}: no such file")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        about = checkpoint[_KEY]
-    except Exception as error:  # torch raises many kinds, with advice that is wrong here
-        kind = "" if isinstance(error, KeyError) else f" ({type(error).__name__} while reading it)"
-        raise ValueError(f"checkpoint must be a file written by dsa-fast fit, got {path}{kind}") from error
-    if about["format"] != _FORMAT:
-        raise ValueError(f"checkpoint must have format {_FORMAT}, got {about['format']} in {path}")
-    config = ModelConfig(**{**about["model"], "pretrained": None})
-    model = build_model(about["num_ids"], config)
-    prefix = "model."
-    state = {name[len(prefix) :]: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)}
-    model.load_state_dict(state)
-    height, width = about["size"]
-    return LoadedModel(model.eval(), (height, width), about["dsap_size"], about["reduce"], about.get("parts", "warp"))
 
 
 def start_from(model: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -1,0 +1,452 @@
+"""A whole training set as bytes in memory: on the training device where it fits, so that no files are read in the loop.
+
+`PersonStore.open` decodes all people once, in threads, and keeps the result in a folder from which the next start maps
+it into memory. `choose_place` decides by measured size and free memory where the store goes; `StoreLoader` gives an
+epoch's batches from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from dsa_fast.data.dataset import PersonBatch
+from dsa_fast.data.people import Person
+from dsa_fast.data.sampler import PKSampler
+from dsa_fast.data.transforms import resize
+from dsa_fast.data.verify import digest_files
+from dsa_fast.densepose.iuv import Order, read_iuv, resize_iuv
+from dsa_fast.files import atomic_path, remove_left_over
+from dsa_fast.image import read_image
+
+__all__ = ["PersonStore", "Place", "StoreLoader", "choose_place", "measure", "say"]
+
+#: Where the people are: on the training device, in (pinned) host memory, or in their files.
+Place = Literal["device", "pinned", "disk"]
+
+_FORMAT = "dsa_fast.store"
+_VERSION = 1
+_CHUNK = 64
+_MANIFEST = "manifest.json"
+# The share of free memory that a store may take: the rest is the network's.
+_DEVICE_SHARE = 0.25
+_HOST_SHARE = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+def say(text: str, progress: bool) -> None:
+    """Writes a line into the log, and to the terminal where one is watching."""
+    _log.info(text)
+    if progress:
+        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+
+
+def measure(people: Sequence[Person], size: tuple[int, int], workers: int | None = None) -> tuple[int, int]:
+    """Height and width that people are stored at: their own if all images have one size, else `size`.
+
+    Only the files' headers are read.
+
+    Raises:
+        ValueError: a file is missing or no image; the message names it.
+    """
+    chunks = [people[i : i + _CHUNK] for i in range(0, len(people), _CHUNK)]
+    with ThreadPoolExecutor(_threads(workers)) as pool:
+        sizes = set().union(*pool.map(_sizes, chunks))
+    return sizes.pop() if len(sizes) == 1 else size
+
+
+def _sizes(people: Sequence[Person]) -> set[tuple[int, int]]:
+    sizes = set()
+    for person in people:
+        try:
+            with Image.open(person.path) as image:
+                sizes.add((image.height, image.width))
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f"{person.path} must be a readable image, got: {error}") from error
+    return sizes
+
+
+def _threads(workers: int | None) -> int:
+    if workers is not None:
+        return max(workers, 1)
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+
+
+def choose_place(num_bytes: int, device: torch.device, processes: int = 1) -> tuple[Place, str]:
+    """Where a store of `num_bytes` goes, and why.
+
+    The device if the store fits in a quarter of its free memory, else host memory if it fits in half of
+    what is free there (shared by all processes of this machine), else their files. On a CPU the
+    device's memory is the host's.
+
+    Args:
+        num_bytes: size of the store.
+        device: the training device.
+        processes: how many training processes share this machine's memory.
+    """
+    tried: list[str] = []
+    host = _free_host_bytes()
+    limits: list[tuple[Place, float, str]] = []
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        limits.append(("device", _DEVICE_SHARE * free, f"a quarter of the {_gigabytes(free)} free on {device}"))
+    if host is not None:
+        place: Place = "pinned" if device.type == "cuda" else "device"
+        share = f" for each of {processes} processes" if processes > 1 else ""
+        limits.append((place, _HOST_SHARE * host / processes, f"half of the {_gigabytes(host)} free{share}"))
+    for place, limit, words in limits:
+        if num_bytes <= limit:
+            return place, "; ".join([*tried, f"{_gigabytes(num_bytes)} fit in {words}"])
+        tried.append(f"{_gigabytes(num_bytes)} do not fit in {words}")
+    return "disk", "; ".join(tried) or "how much memory is free is not known"
+
+
+def _free_host_bytes() -> int | None:
+    """Memory that programs can still have; None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _gigabytes(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
+
+
+@dataclass(frozen=True)
+class PersonStore:
+    """All people of a training set, in the order of their list.
+
+    Attributes:
+        images: uint8 [N, 3, h, w], RGB.
+        iuv: uint8 [N, 3, h, w], channels I, U, V; all background where there is no map.
+    """
+
+    images: Tensor
+    iuv: Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory it takes."""
+        return self.images.numel() + self.iuv.numel()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @classmethod
+    def open(
+        cls,
+        people: Sequence[Person],
+        size: tuple[int, int],
+        *,
+        iuv_order: Order = "auto",
+        cache: Path | None = None,
+        workers: int | None = None,
+        progress: bool = False,
+    ) -> PersonStore:
+        """Decodes people in threads, or maps what an earlier call left in `cache` into memory.
+
+        If all images have one size they are stored as they are. Otherwise each that is not of `size` is resized to it
+        (maps by nearest neighbour), as the training transform would do first thing: the network sees the same pixels.
+
+        The cache is a folder for this list of people with `manifest.json` and one file of bytes. It is valid as long
+        as all paths, sizes and times of change are the same; otherwise it is made anew. Where it cannot be written, or
+        the disk is too full, the store is made in memory, and a line says so.
+
+        Args:
+            people: the people.
+            size: height and width of the network's input, for images of unequal sizes.
+            iuv_order: channel order of the maps' files, see `read_iuv`.
+            cache: folder for the caches of any number of lists; None for none.
+            workers: threads; by default one for each core, 8 at most.
+            progress: shows a progress bar, and says what is done.
+
+        Raises:
+            ValueError: there are no people, or a file is missing or broken; the message names it.
+        """
+        if not people:
+            raise ValueError("people must not be empty")
+        key, missing = digest_files([(person.path, person.iuv_path) for person in people], iuv_order)
+        if missing:
+            raise ValueError(f"{len(missing)} files can't be used, the first is {missing[0]}")
+        folder = None if cache is None else cache / _folder_name(people, iuv_order)
+        if folder is not None:
+            store, complaint = _map(folder, key, len(people), size)
+            if store is not None:
+                say(f"store: {_gigabytes(store.num_bytes)} mapped from {folder}", progress)
+                return store
+            if complaint:
+                say(f"store: {folder} is made anew: {complaint}", progress)
+        height, width = measure(people, size, workers)
+        fill = partial(_fill, people, iuv_order=iuv_order, workers=workers, progress=progress)
+        shape = (2, len(people), 3, height, width)
+        if folder is not None:
+            try:
+                room = shutil.disk_usage(_existing(folder)).free
+                if room < 1.02 * np.prod(shape):
+                    raise OSError(f"the disk has only {_gigabytes(room)} free")
+                with _alone(folder, progress) as alone:
+                    store, _ = _map(folder, key, len(people), size)  # what another process has made meanwhile
+                    if store is not None:
+                        return store
+                    if alone:
+                        remove_left_over(folder, time.time())
+                    return _write(folder, key, shape, size, fill)
+            except OSError as error:
+                say(f"store: kept in memory only: {folder} cannot be written: {error}", progress)
+        memory = np.zeros(shape, np.uint8)
+        fill(memory)
+        return cls(*torch.from_numpy(memory).unbind())
+
+    def to(self, device: torch.device) -> PersonStore:
+        """The store on a device.
+
+        Raises:
+            ValueError: the device has not as much memory.
+        """
+        if self.images.device == device:
+            return self
+        try:
+            return PersonStore(self.images.to(device), self.iuv.to(device))
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"data.store device needs {_gigabytes(self.num_bytes)} on {device}, which are not free: "
+                "choose auto, pinned or disk"
+            ) from error
+
+    def pin(self) -> PersonStore:
+        """The store in memory that a GPU reads without the processor's help."""
+        return PersonStore(self.images.pin_memory(), self.iuv.pin_memory())
+
+
+def _existing(folder: Path) -> Path:
+    """The nearest folder above that exists."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def _folder_name(people: Sequence[Person], iuv_order: str) -> str:
+    names = hashlib.sha256(iuv_order.encode())
+    for person in people:
+        names.update(f"{person.path.absolute()}\0{person.iuv_path}\n".encode(errors="surrogateescape"))
+    return f"train-{names.hexdigest()[:16]}"
+
+
+def _map(folder: Path, key: str, people: int, size: tuple[int, int]) -> tuple[PersonStore | None, str | None]:
+    """The store in a folder; or None and what is wrong with it (None: there is nothing)."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text())
+    except FileNotFoundError:
+        return None, None
+    except (OSError, ValueError) as error:
+        return None, f"its manifest cannot be read ({error})"
+    try:
+        if (manifest["format"], manifest["format_version"]) != (_FORMAT, _VERSION):
+            return None, "it is of another version"
+        if manifest["key"] != key or manifest["people"] != people:
+            return None, "files have changed"
+        if manifest["resized_to"] not in (None, list(size)):
+            return None, f"its images were resized to {manifest['resized_to']}"
+        shape = (2, people, 3, int(manifest["height"]), int(manifest["width"]))
+        path = folder / str(manifest["file"])
+        if path.parent != folder or path.stat().st_size != np.prod(shape):
+            return None, f"{path.name} is not whole"
+        mapped = np.memmap(path, np.uint8, "c", shape=shape)  # what is written to it stays in memory
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        return None, f"{type(error).__name__}: {error}"
+    return PersonStore(*torch.from_numpy(mapped).unbind()), None
+
+
+@contextmanager
+def _alone(folder: Path, progress: bool) -> Iterator[bool]:
+    """Makes the folder and keeps other processes out of this block; False where the file system knows no locks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl: Any = import_module("fcntl")  # Windows has none
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"store: waiting for another process, which is writing {folder}", progress)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            locked = True
+        except (ImportError, OSError):
+            locked = False
+        yield locked
+
+
+def _write(
+    folder: Path, key: str, shape: tuple[int, ...], size: tuple[int, int], fill: Callable[[np.ndarray], None]
+) -> PersonStore:
+    """Fills a new file of bytes, and takes it in place of what the folder holds."""
+    num_bytes, (height, width) = int(np.prod(shape)), shape[-2:]
+    name = f"people-{secrets.token_hex(4)}.bin"
+    with atomic_path(folder / name) as temporary:
+        with temporary.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):  # a disk that gets full later would kill the process
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
+            else:
+                file.truncate(num_bytes)
+        mapped = np.memmap(temporary, np.uint8, "r+", shape=shape)
+        fill(mapped)
+        mapped.flush()
+    store = PersonStore(*torch.from_numpy(np.memmap(folder / name, np.uint8, "c", shape=shape)).unbind())
+    manifest = {
+        "format": _FORMAT,
+        "format_version": _VERSION,
+        "file": name,
+        "bytes": num_bytes,
+        "key": key,
+        "people": shape[1],
+        "height": height,
+        "width": width,
+        "resized_to": list(size) if (height, width) == tuple(size) else None,
+    }
+    with atomic_path(folder / _MANIFEST) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=2) + "\n")
+    for old in folder.glob("people-*.bin"):
+        if old.name != name:
+            old.unlink(missing_ok=True)
+    return store
+
+
+def _fill(people: Sequence[Person], to: np.ndarray, *, iuv_order: Order, workers: int | None, progress: bool) -> None:
+    """Decodes people into to, uint8 [2, N, 3, h, w]: images, then maps; what has no map is left as it is."""
+    starts = range(0, len(people), _CHUNK)
+    columns = (TextColumn("reading people"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress) as bar,
+        ThreadPoolExecutor(_threads(workers)) as pool,
+    ):
+        task = bar.add_task("people", total=len(people))
+        try:
+            for done in pool.map(partial(_fill_chunk, people, to, iuv_order), starts):
+                bar.advance(task, done)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _fill_chunk(people: Sequence[Person], to: np.ndarray, iuv_order: Order, start: int) -> int:
+    size = (int(to.shape[-2]), int(to.shape[-1]))
+    chunk = people[start : start + _CHUNK]
+    for n, person in enumerate(chunk, start):
+        image = read_image(person.path)
+        to[0, n] = resize(image[None], size)[0].numpy()
+        if person.iuv_path is not None:
+            iuv = read_iuv(person.iuv_path, order=iuv_order, size=(image.shape[1], image.shape[2]))
+            to[1, n] = (iuv if iuv.shape == image.shape[:1] + size else resize_iuv(iuv, size)).numpy()
+    return len(chunk)
+
+
+class StoreLoader:
+    """An epoch's batches from a store; what the training loop needs of a data loader.
+
+    A store on the training device is not copied: a batch holds all people and the indices of its own, which
+    `augment_batch` reads where they lie. From host memory, a batch's people are copied to a CUDA device on a stream
+    of their own, two batches ahead of the step.
+
+    Args:
+        store: the people, on `device` or in host memory (pinned, for CUDA).
+        labels: of each person, int64 [N].
+        camids: of each person, int64 [N].
+        batch_sampler: gives each batch's indices.
+        device: where batches go.
+        whole: whether batches hold the whole store and indices; by default where it is on `device`.
+        ahead: batches that are copied before they are asked for.
+    """
+
+    def __init__(
+        self,
+        store: PersonStore,
+        labels: Tensor,
+        camids: Tensor,
+        batch_sampler: PKSampler,
+        device: torch.device,
+        *,
+        whole: bool | None = None,
+        ahead: int = 2,
+    ) -> None:
+        self.store, self.labels, self.camids, self.batch_sampler = store, labels, camids, batch_sampler
+        self.device, self.ahead = device, ahead
+        self.whole = store.images.device == device if whole is None else whole
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[PersonBatch]:
+        if self.whole:
+            for indices in self.batch_sampler:
+                yield {
+                    "image": self.store.images,
+                    "iuv": self.store.iuv,
+                    "label": self.labels[indices],
+                    "camid": self.camids[indices],
+                    "index": np.asarray(indices),
+                }
+            return
+        stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        waiting: deque[tuple[PersonBatch, torch.cuda.Event | None]] = deque()
+        for indices in self.batch_sampler:
+            waiting.append(self._copy(indices, stream))
+            if len(waiting) > self.ahead:
+                yield self._ready(*waiting.popleft())
+        while waiting:
+            yield self._ready(*waiting.popleft())
+
+    def _copy(
+        self, indices: Sequence[int], stream: torch.cuda.Stream | None
+    ) -> tuple[PersonBatch, torch.cuda.Event | None]:
+        with torch.cuda.stream(stream):
+            image, iuv = (
+                torch.empty((len(indices), *people.shape[1:]), dtype=torch.uint8, device=self.device)
+                for people in (self.store.images, self.store.iuv)
+            )
+            for place, index in enumerate(indices):
+                image[place].copy_(self.store.images[index], non_blocking=True)
+                iuv[place].copy_(self.store.iuv[index], non_blocking=True)
+            event = stream.record_event() if stream is not None else None
+        batch: PersonBatch = {
+            "image": image,
+            "iuv": iuv,
+            "label": self.labels[indices],
+            "camid": self.camids[indices],
+        }
+        return batch, event
+
+    def _ready(self, batch: PersonBatch, event: torch.cuda.Event | None) -> PersonBatch:
+        if event is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_event(event)
+            for tensor in (batch["image"], batch["iuv"]):
+                tensor.record_stream(current)  # so that its memory is not given away before the step has read it
+        return batch

@@ -1,0 +1,101 @@
+"""The MF-Stream as it goes to production: 8-bit images in, unit vectors out, nothing of the training left."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from dsa_fast.models import DSAReID
+
+Layout = Literal["NHWC", "NCHW"]
+FloatPrecision = Literal["fp32", "fp16", "bf16"]
+
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class EmbeddingNetwork(nn.Module):
+    """uint8 images -> unit vectors, with the normalisation inside and the batch norms folded into the convolutions.
+
+    The vectors are those of `DSAReID.embed` scaled to length 1: each half has length 1 there, so both are divided by
+    the square root of 2 here. All cosines, and with them every ranking, stay the same, and the inner product of two
+    vectors is their cosine. The convolutions run in `precision`; normalisation, pooling and scaling in float32.
+
+    Args:
+        model: the trained network; it is copied and left as it is.
+        layout: of the input: `NHWC`, as decoders and cameras give images, or `NCHW`.
+        precision: of the convolutions.
+
+    Attributes:
+        dim: length of a vector.
+
+    Raises:
+        ValueError: unknown layout or precision.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, model: DSAReID, *, layout: Layout = "NHWC", precision: FloatPrecision = "fp32") -> None:
+        super().__init__()
+        if layout not in get_args(Layout):
+            raise ValueError(f"layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
+        if precision not in DTYPES:
+            raise ValueError(f"precision must be one of {', '.join(DTYPES)}, got {precision!r}")
+        self.layout: Layout = layout
+        self.dtype = DTYPES[precision]
+        self.dim = sum(model.embed_dims)
+        self.stream = copy.deepcopy(model.mf_stream).eval().requires_grad_(False)
+        fold_batch_norms(self.stream)
+        # A trained `BNNeck` belongs to the test vector.
+        self.neck_global, self.neck_local = (
+            nn.Identity() if norm is None else copy.deepcopy(norm).eval().requires_grad_(False)
+            for norm in ((None, None) if model.neck_f is None else (model.neck_f.whole, model.neck_f.local))
+        )
+        self.stream.to(self.dtype)
+        self.register_buffer("mean", model.normalize.mean.detach().clone())
+        self.register_buffer("scale", 1 / model.normalize.std.detach())
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] (or [B, 3, H, W]) RGB -> float32 [B, dim], each of length 1."""
+        x = images.float()  # before the permutation: TensorRT takes 8-bit inputs for nothing but a cast
+        if self.layout == "NHWC":
+            x = x.permute(0, 3, 1, 2)
+        maps = self.stream.backbone(((x - self.mean) * self.scale).to(self.dtype))
+        halves = [
+            functional.normalize(neck(head(maps).float().mean(dim=(2, 3))), dim=1)
+            for head, neck in (
+                (self.stream.head_global, self.neck_global),
+                (self.stream.head_local, self.neck_local),
+            )
+            if head is not None
+        ]
+        vectors: Tensor = torch.cat(halves, dim=1) / math.sqrt(len(halves))
+        return vectors
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Replaces every convolution and the batch norm after it by one convolution with a bias, in place.
+
+    The pairs are `convN` and `bnN` of one module, and neighbours in a sequence, as in torchvision's ResNets.
+
+    Raises:
+        ValueError: a batch norm has no convolution that it could be folded into.
+    """
+    children = dict(module.named_children())
+    for name, child in children.items():
+        if not isinstance(child, nn.BatchNorm2d):
+            fold_batch_norms(child)
+            continue
+        before = f"conv{name[2:]}" if name.startswith("bn") else str(int(name) - 1) if name.isdigit() else ""
+        convolution = children.get(before)
+        if not isinstance(convolution, nn.Conv2d):
+            raise ValueError(f"module must have a convolution before each batch norm, got none before {name}")
+        module.add_module(before, fuse_conv_bn_eval(convolution, child))
+        module.add_module(name, nn.Identity())

@@ -1,0 +1,128 @@
+"""What an encoder is given: one image or thousands, in any of the forms that people have them in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from dsa_fast.data.transforms import resize
+from dsa_fast.image import read_image
+
+#: One image: uint8 [H, W, 3] (NumPy), uint8 [3, H, W] (torch), PIL, or the path of a file; all RGB.
+OneImage = NDArray[np.uint8] | Tensor | Image.Image | str | os.PathLike[str]
+#: One image, a batch of one size (uint8 [B, H, W, 3] or [B, 3, H, W]), or a sequence of single images of any sizes.
+Images = OneImage | Sequence[OneImage]
+
+
+class ImageBatch:
+    """Images of any form, to be read in pieces.
+
+    Attributes:
+        single: one image was given, not a batch of one.
+        family: whether the answer shall be a NumPy array or a tensor.
+        device: where the images lie; vectors of tensors go back there.
+
+    Raises:
+        TypeError: it is no image, or not of 8 bits.
+        ValueError: wrong shape, or no image at all.
+    """
+
+    def __init__(self, images: Images) -> None:
+        self.device = torch.device("cpu")
+        self.family: Literal["numpy", "torch"] = "numpy"
+        self._batch: Tensor | None = None  # uint8 [N, 3, H, W]
+        self._items: Sequence[Any] = []
+        given: Any = images
+        self.single = isinstance(given, (Image.Image, str, os.PathLike)) or (
+            isinstance(given, (np.ndarray, Tensor)) and given.ndim == 3
+        )
+        if isinstance(given, np.ndarray):
+            _check(given.dtype == np.uint8, given.dtype)
+            if given.ndim not in (3, 4) or given.shape[-1] != 3 or 0 in given.shape[:-1]:
+                raise ValueError(f"images must have shape [H, W, 3] or [B, H, W, 3] as arrays, got {list(given.shape)}")
+            # PyTorch takes neither what can't be written nor what runs backwards, as BGR turned by [..., ::-1] does.
+            fine = given.flags.writeable and min(given.strides) >= 0
+            whole = torch.from_numpy(given if fine else given.copy())
+            self._batch = (whole[None] if self.single else whole).permute(0, 3, 1, 2)
+        elif isinstance(given, Tensor):
+            _check(given.dtype == torch.uint8, given.dtype)
+            if given.ndim not in (3, 4) or given.shape[-3] != 3 or 0 in given.shape:
+                raise ValueError(
+                    f"images must have shape [3, H, W] or [B, 3, H, W] as tensors, got {list(given.shape)}"
+                )
+            self._batch = given[None] if self.single else given
+            self.family, self.device = "torch", given.device
+        elif self.single:
+            self._items = [given]
+        elif isinstance(given, Sequence):
+            self._items = given
+            if len(given) == 0:
+                raise ValueError("images must hold at least one image, got none")
+            if all(isinstance(item, Tensor) for item in given):
+                self.family, self.device = "torch", given[0].device
+        else:
+            raise TypeError(
+                "images must be an array, a tensor, a PIL image, the path of a file, or a sequence of these, "
+                f"got {type(given).__name__}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._items) if self._batch is None else len(self._batch)
+
+    def read(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
+        """The images from `start` to `stop`, resized: uint8 [B, 3, *size], on their device.
+
+        Raises:
+            TypeError, ValueError: an image of the sequence is none; the message says which.
+        """
+        if self._batch is not None:
+            return resize(self._batch[start:stop], size)
+        return torch.cat([resize(self._one(i), size) for i in range(start, stop)])
+
+    def _one(self, index: int) -> Tensor:
+        """uint8 [1, 3, H, W]."""
+        item = self._items[index]
+        try:
+            if isinstance(item, (str, os.PathLike)):
+                return read_image(Path(item))[None]
+            if isinstance(item, Image.Image):
+                item = np.array(item.convert("RGB"))
+            elif not (isinstance(item, (np.ndarray, Tensor)) and item.ndim == 3):
+                got = f"shape {list(item.shape)}" if isinstance(item, (np.ndarray, Tensor)) else type(item).__name__
+                raise TypeError(
+                    f"an image of a sequence must be an array or tensor of 3 axes, PIL or a path, got {got}"
+                )
+            one = ImageBatch(item)._batch
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"images[{index}]: {error}") from error
+        assert one is not None
+        return one.to(self.device)
+
+    def deliver(self, vectors: Tensor) -> NDArray[np.float32] | Tensor:
+        """Vectors [N, D] in the family of the images; [D] for a single image."""
+        if self.single:
+            vectors = vectors[0]
+        return vectors.to(self.device) if self.family == "torch" else vectors.cpu().numpy()
+
+
+def _check(fine: bool, dtype: object) -> None:
+    if not fine:
+        raise TypeError(f"images must be uint8, in 0..255, got {dtype}")
+
+
+def chunks(count: int, most: int) -> list[tuple[int, int]]:
+    """Cuts `count` images into pieces of `most`, the last of them shorter."""
+    return [(start, min(start + most, count)) for start in range(0, count, most)]
+
+
+def to_layout(images: Tensor, layout: str) -> Tensor:
+    """uint8 [B, 3, H, W] -> contiguous in the layout; no copy where it lies so already."""
+    return (images.permute(0, 2, 3, 1) if layout == "NHWC" else images).contiguous()

@@ -1,0 +1,187 @@
+"""What `dsa-fast embed` reads: folders, lists, and people cut out of images and videos."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dsa_fast.data.folders import IMAGE_SUFFIXES
+from dsa_fast.deploy.onnx import require
+from dsa_fast.image import read_image
+
+_BOX = ("x", "y", "w", "h")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to embed.
+
+    Attributes:
+        path: of the image or video.
+        frame: of the video, from 0 in the order of display; None for an image.
+        box: x, y, width and height in pixels that are cut out; None for the whole image.
+    """
+
+    path: Path
+    frame: int | None = None
+    box: tuple[int, int, int, int] | None = None
+
+
+def find_items(source: str | os.PathLike[str]) -> list[Item]:
+    """What a source lists, in a fixed order.
+
+    Args:
+        source: a folder (its images and those of its subfolders), an image file, a text file with one path a line, or a
+            CSV file with the columns `path`, or `video` and `frame` (from 0); and where people shall be cut out x, y, w
+            and h, in pixels. Paths in a file are relative to its folder. Of a video, the rows are embedded in the order
+            of the frames.
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        ValueError: it lists nothing, or a row is wrong; the message names the line.
+    """
+    source = Path(source)
+    if source.suffix.lower() == ".csv" and source.is_file():
+        return _read_table(source)
+    return [Item(path) for path in find_images(source)]
+
+
+def find_images(source: str | os.PathLike[str]) -> list[Path]:
+    """The image files of a folder and its subfolders, of a list (one path a line), or a single one; sorted by name.
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        ValueError: there are no images.
+    """
+    source = Path(source)
+    if source.is_dir():
+        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    elif not source.is_file():
+        raise FileNotFoundError(f"images must be a folder, a list or an image, got {source}: no such file or folder")
+    elif source.suffix.lower() in IMAGE_SUFFIXES:
+        found = [source]
+    else:
+        try:
+            lines = source.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"images must be a folder, an image, or a text file of paths, got {source}") from error
+        found = [source.parent / line.strip() for line in lines if line.strip()]
+    if not found:
+        raise ValueError(f"images must hold at least one image, got none in {source}")
+    return found
+
+
+def _read_table(source: Path) -> list[Item]:
+    with source.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        columns = set(reader.fieldnames or [])
+        boxed = columns.issuperset(_BOX)
+        if not (columns >= {"path"} or columns >= {"video", "frame"}) or (not boxed and columns & set(_BOX)):
+            raise ValueError(
+                f"{source} must have the columns path, or video and frame, and all or none of x, y, w, h; "
+                f"got {', '.join(reader.fieldnames or []) or 'none'}"
+            )
+        name = "video" if "video" in columns else "path"
+        items = []
+        for row in reader:
+            try:
+                frame = int(row["frame"]) if name == "video" else None
+                x, y, w, h = (int(row[key]) for key in _BOX) if boxed else (0, 0, 1, 1)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{source}, line {reader.line_num}: frame and box must be whole numbers: {error}"
+                ) from error
+            if not row[name] or w < 1 or h < 1 or (frame is not None and frame < 0):
+                raise ValueError(f"{source}, line {reader.line_num}: needs a {name}, frame >= 0, w >= 1 and h >= 1")
+            items.append(Item(source.parent / row[name], frame, (x, y, w, h) if boxed else None))
+    if not items:
+        raise ValueError(f"{source} must list at least one image, got none")
+    if name == "video":  # each video is read once, from its beginning
+        order = {path: place for place, path in enumerate(dict.fromkeys(item.path for item in items))}
+        items.sort(key=lambda item: (order[item.path], item.frame or 0))
+    return items
+
+
+def read_items(items: Sequence[Item], *, workers: int = 2, ahead: int = 64) -> Iterator[Tensor | ValueError]:
+    """Reads items in order: uint8 [3, h, w] each, or the error where one can't be read.
+
+    Args:
+        items: what to read; the frames of a video next to each other and in order, as `find_items` gives them.
+        workers: threads that decode image files.
+        ahead: files that are read before they are asked for.
+    """
+    for is_video, group in groupby(items, key=lambda item: item.frame is not None):
+        if is_video:
+            for path, frames in groupby(group, key=lambda item: item.path):
+                yield from _read_video(path, list(frames))
+        else:
+            yield from _read_files(list(group), workers, ahead)
+
+
+def _read_files(items: Sequence[Item], workers: int, ahead: int) -> Iterator[Tensor | ValueError]:
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        waiting: deque[Future[Tensor | ValueError]] = deque()
+        for item in items:
+            waiting.append(pool.submit(_read_file, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        for each in waiting:
+            yield each.result()
+
+
+def _read_file(item: Item) -> Tensor | ValueError:
+    try:
+        return crop(read_image(item.path), item.box)
+    except ValueError as error:
+        return ValueError(str(error) if str(item.path) in str(error) else f"{item.path}: {error}")
+
+
+def _read_video(path: Path, items: Sequence[Item]) -> Iterator[Tensor | ValueError]:
+    av = require("av", "video")
+    rest = list(items)
+    problem = ""
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for number, frame in enumerate(container.decode(stream)):
+                if not rest:
+                    break
+                if rest[0].frame != number:
+                    continue
+                picture = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+                while rest and rest[0].frame == number:
+                    item = rest.pop(0)
+                    try:
+                        yield crop(picture, item.box)
+                    except ValueError as error:
+                        yield ValueError(f"{path}, frame {number}: {error}")
+    except (OSError, IndexError, av.FFmpegError) as error:
+        problem = f": {error}"
+    for item in rest:
+        yield ValueError(f"{path} must have the frame {item.frame}, and it could not be read{problem}")
+
+
+def crop(image: Tensor, box: tuple[int, int, int, int] | None) -> Tensor:
+    """Cuts a box (x, y, width, height) out of uint8 [3, H, W]; what lies outside the image is left out.
+
+    Raises:
+        ValueError: the box lies wholly outside.
+    """
+    if box is None:
+        return image
+    x, y, w, h = box
+    height, width = image.shape[1:]
+    cut = image[:, max(y, 0) : max(min(y + h, height), 0), max(x, 0) : max(min(x + w, width), 0)]
+    if cut.numel() == 0:
+        raise ValueError(f"the box must touch the image of {width} x {height} pixels, got x, y, w, h = {box}")
+    return cut.contiguous()

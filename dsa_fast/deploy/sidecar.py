@@ -1,0 +1,245 @@
+"""Exported files and their sidecars: what a file is, what goes in and out, and whether it is still what was exported.
+
+The sidecar of `mf.onnx` is `mf.onnx.json`. It is written last, so a file without one was never finished.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from dsa_fast.files import atomic_path, checksum
+from dsa_fast.imagenet import MEAN, STD
+
+Kind = Literal["onnx", "tensorrt", "tensorrt-rtx"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+FORMAT = "dsa_fast.artifact"
+FORMAT_VERSION = 1
+SUFFIXES: dict[str, str] = {"onnx": ".onnx", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
+
+
+@dataclass(frozen=True)
+class BatchRange:
+    """Images in a batch: the fewest, the number it is tuned for, and the most."""
+
+    min: int = 1
+    opt: int = 8
+    max: int = 64
+
+    def __post_init__(self) -> None:
+        for value in (self.min, self.opt, self.max):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"batch must be three whole numbers, got {value!r}")
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise ValueError(f"batch must be 1 <= min <= opt <= max, got {self.min},{self.opt},{self.max}")
+
+    @classmethod
+    def parse(cls, text: str) -> BatchRange:
+        """`"1,8,64"` -> the range; `"16"` stands for `"16,16,16"`.
+
+        Raises:
+            ValueError: it is not of that form, or the numbers are not in order.
+        """
+        try:
+            numbers = [int(part) for part in text.split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) == 1:
+            numbers *= 3
+        if len(numbers) != 3:
+            raise ValueError(f"batch must be min,opt,max such as 1,8,64, got {text!r}")
+        return cls(*numbers)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What goes in: RGB images of one size.
+
+    Attributes:
+        name: the tensor's name.
+        dtype: always `uint8`.
+        layout: `NHWC` or `NCHW`.
+        height, width: in pixels.
+        channels: always `RGB`.
+        mean, std: what the graph itself subtracts and divides by, for images in 0..1; for information.
+    """
+
+    height: int
+    width: int
+    name: str = "images"
+    dtype: str = "uint8"
+    layout: Literal["NHWC", "NCHW"] = "NHWC"
+    channels: str = "RGB"
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+
+    def shape(self, batch: int) -> tuple[int, int, int, int]:
+        """Shape of a batch."""
+        if self.layout == "NHWC":
+            return batch, self.height, self.width, 3
+        return batch, 3, self.height, self.width
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """What comes out: vectors of length 1.
+
+    Attributes:
+        name: the tensor's name.
+        dtype: always `float32`.
+        dim: length of a vector.
+        normalized: always true: the graph ends with the scaling to length 1.
+    """
+
+    dim: int
+    name: str = "embeddings"
+    dtype: str = "float32"
+    normalized: bool = True
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What an exported file is.
+
+    Attributes:
+        kind: format of the file.
+        file: its name, without a folder.
+        bytes: its size.
+        sha256: its checksum, in hexadecimal.
+        model: of which network and checkpoint.
+        input, output: the contract.
+        precision: of the convolutions.
+        batch: the batches it takes.
+        versions: of the libraries that wrote it.
+        gpu: the GPU that it was built on, {"name", "compute_capability"}; None for files not bound to one.
+        parity: how far its vectors are from the checkpoint's, and over what; see `dsa_fast.deploy.parity`.
+        compute_capabilities: what a tensorrt-rtx engine was built for, such as ["8.6"]; None for TensorRT-RTX's own
+            default.
+        calibration: how an int8 file was calibrated; None for others.
+    """
+
+    kind: Kind
+    file: str
+    bytes: int
+    sha256: str
+    model: dict[str, Any]
+    input: InputSpec
+    output: OutputSpec
+    precision: Precision
+    batch: BatchRange
+    versions: dict[str, str]
+    gpu: dict[str, str] | None = None
+    parity: dict[str, Any] = field(default_factory=dict)
+    compute_capabilities: list[str] | None = None
+    calibration: dict[str, Any] | None = None
+
+    def to_json(self) -> str:
+        """The sidecar's text."""
+        return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
+
+
+def sidecar_path(path: str | os.PathLike[str]) -> Path:
+    """`mf.onnx` -> `mf.onnx.json`."""
+    path = Path(path)
+    return path.with_name(path.name + ".json")
+
+
+def write_sidecar(path: str | os.PathLike[str], sidecar: Sidecar) -> None:
+    """Writes the sidecar of the file at `path`."""
+    with atomic_path(sidecar_path(path)) as temporary:
+        temporary.write_text(sidecar.to_json(), encoding="utf-8")
+
+
+def read_sidecar(path: str | os.PathLike[str]) -> Sidecar:
+    """Reads the sidecar of an exported file and checks that the file is the one it describes.
+
+    Args:
+        path: the exported file, not its sidecar.
+
+    Raises:
+        FileNotFoundError: the file or its sidecar is missing.
+        ValueError: the sidecar is damaged or of a newer format, or the file's size or checksum is another; the
+            message says what differs.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"an exported file must be there, got {path}: no such file")
+    beside = sidecar_path(path)
+    if not beside.is_file():
+        raise FileNotFoundError(
+            f"{path} must have its sidecar {beside.name} beside it, got none: copy both files, or export it again"
+        )
+    sidecar = parse_sidecar(beside)
+    size = path.stat().st_size
+    if size != sidecar.bytes:
+        raise ValueError(f"{path} must have {sidecar.bytes} bytes as its sidecar says, got {size}: it is damaged")
+    found = checksum(path)
+    if found != sidecar.sha256:
+        raise ValueError(
+            f"{path} must have the SHA-256 {sidecar.sha256[:16]}... of its sidecar, got {found[:16]}...: "
+            "it is damaged, or not the file that was exported"
+        )
+    return sidecar
+
+
+def parse_sidecar(path: Path) -> Sidecar:
+    """Reads a sidecar alone.
+
+    Raises:
+        ValueError: it is no sidecar, or of another version of the format.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} must be the JSON sidecar of an exported file, got: {error}") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        got = data.get("format") if isinstance(data, dict) else type(data).__name__
+        raise ValueError(f"{path} must have the format {FORMAT!r}, got {got!r}")
+    if data.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} must have format version {FORMAT_VERSION}, got {data.get('format_version')!r}: "
+            "export again with this version of dsa_fast"
+        )
+    try:
+        known = {each.name for each in fields(Sidecar)}
+        values = {name: value for name, value in data.items() if name in known}
+        for name, kind in (("input", InputSpec), ("output", OutputSpec), ("batch", BatchRange)):
+            names = {each.name for each in fields(kind)}
+            given: dict[str, Any] = {key: value for key, value in data[name].items() if key in names}
+            given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+            values[name] = kind(**given)
+        sidecar = Sidecar(**values)
+        _check(sidecar)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} must be a complete sidecar, got: {error}") from error
+    return sidecar
+
+
+def _check(sidecar: Sidecar) -> None:
+    rules: list[tuple[str, object, bool]] = [
+        ("kind", sidecar.kind, sidecar.kind in get_args(Kind)),
+        ("precision", sidecar.precision, sidecar.precision in get_args(Precision)),
+        ("bytes", sidecar.bytes, isinstance(sidecar.bytes, int) and sidecar.bytes > 0),
+        ("sha256", sidecar.sha256, isinstance(sidecar.sha256, str) and len(sidecar.sha256) == 64),
+        ("input.dtype", sidecar.input.dtype, sidecar.input.dtype == "uint8"),
+        ("input.layout", sidecar.input.layout, sidecar.input.layout in ("NHWC", "NCHW")),
+        ("input.channels", sidecar.input.channels, sidecar.input.channels == "RGB"),
+        ("input.height", sidecar.input.height, _positive(sidecar.input.height)),
+        ("input.width", sidecar.input.width, _positive(sidecar.input.width)),
+        ("output.dtype", sidecar.output.dtype, sidecar.output.dtype == "float32"),
+        ("output.dim", sidecar.output.dim, _positive(sidecar.output.dim)),
+        ("versions", sidecar.versions, isinstance(sidecar.versions, dict)),
+        ("model", sidecar.model, isinstance(sidecar.model, dict)),
+    ]
+    for name, value, fine in rules:
+        if not fine:
+            raise ValueError(f"{name} is {value!r}")
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < math.inf

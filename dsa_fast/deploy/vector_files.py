@@ -1,0 +1,214 @@
+"""Vectors on disk, beside what they are of: written in parts, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsa_fast.deploy.inputs import Item
+from dsa_fast.deploy.onnx import require
+from dsa_fast.files import atomic_path
+
+SUFFIXES = (".parquet", ".npz")
+NO_FRAME = -1
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Vectors and what they are of.
+
+    Attributes:
+        vectors: float32 [N, D].
+        paths: str [N], images or videos.
+        frames: int64 [N], frame of the video; -1 for an image.
+        boxes: int64 [N, 4], x, y, width and height that were cut out; width 0 for the whole image.
+        encoder: checksum of the file that made them, or "" if unknown; vectors of different files don't compare.
+    """
+
+    vectors: NDArray[np.float32]
+    paths: NDArray[np.str_]
+    frames: NDArray[np.int64]
+    boxes: NDArray[np.int64]
+    encoder: str = ""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def item(self, row: int) -> Item:
+        """What a row is of."""
+        frame, box = int(self.frames[row]), tuple(int(value) for value in self.boxes[row])
+        return Item(
+            Path(str(self.paths[row])),
+            None if frame == NO_FRAME else frame,
+            (box[0], box[1], box[2], box[3]) if box[2] else None,
+        )
+
+
+def columns(items: Sequence[Item]) -> dict[str, NDArray[Any]]:
+    """The columns `paths`, `frames` and `boxes` of items."""
+    return {
+        "paths": np.array([str(item.path) for item in items], dtype=np.str_),
+        "frames": np.array([NO_FRAME if item.frame is None else item.frame for item in items], dtype=np.int64),
+        "boxes": np.array([item.box or (0, 0, 0, 0) for item in items], dtype=np.int64).reshape(-1, 4),
+    }
+
+
+class PartWriter:
+    """Collects the vectors of a list of items in OUT.parts, and puts them together in the end.
+
+    Nothing is written before the first part, so that an encoder that does not load leaves nothing behind.
+
+    Args:
+        out: the file to make, `.parquet` or `.npz`.
+        items: all that is to be embedded.
+        encoder: checksum of what embeds.
+        part: items in a part; what is lost when the run is killed is at most one.
+
+    Attributes:
+        done: items whose parts are there already.
+
+    Raises:
+        FileExistsError: `out` is there, or OUT.parts is of another list, part size or encoder.
+        ValueError: another suffix.
+    """
+
+    def __init__(self, out: Path, items: Sequence[Item], encoder: str, *, part: int = 4096) -> None:
+        if out.suffix not in SUFFIXES:
+            raise ValueError(f"out must end in {' or '.join(SUFFIXES)}, got {out}")
+        if out.suffix == ".parquet":
+            require("pyarrow.parquet", "search")
+        if out.exists():
+            raise FileExistsError(f"out must be free, got {out}: remove it or choose another name")
+        self.out, self.encoder, self.folder = out, encoder, out.with_name(out.name + ".parts")
+        self.parts = [items[start : start + part] for start in range(0, len(items), part)]
+        digest = hashlib.sha256(json.dumps([encoder, part], separators=(",", ":")).encode())
+        for item in items:
+            digest.update(f"{item.path}\0{item.frame}\0{item.box}\n".encode())
+        self._plan, self._mark = digest.hexdigest(), self.folder / "plan"
+        if self._mark.is_file():
+            if self._mark.read_text() != self._plan:
+                raise FileExistsError(
+                    f"{self.folder} must be of this list and encoder to go on, got another's: remove it to begin anew"
+                )
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise FileExistsError(f"{self.folder} must be free or an interrupted run's, got other files")
+        self.done = sum(len(items) for number, items in enumerate(self.parts) if self._file(number).is_file())
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.npz"
+
+    def missing(self) -> Iterator[tuple[int, Sequence[Item]]]:
+        """The parts that are still to be made: number and items."""
+        for number, items in enumerate(self.parts):
+            if not self._file(number).is_file():
+                yield number, items
+
+    def write(self, number: int, items: Sequence[Item], vectors: NDArray[np.float32]) -> None:
+        """Writes a part: `vectors` [n, D] of `items`, which may be fewer than were asked for."""
+        if not self._mark.is_file():
+            with atomic_path(self._mark) as temporary:
+                temporary.write_text(self._plan)
+        with atomic_path(self._file(number)) as temporary, temporary.open("wb") as file:
+            arrays: dict[str, Any] = {"vectors": vectors, "encoder": np.array(self.encoder), **columns(items)}
+            np.savez(file, **arrays)
+
+    def finish(self) -> int:
+        """Puts the parts together and removes them.
+
+        Returns:
+            The number of vectors.
+
+        Raises:
+            ValueError: not one item could be embedded.
+        """
+        parts = [read_vectors(self._file(number)) for number in range(len(self.parts))]
+        parts = [part for part in parts if len(part)]
+        if not parts:
+            raise ValueError(f"out must hold at least one vector, got none: no item could be read ({self.out})")
+        with atomic_path(self.out) as temporary:
+            write_vectors(temporary, parts)
+        shutil.rmtree(self.folder)
+        return sum(map(len, parts))
+
+
+def write_vectors(path: Path, parts: Sequence[Vectors]) -> None:
+    """Writes parts one after the other, as Parquet or .npz. Columns: path, frame, x, y, w, h, vector (or the arrays of
+    `Vectors`)."""
+    if path.suffix == ".npz":
+        fields = ("vectors", "paths", "frames", "boxes")
+        arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in fields}
+        arrays["encoder"] = np.array(parts[0].encoder)
+        with path.open("wb") as file:
+            np.savez(file, **arrays)
+        return
+    pa, parquet = require("pyarrow", "search"), require("pyarrow.parquet", "search")
+    width = parts[0].vectors.shape[1]
+    numbers = [(name, pa.int64()) for name in ("frame", "x", "y", "w", "h")]
+    schema = pa.schema(
+        [("path", pa.string()), *numbers, ("vector", pa.list_(pa.float32(), width))],
+        metadata={"dsa_fast.encoder": parts[0].encoder},
+    )
+    with parquet.ParquetWriter(str(path), schema, compression="zstd", use_dictionary=["path"]) as writer:
+        for part in parts:
+            flat = pa.array(np.ascontiguousarray(part.vectors).reshape(-1))
+            listed = [pa.array(part.paths.tolist(), pa.string()), pa.array(part.frames)]
+            listed += [pa.array(np.ascontiguousarray(part.boxes[:, i])) for i in range(4)]
+            listed.append(pa.FixedSizeListArray.from_arrays(flat, width))
+            writer.write_table(pa.Table.from_arrays(listed, schema=schema))
+
+
+def read_vectors(path: str | os.PathLike[str]) -> Vectors:
+    """Reads a file of `dsa-fast embed`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"vectors must be a .parquet or .npz file of dsa-fast embed, got {path}: no such file")
+    try:
+        found = _read_parquet(path) if path.suffix == ".parquet" else _read_npz(path)
+    except (OSError, KeyError, TypeError, AttributeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        if "pip install" in str(error):
+            raise
+        raise ValueError(f"vectors must be a .parquet or .npz file of dsa-fast embed, got {path}: {error}") from error
+    n = len(found.paths)
+    if found.vectors.ndim != 2 or len(found.vectors) != n or found.frames.shape != (n,) or found.boxes.shape != (n, 4):
+        raise ValueError(f"vectors must have as many rows as paths, got {found.vectors.shape} and {n} in {path}")
+    return found
+
+
+def _read_npz(path: Path) -> Vectors:
+    with np.load(path, allow_pickle=False) as file:
+        return Vectors(
+            file["vectors"].astype(np.float32, copy=False),
+            file["paths"],
+            file["frames"].astype(np.int64, copy=False),
+            file["boxes"].astype(np.int64, copy=False),
+            str(file["encoder"]),
+        )
+
+
+def _read_parquet(path: Path) -> Vectors:
+    parquet = require("pyarrow.parquet", "search")
+    table = parquet.read_table(str(path)).combine_chunks()
+    vectors = table["vector"].combine_chunks()
+    boxes = [table[name].to_numpy() for name in ("x", "y", "w", "h")]
+    return Vectors(
+        vectors.flatten().to_numpy().reshape(len(table), -1).astype(np.float32, copy=False),
+        np.array(table["path"].to_pylist(), dtype=np.str_),
+        table["frame"].to_numpy().astype(np.int64),
+        np.stack(boxes, axis=1).astype(np.int64),
+        (table.schema.metadata or {}).get(b"dsa_fast.encoder", b"").decode(),
+    )

@@ -1,0 +1,171 @@
+"""Test vectors of lists of people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dsa_fast.data.dataset import Collate, PeopleDataset
+from dsa_fast.data.people import Person
+from dsa_fast.data.transforms import eval_transform, normalize, part_images, resize
+from dsa_fast.densepose.iuv import Order, resize_iuv
+from dsa_fast.evaluation import pool_images
+from dsa_fast.models import DSAReID, LoadedModel
+from dsa_fast.models.mf_stream import Branches
+
+__all__ = ["Embedded", "Embedder", "ModelEmbedder", "branch_slice", "embed_people", "pool_multi_query"]
+
+
+class Embedded(NamedTuple):
+    """Test vectors and what `evaluate` needs beside them.
+
+    Attributes:
+        features: float32 [N, D], on the CPU.
+        pids: int64 [N].
+        camids: int64 [N].
+    """
+
+    features: Tensor
+    pids: Tensor
+    camids: Tensor
+
+
+class Embedder(Protocol):
+    """Turns stored images into test vectors: `dsa_fast.Encoder` is one, `ModelEmbedder` another."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width that images are resized to."""
+
+    def __call__(self, images: Tensor) -> Tensor | NDArray[np.float32]:
+        """uint8 [B, 3, h, w], RGB -> float32 [B, D]."""
+
+
+class ModelEmbedder:
+    """An `Embedder` of a loaded model, and the one that can fuse both streams or give a single branch.
+
+    Args:
+        loaded: the model, on `device`, and its input sizes.
+        fused: gives the fused vectors of both streams, which need IUV maps; otherwise those of the MF-Stream.
+        branch: gives the part of the vectors that is the global or the local branch's own test vector.
+        device: where the model lies.
+
+    Raises:
+        ValueError: the model was built without this branch.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        fused: bool = False,
+        branch: Branches = "both",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.loaded, self.fused, self.device, self.size = loaded, fused, device, loaded.size
+        self._columns = branch_slice(loaded.model, branch)
+
+    def __call__(self, images: Tensor, iuv: Tensor | None = None) -> Tensor:
+        """uint8 [B, 3, h, w] and, to fuse, their maps of the same shape -> float32 [B, D]."""
+        images = images.to(self.device)
+        if not self.fused:
+            return self.loaded.model.embed(eval_transform(images, self.size))[:, self._columns]
+        assert iuv is not None
+        loaded = self.loaded
+        images, iuv = resize(images, self.size), resize_iuv(iuv.to(self.device), self.size)
+        dsap = part_images(images, iuv, loaded.parts, size=loaded.dsap_size, reduce=loaded.reduce)
+        return loaded.model.embed_fused(normalize(images), dsap)[:, self._columns]
+
+
+def embed_people(
+    embedder: Embedder | LoadedModel,
+    people: Sequence[Person],
+    *,
+    iuv_order: Order = "auto",
+    batch: int = 64,
+    workers: int = 0,
+    progress: str | None = None,
+) -> Embedded:
+    """Embeds people from their files.
+
+    Args:
+        embedder: an `Encoder`, a `ModelEmbedder`, or a loaded model on the CPU, of which the MF-Stream is used.
+        people: the people to embed.
+        iuv_order: channel order of the maps' files, see `read_iuv`.
+        batch: images in a batch.
+        workers: processes that read images.
+        progress: text of a progress bar; None for none.
+
+    Raises:
+        ValueError: `people` is empty, both streams are to be fused and a person has no IUV map, or a file can't be
+            read.
+    """
+    if not people:
+        raise ValueError("people must not be empty: the data set has none in this split")
+    if isinstance(embedder, LoadedModel):
+        embedder = ModelEmbedder(embedder)
+    fusing = embedder if isinstance(embedder, ModelEmbedder) and embedder.fused else None
+    if fusing:
+        bare = [person.path for person in people if person.iuv_path is None]
+        if bare:
+            raise ValueError(f"fused needs an IUV map for every image, got none for {bare[0]} and {len(bare) - 1} more")
+    dataset = PeopleDataset(people, with_iuv=fusing is not None, iuv_order=iuv_order)
+    loader = DataLoader(dataset, batch_size=batch, num_workers=workers, collate_fn=Collate(embedder.size))
+    features, pids, camids = [], [], []
+    for items in track(loader, progress or "", disable=progress is None, transient=True):
+        vectors = fusing(items["image"], items["iuv"]) if fusing else embedder(items["image"])
+        features.append(torch.as_tensor(vectors).float().cpu())
+        pids.append(items["label"])
+        camids.append(items["camid"])
+    return Embedded(torch.cat(features), torch.cat(pids), torch.cat(camids))
+
+
+def branch_slice(model: DSAReID, branch: Branches) -> slice:
+    """Where in a model's test vectors a branch's own vector is; each branch has length 1 in them.
+
+    Raises:
+        ValueError: the model was built without this branch.
+    """
+    whole, local = model.embed_dims
+    places = {"both": slice(0, whole + local), "global": slice(0, whole), "local": slice(whole, whole + local)}
+    if branch not in places:
+        raise ValueError(f"branch must be both, global or local, got {branch!r}")
+    place = places[branch]
+    if place.start == place.stop:
+        raise ValueError(f"branch must be one that the model was trained with, got {branch} of {model.branches}")
+    return place
+
+
+def pool_multi_query(query: Embedded, shots: Embedded, reduce: Literal["mean", "max"] = "mean") -> Embedded:
+    """The queries of a multi-query test: each query's vector is pooled over its person's images by its camera.
+
+    As in Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015, where the images are those of
+    Market-1501's `gt_bbox`. There are as many queries as before.
+
+    Args:
+        query: the single queries; one without any image in `shots` keeps its vector.
+        shots: the further images, `PeopleSplits.multi_query`.
+        reduce: how vectors are pooled.
+
+    Raises:
+        ValueError: `shots` is empty, its vectors are of another length, or `reduce` is unknown.
+    """
+    if len(shots.features) == 0 or shots.features.shape[1:] != query.features.shape[1:]:
+        raise ValueError(
+            f"shots must hold vectors of the queries' length, got shapes {list(shots.features.shape)} and "
+            f"{list(query.features.shape)}"
+        )
+    pooled, pids, camids = pool_images(*shots, reduce=reduce)
+    places = {key: row for row, key in enumerate(zip(pids.tolist(), camids.tolist(), strict=True))}
+    features = query.features.clone()
+    for number, key in enumerate(zip(query.pids.tolist(), query.camids.tolist(), strict=True)):
+        if key in places:
+            features[number] = pooled[places[key]]
+    return query._replace(features=features)

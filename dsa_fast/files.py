@@ -1,0 +1,70 @@
+"""Files: written so that their names never show half of them, and their checksums."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["atomic_path", "checksum", "remove_left_over"]
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary name beside `path`; the file written there takes `path`'s name on leaving the block.
+
+    Parent folders are made. If the block raises, `path` is left as it was and the temporary file is removed. The
+    temporary name keeps the suffix, because image libraries tell the format from it.
+
+    Args:
+        path: where the finished file shall be.
+
+    Yields:
+        The temporary path to write to.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}-{secrets.token_hex(4)}{target.suffix}")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+_TEMPORARY = re.compile(r"^\..*\.\d+-[0-9a-f]{8}(\.[^.]*)?$")
+
+
+def remove_left_over(folder: str | os.PathLike[str], before: float) -> int:
+    """Removes the temporary files of writers that were killed, from a folder and those in it.
+
+    Args:
+        folder: where `atomic_path` was used.
+        before: seconds since the epoch; only files last changed before it are removed, so that a writer that is at
+            work keeps its own.
+
+    Returns:
+        How many were removed.
+    """
+    removed = 0
+    for place, _, names in os.walk(folder):
+        for name in filter(_TEMPORARY.match, names):
+            path = Path(place) / name
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
+                    removed += 1
+    return removed
+
+
+def checksum(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,156 @@
+"""From stored people to the inputs of a training step, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dsa_fast.ops import _load
+from dsa_fast.ops.warp import MAX_SIZE, PARTS
+
+#: Columns of a plan: one row of int32 an image.
+PLAN = ("index", "top", "left", "flip", "erase_top", "erase_left", "erase_height", "erase_width")
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_MIRROR_SHAPE = (PARTS, 2, 256, 256)
+_MAX_PIXELS = (2**31 - 1) // 255
+
+
+def train_transform(
+    images: Tensor,
+    iuv: Tensor,
+    plan: Tensor,
+    *,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    pad: int = 0,
+    dsap_size: int = 32,
+    reduce: Literal["last", "mean"] = "last",
+    dtype: torch.dtype = torch.float32,
+    dsap_dtype: torch.dtype | None = None,
+    channels_last: bool = False,
+    mirror: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The full images and the part images of a step, read straight from the stored people.
+
+    The photo is resized (bilinear, antialiased where it shrinks, rounded to 8 bits), the map by nearest neighbour. Both
+    are mirrored where `flip` says so (left and right parts trade places), and cropped from the picture padded by `pad`
+    pixels of the mean colour and of background. The part images are warped from that (see `dsa_fast.warp`). The full
+    image is erased after it. `csrc/transform.h` has every rule, down to the order of additions.
+
+    The result is the same on CPU and CUDA, bit for bit, and does not depend on the number of threads. On CUDA, three
+    kernels are queued on the current stream; nothing waits. There are no gradients: the inputs are bytes.
+
+    Args:
+        images: stored photos, uint8 [N, 3, h, w], of any memory layout.
+        iuv: their maps, uint8 [N, 3, h, w], channels I, U, V; all background where there is none.
+        plan: int32 [B, 8], on the device of `images`; columns are named by `PLAN`: which stored person (0..N-1), the
+            corner of the crop in the padded picture, 1 for mirrored, and the erased box in the cropped one (height 0:
+            none). An index out of range raises on the CPU and gives zeros on CUDA, where looking at it would mean to
+            wait.
+        size: height and width of the full images.
+        mean: of red, green and blue in 0..255: the colour that becomes 0.
+        std: divides what is left after the mean, in 0..255.
+        pad: pixels added on each side before the crop.
+        dsap_size: height and width of a part image.
+        reduce: which pixel a texel shows, `last` or `mean` (of the 8-bit values).
+        dtype: of the full images: float32, float16 or bfloat16; computed in float32 and rounded once.
+        dsap_dtype: of the part images, likewise; by default `dtype`.
+        channels_last: lays the full images out as [B, H, W, 3] in memory (their shape stays [B, 3, H, W]).
+        mirror: uint8 [24, 2, 256, 256], on the device of `images`: what U (0) and V (1) of a part become in a mirrored
+            picture, at [I - 1, 0 or 1, V, U]; by default the closed form of `dsa_fast.densepose.flip_iuv`.
+
+    Returns:
+        Full images [B, 3, *size] and part images [B, 24, 3, dsap_size, dsap_size], in which untouched texels are 0.
+
+    Raises:
+        TypeError: a tensor is of another dtype, or an argument of another type.
+        ValueError: a shape, a device, a size or `reduce` is wrong.
+        RuntimeError: an index of the plan is out of range (CPU), or the CUDA kernels are not there.
+    """
+    for name, tensor, expected in (
+        ("images", images, torch.uint8),
+        ("iuv", iuv, torch.uint8),
+        ("plan", plan, torch.int32),
+    ):
+        if not isinstance(tensor, Tensor) or tensor.dtype != expected:
+            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise TypeError(f"{name} must be a {str(expected).removeprefix('torch.')} tensor, got {got}")
+    if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+        raise ValueError(f"images must have shape [N, 3, h, w], got {list(images.shape)}")
+    if iuv.shape != images.shape:
+        raise ValueError(f"iuv must have the shape of images, {list(images.shape)}, got {list(iuv.shape)}")
+    if plan.dim() != 2 or plan.shape[1] != len(PLAN):
+        raise ValueError(f"plan must have shape [B, {len(PLAN)}], got {list(plan.shape)}")
+    if mirror is not None:
+        if not isinstance(mirror, Tensor) or mirror.dtype != torch.uint8:
+            raise TypeError(f"mirror must be a uint8 tensor, got {getattr(mirror, 'dtype', type(mirror).__name__)}")
+        if mirror.shape != _MIRROR_SHAPE:
+            raise ValueError(f"mirror must have shape {list(_MIRROR_SHAPE)}, got {list(mirror.shape)}")
+        mirror = mirror.contiguous()
+    for name, other in (("iuv", iuv), ("plan", plan), ("mirror", mirror)):
+        if other is not None and other.device != images.device:
+            raise ValueError(f"{name} must be on the device of images, {images.device}, got {other.device}")
+    if len(size) != 2 or min(size) < 1 or size[0] * size[1] > _MAX_PIXELS:
+        raise ValueError(f"size must be (height, width), each at least 1, of {_MAX_PIXELS} pixels at most, got {size}")
+    if not 0 <= pad < 2**30:
+        raise ValueError(f"pad must be in 0..2^30 - 1 pixels, got {pad}")
+    if not 1 <= dsap_size <= MAX_SIZE:
+        raise ValueError(f"dsap_size must be in 1..{MAX_SIZE}, got {dsap_size}")
+    if reduce not in ("last", "mean"):
+        raise ValueError(f"reduce must be 'last' or 'mean', got {reduce!r}")
+    dsap_dtype = dtype if dsap_dtype is None else dsap_dtype
+    for name, chosen in (("dtype", dtype), ("dsap_dtype", dsap_dtype)):
+        if chosen not in _DTYPES:
+            raise TypeError(f"{name} must be torch.float16, torch.bfloat16 or torch.float32, got {chosen}")
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != 3:
+            raise ValueError(f"{name} must hold 3 numbers, got {len(values)}")
+    if images.is_cuda:
+        _load.require_cuda()
+    full: Tensor
+    dsap: Tensor
+    full, dsap = torch.ops.dsa_fast.train_transform(
+        images,
+        iuv,
+        plan.contiguous(),
+        mirror,
+        *size,
+        pad,
+        dsap_size,
+        [float(value) for value in mean],
+        [float(value) for value in std],
+        reduce,
+        dtype,
+        dsap_dtype,
+        channels_last,
+    )
+    return full, dsap
+
+
+def _fake(
+    images: Tensor,
+    iuv: Tensor,
+    plan: Tensor,
+    mirror: Tensor | None,
+    height: int,
+    width: int,
+    pad: int,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    reduce: str,
+    dtype: torch.dtype,
+    dsap_dtype: torch.dtype,
+    channels_last: bool,
+) -> tuple[Tensor, Tensor]:
+    batch = plan.shape[0]
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    full = torch.empty((batch, 3, height, width), dtype=dtype, device=images.device, memory_format=layout)
+    return full, images.new_empty((batch, PARTS, 3, size, size), dtype=dsap_dtype)
+
+
+torch.library.register_fake("dsa_fast::train_transform", _fake)

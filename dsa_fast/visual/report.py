@@ -1,0 +1,362 @@
+"""A web page of results in one file, that opens from disk: scores, curves, ranked lists, activation maps.
+
+The page needs no network and no server, and has none of it: its content security policy forbids it. It shows a page of
+queries at a time, and reads images only of those, so that thousands of queries are no burden to the browser.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from dsa_fast.evaluation.metrics import EvaluationResult
+from dsa_fast.evaluation.report_data import NONE, DistanceHistogram, KeptLists
+from dsa_fast.files import atomic_path
+from dsa_fast.visual.activation import color_table_base64
+from dsa_fast.visual.pictures import Pictured
+
+__all__ = ["ImagePlace", "WrittenReport", "write_report"]
+
+#: `embed`: in the page itself; `beside`: as files in a folder beside it; `auto`: embedded up to 64 MiB.
+ImagePlace = Literal["auto", "embed", "beside"]
+
+_CHUNK = 128  # images of a data block of the page, which is parsed when one of them is shown
+_EMBED_LIMIT = 64 << 20
+_QUALITY = 82
+
+
+class WrittenReport(NamedTuple):
+    """What was written.
+
+    Attributes:
+        path: the page.
+        size: its bytes, with those of the folder beside it, if there is one.
+        images: how many images it holds; each but once.
+        embedded: whether they are in the page itself.
+    """
+
+    path: Path
+    size: int
+    images: int
+    embedded: bool
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    queries: Sequence[Pictured],
+    gallery: Sequence[Pictured],
+    lists: KeptLists,
+    result: EvaluationResult,
+    *,
+    chosen: Sequence[int] | NDArray[np.int64] | None = None,
+    histogram: DistanceHistogram | None = None,
+    query_heat: Tensor | None = None,
+    gallery_heat: Tensor | None = None,
+    title: str = "Ranked lists",
+    facts: Mapping[str, str] | None = None,
+    height: int | None = None,
+    images: ImagePlace = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> WrittenReport:
+    """Writes the page; it appears whole or not at all. Memory holds no more than one image and one data block.
+
+    Args:
+        path: the file to write, such as `report.html`.
+        queries: all queries that `result` is of.
+        gallery: the gallery; only images that are listed are read.
+        lists: of `kept_lists` for the chosen queries, in their order.
+        result: the scores of all queries.
+        chosen: places of the listed queries among all; by default all.
+        histogram: distances of all pairs.
+        query_heat: uint8 [Q, h, w], activation maps of all queries; see `record_activations`.
+        gallery_heat: uint8 [G, h, w], those of the gallery. Both or none.
+        title: heading, any text.
+        facts: lines for the head, such as the checkpoint's name; any text.
+        height: of the images, in pixels (smaller ones stay as they are); by default 160, from 2,000 images on 112.
+        images: in the page, or beside it in a folder named like it with `_images`.
+        progress: called with the images done and their number.
+
+    Raises:
+        ValueError: numbers that do not fit together, an image can't be read, or the folder beside the page holds
+            something else.
+    """
+    path = Path(path)
+    places = np.arange(len(queries)) if chosen is None else np.asarray(chosen, np.int64)
+    if len(places) == 0 or lists.indices.shape[0] != len(places):
+        raise ValueError(f"lists must hold one row for each chosen query, {len(places)} >= 1, got {len(lists.indices)}")
+    if places.min() < 0 or places.max() >= len(queries):
+        raise ValueError(f"chosen must be places of queries, 0..{len(queries) - 1}, got {places.min()}..{places.max()}")
+    if len(result.average_precision) != len(queries):
+        raise ValueError(f"result must be of all {len(queries)} queries, got {len(result.average_precision)}")
+    if (query_heat is None) != (gallery_heat is None):
+        raise ValueError("query_heat and gallery_heat must both be given, or none")
+    if height is not None and height < 16:
+        raise ValueError(f"height must be at least 16, got {height}")
+    for name, heat, count in (("query_heat", query_heat, len(queries)), ("gallery_heat", gallery_heat, len(gallery))):
+        if heat is not None and (heat.dim() != 3 or len(heat) != count):
+            raise ValueError(f"{name} must have shape [{count}, h, w], got {list(heat.shape)}")
+
+    listed = np.unique(lists.indices.numpy())
+    listed = listed[listed >= 0]
+    shown: list[Pictured] = [*(queries[i] for i in places), *(gallery[i] for i in listed)]
+    box = height or (160 if len(shown) < 2000 else 112)
+    embed = images == "embed" or (images == "auto" and _estimate(shown, box) <= _EMBED_LIMIT)
+    heat_rows: list[Tensor] | None = None
+    if query_heat is not None and gallery_heat is not None:
+        heat_rows = [*(query_heat[i] for i in places), *(gallery_heat[i] for i in listed)]
+    index = {
+        "images": [[item.path.name, item.pid, item.camid] for item in shown],
+        "queries": _query_rows(places, listed, lists, result),
+        "chunk": _CHUNK,
+        "heat": None if heat_rows is None else [*heat_rows[0].shape],
+        "colors": color_table_base64() if heat_rows is not None else "",
+        "total": len(queries),
+    }
+    fields = {
+        "title": html.escape(title),
+        "facts": "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in (facts or {}).items()),
+        "tiles": _tiles(result, len(gallery)),
+        "charts": _cmc_svg(result.cmc) + (_histogram_svg(histogram) if histogram is not None else ""),
+        "images_from": "data:" if embed else "data: file: 'self'",
+    }
+    template = resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
+    head, tail = template.split("{{data}}")
+    folder = path.with_name(f"{path.stem}_images")
+    if not embed and folder.exists() and not _is_ours(folder):
+        raise ValueError(f"{folder} must be free for the report's images, but holds something else")
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    beside = 0
+    try:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            _write(file, _filled(head, fields))
+            _write(file, _block("index", index))
+            for start in range(0, len(shown), _CHUNK):
+                thumbs = []
+                for number in range(start, min(start + _CHUNK, len(shown))):
+                    data = _jpeg(shown[number].path, box)
+                    if embed:
+                        thumbs.append(base64.b64encode(data).decode())
+                    else:
+                        file_name = Path(f"{number // 1000:03}") / f"{number:06}.jpg"
+                        (fresh / file_name).parent.mkdir(parents=True, exist_ok=True)
+                        (fresh / file_name).write_bytes(data)
+                        beside += len(data)
+                        thumbs.append(f"{folder.name}/{file_name.as_posix()}")
+                    if progress is not None:
+                        progress(number + 1, len(shown))
+                _write(file, _block(f"images-{start // _CHUNK}", thumbs))
+                if heat_rows is not None:
+                    rows = heat_rows[start : start + _CHUNK]
+                    heats = [base64.b64encode(row.numpy().tobytes()).decode() for row in rows]
+                    _write(file, _block(f"heat-{start // _CHUNK}", heats))
+            _write(file, _filled(tail, fields))
+            size = file.tell()
+            file.flush()
+            if not embed:  # the images are there before the page that names them
+                shutil.rmtree(folder, ignore_errors=True)
+                fresh.replace(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    if embed and _is_ours(folder):  # of an earlier report of this name
+        shutil.rmtree(folder, ignore_errors=True)
+    return WrittenReport(path, size + beside, len(shown), embed)
+
+
+def _query_rows(
+    places: NDArray[np.int64], listed: NDArray[np.int64], lists: KeptLists, result: EvaluationResult
+) -> list[dict[str, Any]]:
+    """One row a query; an image is named by its place among those shown: the queries, then `listed`."""
+    number = {int(item): len(places) + i for i, item in enumerate(listed)}
+    rows = []
+    for row, place in enumerate(places):
+        precision = float(result.average_precision[place])
+        length = int((lists.kinds[row] != NONE).sum())
+        rows.append(
+            {
+                "ap": None if np.isnan(precision) else round(precision, 6),
+                "first": int(result.first_hit_rank[place]),
+                "hidden": int(lists.hidden[row]),
+                "list": [
+                    [number[item], round(distance, 5), kind]
+                    for item, distance, kind in zip(
+                        lists.indices[row, :length].tolist(),
+                        lists.distances[row, :length].tolist(),
+                        lists.kinds[row, :length].tolist(),
+                        strict=True,
+                    )
+                ],
+            }
+        )
+    return rows
+
+
+def _jpeg(path: Path, height: int) -> bytes:
+    """The image, at most `height` high and twice as wide, as JPEG."""
+    try:
+        with Image.open(path) as file:
+            file.draft("RGB", (2 * height, height))
+            image = file.convert("RGB")
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"image can't be read: {path}: {error}") from error
+    image.thumbnail((2 * height, height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    return buffer.getvalue()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether it is a folder of a report's images and of nothing else."""
+    names = re.compile(r"\d{3,}(/\d{6,}\.jpg)?")
+    return folder.is_dir() and all(names.fullmatch(p.relative_to(folder).as_posix()) for p in folder.rglob("*"))
+
+
+def _estimate(shown: Sequence[Pictured], height: int) -> int:
+    """Bytes of all images in base64, from 48 of them."""
+    sample = np.unique(np.linspace(0, len(shown) - 1, 48).astype(int))
+    return round(sum(len(_jpeg(shown[i].path, height)) for i in sample) / len(sample) * len(shown) * 4 / 3)
+
+
+def _block(name: str, value: object) -> str:
+    """A data block of the page. ASCII without `<`, so that nothing in it can end it."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{name}">{text}</script>\n'
+
+
+def _filled(template: str, fields: Mapping[str, str]) -> str:
+    """The template with its {{names}} replaced, in one go: what is put in is not looked at."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], template)
+
+
+def _write(file: BinaryIO, text: str) -> None:
+    file.write(text.encode("utf-8", "xmlcharrefreplace"))  # file names may hold what is no text
+
+
+def _tiles(result: EvaluationResult, gallery: int) -> str:
+    shares = {"mAP": result.mAP, **{f"Rank {k}": result.rank(k) for k in (1, 5, 10) if k <= len(result.cmc)}}
+    shares["mINP"] = result.mINP
+    tiles = [(name, f"{100 * share:.1f}<small>%</small>") for name, share in shares.items()]
+    tiles += [("queries counted", f"{result.num_valid_queries:,}"), ("gallery images", f"{gallery:,}")]
+    return "".join(f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for name, value in tiles)
+
+
+_WIDTH, _HEIGHT, _LEFT, _RIGHT_EDGE, _TOP, _BOTTOM = 560, 300, 56, 548, 12, 256
+
+
+def _frame(ticks_x: Sequence[tuple[float, str]], ticks_y: Sequence[tuple[float, str]], x_label: str) -> Iterator[str]:
+    for y, text in ticks_y:
+        yield f'<line class="grid" x1="{_LEFT}" x2="{_RIGHT_EDGE}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        yield f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+    for x, text in ticks_x:
+        yield f'<text x="{x:.1f}" y="{_BOTTOM + 18}" text-anchor="middle">{text}</text>'
+    middle = (_LEFT + _RIGHT_EDGE) / 2
+    yield f'<text x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">{x_label}</text>'
+
+
+def _figure(caption: str, label: str, parts: Iterator[str] | Sequence[str], note: str) -> str:
+    return (
+        f'<figure><figcaption>{caption}</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="{label}">{"".join(parts)}</svg><p>{note}</p></figure>'
+    )
+
+
+def _cmc_svg(cmc: NDArray[np.float64]) -> str:
+    last = len(cmc)
+
+    def x(rank: float) -> float:
+        return _LEFT + 8 + (rank - 1) / max(last - 1, 1) * (_RIGHT_EDGE - _LEFT - 16)
+
+    low = max(0.0, np.floor(10 * float(cmc[0]) - 0.5) / 10) if cmc[0] > 0.5 else 0.0
+
+    def y(share: float) -> float:
+        return _BOTTOM - (share - low) / (1 - low) * (_BOTTOM - _TOP)
+
+    ticks = [rank for rank in (1, 5, 10, 20, 30, 40, 50, 100, 200, 500) if rank <= last]
+    steps = 5 if (1 - low) > 0.45 else 4
+    grid = [low + i * (1 - low) / steps for i in range(steps + 1)]
+    points = " ".join(f"{x(rank + 1):.1f},{y(float(share)):.1f}" for rank, share in enumerate(cmc))
+    dots = (
+        f'<circle class="dot" cx="{x(rank + 1):.1f}" cy="{y(float(share)):.1f}" '
+        f'r="{4 if rank + 1 in (1, 5, 10) else 2}">'
+        f"<title>rank {rank + 1}: {share:.2%}</title></circle>"
+        for rank, share in enumerate(cmc)
+    )
+    parts = [
+        *_frame([(x(rank), str(rank)) for rank in ticks], [(y(share), f"{share:.0%}") for share in grid], "rank"),
+        f'<polyline class="curve" points="{points}"/>',
+        *dots,
+    ]
+    label = ", ".join(f"rank {k}: {cmc[k - 1]:.1%}" for k in (1, 5, 10, 20) if k <= last)
+    start = f" The axis starts at {low:.0%}." if low else ""
+    note = f"Share of queries whose first right match is at this rank or before it.{start}"
+    return _figure("Cumulative matching characteristic", f"CMC curve. {label}", parts, note)
+
+
+def _histogram_svg(histogram: DistanceHistogram) -> str:
+    edges = histogram.edges
+    shares = [counts / max(int(counts.sum()), 1) for counts in (histogram.same, histogram.different)]
+    top = max(float(max(share.max() for share in shares)), 1e-9)
+    span = edges[-1] - edges[0]
+
+    def x(distance: float) -> float:
+        return float(_LEFT + (distance - edges[0]) / span * (_RIGHT_EDGE - _LEFT))
+
+    def y(share: float) -> float:
+        return _BOTTOM - share / top * (_BOTTOM - _TOP)
+
+    step = _nice(span / 6)
+    ticks = np.arange(np.ceil(edges[0] / step), np.floor(edges[-1] / step) + 1) * step
+    grid_step = _nice(top / 4)
+    grid = np.arange(0, np.floor(top / grid_step + 1e-9) + 1) * grid_step
+    digits = max(0, -int(np.floor(np.log10(step))))
+    places = max(0, -int(np.floor(np.log10(100 * grid_step))))
+    parts = list(
+        _frame(
+            [(x(float(t)), f"{t:.{digits}f}") for t in ticks],
+            [(y(float(s)), f"{100 * s:.{places}f}%") for s in grid],
+            "distance",
+        )
+    )
+    for name, share in zip(("same", "different"), shares, strict=True):
+        outline = [(edges[0], 0.0)]
+        for i, value in enumerate(share):
+            outline += [(edges[i], value), (edges[i + 1], value)]
+        outline.append((edges[-1], 0.0))
+        points = " ".join(f"{x(float(a)):.1f},{y(float(b)):.1f}" for a, b in outline)
+        parts.append(f'<polygon class="{name}" points="{points}"/>')
+    legend = (
+        f'<span class="key same"></span>same identity ({int(histogram.same.sum()):,} pairs) '
+        f'<span class="key different"></span>different ({int(histogram.different.sum()):,} pairs). '
+    )
+    numbers = ""
+    if not np.isnan(histogram.overlap):
+        at = x(histogram.threshold)
+        parts.append(
+            f'<line class="threshold" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{_BOTTOM}">'
+            f"<title>threshold {histogram.threshold:.3f}</title></line>"
+        )
+        numbers = (
+            f"{histogram.overlap:.1%} of the two lies in common. A same pair is nearer than a different one with "
+            f"probability {histogram.auc:.2%}; at the dashed threshold {histogram.threshold:.3f} both err alike, "
+            f"{histogram.equal_error_rate:.1%}."
+        )
+    return _figure("Distances of pairs", f"Histogram of distances. {numbers}", parts, legend + numbers)
+
+
+def _nice(step: float) -> float:
+    """1, 2 or 5 times a power of ten, at least `step`."""
+    power = 10.0 ** np.floor(np.log10(step))
+    return float(next(f * power for f in (1, 2, 5, 10) if f * power >= step * (1 - 1e-9)))

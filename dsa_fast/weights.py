@@ -1,0 +1,106 @@
+"""Files of network weights: downloaded, read without running pickled code, and loaded by name."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["download_state", "load_named", "read_state"]
+
+
+def read_state(source: str | os.PathLike[str], *, name: str, known: str, model: str) -> dict[str, Tensor]:
+    """Reads a state dict from a file (with `weights_only=True`: no pickled code is run).
+
+    Args:
+        source: the file.
+        name: the argument that named the file, for errors.
+        known: everything that the argument may be, for errors.
+        model: the torchvision model whose names the file has, for errors.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a state dict.
+    """
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"{name} must be {known}; there is no file {str(path)!r}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ValueError(f"{name}: {str(path)!r} is no file of tensors that torch.load reads ({first})") from error
+    if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
+        raise ValueError(
+            f"{name}: {str(path)!r} must hold a state dict (names to tensors) as torchvision's {model} gives, "
+            f"got {_describe(state)}"
+        )
+    return state
+
+
+def download_state(weights: Any, *, name: str, what: str, argument: str, otherwise: str = "") -> dict[str, Tensor]:
+    """Downloads torchvision's weights once, into torch.hub's cache.
+
+    Args:
+        weights: a member of one of torchvision's weights enums.
+        name: the option that asked for them, for errors.
+        what: the weights in words, for errors.
+        argument: the argument that takes a file instead, for errors.
+        otherwise: a further way out, for errors.
+
+    Raises:
+        ValueError: they can't be downloaded; the message says how to bring them by hand.
+    """
+    try:
+        state: dict[str, Tensor] = weights.get_state_dict(
+            progress=False, check_hash=True, map_location="cpu", weights_only=True
+        )
+    except (OSError, RuntimeError, EOFError, http.client.HTTPException, pickle.UnpicklingError) as error:
+        file = Path(weights.url).name
+        raise ValueError(
+            f"{name}: {what} can't be had from {weights.url} ({error}). Download that file on a machine that reaches "
+            f"it and pass its path ({argument}='/path/to/{file}'), or put it into "
+            f"{Path(torch.hub.get_dir()) / 'checkpoints'}{otherwise}"
+        ) from error
+    return state
+
+
+def load_named(module: nn.Module, state: Mapping[str, Tensor], *, prefix: str = "", source: str = "state") -> None:
+    """Loads the entries of `state` named `prefix` + the module's own names; other entries are left out.
+
+    Counters of batches (`num_batches_tracked`) may be missing, as they are in old files.
+
+    Raises:
+        ValueError: names are missing or shapes differ; both are listed. The module is then unchanged.
+    """
+    own = module.state_dict()
+    missing = [prefix + k for k in own if prefix + k not in state and not k.endswith("num_batches_tracked")]
+    wrong = [
+        f"{prefix + k} {list(state[prefix + k].shape)} instead of {list(v.shape)}"
+        for k, v in own.items()
+        if prefix + k in state and state[prefix + k].shape != v.shape
+    ]
+    if missing or wrong:
+        parts = []
+        if missing:
+            parts.append(f"{len(missing)} names are missing: {_few(missing)}")
+        if wrong:
+            parts.append(f"{len(wrong)} shapes differ: {_few(wrong)}")
+        raise ValueError(f"{source} does not fit this network: {'; '.join(parts)}")
+    module.load_state_dict({k: state[prefix + k] for k in own if prefix + k in state}, strict=False)
+
+
+def _few(names: list[str], limit: int = 4) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def _describe(state: object) -> str:
+    if isinstance(state, dict):
+        return f"a dict with {_few([str(k) for k in state])}"
+    return f"a {type(state).__name__}"

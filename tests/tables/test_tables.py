@@ -1,0 +1,193 @@
+"""The tables' trainings: what is trained, tested and written, and that it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+import dsa_fast.tables.run
+from dsa_fast.cli import main, make_parser
+from dsa_fast.cli.fit import fit
+from dsa_fast.cli.tables import scaled
+from dsa_fast.data.synth import SynthConfig
+from dsa_fast.tables import PAPER_ROWS, TrainingScores, rows_of, sweep_report, table_report
+
+CONFIGS = Path(dsa_fast.__file__).parent / "configs"
+
+BASE = """
+data: {p: 2, k: 2, workers: 0}
+model: {backbone: resnet18, pretrained: null, width: 0.125, classifier_dim: 16}
+augment: {size: [32, 16], dsap_size: 8, pad: 2}
+optim: {lr: 1.0e-3, warmup_epochs: 1}
+trainer: {max_epochs: 2, accelerator: cpu}
+"""
+PEOPLE = ["--synth.identities", "8", "--synth.cameras", "2", "--synth.images_per_camera", "2",
+          "--synth.height", "32", "--synth.width", "16"]  # fmt: skip
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A base configuration with two rows, the second of which is not the paper's."""
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "dsa.yaml").write_text((CONFIGS / "rows" / "dsa.yaml").read_text())
+    (tmp_path / "rows" / "mine.yaml").write_text("model: {dsag: false}\n")
+    path = tmp_path / "base.yaml"
+    path.write_text(BASE)
+    return path
+
+
+def run(base: Path, out: Path, *options: str) -> int:
+    return main(["tables", "--base", str(base), "--out", str(out), "--rows", "dsa,mine", *PEOPLE, *options])
+
+
+def test_goes_on_where_it_was_stopped(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run(base, whole, "--seeds", "0,1") == 0
+    rows = json.loads((whole / "table.json").read_text())["rows"]
+    titles = [row["row"] for row in rows]
+    assert titles == [*(row.title for row in PAPER_ROWS if row.config == "dsa"), "mine"]
+    assert all(len(row["here"]["mAP"]["values"]) == 2 and row["here"]["mAP"]["std"] is not None for row in rows)
+    assert rows[-1]["paper"] is None and rows[-2]["paper"]["mAP"] == 87.6
+    by_title = {row["row"]: row["here"]["mAP"]["values"] for row in rows}
+    assert by_title["DSA-Global (Joint)"] != by_title["DSA-Local (Joint)"]
+    assert (whole / "table.png").stat().st_size > 1000 and "| mine | 2 |" in (whole / "table.md").read_text()
+
+    # Stopped in the second epoch of the second training.
+    epochs = []
+    on_end = dsa_fast.tables.run._Epochs.on_train_epoch_end
+
+    def stop(self, trainer, task) -> None:
+        epochs.append(trainer.current_epoch)
+        if len(epochs) == 4:
+            raise KeyboardInterrupt
+        on_end(self, trainer, task)
+
+    monkeypatch.setattr(dsa_fast.tables.run._Epochs, "on_train_epoch_end", stop)
+    assert run(base, cut, "--seeds", "0,1") == 130
+    assert (cut / "dsa" / "seed0" / "scores.json").exists()
+    assert not (cut / "mine" / "seed0" / "scores.json").exists()
+    assert (cut / "mine" / "seed0" / "checkpoints" / "last.ckpt").exists()
+    assert len(json.loads((cut / "table.json").read_text())["runs"]) == 1
+    capsys.readouterr()
+    assert run(base, cut, "--seeds", "0,1") == 0
+    assert epochs == [0, 1, 0, 1, 1, 0, 1, 0, 1]  # nothing that was finished is done again
+    said = capsys.readouterr().out
+    assert said.count("(kept)") == 1 and said.count("(resumed)") == 1
+    assert json.loads((cut / "table.json").read_text())["rows"] == rows
+
+    # Other options are other trainings; a further seed only adds one.
+    assert run(base, cut, "--seeds", "0,1", "--trainer.max_epochs", "1") == 1
+    assert "trainer.max_epochs was 2 and is 1" in capsys.readouterr().err
+    assert main(["tables", "--base", str(base), "--out", str(cut), "--rows", "mine", "--seeds", "2", *PEOPLE]) == 0
+    assert epochs[9:] == [0, 1]
+    # Scores of a version that had fewer options are those of the options' defaults.
+    path = cut / "mine" / "seed2" / "scores.json"
+    about = json.loads(path.read_text())
+    del about["options"]["loss"]["visibility"], about["options"]["augment"]["parts"]
+    path.write_text(json.dumps(about))
+    again = ["tables", "--base", str(base), "--out", str(cut), "--rows", "mine", "--seeds", "2", *PEOPLE]
+    assert main(again) == 0 and len(epochs) == 11
+    assert main([*again, "--loss.visibility", "0.1"]) == 1
+
+
+def test_sweep_of_strengths(base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--strengths", "0,1", "--seeds", "0", "--trainer.max_epochs=1", "--rows", "mine,dsa"]
+    assert main(["tables", "--base", str(base), "--out", str(out), *PEOPLE, *options]) == 0
+    points = json.loads((out / "sweep.json").read_text())["points"]
+    scores = {(point["config"], point["test"], point["strength"]): point for point in points}
+    lines = [("mine", "mf/both"), ("dsa", "mf/both"), ("dsa", "fused/both")]
+    assert set(scores) == {(*line, strength) for line in lines for strength in (0.0, 1.0)}
+    for strength in (0.0, 1.0):
+        beside = scores["mine", "mf/both", strength]
+        assert beside["gain"] is None
+        for line in lines[1:]:
+            point = scores[(*line, strength)]
+            assert point["gain"]["mean"] == pytest.approx(point["mAP"]["mean"] - beside["mAP"]["mean"])
+    made = [json.loads((out / f"strength_{s}" / "people" / "synth.json").read_text())["config"] for s in (0, 1)]
+    assert (made[0]["pose"], made[0]["occlusion"]) == (0.0, 0.0) and made[1]["pose"] == SynthConfig().pose
+    assert made[0]["lighting"] == made[1]["lighting"] == SynthConfig().lighting
+    assert (out / "sweep.png").stat().st_size > 1000 and "| 1 |" in (out / "sweep.md").read_text()
+
+
+def test_misalignment_is_scaled_and_capped() -> None:
+    half, twice = scaled(SynthConfig(), 0.5), scaled(SynthConfig(), 2)
+    assert (half.pose, half.box, half.occlusion) == (0.5, 0.25, 0.2)
+    assert (twice.pose, twice.box, twice.occlusion) == (1.0, 1.0, 0.8)
+    assert twice.clutter == SynthConfig().clutter
+
+
+def scores(config: str, seed: int, mAP: float, strength: float | None = None) -> TrainingScores:
+    of = {"mAP": mAP, "R1": mAP, "R5": mAP, "R10": mAP, "mINP": mAP}
+    options = {
+        "model": {"backbone": "resnet18", "width": 1.0, "pretrained": None},
+        "augment": {"size": [32, 16], "dsap_size": 8},
+        "data": {"p": 2, "k": 2},
+        "trainer": {"max_epochs": 2},
+    }
+    images = {"train": 1, "identities": 1, "query": 1, "gallery": 1}
+    return TrainingScores(config, seed, strength, {"mf/both": of}, 1.0, images, options)
+
+
+def test_means_and_deviations_by_hand(tmp_path: Path) -> None:
+    text = table_report(
+        [scores("csa", 0, 0.1), scores("csa", 1, 0.2), scores("concat", 0, 0.5)], tmp_path, people="few"
+    )
+    assert "| CSA (Only MF-Stream) | 2 | 15.0 ± 7.1 |" in text and "| 84.1 |" in text
+    assert "| Fusion: concatenation + FC | 1 | 50.0 | 50.0 |" in text
+    # Gains are differences seed by seed: 1 and 3 points, whatever the seeds' own levels.
+    runs = [scores("two_branches", 0, 0.1, 1.0), scores("two_branches", 1, 0.5, 1.0)]
+    runs += [scores("dsa", 0, 0.11, 1.0), scores("dsa", 1, 0.53, 1.0)]
+    assert "+2.0 ± 1.4" in sweep_report(runs, tmp_path, people="few")
+
+
+def test_the_papers_rows_and_their_configs() -> None:
+    assert len(PAPER_ROWS) == 12
+    for base in ("dsa_reid", "small", "tiny"):
+        parser = make_parser(fit, "test")
+        arguments = ["--config", str(CONFIGS / f"{base}.yaml"), "--data.root", "x"]
+        plain = parser.instantiate(parser.parse_args(arguments))
+        for row in PAPER_ROWS:
+            file = CONFIGS / "rows" / f"{row.config}.yaml"
+            parser = make_parser(fit, "test")
+            got = parser.instantiate(parser.parse_args([*arguments, "--config", str(file)]))
+            # A row changes what its file says, and nothing else.
+            for section, changes in (yaml.safe_load(file.read_text())).items():
+                assert getattr(got, section) == replace(getattr(plain, section), **changes)
+            for section in {"data", "model", "loss", "optim", "augment", "trainer"} - set(
+                yaml.safe_load(file.read_text())
+            ):
+                assert getattr(got, section) == getattr(plain, section)
+    assert [row.title for row in rows_of("nobodys")] == ["nobodys"]
+
+
+@pytest.mark.parametrize("file", sorted((CONFIGS / "rows").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_row_is_a_valid_configuration(file: Path) -> None:
+    parser = make_parser(fit, "test")
+    parser.instantiate(
+        parser.parse_args(["--config", str(CONFIGS / "tiny.yaml"), "--config", str(file), "--data.root", "x"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rows", "none"], "rows must be some of dsa, mine"),
+        (["--seeds", "a"], "seeds must be numbers"),
+        (["--strengths", "-1"], "strengths must be finite numbers"),
+        (["--strengths", "1", "--data.root", "."], "strengths needs synthetic people"),
+        (["--base", "none.yaml"], "base must be a YAML file"),
+    ],
+)
+def test_bad_options_are_told(
+    base: Path, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(base, tmp_path / "out", *options) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

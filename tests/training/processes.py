@@ -1,0 +1,77 @@
+"""What each of the two processes of test_processes.py does: `python -m tests.training.processes FOLDER`."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from dsa_fast.data.transforms import AugmentConfig
+from dsa_fast.models import DSALoss, DSAReID, ModelConfig
+from dsa_fast.models.dsa_reid import DSAOutput
+from dsa_fast.models.losses import gather
+from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig, fit
+
+MODEL = ModelConfig(backbone="resnet18", pretrained=None, width=0.125, classifier_dim=16)
+AUGMENT = AugmentConfig(size=(32, 16), dsap_size=16, pad=2)
+OPTIM = OptimConfig(lr=1e-3, warmup_lr=1e-4, warmup_epochs=1)
+ONE = TrainerConfig(max_epochs=2, eval_every=2, accelerator="cpu", devices=1, log_every=1, progress=False)
+TWO = replace(ONE, devices=2, strategy="ddp")
+
+
+def data(folder: Path) -> DataConfig:
+    return DataConfig(str(folder / "people"), p=2, k=2, workers=0)
+
+
+def train(folder: Path, name: str, trainer: TrainerConfig, resume: bool = False, gather: bool = False) -> None:
+    loss = LossConfig(gather=gather)
+    result = fit(data(folder), MODEL, loss, OPTIM, AUGMENT, trainer, out=folder / name, resume=resume)
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0 and result.scores:
+        (folder / name / "mAP.txt").write_text(repr(result.scores["mAP"]))
+
+
+def check_gather(rank: int) -> None:
+    """Loss and gradients of two processes that gather are those of one process with all features."""
+    torch.manual_seed(0)
+    model = DSAReID(5, backbone="resnet18", pretrained=None, width=0.125, classifier_dim=16)
+    images, dsap = torch.randn(2, 4, 3, 32, 16), torch.randn(2, 4, 24, 3, 8, 8)
+    labels = torch.tensor([[0, 0, 1, 1], [1, 1, 2, 2]])  # identity 1 is on both
+    whole = copy.deepcopy(model)
+    outputs = [whole(*each) for each in zip(images, dsap, strict=True)]  # batch norms see one process's images
+    joined = DSAOutput(*(torch.cat(field) for field in zip(*outputs, strict=True)))
+    expected, terms = DSALoss()(joined, labels.flatten())
+    expected.backward()
+
+    wrapped = DistributedDataParallel(model)
+    total, own = DSALoss(gather=True)(wrapped(images[rank], dsap[rank]), labels[rank])
+    total.backward()
+    mean = torch.stack([total.detach(), *own.values()])
+    distributed.all_reduce(mean)
+    torch.testing.assert_close(mean / 2, torch.stack([expected.detach(), *terms.values()]))
+    torch.testing.assert_close(own["triplet_global"], terms["triplet_global"])
+    actual, wanted = ({name: p.grad for name, p in each.named_parameters()} for each in (model, whole))
+    torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
+    # Mining within the process's batch finds others.
+    _, alone = DSALoss()(model(images[rank], dsap[rank]), labels[rank])
+    assert not torch.allclose(alone["triplet_global"], terms["triplet_global"])
+    assert gather(torch.tensor([rank])).tolist() == [0, 1]
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    train(folder, "two", TWO)
+    train(folder, "two_then_one", replace(TWO, max_epochs=1, eval_every=0))
+    train(folder, "one_then_two", TWO, resume=True)
+    train(folder, "gathered", replace(TWO, max_epochs=1, eval_every=0), gather=True)
+    check_gather(distributed.get_rank())
+    (folder / f"done{distributed.get_rank()}").touch()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,94 @@
+"""Training with two processes (gloo, on the CPU) against one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dsa_fast.evaluation import evaluate
+from dsa_fast.evaluation.embedding import embed_people
+from dsa_fast.models import load_model
+from dsa_fast.training.data import read_people
+from tests.data.test_data import make_tree
+from tests.training.processes import ONE, data, train
+
+ACCUMULATE = replace(ONE, accumulate=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process trains, then two processes, which also go on with a run of one process."""
+    folder = tmp_path_factory.mktemp("processes")
+    names = [f"{pid:04}_c{cam}s1_{i:06}_00.png" for pid in (2, 5, 9, 11) for cam in (1, 2) for i in range(2)]
+    test = [f"{pid:04}_c{cam}s1_000000_00.png" for pid in (3, 4, 6) for cam in (1, 2)]
+    make_tree(folder / "people", {"bounding_box_train": names, "query": test[::2], "bounding_box_test": test[1::2]})
+    train(folder, "one", ACCUMULATE)
+    train(folder, "one_then_two", replace(ACCUMULATE, max_epochs=1, eval_every=0))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "NODE_RANK": "0",
+        "OMP_NUM_THREADS": "1",
+    }
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.training.processes", str(folder)],
+            cwd=Path(__file__).parents[2],
+            env=environment | {"LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        output = [process.communicate(timeout=300)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert all(process.returncode == 0 for process in running), "\n".join(text[-4000:] for text in output)
+    assert (folder / "done0").exists() and (folder / "done1").exists()
+    return folder
+
+
+def weights(folder: Path, name: str) -> dict[str, Tensor]:
+    return dict(load_model(folder / name / "checkpoints" / "last.ckpt").model.named_parameters())
+
+
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_two_processes_equal_one_with_the_same_batches(folder: Path) -> None:
+    assert_same(weights(folder, "two"), weights(folder, "one"))
+
+
+def test_a_run_goes_on_with_more_or_fewer_processes(folder: Path) -> None:
+    assert_same(weights(folder, "one_then_two"), weights(folder, "one"))
+    train(folder, "two_then_one", ACCUMULATE, resume=True)
+    assert_same(weights(folder, "two_then_one"), weights(folder, "one"))
+
+
+def test_gathering_changes_the_training(folder: Path) -> None:
+    """That its loss and gradients are right is checked in the processes."""
+    gathered, own = weights(folder, "gathered"), weights(folder, "one_then_two")
+    assert any(not torch.allclose(gathered[name], own[name]) for name in own)
+
+
+def test_shares_of_the_evaluation_give_the_whole_score(folder: Path) -> None:
+    """Three queries and three gallery images: an odd number for two processes."""
+    loaded, people = load_model(folder / "two" / "checkpoints" / "last.ckpt"), read_people(data(folder))
+    query, gallery = (embed_people(loaded, each) for each in (people.query, people.gallery))
+    assert evaluate(*query, *gallery).mAP == pytest.approx(float((folder / "two" / "mAP.txt").read_text()), abs=1e-6)

@@ -1,0 +1,202 @@
+"""Ranked lists, curves and CMC curves as pictures."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dsa_fast.evaluation import RankedLists
+from dsa_fast.evaluation.report_data import DistanceHistogram
+from dsa_fast.visual import pictures
+from dsa_fast.visual.pictures import cmc_curves, curves, distances, ranked_lists, save_picture
+
+
+@dataclass
+class Item:
+    path: Path
+    pid: int
+    camid: int
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> list[Item]:
+    """Six images, each of one grey that tells it from the others."""
+    made = []
+    for number in range(6):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (32, 64), (20 + 30 * number,) * 3).save(path)
+        made.append(Item(path, number % 3, number % 2 + 1))
+    return made
+
+
+def lists(indices: list[list[int]], matches: list[list[bool]]) -> RankedLists:
+    places = torch.tensor(indices)
+    return RankedLists(places, torch.where(places >= 0, 0.25, torch.nan), torch.tensor(matches))
+
+
+def count(picture: Image.Image, color: tuple[int, int, int]) -> int:
+    return int((np.asarray(picture) == color).all(-1).sum())
+
+
+def test_ranked_lists_show_each_image_in_its_place_and_frame(items: list[Item]) -> None:
+    picture = ranked_lists(items[:2], items, lists([[5, 3], [2, 4]], [[True, False], [False, True]]))
+    pixels = np.asarray(picture)
+
+    def middle(grey: int) -> tuple[int, int]:
+        ys, xs = (pixels == grey).all(-1).nonzero()
+        assert len(xs) > 1000
+        return int(np.median(xs)), int(np.median(ys))
+
+    at = {number: middle(20 + 30 * number) for number in range(6)}
+    for query, first, second in ((0, 5, 3), (1, 2, 4)):
+        assert at[query][0] < at[first][0] < at[second][0]
+        assert max(at[n][1] for n in (query, first, second)) - min(at[n][1] for n in (query, first, second)) < 4
+    assert at[0][1] < at[1][1]
+    frames = {0: pictures._QUERY, 1: pictures._QUERY, 5: pictures._RIGHT, 3: pictures._WRONG, 2: pictures._WRONG}
+    for number, color in {**frames, 4: pictures._RIGHT}.items():
+        x, y = at[number]
+        left = x - 40 - 2  # an image is 80 pixels wide, its frame 4 more
+        assert tuple(pixels[y, left]) == color, number
+
+
+def test_ticks_and_crosses_differ_without_colour(items: list[Item]) -> None:
+    right, wrong = (
+        np.asarray(ranked_lists(items[:1], items, lists([[5]], [[match]])).convert("L")) for match in (True, False)
+    )
+    frame = [
+        np.asarray(Image.new("RGB", (1, 1), color).convert("L")).item() for color in (pictures._RIGHT, pictures._WRONG)
+    ]
+    badge_right, badge_wrong = right == frame[0], wrong == frame[1]
+    assert (badge_right != badge_wrong).sum() > 10
+
+
+def test_places_without_an_image_stay_empty(items: list[Item]) -> None:
+    picture = ranked_lists(items[:1], items, lists([[5, -1]], [[True, False]]))
+    assert count(picture, pictures._WRONG) == 0
+    assert count(picture, (20 + 30 * 5,) * 3) > 1000
+
+
+def test_what_is_left_out_is_grey_in_its_place(items: list[Item]) -> None:
+    Image.new("RGB", (32, 64), (250, 20, 20)).save(items[3].path)
+    shown = lists([[5, 3], [2, -1]], [[True, False], [False, False]])
+    left_out = torch.tensor([[False, True], [False, False]])
+    picture = np.asarray(ranked_lists(items[:2], items, shown, left_out=left_out))
+    assert not (picture == (250, 20, 20)).all(-1).any()  # its colour is gone
+    plain = np.asarray(ranked_lists(items[:2], items, shown))
+    ys, xs = (plain == (250, 20, 20)).all(-1).nonzero()
+    y, x = int(np.median(ys)), int(np.median(xs))
+    faded = picture[y, x]
+    assert faded.max() - faded.min() <= 4 and 100 < faded.max() < 228
+    assert tuple(picture[y, x - 42]) == pictures._OUT and tuple(plain[y, x - 42]) == pictures._WRONG
+    with pytest.raises(ValueError, match=r"left_out must have shape \[2, 2\], got \[1, 2\]"):
+        ranked_lists(items[:2], items, shown, left_out=left_out[:1])
+
+
+def test_distances_show_both_distributions_and_what_they_share() -> None:
+    def drawn(same: list[int], different: list[int], overlap: float) -> np.ndarray:
+        edges = np.linspace(0, 1, len(same) + 1)
+        return np.asarray(distances(DistanceHistogram(edges, np.array(same), np.array(different), overlap, 1, 0, 0.5)))
+
+    def middle(picture: np.ndarray, color: tuple[int, int, int]) -> float:
+        near = np.abs(picture[150:400].astype(int) - color).max(-1) < 30
+        return float(np.median(near.nonzero()[1]))
+
+    picture = drawn([9, 1, 0, 0], [0, 0, 1, 9], 0.0)
+    assert picture.shape == (450, 650, 3)
+    assert middle(picture, (0x16, 0x96, 0x4B)) < middle(picture, (0xD0, 0x30, 0x2C))
+    assert (picture != drawn([9, 1, 0, 0], [0, 1, 0, 9], 0.1)).any()
+
+
+def test_notes_and_titles_are_drawn(items: list[Item]) -> None:
+    shown = lists([[5]], [[True]])
+    plain = ranked_lists(items[:1], items, shown)
+    assert plain != ranked_lists(items[:1], items, shown, notes=["AP 50 %"])
+    assert ranked_lists(items[:1], items, shown, title="Title").height > plain.height
+    assert plain == ranked_lists(items[:1], items, shown)
+
+
+def test_images_keep_their_shape(tmp_path: Path) -> None:
+    path = tmp_path / "wide.png"
+    Image.new("RGB", (60, 30), (9, 9, 9)).save(path)
+    item = Item(path, 1, 1)
+    picture = np.asarray(ranked_lists([item], [item], lists([[0]], [[True]])))
+    ys = (picture == 9).all(-1).nonzero()[0]
+    assert ys.max() - ys.min() + 1 == 40  # 80 wide, and so 40 high
+
+
+def test_bad_ranked_lists_are_named(items: list[Item], tmp_path: Path) -> None:
+    shown = lists([[5]], [[True]])
+    with pytest.raises(ValueError, match="lists must hold one row for each query, 2 >= 1, got 1"):
+        ranked_lists(items[:2], items, shown)
+    with pytest.raises(ValueError, match="notes must hold one line for each query, 1, got 2"):
+        ranked_lists(items[:1], items, shown, notes=["a", "b"])
+    with pytest.raises(ValueError, match="height must be at least 16, got 3"):
+        ranked_lists(items[:1], items, shown, height=3)
+    with pytest.raises(ValueError, match=r"image can't be read: .*gone\.png"):
+        ranked_lists([Item(tmp_path / "gone.png", 1, 1)], items, shown)
+
+
+def test_curves_follow_their_points() -> None:
+    rising = {"mAP": [(float(x), x / 10) for x in range(11)]}
+    picture = curves(rising, title="t", x_label="epoch", y_label="mAP", percent=True, levels={"plain": 0.3})
+    assert picture.size == (800, 450)
+    assert picture == curves(rising, title="t", x_label="epoch", y_label="mAP", percent=True, levels={"plain": 0.3})
+    assert picture != curves(rising, title="t", x_label="epoch", y_label="mAP", percent=True)
+    blue = (np.asarray(curves(rising)).astype(int) - (0x2D, 0x5A, 0xC8)).__abs__().max(-1) < 8
+    ys, xs = blue.nonzero()
+    inside = xs > 200  # right of the legend
+    assert np.corrcoef(xs[inside], ys[inside])[0, 1] < -0.9
+
+
+def test_curves_leave_out_what_is_not_finite() -> None:
+    clean = curves({"loss": [(1, 2.0), (3, 1.0)]})
+    assert clean == curves({"loss": [(1, 2.0), (2, math.nan), (3, 1.0), (4, math.inf)]})
+    assert curves({"loss": [(1, 2.0)], "empty": []}).size == clean.size
+    with pytest.raises(ValueError, match=r"at least one finite point, got none in \['loss'\]"):
+        curves({"loss": [(1, math.nan)]})
+
+
+def test_cmc_curves() -> None:
+    picture = cmc_curves({"one": np.linspace(0.2, 1, 50), "two": [0.5]}, title="CMC")
+    assert picture.size == (650, 450)
+    assert picture != cmc_curves({"one": np.linspace(0.3, 1, 50), "two": [0.5]}, title="CMC")
+    with pytest.raises(ValueError, match="at least one curve"):
+        cmc_curves({})
+    for bad in ([], [[0.5]], [1.5], [math.nan]):
+        with pytest.raises(ValueError, match=r"results\['bad'\] must be shares in \[0, 1\]"):
+            cmc_curves({"bad": bad})
+
+
+def test_pictures_are_written_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.png"
+    picture = Image.new("RGB", (3, 2), (1, 2, 3))
+    save_picture(picture, path)
+    assert Image.open(path).convert("RGB") == picture
+    with pytest.raises(ValueError, match="path must end in a picture's suffix"):
+        save_picture(picture, tmp_path / "deep" / "a.picture")
+
+    class Broken:
+        def save(self, path: Path) -> None:
+            path.write_bytes(b"half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        save_picture(Broken(), path)  # type: ignore[arg-type]
+    assert Image.open(path).convert("RGB") == picture
+    assert [p.name for p in path.parent.iterdir()] == ["a.png"]
+
+
+def test_pyplot_is_left_alone() -> None:
+    code = (
+        "import sys; from dsa_fast.visual.pictures import curves; curves({'a': [(0, 1)]}); "
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
