@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from dsa_fast.ops.crop import crop_parts
 from dsa_fast.ops.warp import warp
 from dsa_fast.ops.warp_densepose import warp_densepose
+from dsa_fast.version import __version__
 
 if TYPE_CHECKING:
     from dsa_fast.deploy.encoder import Encoder
     from dsa_fast.visual.atlas import atlas
 
-__version__ = "0.1.0"
 __all__ = ["Encoder", "__version__", "atlas", "crop_parts", "warp", "warp_densepose"]
 
 _SUBMODULES = frozenset(

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = arguments[0]
     if name == "--version":
-        from dsa_fast import __version__
+        from dsa_fast.version import __version__
 
         print(f"dsa_fast {__version__}")
         return 0

@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from dsa_fast import __version__
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.cli.synth import rendering_progress
 from dsa_fast.cli.warp import compose
@@ -34,6 +33,7 @@ from dsa_fast.image import read_image
 from dsa_fast.models import LoadedModel, ModelConfig, build_model, load_model
 from dsa_fast.ops.warp import warp
 from dsa_fast.training import DataConfig, OptimConfig, TrainerConfig, fit
+from dsa_fast.version import __version__
 from dsa_fast.visual.pictures import curves, ranked_lists, save_picture
 
 MODEL = ModelConfig(backbone="resnet18", pretrained=None, width=0.25, classifier_dim=128)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import dsa_fast
 from dsa_fast.data.people import PeopleSplits
 from dsa_fast.deploy import parity as parities
 from dsa_fast.deploy.embedding_network import EmbeddingNetwork
@@ -35,6 +34,7 @@ from dsa_fast.deploy.sidecar import (
 from dsa_fast.deploy.tensorrt import build_engine, describe_gpu, library, version_key
 from dsa_fast.files import checksum
 from dsa_fast.models import LoadedModel, load_model
+from dsa_fast.version import __version__
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def _describe(loaded: LoadedModel, network: EmbeddingNetwork, checkpoint: str | 
 
 def _versions() -> dict[str, str]:
     versions = {
-        "dsa_fast": dsa_fast.__version__,
+        "dsa_fast": __version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
     }

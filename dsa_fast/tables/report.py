@@ -14,10 +14,10 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dsa_fast import __version__
 from dsa_fast.files import atomic_path
 from dsa_fast.tables.rows import PAPER_ROWS, TableRow, rows_of
 from dsa_fast.tables.run import TrainingScores
+from dsa_fast.version import __version__
 
 METRICS = ("mAP", "R1", "R5", "R10")
 _HERE, _PAPER = "#2d5ac8", "#8a8a94"

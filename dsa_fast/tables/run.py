@@ -13,7 +13,6 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from dsa_fast import __version__
 from dsa_fast.data.people import Person
 from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.data.verify import verify_files
@@ -24,6 +23,7 @@ from dsa_fast.files import atomic_path
 from dsa_fast.models import LoadedModel, ModelConfig, load_model
 from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig, fit
 from dsa_fast.training.data import read_people
+from dsa_fast.version import __version__
 
 _SCORES = "scores.json"
 _SECTIONS = ("data", "model", "loss", "optim", "augment", "trainer")

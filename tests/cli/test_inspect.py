@@ -21,7 +21,6 @@ from dsa_fast.densepose.map_checks import examine, suspicions
 from dsa_fast.densepose.parts import MIRROR
 from dsa_fast.image import read_image
 from dsa_fast.visual.pictures import bars
-from tests.shared import shared_data
 
 
 def mirrored(iuv: Tensor) -> Tensor:
@@ -69,8 +68,8 @@ def test_mirrored_maps_of_synthetic_people_are_told(
         assert list(suspicions(examine(change(iuv)))) == expected
 
 
-def test_mirrored_maps_of_real_people_are_told() -> None:
-    paths = sorted((shared_data() / "iuv").glob("*/*_[iI][uU][vV].png"))
+def test_mirrored_maps_of_real_people_are_told(real_data: Path) -> None:
+    paths = sorted((real_data / "iuv").glob("*/*_[iI][uU][vV].png"))
     assert len(paths) == 6
     for path in paths:
         whole = read_iuv(path)

@@ -20,8 +20,8 @@ from dsa_fast.densepose.iuv import write_iuv
 from dsa_fast.evaluation.embedding import Embedded, pool_multi_query
 from dsa_fast.training import DataConfig, TrainerConfig, fit
 from dsa_fast.training.data import ReIDData
-from tests.data.test_data import TREE, make_tree
-from tests.training.test_training import AUGMENT, MODEL
+from tests.data.trees import TREE, make_tree
+from tests.training.small import AUGMENT, MODEL
 
 DUKE = {
     "bounding_box_train": ["0001_c2_f0046182.jpg", "0005_c8_f0028902.jpg"],

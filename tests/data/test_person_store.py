@@ -23,9 +23,9 @@ from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.sampler import PKSampler
 from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, augment_batch_reference
 from dsa_fast.training import DataConfig, fit
-from tests.data.test_data import make_tree
-from tests.ops.test_warp import require_cuda
-from tests.training.test_training import AUGMENT, MODEL, TRAINER, losses
+from tests.cuda import require_cuda
+from tests.data.trees import make_tree
+from tests.training.small import AUGMENT, MODEL, TRAINER, losses
 
 SIZE = (32, 16)
 

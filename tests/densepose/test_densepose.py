@@ -29,16 +29,7 @@ from dsa_fast.ops.warp import warp
 from dsa_fast.visual import atlas as atlas_module
 from dsa_fast.visual.atlas import UPRIGHT, atlas, part_overlay, upright
 from dsa_fast.visual.contact_sheet import Cell, contact_sheet
-from tests.shared import shared_data
-
-
-def random_iuv(height: int = 12, width: int = 10, seed: int = 0, *batch: int) -> Tensor:
-    """uint8 [..., 3, H, W]: parts everywhere but for a background where all is 0."""
-    generator = torch.Generator().manual_seed(seed)
-    iuv = torch.randint(0, 256, (*batch, 3, height, width), dtype=torch.uint8, generator=generator)
-    part = torch.randint(0, 25, (*batch, height, width), dtype=torch.uint8, generator=generator)
-    iuv[..., 0, :, :] = part
-    return iuv * (part > 0)[..., None, :, :]
+from tests.densepose.maps import U_FLIPS, V_FLIPS, closed_form, random_iuv, save_table, table_of
 
 
 def save_rgb(path: Path, pixels: Tensor, **options: Any) -> Path:
@@ -282,9 +273,6 @@ def test_bad_maps_are_not_written(tmp_path: Path) -> None:
 
 # ----------------------------------------------------------------------------------------------------------- flips
 
-# What a mirrored picture does to (u, v), by part.
-V_FLIPS, U_FLIPS = {1, 2}, {3, 4, 5, 6, 23, 24}
-
 
 def plain_flip(iuv: Tensor, one: float) -> Tensor:
     """The contract pixel by pixel."""
@@ -338,37 +326,6 @@ def test_flip_leaves_what_is_no_part() -> None:
     odd = torch.tensor([0.0, 0.0, 2.5, -1.0, 25.0, float("nan"), float("inf")])
     iuv = torch.stack((odd, torch.full((7,), 0.25), torch.full((7,), 0.75)))[:, None]
     torch.testing.assert_close(flip_iuv(iuv), iuv.flip(-1), rtol=0, atol=0, equal_nan=True)
-
-
-def table_of(change: Any) -> np.ndarray:
-    """A table [24, 2, 256, 256], row v and column u, of a function (part, u, v) -> (u', v')."""
-    v, u = np.mgrid[:256, :256] / 255
-    return np.stack([np.stack(np.broadcast_arrays(*change(part, u, v))) for part in range(1, 25)])
-
-
-def closed_form(part: int, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return (1 - u if part in U_FLIPS else u), (1 - v if part in V_FLIPS else v)
-
-
-def save_table(path: Path, values: np.ndarray, version: str = "5") -> Path:
-    keys = ("U_transforms", "V_transforms")
-    if version == "5":
-        scipy_io = pytest.importorskip("scipy.io")
-        cells = {key: np.empty((1, 24), object) for key in keys}
-        for i, key in enumerate(keys):
-            for part in range(24):
-                cells[key][0, part] = values[part, i]
-        scipy_io.savemat(path, cells)
-        return path
-    h5py = pytest.importorskip("h5py")
-    with h5py.File(path, "w", userblock_size=512) as file:
-        for i, key in enumerate(keys):
-            cells = file.create_dataset(key, (24, 1), h5py.ref_dtype)
-            for part in range(24):
-                cells[part, 0] = file.create_dataset(f"#refs#/{key}{part}", data=values[part, i].T).ref
-    with path.open("r+b") as file:
-        file.write(b"MATLAB 7.3 MAT-file")
-    return path
 
 
 @pytest.mark.parametrize("version", ["5", "7.3"])
@@ -733,8 +690,8 @@ PEDESTRIAN = 19
 UNSURE_HANDS = "pose-with-style/fashionWOMENDressesid0000262902_1front"
 
 
-def real_map(name: str) -> Tensor:
-    folder = shared_data() / "iuv"
+def real_map(real_data: Path, name: str) -> Tensor:
+    folder = real_data / "iuv"
     iuv = read_iuv(next(path for path in (folder / f"{name}_iuv.png", folder / f"{name}_IUV.png") if path.exists()))
     if name.startswith("densepose-demo"):
         iuv = iuv * torch.from_numpy(np.array(Image.open(folder / f"{name}_INDS.png")) == PEDESTRIAN)
@@ -742,8 +699,8 @@ def real_map(name: str) -> Tensor:
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_maps_read_in_both_orders(name: str, tmp_path: Path) -> None:
-    iuv = real_map(name)
+def test_real_maps_read_in_both_orders(real_data: Path, name: str, tmp_path: Path) -> None:
+    iuv = real_map(real_data, name)
     assert {2, 23, 24} <= set(iuv[0].unique().tolist()) or REAL[name] == "back"
     assert not iuv[1:, iuv[0] == 0].any()
     assert torch.equal(read_iuv(save_rgb(tmp_path / "same.png", iuv)), iuv)
@@ -752,9 +709,9 @@ def test_real_maps_read_in_both_orders(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_parts_are_shown_upright_and_not_mirrored(name: str) -> None:
+def test_real_parts_are_shown_upright_and_not_mirrored(real_data: Path, name: str) -> None:
     """On a standing person, each part's `UPRIGHT` axes run down and to the right of the photo."""
-    iuv = real_map(name).double()
+    iuv = real_map(real_data, name).double()
     shown = {"u": iuv[1], "v": iuv[2], "-u": -iuv[1], "-v": -iuv[2]}
     checked = set()
     for part in range(1, 25):
@@ -774,9 +731,9 @@ def test_real_parts_are_shown_upright_and_not_mirrored(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_left_and_right_of_real_people(name: str) -> None:
+def test_left_and_right_of_real_people(real_data: Path, name: str) -> None:
     """The right hand of somebody who faces us is at the photo's left."""
-    iuv = real_map(name)
+    iuv = real_map(real_data, name)
     columns = torch.arange(iuv.shape[-1]).double().expand(iuv.shape[1:])
     for right, left in ((23, 24), (18, 17), (22, 21), (3, 4), (9, 10), (7, 8)):
         assert PART_NAMES[right].replace("right", "left") == PART_NAMES[left]
@@ -786,8 +743,8 @@ def test_left_and_right_of_real_people(name: str) -> None:
             assert (right_x < left_x) == (REAL[name] == "front"), PART_NAMES[right]
 
 
-def test_command_on_a_real_crowd(tmp_path: Path) -> None:
-    folder = shared_data() / "iuv" / "densepose-demo"
+def test_command_on_a_real_crowd(real_data: Path, tmp_path: Path) -> None:
+    folder = real_data / "iuv" / "densepose-demo"
     out = tmp_path / "person.png"
     files = folder / "demo_im.jpg", folder / "demo_im_IUV.png"
     warp_command(*files, out, instances=folder / "demo_im_INDS.png", person=PEDESTRIAN)

@@ -21,8 +21,7 @@ from dsa_fast.data.dataset import PeopleDataset
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.verify import verify_files
 from dsa_fast.densepose import IUVStore, read_iuv, write_iuv
-from tests.densepose.test_densepose import random_iuv
-from tests.shared import shared_data
+from tests.densepose.maps import random_iuv
 
 
 @settings(max_examples=60, deadline=None)
@@ -52,8 +51,8 @@ def test_empty_and_full_maps(tmp_path: Path) -> None:
     assert all(torch.equal(store[name], iuv) for name, iuv in maps.items())
 
 
-def test_a_store_is_smaller_than_the_png_files(tmp_path: Path) -> None:
-    folder = shared_data() / "iuv"
+def test_a_store_is_smaller_than_the_png_files(real_data: Path, tmp_path: Path) -> None:
+    folder = real_data / "iuv"
     maps = {path.stem: read_iuv(path) for path in sorted(folder.glob("*/*_[iI][uU][vV].png"))}
     store = IUVStore.create(tmp_path / "iuv.dsaiuv", maps.items())
     for name, iuv in maps.items():

@@ -28,7 +28,6 @@ from dsa_fast.models import (
 )
 from dsa_fast.models.backbone import (
     Normalize,
-    load_named,
     make_stage,
     read_pretrained,
     scaled,
@@ -42,6 +41,7 @@ from dsa_fast.models.branches import (
     make_branch_stage,
 )
 from dsa_fast.models.heads import BranchClassifier, Classifier, ConcatFusion
+from dsa_fast.weights import load_named
 
 # The paper's merging, written down once more: part ids of each of the 8 merged parts, left with right and front with
 # back, in the order torso, hand, foot, upper leg, lower leg, upper arm, lower arm, head.

@@ -31,7 +31,7 @@ from dsa_fast.models import (
 from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig, fit
 from dsa_fast.training.schedule import learning_rate
 from tests.ops.test_train_transform import CONFIG, make, sample
-from tests.training.test_training import AUGMENT, MODEL, TRAINER, config, losses, people  # noqa: F401  (people is a fixture)
+from tests.training.small import AUGMENT, MODEL, TRAINER, config, losses
 
 # ---- augmentation --------------------------------------------------------------------------------------------------
 
@@ -254,7 +254,7 @@ def same_weights(a: Path, b: Path) -> bool:
     return all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_everything_at_once_resumes_exactly(people: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_everything_at_once_resumes_exactly(people: Path, tmp_path: Path) -> None:
     parts = {
         "model": replace(MODEL, bnneck=True, last_stride=2),
         "loss": LossConfig(visibility=0.05),
@@ -284,7 +284,7 @@ class Weights(Callback):
             self.states.append(copy.deepcopy(task.model.state_dict()))
 
 
-def test_moving_average_is_what_is_saved(people: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_moving_average_is_what_is_saved(people: Path, tmp_path: Path) -> None:
     steps = Weights()
     trainer = replace(TRAINER, ema=0.7, max_epochs=2, eval_every=2)
     result = fit(config(people), MODEL, augment=AUGMENT, trainer=trainer, out=tmp_path / "ema", callbacks=[steps])
@@ -298,7 +298,7 @@ def test_moving_average_is_what_is_saved(people: Path, tmp_path: Path) -> None: 
     assert any(not torch.equal(saved[name], steps.states[-1][name]) for name in saved)
 
 
-def test_gradients_of_several_batches_are_added_up(people: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_gradients_of_several_batches_are_added_up(people: Path, tmp_path: Path) -> None:
     counts = {}
     for accumulate in (1, 2):
         steps = Weights()
@@ -309,7 +309,7 @@ def test_gradients_of_several_batches_are_added_up(people: Path, tmp_path: Path)
     assert counts == {1: 4, 2: 2}
 
 
-def test_trains_and_tests_on_crops(people: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_trains_and_tests_on_crops(people: Path, tmp_path: Path) -> None:
     trainer = replace(TRAINER, max_epochs=1, eval_every=0)
     runs = {
         parts: fit(config(people), MODEL, augment=replace(AUGMENT, parts=parts), trainer=trainer, out=tmp_path / parts)
@@ -325,7 +325,7 @@ def test_trains_and_tests_on_crops(people: Path, tmp_path: Path) -> None:  # noq
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_branchs_test_vector(people: Path, tmp_path: Path, fused: bool) -> None:  # noqa: F811
+def test_a_branchs_test_vector(people: Path, tmp_path: Path, fused: bool) -> None:
     trainer = replace(TRAINER, max_epochs=1, eval_every=0)
     checkpoint = fit(config(people), MODEL, augment=AUGMENT, trainer=trainer, out=tmp_path / "run").checkpoint
     loaded = load_model(checkpoint)
@@ -348,7 +348,7 @@ def test_a_branchs_test_vector(people: Path, tmp_path: Path, fused: bool) -> Non
     )
 
 
-def test_a_branch_that_is_not_there(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_a_branch_that_is_not_there(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = replace(TRAINER, max_epochs=1, eval_every=0)
     model = replace(MODEL, branches="global")
     checkpoint = fit(config(people), model, augment=AUGMENT, trainer=trainer, out=tmp_path).checkpoint

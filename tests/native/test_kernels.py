@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import kernel_resources as resources
+from tests.native import kernel_resources as resources
 from tests.native.kernel_resources import Usage
 
 LOG = """

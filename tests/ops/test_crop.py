@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 import dsa_fast
 from dsa_fast.ops.plain_reference import crop_reference, warp_reference
-from tests.ops.test_warp import DTYPES, IUV_DTYPES, LAYOUTS, assert_equal, device, make  # noqa: F401  (device is a fixture)
+from tests.ops.inputs import DTYPES, IUV_DTYPES, LAYOUTS, assert_equal, make
 
 
 @pytest.mark.parametrize("mask", [True, False])
 @pytest.mark.parametrize("iuv_dtype", IUV_DTYPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_equals_reference(device: str, dtype: torch.dtype, iuv_dtype: torch.dtype, mask: bool) -> None:  # noqa: F811
+def test_equals_reference(device: str, dtype: torch.dtype, iuv_dtype: torch.dtype, mask: bool) -> None:
     img, iuv = make(dtype=dtype, iuv_dtype=iuv_dtype)
     fill = [7.5, -3.0, 300.0]
     got = dsa_fast.crop_parts(img.to(device), iuv.to(device), size=4, fill=fill, mask=mask)
@@ -27,7 +27,7 @@ def test_equals_reference(device: str, dtype: torch.dtype, iuv_dtype: torch.dtyp
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("out", [torch.uint8, torch.bfloat16, torch.float32], ids=str)
-def test_any_layout_and_result_dtype(device: str, layout: str, out: torch.dtype) -> None:  # noqa: F811
+def test_any_layout_and_result_dtype(device: str, layout: str, out: torch.dtype) -> None:
     img, iuv = make(dtype=torch.float32)
     move = LAYOUTS[layout]
     got = dsa_fast.crop_parts(move(img.to(device)), move(iuv.to(device)), size=5, fill=0.5, dtype=out)
@@ -65,7 +65,7 @@ def test_shows_no_colour_that_the_warp_would_not() -> None:
     assert ((got != 300).any(dim=4).any(dim=3)[:, :, 0] == touched).all()
 
 
-def test_is_deterministic_and_independent_of_threads(device: str) -> None:  # noqa: F811
+def test_is_deterministic_and_independent_of_threads(device: str) -> None:
     img, iuv = (x.to(device) for x in make(8, 3, 64, 32))
     threads = torch.get_num_threads()
     try:
@@ -78,7 +78,7 @@ def test_is_deterministic_and_independent_of_threads(device: str) -> None:  # no
     assert all(torch.equal(result, results[0]) for result in results)
 
 
-def test_operator_is_well_formed(device: str) -> None:  # noqa: F811
+def test_operator_is_well_formed(device: str) -> None:
     img, iuv = (x.to(device) for x in make())
     torch.library.opcheck(torch.ops.dsa_fast.crop.default, (img, iuv, 4, [1.0] * 3, True, torch.float32))
 

@@ -24,7 +24,8 @@ from dsa_fast.data.transforms import (
 from dsa_fast.densepose.iuv import flip_iuv, resize_iuv
 from dsa_fast.imagenet import MEAN, STD
 from dsa_fast.ops.train_transform import train_transform
-from tests.ops.test_warp import HAS_CUDA, LAYOUTS, device, require_cuda  # noqa: F401
+from tests.cuda import HAS_CUDA, require_cuda
+from tests.ops.inputs import LAYOUTS
 
 CONFIG = AugmentConfig(size=(32, 16), dsap_size=8, pad=4, flip=0.5, erase=0.7)
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -58,7 +59,7 @@ STORED = [(32, 16), (16, 8), (64, 32), (31, 17), (20, 30), (48, 24), (1, 1), (2,
 
 @pytest.mark.parametrize("reduce", REDUCTIONS)
 @pytest.mark.parametrize("stored", STORED)
-def test_equals_the_chain(device: str, stored: tuple[int, int], reduce: Any) -> None:  # noqa: F811
+def test_equals_the_chain(device: str, stored: tuple[int, int], reduce: Any) -> None:
     config = replace(CONFIG, reduce=reduce)
     images, iuv = make(24, *stored)
     draws = sample(24)
@@ -73,7 +74,7 @@ def test_equals_the_chain(device: str, stored: tuple[int, int], reduce: Any) -> 
 @pytest.mark.parametrize("dsap_dtype", [*DTYPES, None], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_dtype_and_layout(
-    device: str,  # noqa: F811
+    device: str,
     dtype: torch.dtype,
     dsap_dtype: torch.dtype | None,
     channels_last: bool,
@@ -97,7 +98,7 @@ def test_every_dtype_and_layout(
 
 
 @pytest.mark.parametrize("reduce", REDUCTIONS)
-def test_indices_read_the_store_where_it_lies(device: str, reduce: Any) -> None:  # noqa: F811
+def test_indices_read_the_store_where_it_lies(device: str, reduce: Any) -> None:
     config = replace(CONFIG, reduce=reduce)
     images, iuv = make(9, 24, 12, seed=2)
     indices = [8, 0, 3, 3, 7]
@@ -108,7 +109,7 @@ def test_indices_read_the_store_where_it_lies(device: str, reduce: Any) -> None:
         assert_same(got, expected)
 
 
-def test_training_inputs_at_full_size(device: str) -> None:  # noqa: F811
+def test_training_inputs_at_full_size(device: str) -> None:
     config = AugmentConfig()
     images, iuv = make(4, 128, 64, seed=3)
     draws = sample(4, config, seed=3)
@@ -119,7 +120,7 @@ def test_training_inputs_at_full_size(device: str) -> None:  # noqa: F811
 
 @pytest.mark.parametrize("image_layout", LAYOUTS)
 @pytest.mark.parametrize("iuv_layout", LAYOUTS)
-def test_any_stored_layout(device: str, image_layout: str, iuv_layout: str) -> None:  # noqa: F811
+def test_any_stored_layout(device: str, image_layout: str, iuv_layout: str) -> None:
     images, iuv = make(5, 13, 9, seed=4)
     draws = sample(5, seed=4)
     expected = augment_batch_reference(images, iuv, draws, CONFIG)
@@ -149,7 +150,7 @@ def test_equals_the_chain_at_random(
         assert_same(augment_batch(images.to(place), iuv.to(place), draws, config), expected)
 
 
-def test_shrinking_by_more_is_one_level_off_at_most(device: str) -> None:  # noqa: F811
+def test_shrinking_by_more_is_one_level_off_at_most(device: str) -> None:
     config = AugmentConfig(size=(50, 40), dsap_size=1, pad=0, flip=0, erase=0)
     for stored in ((128, 91), (400, 300), (701, 100)):
         images, iuv = make(4, *stored, seed=5)
@@ -161,7 +162,7 @@ def test_shrinking_by_more_is_one_level_off_at_most(device: str) -> None:  # noq
         assert (levels != expected).float().mean() < 1e-3
 
 
-def test_equals_torchvision_and_the_warp(device: str) -> None:  # noqa: F811
+def test_equals_torchvision_and_the_warp(device: str) -> None:
     v2 = pytest.importorskip("torchvision.transforms.v2.functional")
     for stored in ((128, 64), (256, 128), (100, 60)):
         config = AugmentConfig()
@@ -190,7 +191,7 @@ def test_equals_torchvision_and_the_warp(device: str) -> None:  # noqa: F811
             torch.testing.assert_close(dsap[b].cpu(), normalize(parts), rtol=0, atol=1e-6)
 
 
-def test_last_of_the_copies_of_a_stored_pixel_wins(device: str) -> None:  # noqa: F811
+def test_last_of_the_copies_of_a_stored_pixel_wins(device: str) -> None:
     """Enlarged 2 x 2 pixels that share a texel: the colour there is that of the very last one."""
     config = AugmentConfig(size=(4, 4), dsap_size=1, pad=0, flip=0, erase=0)
     images = torch.tensor([[10, 20], [30, 40]], dtype=torch.uint8).expand(1, 3, 2, 2)
@@ -204,7 +205,7 @@ def test_last_of_the_copies_of_a_stored_pixel_wins(device: str) -> None:  # noqa
     torch.testing.assert_close(mean[0, 8, :, 0, 0].cpu(), expected[0, :, 0, 0])
 
 
-def test_a_mirror_table_replaces_the_closed_form(device: str) -> None:  # noqa: F811
+def test_a_mirror_table_replaces_the_closed_form(device: str) -> None:
     v, u = torch.meshgrid(torch.arange(256), torch.arange(256), indexing="ij")
     table = torch.zeros(24, 2, 256, 256, dtype=torch.uint8)
     for part in range(1, 25):
@@ -224,7 +225,7 @@ def test_a_mirror_table_replaces_the_closed_form(device: str) -> None:  # noqa: 
     assert torch.equal((dsap[b] != 0).flatten(1).any(1), (plain[1][b] != 0).flatten(1).any(1))
 
 
-def test_a_crop_outside_is_empty(device: str) -> None:  # noqa: F811
+def test_a_crop_outside_is_empty(device: str) -> None:
     images, iuv = make(2, 8, 8, seed=8)
     for top, left in ((0, 0), (200, 0), (0, 200), (-(2**31), 2**31 - 1)):
         plan = torch.tensor([[0, top, left, 1, 0, 0, 0, 0], [1, 100, 100, 0, 0, 0, 0, 0]], dtype=torch.int32)
@@ -254,7 +255,7 @@ def test_number_of_threads_does_not_matter(threads: int) -> None:
 
 
 @pytest.mark.parametrize("reduce", REDUCTIONS)
-def test_deterministic(device: str, reduce: Any) -> None:  # noqa: F811
+def test_deterministic(device: str, reduce: Any) -> None:
     config = replace(CONFIG, reduce=reduce, dsap_size=2)
     images, iuv = (x.to(device) for x in make(8, 40, 20, seed=10))
     draws = sample(8, seed=10)
@@ -263,13 +264,13 @@ def test_deterministic(device: str, reduce: Any) -> None:  # noqa: F811
         assert_same(augment_batch(images, iuv, draws, config), first)
 
 
-def test_empty_batch(device: str) -> None:  # noqa: F811
+def test_empty_batch(device: str) -> None:
     images, iuv = (x.to(device) for x in make(3, 8, 8))
     full, dsap = augment_batch(images, iuv, sample(0), CONFIG, indices=[])
     assert full.shape == (0, 3, 32, 16) and dsap.shape == (0, 24, 3, 8, 8)
 
 
-def test_inputs_are_left_alone(device: str) -> None:  # noqa: F811
+def test_inputs_are_left_alone(device: str) -> None:
     images, iuv = (x.to(device) for x in make(3, 8, 8))
     before = images.clone(), iuv.clone()
     augment_batch(images, iuv, sample(3), CONFIG)
@@ -280,7 +281,7 @@ def test_inputs_are_left_alone(device: str) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_opcheck(device: str, channels_last: bool) -> None:  # noqa: F811
+def test_opcheck(device: str, channels_last: bool) -> None:
     images, iuv = (x.to(device) for x in make(3, 9, 5))
     plan = torch.tensor([[2, 1, 2, 1, 0, 0, 3, 2]], dtype=torch.int32, device=device)
     options = (16, 8, 2, 4, [0.0] * 3, [1.0] * 3, "last", torch.bfloat16, torch.float32, channels_last)
@@ -288,7 +289,7 @@ def test_opcheck(device: str, channels_last: bool) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compile(device: str, dynamic: bool) -> None:  # noqa: F811
+def test_compile(device: str, dynamic: bool) -> None:
     torch._dynamo.reset()
 
     def run(images: Tensor, iuv: Tensor, plan: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,8 @@ from torch import Tensor
 import dsa_fast
 from dsa_fast.densepose import to_iuv
 from dsa_fast.ops.plain_reference import to_iuv_reference
-from tests.ops.test_warp import FLOATS, HAS_CUDA, LAYOUTS, NEEDS_CUDA, REDUCTIONS, assert_equal, require_cuda
+from tests.cuda import HAS_CUDA, NEEDS_CUDA, require_cuda
+from tests.ops.inputs import FLOATS, LAYOUTS, REDUCTIONS, assert_equal
 
 HEAD_DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 PHOTO = (60, 50)

@@ -17,7 +17,7 @@ from dsa_fast.evaluation import evaluate
 from dsa_fast.evaluation.embedding import embed_people
 from dsa_fast.models import load_model
 from dsa_fast.training.data import read_people
-from tests.data.test_data import make_tree
+from tests.data.trees import make_tree
 from tests.training.processes import ONE, data, train
 
 ACCUMULATE = replace(ONE, accumulate=2)

@@ -15,7 +15,6 @@ from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, eval_t
 from dsa_fast.densepose.iuv import read_iuv, resize_iuv
 from dsa_fast.image import read_image
 from dsa_fast.models import DSALoss, DSAReID, load_model
-from tests.shared import shared_data
 
 SIZE = (64, 32)
 
@@ -37,8 +36,8 @@ def people(folder: Path) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def crowd() -> tuple[Tensor, Tensor]:
-    return people(shared_data() / "iuv" / "densepose-demo")
+def crowd(real_data: Path) -> tuple[Tensor, Tensor]:
+    return people(real_data / "iuv" / "densepose-demo")
 
 
 def test_the_demos_model_embeds_real_people(crowd: tuple[Tensor, Tensor]) -> None:

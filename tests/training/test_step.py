@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from dsa_fast.models import DSALoss, DSAReID
 from dsa_fast.training import fit
-from tests.data.test_data import make_tree
+from tests.data.trees import make_tree
 from tests.training.processes import AUGMENT, MODEL, ONE, OPTIM, data
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import pickle
 import shutil
@@ -19,34 +18,13 @@ import torch
 from dsa_fast.cli import main
 from dsa_fast.configs import find_config
 from dsa_fast.data.synth import SynthConfig, make_dataset
-from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.models import ModelConfig, load_model
-from dsa_fast.training import DataConfig, OptimConfig, TrainerConfig, fit
+from dsa_fast.training import OptimConfig, fit
 from dsa_fast.training.module import ReIDTask, start_from
 from dsa_fast.training.schedule import learning_rate
-from tests.data.test_data import make_tree
-from tests.densepose.test_densepose import closed_form, save_table, table_of
-
-MODEL = ModelConfig(backbone="resnet18", pretrained=None, width=0.125, classifier_dim=16)
-AUGMENT = AugmentConfig(size=(32, 16), dsap_size=16, pad=2)
-TRAINER = TrainerConfig(max_epochs=3, eval_every=3, accelerator="cpu", log_every=1, progress=False)
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    train = [f"{pid:04}_c{cam}s1_{i:06}_00.png" for pid in (2, 5, 9, 11) for cam in (1, 2) for i in range(2)]
-    test = [f"{pid:04}_c{cam}s1_000000_00.png" for pid in (3, 4) for cam in (1, 2)]
-    tree = {"bounding_box_train": train, "query": test[::2], "bounding_box_test": test[1::2]}
-    return make_tree(tmp_path_factory.mktemp("data") / "people", tree)
-
-
-def config(people: Path) -> DataConfig:
-    return DataConfig(str(people), p=2, k=2, workers=0)
-
-
-def losses(log: Path) -> list[tuple[str, str]]:
-    with log.open() as file:
-        return [(row["step"], row["loss"]) for row in csv.DictReader(file) if row.get("loss")]
+from tests.data.trees import make_tree
+from tests.densepose.maps import closed_form, save_table, table_of
+from tests.training.small import AUGMENT, MODEL, TRAINER, config, losses
 
 
 def test_learning_rate_is_the_papers() -> None:

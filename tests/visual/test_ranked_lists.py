@@ -38,7 +38,7 @@ from dsa_fast.models import Baseline, DSAReID, ModelConfig
 from dsa_fast.training import ReIDTask
 from dsa_fast.visual.activation import activation_sheet, color_table, overlay
 from dsa_fast.visual.report import WrittenReport, write_report
-from tests.data.test_data import make_tree
+from tests.data.trees import make_tree
 
 EVIL = "<script>document.title='broken'</script>{{data}}</script>"
 
