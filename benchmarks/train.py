@@ -173,7 +173,9 @@ def verify(model: DSAReID, separate: Separate, images: Tensor, dsap: Tensor, lab
     for dtype, limit in ((torch.float32, 1e-2), (torch.float64, 1e-6)):
         ours, theirs = copy.deepcopy(model).to(dtype), copy.deepcopy(separate).to(dtype)
         a, b = ours(images.to(dtype), dsap.to(dtype)), theirs(images.to(dtype), dsap.to(dtype))
-        pairs: dict[str, tuple[Any, Any]] = {name: (getattr(a, name), getattr(b, name)) for name in a._fields}
+        pairs: dict[str, tuple[Any, Any]] = {
+            name: (getattr(a, name), getattr(b, name)) for name in a._fields if name != "maps"
+        }
         if dtype == torch.float64:
             for output in (a, b):
                 DSALoss()(output, labels)[0].backward()
@@ -181,8 +183,8 @@ def verify(model: DSAReID, separate: Separate, images: Tensor, dsap: Tensor, lab
             weights = [layer.get_parameter("0.weight").grad for layer in theirs.dsag.conv1]
             parts = torch.cat([each for each in weights if each is not None])
             pairs["gradient of the backbone"] = (
-                ours.mf_stream.backbone.conv1.weight.grad,
-                theirs.backbone.conv1.weight.grad,
+                ours.mf_stream.backbone.get_parameter("conv1.weight").grad,
+                theirs.backbone.get_parameter("conv1.weight").grad,
             )
             pairs["gradient of the parts"] = (ours.dsag_stream.conv1.weight.grad, parts)
         for name, (x, y) in pairs.items():

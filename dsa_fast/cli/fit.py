@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dsa_fast.data.transforms import AugmentConfig
-from dsa_fast.models import ModelConfig
+from dsa_fast.models import GuideConfig, ModelConfig
 from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
 from dsa_fast.training import fit as run
 
@@ -22,6 +22,7 @@ def fit(
     optim: OptimConfig = OptimConfig(),
     augment: AugmentConfig = AugmentConfig(),
     trainer: TrainerConfig = TrainerConfig(),
+    guide: GuideConfig = GuideConfig(),
     out: Path = Path("runs/fit"),
     resume: bool = False,
     seed: int = 0,
@@ -36,13 +37,14 @@ def fit(
         optim: optimiser and learning rate.
         augment: how training images are varied.
         trainer: how the run goes.
+        guide: what guides the MF-Stream beside the fusion.
         out: folder for checkpoints, logs and config.yaml.
         resume: go on after the last finished epoch of the run in `out`.
         seed: seed of weights, batches and transforms.
         init: checkpoint of an earlier run to start from (fine-tuning).
     """
     try:
-        result = run(data, model, loss, optim, augment, trainer, out, resume, seed, init)
+        result = run(data, model, loss, optim, augment, trainer, out, resume, seed, init, guide=guide)
     except KeyboardInterrupt:
         if (out / "checkpoints" / "last.ckpt").exists():
             Console(stderr=True).print(f"stopped; --resume goes on after the last finished epoch in {out}")

@@ -110,7 +110,7 @@ def tables(
 
 
 # Options of these groups are those of dsa-fast fit.
-tables.passed_on = ("data", "model", "loss", "optim", "augment", "trainer")  # type: ignore[attr-defined]
+tables.passed_on = ("data", "model", "loss", "optim", "augment", "trainer", "guide")  # type: ignore[attr-defined]
 
 
 def scaled(config: SynthConfig, factor: float) -> SynthConfig:
@@ -148,7 +148,7 @@ def _training(
     parser = make_parser(fit, "dsa-fast tables")
     arguments = ["--config", str(base), "--config", str(file), *options]
     parsed = parser.instantiate(parser.parse_args(arguments))
-    parts = {part: parsed[part] for part in ("data", "model", "loss", "optim", "augment", "trainer")}
+    parts = {part: parsed[part] for part in ("data", "model", "loss", "optim", "augment", "trainer", "guide")}
     return Training(name, seed, out, strength=strength, **parts)
 
 

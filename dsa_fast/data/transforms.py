@@ -302,6 +302,56 @@ def part_images(
     return normalize(warp(images, iuv, size=size, fill=_MEAN, reduce=reduce, dtype=torch.float32))
 
 
+def grid_iuv(
+    iuv: Tensor,
+    draws: Draws,
+    config: AugmentConfig,
+    grid: tuple[int, int],
+    *,
+    indices: Sequence[int] | np.ndarray | Tensor | None = None,
+    mirror: Tensor | None = None,
+) -> Tensor:
+    """The maps of the training images at a coarser grid, from the same draws: what is at the middle of each cell.
+
+    Cell (i, j) reads the pixel at row floor((i + 1/2) H / h) and column floor((j + 1/2) W / w) of the transformed map
+    [H, W]; erasing does not touch it.
+
+    Args:
+        iuv: uint8 [B, 3, height, width]; with `indices`, [N, 3, height, width].
+        draws: `Draws.sample(...)`.
+        config: sizes and paddings.
+        grid: (h, w).
+        indices: which stored people are the batch, int64 [B].
+        mirror: a table of mirrored (U, V), see `train_transform`.
+
+    Returns:
+        uint8 [B, 3, h, w]; what the padding shows is background.
+    """
+    device, batch = iuv.device, len(draws.top)
+    chosen = torch.arange(batch) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
+    places = []
+    for size, stored, cells, offset in zip(config.size, iuv.shape[2:], grid, (draws.top, draws.left), strict=True):
+        middle = (2 * torch.arange(cells) + 1) * size // (2 * cells)
+        place = middle[None] + offset[:, None] - config.pad  # in the image, [B, cells]
+        inside = (place >= 0) & (place < size)
+        if offset is draws.left:
+            place = torch.where(draws.flip[:, None], size - 1 - place, place)
+        places.append(((2 * place.clamp(0, size - 1) + 1) * stored // (2 * size), inside))
+    (rows, rows_inside), (columns, columns_inside) = (
+        tuple(x.to(device, non_blocking=True) for x in pair) for pair in places
+    )
+    chosen = chosen.to(device, non_blocking=True)
+    # Advanced indices around a slice put the channels last.
+    out = iuv[chosen[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    out = disturb_iuv(out, draws)
+    # Columns were mirrored above; here parts and (u, v) are.
+    table = None if mirror is None else SymmetryTable(mirror.float() / 255)
+    flipped = flip_iuv(out.flip(-1), table)
+    out = torch.where(draws.flip.to(device, non_blocking=True)[:, None, None, None], flipped, out)
+    inside = rows_inside[:, None, :, None] & columns_inside[:, None, None, :]
+    return out * inside
+
+
 def disturb_iuv(iuv: Tensor, draws: Draws) -> Tensor:
     """Maps that lack the dropped parts and in which (u, v) are shifted part by part: uint8 [B, 3, h, w] -> the same."""
     if draws.dropped is None and draws.shift is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +20,13 @@ from dsa_fast.device import pick_device
 from dsa_fast.evaluation import evaluate
 from dsa_fast.evaluation.embedding import Embedded, ModelEmbedder, branch_slice, embed_people
 from dsa_fast.files import atomic_path
-from dsa_fast.models import LoadedModel, ModelConfig, load_model
+from dsa_fast.models import GuideConfig, LoadedModel, ModelConfig, load_model
 from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig, fit
 from dsa_fast.training.data import read_people
 from dsa_fast.version import __version__
 
 _SCORES = "scores.json"
-_SECTIONS = ("data", "model", "loss", "optim", "augment", "trainer")
+_SECTIONS = ("data", "model", "loss", "optim", "augment", "trainer", "guide")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Training:
         config: the configuration's name.
         seed: of weights, batches and transforms.
         out: its folder.
-        data, model, loss, optim, augment, trainer: as `dsa_fast.training.fit` takes them.
+        data, model, loss, optim, augment, trainer, guide: as `dsa_fast.training.fit` takes them.
         strength: of the people's misalignment, where it is swept.
     """
 
@@ -50,6 +50,7 @@ class Training:
     optim: OptimConfig
     augment: AugmentConfig
     trainer: TrainerConfig
+    guide: GuideConfig = field(default_factory=GuideConfig)
     strength: float | None = None
 
     @property
@@ -130,7 +131,9 @@ def _finished(training: Training) -> TrainingScores | None:
     for section in _SECTIONS:
         # Scores of an earlier version went by what is the default of an option that it did not have.
         kind = type(getattr(training, section))
-        old = json.loads(json.dumps({item.name: item.default for item in fields(kind)}, default=str)) | before[section]
+        old = json.loads(json.dumps({item.name: item.default for item in fields(kind)}, default=str)) | before.get(
+            section, {}
+        )
         changed += [
             f"{section}.{name} was {old[name]!r} and is {value!r}"
             for name, value in now[section].items()
@@ -178,6 +181,7 @@ def _train_and_test(training: Training, advance: Callable[[int], None]) -> Train
         resume,
         training.seed,
         callbacks=[_Epochs(advance)],
+        guide=training.guide,
     )
     loaded = load_model(result.checkpoint)
     kind = training.trainer.accelerator

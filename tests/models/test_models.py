@@ -690,7 +690,11 @@ def test_branches_built(branches: str, dsag: bool) -> None:
     model = small(branches=branches, dsag=dsag)
     images, dsap = batch()
     output = model(images, dsap if dsag else None)
+    assert output.maps is not None
+    assert (output.maps.whole is not None, output.maps.local is not None) == (branches != "local", branches != "global")
     for name, value in output._asdict().items():
+        if name == "maps":
+            continue
         wanted = branches in ("both", name.rsplit("_", 1)[1]) and (dsag or not name.startswith("logits_z"))
         assert (value is not None) == wanted, name
     dims = (128 * (branches != "local"), 8 * 16 * (branches != "global"))
@@ -819,7 +823,7 @@ def test_wrong_input(images: Tensor, dsap: Tensor | None, error: type[Exception]
         ({"classifier_dim": 0}, "classifier_dim must be at least 1, got 0"),
         (
             {"backbone": "resnet52"},
-            "backbone must be one of resnet18, resnet34, resnet50, resnet101, got 'resnet52'",
+            "backbone must be one of resnet18, .* or timm/NAME, got 'resnet52'",
         ),
         ({"branches": "all"}, "branches must be one of both, global, local, got 'all'"),
         ({"fusion": "mul"}, "fusion must be one of add, concat, got 'mul'"),
