@@ -12,6 +12,8 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dsa_fast.models import DSAReID
+from dsa_fast.models.backbone import IBN
+from dsa_fast.models.timm_backbone import TimmBackbone
 
 Layout = Literal["NHWC", "NCHW"]
 FloatPrecision = Literal["fp32", "fp16", "bf16"]
@@ -83,13 +85,17 @@ class EmbeddingNetwork(nn.Module):
 def fold_batch_norms(module: nn.Module) -> None:
     """Replaces every convolution and the batch norm after it by one convolution with a bias, in place.
 
-    The pairs are `convN` and `bnN` of one module, and neighbours in a sequence, as in torchvision's ResNets.
+    The pairs are `convN` and `bnN` of one module, and neighbours in a sequence, as in torchvision's ResNets. IBN-a and
+    the inside of a timm backbone stay as they are: half of an IBN cannot be folded, and timm's batch norms hold
+    activations. The runtimes fold what they can there.
 
     Raises:
         ValueError: a batch norm has no convolution that it could be folded into.
     """
     children = dict(module.named_children())
     for name, child in children.items():
+        if isinstance(child, (IBN, TimmBackbone)):
+            continue
         if not isinstance(child, nn.BatchNorm2d):
             fold_batch_norms(child)
             continue

@@ -78,6 +78,10 @@ class TimmBackbone(nn.Module):
         finally:
             logger.setLevel(level)
         info: Any = self.net.feature_info
+        family, _, number = info.get_dicts()[-1]["module"].partition(".")
+        blocks = getattr(self.net, "blocks", None)
+        if family == "blocks" and isinstance(blocks, nn.Sequential):
+            self.net.blocks = blocks[: int(number) + 1]  # timm would run the later ones for nothing
         self.out_channels: int = info.channels()[-1]
         config = timm.get_pretrained_cfg(name)
         mean, std = (MEAN, STD) if config is None else (config.mean, config.std)
@@ -115,7 +119,10 @@ class TimmBackbone(nn.Module):
         modules = list(self.net.named_modules())
         names = [name.replace(".", "_") for name, _ in modules]
         last = max(i for i, name in enumerate(names) if f"{name}_".startswith(f"{places[stride]}_"))
-        return [module for _, module in modules[1 : last + 1] if not any(True for _ in module.children())]
+        # Those that hold parameters of their own; a container that is still open at this place holds none.
+        return [
+            module for _, module in modules[1 : last + 1] if next(module.parameters(recurse=False), None) is not None
+        ]
 
 
 def _open(name: str) -> tuple[dict[str, Any], int, bool]:
