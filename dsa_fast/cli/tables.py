@@ -19,6 +19,7 @@ from dsa_fast.configs import find_config, row_names
 from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.tables import PAPER_ROWS, Training, TrainingScores, run_trainings, sweep_report, table_report
 from dsa_fast.tables.rows import rows_of
+from dsa_fast.tables.run import ROW
 
 _Number = TypeVar("_Number", int, float)
 
@@ -78,6 +79,7 @@ def tables(
         for seed in numbers:  # a whole table soon, then more seeds
             for name, file in files.items():
                 trainings.append(_training(base_file, file, given, name, seed, folder / name / f"seed{seed}", factor))
+        _check_teachers(trainings)
         if not root:
             _make_people(folder / "people", synth if factor is None else scaled(synth, factor), console)
     people = "synthetic people" if not root else f"people of {Path(trainings[0].data.root).resolve().name}"
@@ -151,6 +153,18 @@ def _training(
     parsed = parser.instantiate(parser.parse_args(arguments))
     parts = {part: parsed[part] for part in ("data", "model", "loss", "optim", "augment", "trainer", "guide")}
     return Training(name, seed, out, strength=strength, **parts)
+
+
+def _check_teachers(trainings: Sequence[Training]) -> None:
+    """A row's teacher must have been trained, or be trained before it."""
+    for number, training in enumerate(trainings):
+        teacher = training.teacher
+        earlier = {other.out / "checkpoints" / "last.ckpt" for other in trainings[:number]}
+        if teacher is not None and not teacher.is_file() and teacher not in earlier:
+            name = training.guide.distil_teacher.removeprefix(ROW)
+            raise ValueError(
+                f"rows must have {name} before {training.config}, whose teacher it is, got {training.config} without it"
+            )
 
 
 def _make_people(folder: Path, config: SynthConfig, console: Console) -> None:

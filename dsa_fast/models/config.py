@@ -29,7 +29,7 @@ class ModelConfig:
             of Tricks", https://arxiv.org/abs/1903.07071); not the paper's.
         last_stride: stride of the MF-Stream's conv5_x: 1, the paper's, or 2 as in the plain ResNet.
         pretrained_heads: starts the global head from the pretrained conv5_x too, where the backbone is one of our
-            ResNets; the paper does not say so, strong baselines do.
+            ResNets; the paper does not say so, strong baselines do. It does nothing where weights are random.
         frozen: pretrained layers up to this stride are never trained, which makes a step quicker; 0: all are.
     """
 

@@ -41,7 +41,8 @@ class GuideConfig:
         distil: weight of the distillation: f learns from a teacher's fused features, which get no gradient from it.
         distil_teacher: `self`, the running network; `ema`, its moving average; or the path of a checkpoint that was
             trained on the same people, whose fused features are the teacher (those of its MF-Stream if it has no
-            other). The last two see the images without random erasing.
+            other). The last two see the images without random erasing. In `dsa-fast tables`, `row:NAME` is the
+            checkpoint of that row and the same seed.
         distil_logits: weight of the identities' Kullback-Leibler divergence.
         distil_relations: weight of the divergence of each image's likeness to the batch's others.
         distil_features: weight of the features' own distance (1 - cosine, about the batch's mean); their lengths must

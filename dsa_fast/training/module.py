@@ -275,6 +275,11 @@ def read_teacher(guide: GuideConfig, model: DSAReID, num_ids: int, augment: Augm
         FileNotFoundError, ValueError: see `load_model`; ValueError too where the teacher tells other identities or
             reads other inputs, or has other features than `distil_features` can compare.
     """
+    if guide.distil_teacher.startswith("row:"):
+        raise ValueError(
+            "guide.distil_teacher must be the path of a checkpoint (row:NAME is for dsa-fast tables), "
+            f"got {guide.distil_teacher}"
+        )
     loaded = load_model(guide.distil_teacher)
     path = guide.distil_teacher
     for name, theirs, ours in (
