@@ -13,10 +13,10 @@
 // kernels round differently in the last bits.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
 #include "dtype.h"
+#include "texel.h"
 
 namespace dsa_fast {
 
@@ -69,15 +69,7 @@ DSA_FAST_HD Sample sample_of(int64_t p, int64_t in, int64_t out) {
   return {static_cast<int32_t>(i0), static_cast<int32_t>(i0 < in - 1 ? i0 + 1 : i0), 1.0f - w1, w1};
 }
 
-DSA_FAST_HD float blend(float a, float w0, float b, float w1) {
-#if defined(__CUDA_ARCH__)
-  return __fmaf_rn(a, w0, b * w1);
-#elif defined(__GNUC__)
-  return __builtin_fmaf(a, w0, b * w1);
-#else
-  return std::fma(a, w0, b * w1);
-#endif
-}
+DSA_FAST_HD float blend(float a, float w0, float b, float w1) { return multiply_add(a, w0, b * w1); }
 
 // As a map of bytes has it: 255 u, to the nearest, ties to even, in 0..255.
 DSA_FAST_HD uint8_t quantized(float u) { return round_to_uint8(u * 255.0f); }

@@ -17,6 +17,7 @@
 #include <cstdint>
 
 #include "dtype.h"
+#include "resize.h"
 #include "texel.h"
 #include "warp.h"
 
@@ -58,21 +59,11 @@ DSA_FAST_HD CropBox crop_box(const int32_t* reach, int64_t H, int64_t W) {
   return {top, left, reach[1] - top, reach[3] - left};
 }
 
-// The row or column of a box of the given extent that a texel's row or column copies.
-DSA_FAST_HD int32_t crop_source(int64_t i, int32_t extent, int64_t size) {
-  return static_cast<int32_t>((2 * i + 1) * extent / (2 * size));
-}
-
 // The part of a pixel, 0..23, or -1.
 template <typename T>
 DSA_FAST_HD int32_t part_at(const IuvMap& map, int64_t b, int64_t y, int64_t x) {
   const T* pixel = static_cast<const T*>(map.data) + b * map.stride[0] + y * map.stride[2] + x * map.stride[3];
-  const T i = pixel[0], u = pixel[map.stride[1]], v = pixel[2 * map.stride[1]];
-  if constexpr (std::is_same_v<T, uint8_t>) {
-    return texel_of(i, u, v, 1).part;
-  } else {
-    return texel_of(to_float(i), to_float(u), to_float(v), 1).part;
-  }
+  return texel_of(pixel[0], pixel[map.stride[1]], pixel[2 * map.stride[1]], 1).part;
 }
 
 }  // namespace dsa_fast

@@ -25,6 +25,7 @@
 #include <cstdint>
 
 #include "dtype.h"
+#include "resize.h"
 #include "texel.h"
 #include "warp.h"
 
@@ -64,59 +65,6 @@ int64_t train_transform_cuda_scratch(const TransformArgs& args);
 int train_transform_cuda(const TransformArgs& args, int32_t* scratch, void* stream);
 
 // ---- what both devices share ---------------------------------------------------------------------------------------
-
-DSA_FAST_HD float multiply_add(float a, float b, float c) {
-#if defined(__CUDA_ARCH__)
-  return __fmaf_rn(a, b, c);
-#else
-  return __builtin_fmaf(a, b, c);
-#endif
-}
-
-// The weights of a resized pixel along one axis, of up to tap_limit(in, out) neighbours.
-struct TapRange {
-  int32_t start, count;
-};
-
-DSA_FAST_HD float resize_scale(int64_t in, int64_t out) { return static_cast<float>(in) / static_cast<float>(out); }
-
-DSA_FAST_HD int32_t tap_limit(int64_t in, int64_t out) {
-  const float scale = resize_scale(in, out);
-  const float support = scale >= 1.0f ? scale : 1.0f;
-  const int32_t whole = static_cast<int32_t>(support);
-  return 2 * (whole + (static_cast<float>(whole) < support)) + 1;
-}
-
-// Writes the weights of pixel i; those at the ends are not 0 (unless all are).
-DSA_FAST_HD TapRange resize_taps(int64_t in, int64_t out, int64_t i, float* weight) {
-  // The mixture of float32 and float64 is PyTorch's.
-  const float scale = resize_scale(in, out);
-  const float support = scale >= 1.0f ? scale : 1.0f;
-  const float inverse = scale >= 1.0f ? static_cast<float>(1.0 / static_cast<double>(scale)) : 1.0f;
-  const float center = static_cast<float>(static_cast<double>(scale) * (static_cast<double>(i) + 0.5));
-  const int64_t low = static_cast<int64_t>(static_cast<double>(center - support) + 0.5);
-  const int64_t high = static_cast<int64_t>(static_cast<double>(center + support) + 0.5);
-  const int64_t begin = low > 0 ? low : 0;
-  const int64_t end = high < in ? high : in;
-  const int32_t limit = tap_limit(in, out);
-  const int32_t count = end - begin < limit ? static_cast<int32_t>(end > begin ? end - begin : 0) : limit;
-  float total = 0.0f;
-  for (int32_t j = 0; j < count; ++j) {
-    const double from_center = static_cast<double>(static_cast<float>(j + begin) - center) + 0.5;
-    const float scaled = static_cast<float>(from_center * static_cast<double>(inverse));
-    const float distance = scaled < 0.0f ? -scaled : scaled;
-    weight[j] = distance < 1.0f ? 1.0f - distance : 0.0f;
-    total += weight[j];
-  }
-  int32_t first = 0, last = count;
-  while (first + 1 < last && weight[first] == 0.0f) ++first;
-  while (first + 1 < last && weight[last - 1] == 0.0f) --last;
-  for (int32_t j = first; j < last; ++j) weight[j - first] = total != 0.0f ? weight[j] / total : weight[j];
-  return {static_cast<int32_t>(begin) + first, last - first};
-}
-
-// The stored row or column that the nearest neighbour of row or column i is.
-DSA_FAST_HD int64_t nearest(int64_t in, int64_t out, int64_t i) { return (2 * i + 1) * in / (2 * out); }
 
 DSA_FAST_HD float normalized(float value, float mean, float std) { return (value - mean) / std; }
 

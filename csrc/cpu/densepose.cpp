@@ -209,7 +209,7 @@ class StretchedRows {
  public:
   StretchedRows(const Head& head, int64_t channels, DType dtype)
       : head_(head), channels_(channels), direct_(dtype == DType::kFloat32 && head.stride[3] == 1) {
-    load_ = visit_network_dtype(dtype, [](auto tag) -> Load { return &load_row<typename decltype(tag)::type>; });
+    load_ = NetworkTypes::visit(dtype, [](auto tag) -> Load { return &load_row<TypeOf<decltype(tag)>>; });
   }
 
   void start(int64_t n, const Samples& at, int64_t columns, int64_t head_width) {
@@ -291,8 +291,7 @@ class ChartReader {
         width_(width),
         coarse_(charts.coarse, charts.K, charts.dtype),
         fine_(charts.fine, kFineChannels, charts.dtype) {
-    load_ =
-        visit_network_dtype(charts.dtype, [](auto tag) -> Load { return &load_corners<typename decltype(tag)::type>; });
+    load_ = NetworkTypes::visit(charts.dtype, [](auto tag) -> Load { return &load_corners<TypeOf<decltype(tag)>>; });
   }
 
   // Calls f(Pixels) for the rows of the n-th of `groups` parts of an instance's box, from top to bottom.
@@ -426,10 +425,8 @@ class Painter {
         const int64_t texel = hit.texel.part * plane_ + c * cells_ + hit.texel.cell;
         if (a_.reduce == Reduce::kLast) {
           out_[texel] = convert<Out>(value);
-        } else if constexpr (std::is_same_v<In, uint8_t>) {
-          sum_[static_cast<size_t>(texel)] += value;
         } else {
-          sum_[static_cast<size_t>(texel)] += widen(value);
+          sum_[static_cast<size_t>(texel)] += to_sum(value);
         }
       }
     }
@@ -444,14 +441,14 @@ class Painter {
         const Sum* total = sum_.data() + p * plane_ + c * cells_;
         Out* channel = out_ + p * plane_ + c * cells_;
         for (int64_t k = 0; k < cells_; ++k) {
-          channel[k] = n[k] == 0 ? fill : convert<Out>(static_cast<Wide<In>>(total[k]) / static_cast<Wide<In>>(n[k]));
+          channel[k] = n[k] == 0 ? fill : convert<Out>(mean_of<In>(total[k], n[k]));
         }
       }
     }
   }
 
  private:
-  using Sum = std::conditional_t<std::is_same_v<In, uint8_t>, int64_t, Wide<In>>;
+  using Sum = SumOf<In>;
   const WarpDensePoseArgs& a_;
   const int64_t cells_, plane_;  // of one channel, of one part
   Out* out_ = nullptr;           // [24, C, S, S]
@@ -538,10 +535,8 @@ void densepose_iuv(const DensePoseIuvArgs& a) {
 }  // namespace
 
 void warp_densepose_cpu(const WarpDensePoseArgs& args) {
-  visit_dtype(args.img_dtype, [&](auto in) {
-    visit_dtype(args.out_dtype,
-                [&](auto out) { warp_densepose<typename decltype(in)::type, typename decltype(out)::type>(args); });
-  });
+  AnyTypes::visit(args.img_dtype, args.out_dtype,
+                  [&](auto in, auto out) { warp_densepose<TypeOf<decltype(in)>, TypeOf<decltype(out)>>(args); });
 }
 
 void densepose_iuv_cpu(const DensePoseIuvArgs& args) {
@@ -549,44 +544,3 @@ void densepose_iuv_cpu(const DensePoseIuvArgs& args) {
 }
 
 }  // namespace dsa_fast
-
-#ifdef DSA_FAST_TORCH
-#include "../densepose_args.h"
-
-namespace dsa_fast {
-namespace {
-
-Tensor warp_densepose_op(const Tensor& img, const Tensor& coarse_segm, const Tensor& fine_segm, const Tensor& u,
-                         const Tensor& v, const Tensor& boxes, const Tensor& image_index, int64_t size,
-                         const std::vector<double>& fill, const std::string& reduce, ScalarType dtype) {
-  const Charts charts = charts_of(coarse_segm, fine_segm, u, v, boxes);
-  Tensor out = empty_parts(img, charts, size, dtype);
-  warp_densepose_cpu(warp_densepose_args(img, charts, boxes, image_index, size, fill, reduce, out));
-  return out;
-}
-
-Tensor densepose_iuv_op(const Tensor& coarse_segm, const Tensor& fine_segm, const Tensor& u, const Tensor& v,
-                        const Tensor& boxes, int64_t height, int64_t width, ScalarType dtype) {
-  const Charts charts = charts_of(coarse_segm, fine_segm, u, v, boxes);
-  Tensor out = empty_maps(boxes, height, width, dtype);
-  densepose_iuv_cpu(densepose_iuv_args(charts, out));
-  return out;
-}
-
-}  // namespace
-}  // namespace dsa_fast
-
-STABLE_TORCH_LIBRARY_FRAGMENT(dsa_fast, m) {
-  m.def(
-      "warp_densepose(Tensor img, Tensor coarse_segm, Tensor fine_segm, Tensor u, Tensor v, Tensor boxes, "
-      "Tensor image_index, int size, float[] fill, str reduce, ScalarType dtype) -> Tensor");
-  m.def(
-      "densepose_iuv(Tensor coarse_segm, Tensor fine_segm, Tensor u, Tensor v, Tensor boxes, int height, int width, "
-      "ScalarType dtype) -> Tensor");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(dsa_fast, CPU, m) {
-  m.impl("warp_densepose", TORCH_BOX(&dsa_fast::warp_densepose_op));
-  m.impl("densepose_iuv", TORCH_BOX(&dsa_fast::densepose_iuv_op));
-}
-#endif  // DSA_FAST_TORCH

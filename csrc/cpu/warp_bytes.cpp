@@ -340,7 +340,7 @@ bool warp_bytes_can(const WarpArgs& a) {
 }
 
 void warp_bytes(const WarpArgs& a) {
-  visit_dtype(a.out_dtype, [&](auto tag) { run<typename decltype(tag)::type>(a); });
+  AnyTypes::visit(a.out_dtype, [&](auto tag) { run<TypeOf<decltype(tag)>>(a); });
 }
 
 }  // namespace dsa_fast

@@ -6,7 +6,7 @@
 // the pixel in the full image may be erased.
 //
 // The kernels use no shared memory and no barrier, so that they also run, thread by thread, on a CPU
-// (tests/cpp/cuda_shim.h).
+// (host_shim.h).
 #include "../transform.h"
 
 #include <algorithm>
@@ -83,7 +83,7 @@ DSA_FAST_HD Levels resized(const TransformArgs& a, const Axis& vertical, const A
     for (int c = 0; c < 3; ++c) sum[c] = multiply_add(part[c], row_weight[j], sum[c]);
   }
   Levels levels;
-  for (int c = 0; c < 3; ++c) levels.c[c] = static_cast<float>(round_to_uint8(sum[c]));
+  for (int c = 0; c < 3; ++c) levels.c[c] = round_level(sum[c]);
   return levels;
 }
 
@@ -213,13 +213,13 @@ int train_transform_cuda(const TransformArgs& args, int32_t* scratch, void* stre
   int32_t* entry = scratch + axis_scratch(args.w, args.W);
   launch(prepare, std::max(entries, args.H + args.W), args.B, stream, args, vertical, horizontal, entries,
          args.reduce == Reduce::kLast ? -1 : 0, entry);
-  visit_network_dtype(args.full_dtype, [&](auto tag) {
-    using Out = typename decltype(tag)::type;
+  NetworkTypes::visit(args.full_dtype, [&](auto tag) {
+    using Out = TypeOf<decltype(tag)>;
     launch(show_pixels<Out>, args.H * args.W, args.B, stream, args, vertical, horizontal, texels, entry,
            static_cast<Out*>(args.full));
   });
-  visit_network_dtype(args.dsap_dtype, [&](auto tag) {
-    using Out = typename decltype(tag)::type;
+  NetworkTypes::visit(args.dsap_dtype, [&](auto tag) {
+    using Out = TypeOf<decltype(tag)>;
     launch(show_texels<Out>, texels, args.B, stream, args, vertical, horizontal, texels, entry,
            static_cast<Out*>(args.dsap));
   });
@@ -227,30 +227,3 @@ int train_transform_cuda(const TransformArgs& args, int32_t* scratch, void* stre
 }
 
 }  // namespace dsa_fast
-
-#ifdef DSA_FAST_TORCH
-#include "../transform_args.h"
-
-namespace dsa_fast {
-namespace {
-
-std::tuple<Tensor, Tensor> train_transform_op(const Tensor& images, const Tensor& iuv, const Tensor& plan,
-                                              const std::optional<Tensor>& mirror, int64_t height, int64_t width,
-                                              int64_t pad, int64_t size, const std::vector<double>& mean,
-                                              const std::vector<double>& std, const std::string& reduce,
-                                              ScalarType dtype, ScalarType dsap_dtype, bool channels_last) {
-  const torch::stable::accelerator::DeviceGuard guard(images.get_device_index());
-  Tensor full = empty_full(images, plan, height, width, dtype, channels_last);
-  Tensor dsap = empty_parts(images, plan, size, dsap_dtype);
-  const TransformArgs args =
-      transform_args(images, iuv, plan, mirror, height, width, pad, size, mean, std, reduce, full, dsap, channels_last);
-  Scratch scratch(train_transform_cuda_scratch(args), images);
-  check_launch(train_transform_cuda(args, scratch.data(), current_stream(images)));
-  return {full, dsap};
-}
-
-}  // namespace
-}  // namespace dsa_fast
-
-STABLE_TORCH_LIBRARY_IMPL(dsa_fast, CUDA, m) { m.impl("train_transform", TORCH_BOX(&dsa_fast::train_transform_op)); }
-#endif  // DSA_FAST_TORCH
