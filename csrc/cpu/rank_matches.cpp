@@ -167,18 +167,23 @@ void rank_rows_cpu(const RankRowsArgs& a) {
   const std::vector<Match> matches = sorted_matches(a.matches, by_person(a.matches, a.left_out, a.Q), 1, key);
   std::vector<int32_t> counts(matches.size(), 0);
   parallel_for(a.Q, a.G, [&](int64_t begin, int64_t end) {
-    float chunk[kChunk];
+    float chunk[kChunk], ones[kChunk], zeros[kChunk] = {};
+    std::fill(ones, ones + kChunk, 1.0f);
     Bounds bounds;
     for (int64_t q = begin; q < end; ++q) {
       const int64_t from = a.matches.offsets[q], n = a.matches.offsets[q + 1] - from;
       if (n == 0) continue;
       bounds.set(matches.data() + from, n, 0.0);
       for (int64_t first = 0; first < a.G; first += kChunk) {
-        for (int64_t j = 0; j < kChunk; ++j) {
-          chunk[j] = first + j < a.G && !a.ignored[first + j] ? key(q, first + j) : kInfinity;
+        const int64_t present = std::min(kChunk, a.G - first);
+        const float* row = a.distances + q * a.G + first;
+        std::fill(chunk + present, chunk + kChunk, kInfinity);
+        for (int64_t j = 0; j < present; ++j) {
+          const float distance = row[j];
+          chunk[j] = a.ignored[first + j] ? kInfinity : distance;
         }
-        const float smallest = *std::min_element(chunk, chunk + kChunk);
-        const float largest = *std::max_element(chunk, chunk + kChunk);
+        float smallest, largest;
+        kernels().finish(chunk, kChunk, ones, zeros, chunk, &smallest, &largest);
         count_chunk(kernels(), chunk, smallest, largest, bounds, matches.data() + from, counts.data() + from,
                     [&](int64_t j) {
                       // What is ignored is behind a match that is infinitely far, too.
