@@ -55,8 +55,8 @@ DSA_FAST_HD TapRange resize_taps(int64_t in, int64_t out, int64_t i, float* weig
 
 // Rounds a weighted sum of bytes, which is never negative, to 0..255, ties to even.
 DSA_FAST_HD float round_level(float sum) {
-  const float capped = sum < 255.0f ? sum : 255.0f;
-  return (capped + 8388608.0f) - 8388608.0f;  // 2^23 leaves no room for a fraction
+  const float rounded = (sum + 8388608.0f) - 8388608.0f;  // 2^23 leaves no room for a fraction
+  return rounded < 255.0f ? rounded : 255.0f;             // last, or GCC does not vectorise the loops around this
 }
 
 // The nearest neighbour: the input row or column that output row or column i copies.
