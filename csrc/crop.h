@@ -59,6 +59,11 @@ DSA_FAST_HD CropBox crop_box(const int32_t* reach, int64_t H, int64_t W) {
   return {top, left, reach[1] - top, reach[3] - left};
 }
 
+// The row or column of a box of the given extent that a texel's row or column copies.
+DSA_FAST_HD int32_t crop_source(int64_t i, int32_t extent, int64_t size) {
+  return static_cast<int32_t>(nearest(extent, size, i));
+}
+
 // The part of a pixel, 0..23, or -1.
 template <typename T>
 DSA_FAST_HD int32_t part_at(const IuvMap& map, int64_t b, int64_t y, int64_t x) {

@@ -36,7 +36,7 @@ void copy_image(const CropArgs& a, int64_t b, const int8_t* parts, const int32_t
     const CropBox box = crop_box(reach + p * kReaches, H, W);
     Out* out = static_cast<Out*>(a.out) + (b * kParts + p) * a.C * cells;  // [C, S, S]
     for (int64_t c = 0; box.height > 0 && c < a.S; ++c) {
-      columns[static_cast<size_t>(c)] = box.left + static_cast<int32_t>(nearest(box.width, a.S, c));
+      columns[static_cast<size_t>(c)] = box.left + crop_source(c, box.width, a.S);
     }
     for (int64_t channel = 0; channel < a.C; ++channel, out += cells) {
       const Out fill = convert<Out>(a.fill[channel]);
@@ -45,7 +45,7 @@ void copy_image(const CropArgs& a, int64_t b, const int8_t* parts, const int32_t
         continue;
       }
       for (int64_t r = 0; r < a.S; ++r) {
-        const int64_t y = box.top + nearest(box.height, a.S, r);
+        const int64_t y = box.top + crop_source(r, box.height, a.S);
         const In* row = img + channel * a.img_stride[1] + y * a.img_stride[2];
         const int8_t* labels = parts + y * W;
         for (int64_t c = 0; c < a.S; ++c) {

@@ -45,8 +45,8 @@ __global__ void copy_texels(CropArgs a, Fill fill, int64_t c_begin, int64_t c_en
       const CropBox box = crop_box(reach + (b * kParts + part) * kReaches, a.iuv.H, a.iuv.W);
       const In* pixel = nullptr;
       if (box.height > 0) {
-        const int64_t y = box.top + nearest(box.height, a.S, cell / a.S);
-        const int64_t x = box.left + nearest(box.width, a.S, cell % a.S);
+        const int64_t y = box.top + crop_source(cell / a.S, box.height, a.S);
+        const int64_t x = box.left + crop_source(cell % a.S, box.width, a.S);
         if (!a.mask || parts[(b * a.iuv.H + y) * a.iuv.W + x] == part) {
           pixel = static_cast<const In*>(a.img) + b * a.img_stride[0] + y * a.img_stride[2] + x * a.img_stride[3];
         }
