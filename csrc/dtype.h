@@ -69,7 +69,7 @@ DSA_FAST_HD Wide<T> widen(T x) {
   }
 }
 
-// What values are summed in, exactly for bytes; and their mean.
+// The type that values are summed in, exactly for bytes; and the mean of a sum.
 template <typename T>
 using SumOf = std::conditional_t<std::is_same_v<T, uint8_t>, int64_t, Wide<T>>;
 
@@ -105,7 +105,7 @@ DSA_FAST_HD Half round_to_half(float x) {
   } else if (magnitude >= 0x477ff000u) {
     h = 0x7c00u;  // 65520 and above round to infinity
   } else if (magnitude < 0x38800000u) {
-    // Below 2^-14 the result is a multiple of 2^-24, which is float32's spacing in [0.5, 1): the sum rounds for us.
+    // Below 2^-14 the result is a multiple of 2^-24, float32's spacing in [0.5, 1): the sum rounds.
     h = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000u;
   } else {
     h = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;

@@ -1,21 +1,20 @@
 // train_transform: stored people to the inputs of a training step, in one pass.
 //
 // What a result means, on every device:
-//   - The stored photo is resized to H x W as bilinear interpolation with half-pixel centres does it, with PyTorch's
-//     antialiasing where it shrinks, columns before rows, and rounded to 8 bits (ties to even). Mirrored and cropped: a
-//     pixel (y, x) of the result is pixel (y + top - pad, x + left - pad) of the resized and, where flip is set,
-//     mirrored photo; it is 0 outside of that. Inside it is (value - mean) / std in float32. Then the pixels
-//     in the erased box are set to 0, and all are cast to the result's type.
-//   - The stored map is resized by nearest neighbour: row y reads row (2 y + 1) h / (2 H), rounded down, and columns
-//     likewise. It is mirrored (mirrored_label below) and cropped as the photo is; outside it is background.
-//   - The part images are the warp (warp.h) of the resized, mirrored and cropped photo by that map, before erasing:
-//     Reduce::kLast copies the last pixel in raster order; Reduce::kMean divides the 8-bit values' sum by their number
-//     in float32. Then (value - mean) / std in float32, cast to the result's type. Untouched texels are 0.
+//   - The stored photo is resized to H x W (resize.h), columns before rows, and rounded to 8 bits, ties to even. With
+//     flip, it is mirrored. Pixel (y, x) of the result is pixel (y + top - pad, x + left - pad) of that photo: its
+//     (value - mean) / std in float32, and 0 outside the photo and in the erased box. All are cast to the result's
+//     type.
+//   - The stored map is resized by nearest neighbour: row y reads row (2 y + 1) h / (2 H), rounded down; columns
+//     likewise. It is mirrored (mirrored_label below) and cropped like the photo. Outside is background.
+//   - The part images are the warp (warp.h) of the resized, mirrored and cropped photo by that map, before erasing.
+//     Reduce::kLast copies the last pixel in raster order. Reduce::kMean divides the sum of the 8-bit values by their
+//     number in float32. Then (value - mean) / std in float32, cast to the result's type. Untouched texels are 0.
 //   - CPU and CUDA give the same bits, on every run, whatever the number of threads.
 //
-// The sums of the resizing are chains of fused multiply-adds in float32, first to last. PyTorch's own resizing on CPUs
-// is the same for up to five weights a sum (growing, or shrinking by up to 2); for longer sums its compilers leave some
-// products unfused, so that about one value in 100,000 rounds to a neighbouring level.
+// Resizing sums with fused multiply-adds. PyTorch's own resizing on CPUs gives the same for up to five weights a sum
+// (growing, or shrinking by up to 2). In longer sums PyTorch's compilers leave some products unfused: about one value
+// in 100,000 then rounds to a neighbouring level.
 //
 // All pointers are device pointers for the CUDA function, host pointers for the CPU one. Strides are counted in
 // elements and may be anything, 0 included. h, w >= 1; H, W >= 1; H * W * 255 < 2^31; h, w < 2^29; pad < 2^30;
@@ -31,9 +30,9 @@
 
 namespace dsa_fast {
 
-// What was drawn for one image; in memory, a row of eight int32.
+// One image's draws; in memory, a row of eight int32.
 struct Plan {
-  int32_t index;  // of the stored person; outside 0..N-1 the results are all 0 (refused by the operator on the CPU)
+  int32_t index;  // of the stored person; outside 0..N-1 all results are 0 (the CPU operator refuses it)
   int32_t top, left;
   int32_t flip;  // 0 or 1
   int32_t erase_top, erase_left, erase_height, erase_width;
@@ -59,8 +58,7 @@ struct TransformArgs {
 // Threaded over images.
 void train_transform_cpu(const TransformArgs& args);
 
-// Queues its work on a cudaStream_t and returns a cudaError_t; never waits, and allocates nothing: scratch is device
-// memory of as many int32 as the function beside says. Three launches.
+// Scratch and stream as for warp_cuda. Three launches.
 int64_t train_transform_cuda_scratch(const TransformArgs& args);
 int train_transform_cuda(const TransformArgs& args, int32_t* scratch, void* stream);
 
@@ -77,9 +75,8 @@ struct Label {
   uint8_t i, u, v;
 };
 
-// What a pixel's label becomes when the picture is mirrored; label.i must be in 1..24. Parts 1 and 2 have no partner, 3
-// and 4 are partners, and so on. Without a table, (u, v) becomes (u, 1 - v) for 1 and 2, (1 - u, v) for 3..6, 23 and
-// 24.
+// The label of a pixel of the mirrored picture; label.i must be in 1..24. Parts 1 and 2 have no partner, 3 and 4 are
+// partners, and so on. Without a table, (u, v) becomes (u, 1 - v) for 1 and 2, (1 - u, v) for 3..6, 23 and 24.
 DSA_FAST_HD Label mirrored_label(Label label, const uint8_t* mirror) {
   const bool torso = label.i <= 2;
   const uint8_t partner = static_cast<uint8_t>(torso ? label.i : label.i + (label.i % 2 == 1 ? 1 : -1));

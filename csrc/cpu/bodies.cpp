@@ -75,7 +75,7 @@ void draw(const Surface& surface, const std::vector<Point>& points, uint32_t sho
       const float dy = static_cast<float>(y) + 0.5f - a.y;
       for (int32_t x = x0; x <= x1; ++x) {
         const float dx = static_cast<float>(x) + 0.5f - a.x;
-        // Barycentric weights of b and c. Edges belong to both of their triangles, so that no gap opens.
+        // Barycentric weights of b and c. An edge belongs to both its triangles: no gap opens.
         const float wb = (cx * dy - dx * cy) * inverse;
         const float wc = (dx * by - bx * dy) * inverse;
         if (!(wb >= -1e-5f && wc >= -1e-5f && wb + wc <= 1.0f + 1e-5f)) continue;

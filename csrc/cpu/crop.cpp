@@ -9,7 +9,7 @@
 namespace dsa_fast {
 namespace {
 
-// Writes each pixel's part (0..23, or -1) to parts [H, W] and how far the parts reach (crop.h) to reach [24, 4].
+// Writes each pixel's part (0..23, or -1) to parts [H, W], and the parts' extents (crop.h) to reach [24, 4].
 template <typename T>
 void label_image(const IuvMap& map, int64_t b, int8_t* parts, int32_t* reach) {
   std::fill_n(reach, kParts * kReaches, 0);

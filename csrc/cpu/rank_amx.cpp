@@ -1,13 +1,13 @@
-// What rank_product.h says of a product on processors with AMX (Intel, from Sapphire Rapids on).
+// The product of rank_kernels.h on processors with AMX (Intel, from Sapphire Rapids on).
 //
-// A feature x, at most 1 and a float32, is split in two bfloat16: high, x rounded, and low, what is missing, rounded. A
-// panel holds 32 rows and, of each 32 columns, 4 KiB: high of the first 16 rows and of the others, then low. Of an item
-// a tile register takes pairs of columns, [16 pairs, 16 items, 2].
+// A feature x, a float32 of at most 1, is split in two bfloat16: high is x, rounded; low is x - high, rounded. A panel
+// holds 32 rows and, for each 32 columns, 4 KiB: high of the first 16 rows and of the others, then low. A tile register
+// takes items as pairs of columns, [16 pairs, 16 items, 2].
 //
-// Errors: |low| <= 2^-8 |x|, and what both miss is 2^-17 |x| at most. Left out of a product is thus
-// (2^-16 + 2 * 2^-17) |q g|, which is 512 * 2^-24. The instruction sums 16 products twice and their sum, from 0, and
-// adds that to the tile, each with a rounding; a tile gets three such sums for 32 columns. It takes what is subnormal
-// for 0, as does its result.
+// Errors: |low| <= 2^-8 |x|, and high + low misses x by 2^-17 |x| at most. A product leaves out low times low and these
+// remainders: (2^-16 + 2 * 2^-17) |q g|, which is 512 * 2^-24. The instruction sums 16 products twice and their sum,
+// from 0, and adds that to the tile, each with a rounding. A tile gets three such sums for 32 columns. Subnormal inputs
+// and results count as 0.
 #include <algorithm>
 
 #include "rank_kernels.h"
@@ -17,7 +17,7 @@
 namespace dsa_fast::rank {
 namespace {
 
-constexpr int64_t kPanel_amx = 32;  // rows, and columns that are multiplied together
+constexpr int64_t kPanel_amx = 32;  // rows, and columns multiplied together
 constexpr int64_t kTile_amx = 512;
 constexpr int64_t kDepth_amx = 512;
 constexpr int64_t kBytes_amx = 16 * 64;  // of a tile register
@@ -114,7 +114,7 @@ struct alignas(64) Config_amx {  // eight registers of 16 rows of 64 bytes
 };
 constexpr Config_amx kConfig_amx{};
 
-// GCC's intrinsics do not say which memory they read, so that what they read is constant or stored before a barrier.
+// GCC's intrinsics do not declare the memory that they read: it must be constant, or stored before a barrier.
 DSA_FAST_AMX void product_amx(int64_t depth, const float* a, int64_t rows, const float* b, int64_t columns, float* c,
                               int64_t ldc, bool add) {
   __asm__ volatile("" ::: "memory");

@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kTile = 128;   // a multiple of kChunk and of every kernel's columns
 constexpr int64_t kDepth = 256;  // products summed before their sum is added to the others
 
-// Every element is a sum of sums of kDepth products each, whatever its place.
+// Every element is a sum of sums of kDepth products each, wherever it is.
 double roundings_of_sums(int64_t D) { return static_cast<double>(std::min(kDepth, D) + D / kDepth); }
 
 DSA_FAST_INLINE void finish_body(const float* x, int64_t n, const float* factor, const float* offset, float* key,
@@ -77,7 +77,7 @@ DSA_FAST_AVX512 uint64_t count_avx512(const float* x, const float* low, const fl
 }
 #endif
 
-// Adds the products to sums [32], element k to k % 32, as far as blocks of 32 go; gives where it stopped.
+// Adds the products of whole blocks of 32 to sums [32], product k to sum k % 32. Returns where it stopped.
 template <typename Product>
 DSA_FAST_INLINE int64_t add_blocks(double* sums, int64_t n, const Product& product) {
   int64_t k = 0;
@@ -88,7 +88,7 @@ DSA_FAST_INLINE int64_t add_blocks(double* sums, int64_t n, const Product& produ
 }
 
 #ifdef DSA_FAST_X86
-// The same sums: a product of two float32 values is exact in float64, so that fusing it with the sum changes nothing.
+// The same sums: a product of two float32 values is exact in float64, and fusing it with the sum changes nothing.
 DSA_FAST_AVX512 int64_t add_blocks_avx512(double* sums, int64_t n, const float* q, const float* g) {
   __m512d sum[4];
   for (int j = 0; j < 4; ++j) sum[j] = _mm512_loadu_pd(sums + 8 * j);
@@ -110,7 +110,7 @@ int64_t add_blocks_avx512(double*, int64_t, const float*, const float*) { return
 
 template <bool kAvx512 = false, typename Q, typename G>
 DSA_FAST_INLINE double dot_body(const Q* q, double q_scale, const G* g, double g_scale, int64_t n) {
-  // Products of float32 values are exact and far from float64's limits, so that they are scaled at the end.
+  // Products of float32 values are exact and far from float64's limits: they are scaled at the end.
   constexpr bool kLate = std::is_same_v<Q, float> && std::is_same_v<G, float>;
   double sums[32] = {};
   const auto product = [&](int64_t k) {
@@ -131,7 +131,7 @@ DSA_FAST_INLINE double dot_body(const Q* q, double q_scale, const G* g, double g
 }
 
 #ifdef DSA_FAST_X86
-// What pack does, for four rows at once; false, and nothing done, where a scale is no float32.
+// Packs four rows at once. Returns false, with nothing done, if a scale is no float32.
 bool pack_four(const Side& side, int64_t row, int64_t k0, int64_t depth, int64_t width, float* to) {
   const float* from[4];
   __m128 scale[4];
@@ -194,7 +194,7 @@ void pack(const Side& side, int64_t begin, int64_t count, int64_t k0, int64_t de
 
 using Multiply = void (*)(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add);
 
-// A Product, made of one that takes one panel of each.
+// A Product, made from one of single panels.
 template <Multiply multiply, int64_t kRows, int64_t kColumns>
 void product_of_panels(int64_t depth, const float* a, int64_t rows, const float* b, int64_t columns, float* c,
                        int64_t ldc, bool add) {

@@ -14,7 +14,7 @@ using namespace rank;
 
 constexpr int64_t kRange = 4096;  // items of a unit of work: a multiple of every kernel's tile
 
-// Adds the sign to the counts of the sorted matches that are behind the given item.
+// Adds the sign to the counts of the sorted matches behind the given item.
 void count_item(const Match& item, const Match* matches, int64_t n, int32_t sign, int32_t* counts) {
   const Match* first = std::upper_bound(matches, matches + n, item, before);
   for (int64_t i = first - matches; i < n; ++i) counts[i] += sign;
@@ -24,7 +24,7 @@ void add_atomically(int32_t* to, int32_t value) {
   if (value != 0) __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
 }
 
-// Between which rough keys an item may be before or behind each of a query's matches.
+// The rough keys between which an item may be before or behind each of a query's matches.
 struct Bounds {
   std::vector<float> low, high;
 
@@ -38,15 +38,15 @@ struct Bounds {
   }
 };
 
-// One row of kChunk rough keys against a query's matches: counts[i] += how many items are before match i.
-// exact(j) gives the j-th's key and index.
+// Compares kChunk rough keys with a query's matches: counts[i] += the number of items before match i. exact(j) returns
+// item j's key and index.
 template <typename Exact>
 void count_chunk(const Kernels& kernel, const float* rough, float smallest, float largest, const Bounds& bounds,
                  const Match* matches, int32_t* counts, const Exact& exact) {
   const std::vector<float>&low = bounds.low, &high = bounds.high;
   const auto n = static_cast<int64_t>(low.size());
   if (n == 0 || smallest > high.back()) return;
-  // A chunk says nothing about the matches before all its items, and all it can about those behind.
+  // All items are behind the matches below first, and before those from last on.
   const int64_t first = std::lower_bound(high.begin(), high.end(), smallest) - high.begin();
   const int64_t last = std::upper_bound(low.begin() + first, low.end(), largest) - low.begin();
   for (int64_t i = last; i < n; ++i) counts[i] += kChunk;
@@ -60,8 +60,8 @@ void count_chunk(const Kernels& kernel, const float* rough, float smallest, floa
   }
 }
 
-// The queries with those of one person together: what they are compared with stays in the cache. People are told by
-// the first item that is a match or left out.
+// Orders the queries by person: their items stay in the cache. The first item that is a match or left out stands for
+// the person.
 std::vector<int64_t> by_person(const Lists& matches, const Lists& left_out, int64_t Q) {
   std::vector<std::pair<int64_t, int64_t>> keys(static_cast<size_t>(Q));
   for (int64_t q = 0; q < Q; ++q) {
@@ -96,7 +96,7 @@ std::vector<Match> sorted_matches(const Lists& lists, const std::vector<int64_t>
   return matches;
 }
 
-// From the counts of all items before each match to ranks, without the items that a query leaves out.
+// Turns the counts of all items before each match into ranks, without the items that the query leaves out.
 template <typename Key>
 void finish_ranks(const Lists& lists, const Lists& left_out, int64_t q, const Match* matches, const Key& key,
                   int32_t* counts, int64_t* ranks) {
@@ -186,7 +186,7 @@ void rank_rows_cpu(const RankRowsArgs& a) {
         kernels().finish(chunk, kChunk, ones, zeros, chunk, &smallest, &largest);
         count_chunk(kernels(), chunk, smallest, largest, bounds, matches.data() + from, counts.data() + from,
                     [&](int64_t j) {
-                      // What is ignored is behind a match that is infinitely far, too.
+                      // An ignored item is behind every match, infinitely far ones too.
                       const bool ranked = first + j < a.G && !a.ignored[first + j];
                       return Match{chunk[j], ranked ? first + j : a.G};
                     });

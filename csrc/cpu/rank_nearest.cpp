@@ -15,13 +15,13 @@ void nearest_cpu(const NearestArgs& a) {
   if (Q == 0) return;
   const Pair sides(a.query, a.gallery, a.D, a.metric);
   const Scorer scorer(sides, a.metric, nullptr);
-  // Smaller blocks than there: a query's candidates stay with one worker.
+  // Smaller blocks than for ranks: a query's candidates stay with one worker.
   const int64_t wanted = std::max<int64_t>(64, (Q + 4 * num_threads() - 1) / (4 * num_threads()));
   const int64_t block = even_block(Q, std::min({a.block, kMaxBlock, wanted}));
   const auto k = static_cast<size_t>(a.k);
   struct State {
     std::vector<Match> candidates;  // rough keys
-    float limit = kInfinity;        // what is above is no candidate
+    float limit = kInfinity;        // of the candidates' keys
     Match farthest{-kInfinity, 0};
   };
   for_each_unit((Q + block - 1) / block, block * G, [&] {

@@ -1,3 +1,4 @@
+// Scales, norms, keys and tiles of rank_tiles.h.
 #include "rank_tiles.h"
 
 #include <array>
@@ -30,7 +31,7 @@ double largest_of(const Side& side, int64_t i) {
   return static_cast<double>(narrow);
 }
 
-double power_below(double largest) {  // brings it into [0.5, 1), or what is subnormal near to it
+double power_below(double largest) {  // scales it into [0.5, 1), or a subnormal one as far as it can
   if (largest <= 0) return 1;
   int exponent = 0;
   std::frexp(largest, &exponent);

@@ -1,6 +1,6 @@
 // Rough products of queries and items, tile by tile, as the keys of rank.h; and the exact key of one pair.
 //
-// A tile is made while its rows are in the cache, and looked at while it is.
+// A tile is made while its rows are in the cache, and used while it is there itself.
 #pragma once
 
 #include <algorithm>

@@ -1,8 +1,8 @@
 // train_transform on the CPU; ../transform.h says what the results mean.
 //
-// An image at a time, and of an image a row at a time: its pixels stay in the first-level cache from the stored bytes
-// to both results. As the nearest neighbour repeats stored pixels when it enlarges, and all copies of one land on one
-// texel, Reduce::kLast looks at each stored pixel once, when the last of its copies has been made.
+// A thread takes an image at a time, and a row of it at a time: its pixels stay in the first-level cache from the
+// stored bytes to both results. When a map grows, its nearest neighbour repeats stored pixels, and all copies of one
+// land on one texel. Reduce::kLast looks at each stored pixel once, when its last copy has been made.
 #include "../transform.h"
 
 #include <algorithm>
@@ -214,7 +214,7 @@ class Worker {
     return static_cast<Out*>(a_.dsap) + b_ * kParts * plane();
   }
 
-  // The tables of columns, cropped and mirrored as this image is.
+  // The tables of columns, cropped and mirrored like this image.
   void list_columns(const Plan& plan) {
     const int64_t n = x_end_ - x_begin_;
     sources_.clear();
@@ -241,7 +241,7 @@ class Worker {
     const Kernels& kernel = kernels();
     const TapRange range = vertical_.range[size(row)];
     const int64_t n = x_end_ - x_begin_;
-    // Rows come in order, so that a stored row is needed by the next few only; slot r % most holds stored row r.
+    // Rows come in order, and only the next few need a stored row. Slot r % most holds stored row r.
     for (int64_t r = std::max<int64_t>(rows_done_, range.start); r < range.start + range.count; ++r) {
       for (int64_t c = 0; c < 3; ++c) {
         const uint8_t* from =
@@ -347,7 +347,7 @@ class Worker {
   std::vector<float> resized_;   // [3, most, W]: stored rows with their columns resized
   std::vector<const float*> taps_;
   std::vector<float> level_, value_;  // [3, W]: 0..255, and normalised
-  std::vector<float> shown_;          // [3, W]: value_ with what is outside and what is erased
+  std::vector<float> shown_;          // [3, W]: value_, and 0 outside the photo and where erased
   std::vector<float> interleaved_;    // [W, 3]
   std::vector<int32_t> sum_;          // [24, S, S, 3]
   std::vector<int32_t> count_;        // [24, S, S]

@@ -10,7 +10,7 @@
 namespace dsa_fast {
 namespace {
 
-// A foreground pixel of one row, and where it lands.
+// A foreground pixel of one row, and its texel.
 struct Hit {
   int32_t x;
   Texel texel;

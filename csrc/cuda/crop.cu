@@ -1,8 +1,7 @@
 // crop on CUDA; ../crop.h says what the results mean.
 //
-// Two launches: each pixel notes its part and widens the part's box, by integer maxima, whose result does not depend on
-// their order; then each texel copies its pixel. The kernels use no shared memory and no barrier, so that they also
-// run, thread by thread, on a CPU (host_shim.h).
+// Two launches. Each pixel notes its part and widens the part's box with integer maxima, whose result does not depend
+// on their order. Then each texel copies its pixel. The kernels use no shared memory and no barrier.
 #include "../crop.h"
 
 #include <algorithm>

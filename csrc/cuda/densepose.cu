@@ -1,12 +1,11 @@
 // warp_densepose on CUDA; ../densepose.h says what the results mean.
 //
-// A thread reads one pixel of a box at a time; how many there are it sees from the box itself, so that the host need
-// not wait for it. Threads race for a texel, but only in ways whose result does not depend on their order:
+// A thread reads one pixel of a box at a time. It finds the number of pixels in the box itself: the host need not wait
+// for the boxes. Threads race for a texel, but only in ways whose result does not depend on their order:
 //   last: atomicMax of the pixels' raster indexes leaves each texel its winner; a gather then writes every texel once.
 //   mean: the pixels of a texel are chained, in the order of the race. The thread that gathers the texel sorts the
 //         chain before it sums floating point values.
-// The kernels use no shared memory and no barrier, so that they also run, thread by thread, on a CPU
-// (host_shim.h).
+// The kernels use no shared memory and no barrier.
 #include "../densepose.h"
 
 #include <algorithm>
@@ -18,8 +17,8 @@
 namespace dsa_fast {
 namespace {
 
-// Threads for an instance's box, which may be as large as its image and mostly is much smaller: those of a large box
-// take several pixels, so that few blocks find nothing to do.
+// Threads for an instance's box, which may be as large as its image but is mostly much smaller. In a large box a thread
+// takes several pixels; few blocks find nothing to do.
 constexpr int64_t kBoxThreads = int64_t{256} * kThreads;
 
 struct ChartPixel {
@@ -97,7 +96,7 @@ __global__ void label_charts(Charts charts, int64_t height, int64_t width, int64
   }
 }
 
-// The thread of each pixel of a map asks its box. Neighbours write neighbours.
+// A thread owns a pixel of a map and reads its box. Neighbours write neighbours.
 template <typename T, typename Out>
 __global__ void write_maps(Charts charts, int64_t height, int64_t width,
                            Out* out) {  // [N, 3, H, W]

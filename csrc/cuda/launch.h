@@ -1,7 +1,7 @@
-// How the kernels of this folder are launched, on a GPU and, by host_shim.h, on a CPU.
+// Launches this folder's kernels on a GPU or, compiled as plain C++ with host_shim.h, on a CPU.
 //
-// A kernel's grid is y over items (images, instances) and x over the elements of an item. It need not cover them: a
-// kernel loops, in 64 bits, over what is beyond.
+// A grid's y covers items (images, instances), its x the elements of an item. A kernel loops, in 64 bits, over those
+// beyond the grid.
 #pragma once
 
 #include <algorithm>

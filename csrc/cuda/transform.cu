@@ -1,12 +1,9 @@
 // train_transform on CUDA; ../transform.h says what the results mean.
 //
-// Three launches: the weights of the resizing (the same for all images) and empty texels; then each pixel of the full
-// images, which also enters itself into its texel; then each texel. A texel is entered by integer maxima and sums only,
-// whose result does not depend on their order. A texel's colour is made anew from the stored bytes of its winner:
-// the pixel in the full image may be erased.
-//
-// The kernels use no shared memory and no barrier, so that they also run, thread by thread, on a CPU
-// (host_shim.h).
+// Three launches. The first makes the resizing's weights, which all images share, and empties the texels. In the second
+// each pixel of the full images is made and enters its texel, with integer maxima and sums only, whose result does not
+// depend on their order. In the third each texel is made, anew from the stored bytes of its winner: the pixel in the
+// full image may be erased. The kernels use no shared memory and no barrier.
 #include "../transform.h"
 
 #include <algorithm>
@@ -30,7 +27,7 @@ DSA_FAST_HD void fill_axis(const Axis& axis, int64_t i) {
   axis.nearest[i] = static_cast<int32_t>(nearest(axis.in, axis.out, i));
 }
 
-// What a texel needs: its winner, or the sums of its pixels' three levels and their number.
+// The int32 that a texel needs: its winner, or the sums of its pixels' three levels and their number.
 constexpr int64_t entries_of(Reduce reduce) { return reduce == Reduce::kLast ? 1 : 4; }
 
 __global__ void prepare(TransformArgs a, Axis vertical, Axis horizontal, int64_t entries, int32_t empty,
@@ -102,7 +99,7 @@ DSA_FAST_HD int32_t texel_at(const TransformArgs& a, const Axis& vertical, const
   return texel.part * size * size + texel.cell;
 }
 
-// Whether the pixel right of or below this one is a copy of the same stored label. It then wins the texel in any case.
+// Whether the pixel to the right or below copies the same stored label. It then wins the texel in any case.
 DSA_FAST_HD bool has_later_copy(const TransformArgs& a, const Axis& vertical, const Axis& horizontal, const Plan& plan,
                                 int64_t y, int64_t x, const Place& place) {
   if (x + 1 < a.W) {

@@ -2,10 +2,9 @@
 //
 // Threads race for a texel, but only through integer maxima and sums, whose result does not depend on their order:
 //   last: atomicMax of the pixels' raster indexes leaves each texel its winner; a gather then writes every texel once.
-//   mean: the pixels of each texel are listed in a segment of their own. Where segments lie, and the order within
-//         one, does depend on the race: hence floating point segments are sorted before they are summed.
-// The kernels use no shared memory and no barrier, so that they also run, thread by thread, on a CPU
-// (host_shim.h).
+//   mean: each texel lists its pixels in a segment of its own. The place of a segment and the order within it depend on
+//         the race; floating point segments are sorted before they are summed.
+// The kernels use no shared memory and no barrier.
 #include "../warp.h"
 
 #include <algorithm>

@@ -47,12 +47,12 @@ void jpeg_fail(j_common_ptr info) {
   std::longjmp(errors->jump, 1);
 }
 
-// A file that ends early is an error, as it is for Pillow; other damage is not.
+// A file that ends early is an error, as in Pillow. Other damage is not.
 void jpeg_message(j_common_ptr info, int level) {
   if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF) jpeg_fail(info);
 }
 
-// Grows `image` inside the jumped-over region: the vector itself is the caller's.
+// Grows `image` inside the region that errors jump out of: the caller owns the vector.
 bool allocate(Image* image, int64_t height, int64_t width) noexcept {
   try {
     image->pixels.resize(static_cast<size_t>(height * width * 3));
@@ -69,7 +69,7 @@ int times_255th(int a, int b) {  // a * b / 255, rounded
   return ((product >> 8) + product) >> 8;
 }
 
-// The error's text, or an empty one; `row` is scratch, the caller's for the same reason.
+// Returns the error's text, or an empty one. `row` is scratch, which the caller owns for the same reason.
 const char* decode_jpeg(const uint8_t* data, size_t size, Image* image, std::vector<uint8_t>* row, JpegErrors* errors) {
   jpeg_decompress_struct info;
   info.err = jpeg_std_error(&errors->manager);
@@ -97,7 +97,7 @@ const char* decode_jpeg(const uint8_t* data, size_t size, Image* image, std::vec
     uint8_t* to = image->pixels.data() + static_cast<size_t>(info.output_scanline) * info.output_width * 3;
     JSAMPROW line = cmyk ? row->data() : to;
     jpeg_read_scanlines(&info, &line, 1);
-    // Such files hold 255 - c, 255 - m, ...; this is Pillow's way to RGB.
+    // Such files hold 255 - c, 255 - m, ... Pillow converts to RGB like this.
     for (size_t x = 0; cmyk && x < info.output_width; ++x) {
       for (size_t c = 0; c < 3; ++c) {
         const int white = line[4 * x + 3];
@@ -171,6 +171,7 @@ const char* decode_png(PngSource* source, Image* image, std::vector<png_bytep>* 
 // ---- the resize -----------------------------------------------------------------------------------------------------
 
 // PyTorch fuses multiply-adds where the processor can, and only there; so does this.
+
 // One row of pixels, uint8 [in, 3] -> float [out, 3].
 template <bool kFused>
 DSA_FAST_INLINE void across_body(const uint8_t* row, const AxisTaps& taps, float* out) {

@@ -14,8 +14,8 @@ struct Scene {
   std::vector<int32_t> bones, faces, shown;
 };
 
-// Triangles whose corners lie on quarters of pixels and at depths of their own, so that no test below is a close call;
-// a few are not finite or far away. Bones only shift, by quarters.
+// Triangles with corners on quarters of pixels, each at its own depth: no comparison below is close. A few are not
+// finite or far away. Bones shift by quarters only.
 Scene make_scene(int64_t F, int64_t N, int64_t H, int64_t W) {
   Scene s{3 * F, F, N, 3, H, W, {}, {}, {}, {}, {}, {}, {}, {}};
   const auto quarters = [&](int64_t low, int64_t high) {
@@ -66,7 +66,7 @@ std::vector<uint8_t> draw_plainly(const Scene& s) {
                           static_cast<double>(s.maps[static_cast<size_t>((n * s.J + bone) * 12 + 4 * row + 3)]);
               usable = usable && std::abs(p[k][row]) <= 1e6;
             }
-            // A value that is not finite spoils all three of its vertex, as 0 times it is not a number.
+            // A value that is not finite spoils its vertex's other two: 0 times it is not a number.
             for (int row = 0; row < 3; ++row) {
               usable = usable && std::isfinite(s.vertices[3 * v + static_cast<size_t>(row)]);
             }

@@ -79,7 +79,7 @@ HeadValues make_head(const Case& k, int64_t channels, bool coordinate) {
   return made;
 }
 
-// A side of a head: neighbours and weights of a place between pixel centres, borders repeated.
+// Neighbours and weights of pixel p along one side of a head, borders repeated.
 void neighbours(int64_t p, int64_t in, int64_t out, int64_t index[2], float weight[2]) {
   float at = static_cast<float>(p);
   if (in != out) {
@@ -144,7 +144,7 @@ void run(const Case& k) {
     box[2] = box[0] + extent(rng) * W;
     box[3] = box[1] + extent(rng) * H;
     if (n % 3 != 2) std::copy_n(odd[rng() % (sizeof(odd) / sizeof(odd[0]))], 4, box);
-    index.data<int64_t>()[n] = static_cast<int64_t>(rng() % static_cast<uint64_t>(k.B + 1));  // k.B is nobody's
+    index.data<int64_t>()[n] = static_cast<int64_t>(rng() % static_cast<uint64_t>(k.B + 1));  // k.B is no image
   }
   const Charts charts{coarse.head, fine.head, u.head, v.head, k.head, boxes.data<float>(), k.N, k.K, k.h, k.w};
 

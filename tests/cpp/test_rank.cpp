@@ -14,7 +14,7 @@ using rank::Kernels, rank::Side;
 
 enum class Content { kNormal, kFewValues, kEqual, kWild, kSubnormal };
 
-constexpr double kSmall = 0x1p-1062;  // of Content::kSubnormal, of float64 that is
+constexpr double kSmall = 0x1p-1062;  // of Content::kSubnormal in float64
 
 std::vector<double> make_rows(int64_t n, int64_t D, Content content) {
   std::vector<double> rows(static_cast<size_t>(n * D));
@@ -52,9 +52,9 @@ void run(int64_t Q, int64_t G, int64_t D, Metric metric, Content content, bool w
   const Rows q_rows{wide_query ? static_cast<const void*>(query.data()) : narrow_query.data(), wide_query, Q};
   const Rows g_rows{wide_gallery ? static_cast<const void*>(gallery.data()) : narrow_gallery.data(), wide_gallery, G};
 
-  // For the cosine, keys are told up to powers of two; those of tiny rows are no float32.
+  // The cosine's keys do not depend on powers of two; without this, tiny rows' are no float32.
   const long double unit = content == Content::kSubnormal ? 1 / static_cast<long double>(kSmall) : 1;
-  // Keys in long double: rounded to float32 they are those of float64, but for accidents that the seed avoids.
+  // Keys in long double. Rounded to float32 they equal float64's, except for accidents that the seed avoids.
   std::vector<float> keys(static_cast<size_t>(Q * G));
   for (int64_t q = 0; q < Q; ++q) {
     for (int64_t g = 0; g < G; ++g) {
@@ -147,7 +147,7 @@ void run(int64_t Q, int64_t G, int64_t D, Metric metric, Content content, bool w
   }
 }
 
-// What is ignored is not before a match, not even one that is infinitely far.
+// No ignored item is before a match, not even before an infinitely far one.
 void check_infinite_distances() {
   constexpr float kFar = std::numeric_limits<float>::infinity();
   const float distances[] = {kFar, kFar, 1, 2};
@@ -161,7 +161,7 @@ void check_infinite_distances() {
   check(rank == 3, "rank_rows, infinite distances: " + std::to_string(rank));
 }
 
-// Values of one sign that bfloat16 rounds the same way, as far as it can, so that the errors add up; or any values.
+// Values of one sign that bfloat16 rounds the same way and as far as it can: the errors add up. Or any values.
 std::vector<float> make_values(int64_t n, bool worst) {
   std::vector<float> values(static_cast<size_t>(n));
   std::normal_distribution<float> normal(0, 0.3f);

@@ -91,7 +91,7 @@ void test_sidecar() {
   }
   refuses([] { parse_sidecar("{\"format\": ", "s"); }, {"s must be JSON"});
   refuses([] { parse_sidecar("[1]", "s"); }, {"the sidecar must be an object"});
-  // Whatever is cut off or flipped, nothing but an error comes of it.
+  // Cut-off and flipped bytes cause an error or nothing.
   const std::string text = good_sidecar().dump();
   for (int i = 0; i < 3000; ++i) {
     std::string damaged = text.substr(0, i % 2 == 0 ? text.size() : rng() % text.size());

@@ -1,5 +1,5 @@
-// The shim's own test: a kernel that needs barriers and both kinds of shared memory is right in every order of its
-// threads, the same without its barriers is not, and an order is drawn anew each time.
+// Tests the host shim. A kernel that needs barriers and both kinds of shared memory is right in every order of its
+// threads. Without its barriers it is not. Each run draws a new order.
 #include <set>
 
 #include "../../csrc/cuda/host_shim.h"
@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kThreads = 37;
 
-// Sums of each block's numbers, by halves in dynamic shared memory; the first of its threads scales them by what the
+// Sums each block's numbers by halves in dynamic shared memory. Its first thread scales the sum by a number that the
 // last one left in static shared memory.
 template <bool kBarriers>
 __global__ void sum_blocks(const uint32_t* x, int n, uint32_t* sums) {

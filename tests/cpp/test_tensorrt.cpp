@@ -1,4 +1,4 @@
-// csrc/runtime/tensorrt.cpp on the CPU, with tensorrt_shim/ in the place of TensorRT and CUDA: batches, the two slots,
+// csrc/runtime/tensorrt.cpp on the CPU, with tensorrt_shim/ in place of TensorRT and CUDA: batches, the two slots,
 // graphs, waiting, errors.
 #include "../../csrc/runtime/tensorrt.cpp"
 #include "scaffold.h"
@@ -52,15 +52,15 @@ void test_runs(int64_t min, int64_t max, bool capturable, int64_t batch) {
     std::vector<uint8_t> given = images;
     test.backend->run(given.data(), n, batch, vectors.data());
     check(right(images, vectors), "run of " + std::to_string(n) + ", " + name);
-    // Two calls on a stream, nothing waited for between them.
+    // Two calls on a stream, without waiting in between.
     std::vector<float> first(vectors.size()), second(vectors.size());
     const std::vector<uint8_t> others = random_bytes(n * kPixels);
     test.backend->enqueue(images.data(), n, batch, first.data(), stream);
     test.backend->enqueue(others.data(), n, batch, second.data(), stream);
-    // And one from the host meanwhile.
+    // And one from the host in the meantime.
     std::fill(vectors.begin(), vectors.end(), 0.0f);
     test.backend->run(images.data(), n, batch, vectors.data());
-    check(right(images, vectors), "run of " + std::to_string(n) + " beside a stream, " + name);
+    check(right(images, vectors), "run of " + std::to_string(n) + " during a stream's, " + name);
     cudaStreamSynchronize(stream);
     check(right(images, first) && right(others, second), "enqueue of " + std::to_string(n) + ", " + name);
   }
@@ -95,7 +95,7 @@ void test_errors() {
   shim_devices = 0;
   refuses([&] { test.open(4, "damaged", 0); }, {"no CUDA device can be used: no device"});
   shim_devices = 1;
-  // An engine that takes less than its sidecar promises.
+  // An engine that takes fewer images than its sidecar promises.
   Case small(1, 2, true, 2);
   small.sidecar.batch.max = 4;
   refuses([&] { check_ports(small.sidecar, small.backend->ports()); }, {"must take batches of 1..4 images"});

@@ -49,7 +49,7 @@ float sum_of(const std::vector<float>& weight, const std::vector<float>& value) 
   return sum;
 }
 
-// As long as its contents, so that a sanitizer sees every step outside.
+// Of the exact length: a sanitizer sees every step outside.
 std::vector<unsigned char> encode(const std::vector<float>& values, DType dtype) {
   std::vector<unsigned char> bytes(values.size() * (dtype == DType::kFloat32 ? 4 : 2));
   for (size_t k = 0; k < values.size(); ++k) {

@@ -38,7 +38,7 @@ uint16_t encode16(double x, int exponent_bits) {
     (decode16(middle, exponent_bits) <= magnitude ? low : high) = middle;
   }
   const double below = decode16(low, exponent_bits);
-  // What follows the largest finite number counts as if the exponents went on.
+  // Above the largest finite number, the exponents count as if they went on.
   const double above = high == infinity ? 2 * below - decode16(static_cast<uint16_t>(low - 1), exponent_bits)
                                         : decode16(high, exponent_bits);
   const double to_low = magnitude - below, to_high = above - magnitude;
@@ -127,7 +127,7 @@ struct Case {
   }
 };
 
-// Where a pixel lands, as csrc/texel.h's words have it: part * S * S + row * S + column, or -1.
+// A pixel's texel by csrc/texel.h: part * S * S + row * S + column, or -1.
 int64_t expected_texel(const IuvMap& map, int64_t b, int64_t y, int64_t x, int64_t S) {
   double value[3];
   for (int c = 0; c < 3; ++c) {
@@ -184,7 +184,7 @@ void run(const Case& k) {
     }
   }
 
-  // The photo, and a gradient of the result; wild ones hold what casts and sums find hard.
+  // The photo, and a gradient of the result. Wild ones hold hard cases for casts and sums.
   const auto fill_with_numbers = [&](const Buffer& buffer, DType dtype) {
     const auto n = static_cast<int64_t>(buffer.bytes()) / bytes_of(dtype);
     const double odd[] = {kNaN,  kInf,    -kInf, -0.0, 1e-7,   3e-8,  6.1e-5,
@@ -329,7 +329,7 @@ void run(const Case& k) {
   compare(cuda_grad, expected_grad, k.img, "CUDA backward: " + k.name());
 }
 
-// Every 16-bit number survives the way to float32 and back, and float32 numbers in between round as they should.
+// Every 16-bit number survives the way to float32 and back, and float32 numbers in between round correctly.
 void test_casts() {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
     const auto b = static_cast<uint16_t>(bits);
