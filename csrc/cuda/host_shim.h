@@ -1,5 +1,4 @@
-// Just enough of CUDA to run this folder's kernels on a CPU, one thread after another, in an order drawn anew per
-// launch.
+// Just enough of CUDA to run this folder's kernels on a CPU, one thread after another, in a new order in each launch.
 //
 // Tests compare the results with the CPU kernels', see that they do not depend on the order of threads and, under the
 // sanitizers, that no thread leaves its arrays. Data races between truly parallel threads do not show.
