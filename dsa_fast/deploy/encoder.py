@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -153,8 +153,8 @@ class Encoder:
         if backend == "openvino":
             if place.type != "cpu":
                 raise ValueError(f"device must be cpu for OpenVINO, got {place}")
-            precision = sidecar.precision if precision == "auto" else precision
-            run = _OpenVino(path, sidecar, precision, threads)
+            run = _OpenVino(path, sidecar, sidecar.precision if precision == "auto" else precision, threads)
+            precision = sidecar.precision if sidecar.precision == "int8" else run.precision
         else:
             if precision not in ("auto", sidecar.precision):
                 raise ValueError(
@@ -316,16 +316,18 @@ class _OnnxCpu:
         return vectors
 
 
+_OPENVINO_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+
+
 class _OpenVino:
     def __init__(self, path: Path, sidecar: Sidecar, precision: str, threads: int) -> None:
         openvino = require("openvino", "openvino")
         core = openvino.Core()
-        if precision == "int8":  # what is left beside the 8-bit convolutions
-            precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
+        precision = openvino_precision(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         options = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[precision],
+            "INFERENCE_PRECISION_HINT": _OPENVINO_TYPES[precision],
         }
         try:
             self._model = core.compile_model(str(path), "CPU", options)
@@ -334,7 +336,9 @@ class _OpenVino:
         given, made = self._model.input(0), self._model.output(0)
         shapes = [[-1 if size.is_dynamic else size.get_length() for size in x.partial_shape] for x in (given, made)]
         _check_tensors(path, sidecar, (given.any_name, shapes[0]), (made.any_name, shapes[1]))
-        self._rescale = precision != "fp32"  # it runs the last lines of the graph in that precision too
+        hint = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()  # what it could follow of ours
+        self.precision = next(name for name, kind in _OPENVINO_TYPES.items() if kind == hint)
+        self._rescale = self.precision != "fp32"  # it runs the last lines of the graph in that precision too
         self._requests = threading.local()  # a request must not be shared by threads
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -344,6 +348,23 @@ class _OpenVino:
         if self._rescale:
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors
+
+
+def openvino_precision(precision: str, capabilities: Sequence[str]) -> str:
+    """Chooses the floating-point precision that OpenVINO computes a file in.
+
+    Args:
+        precision: of the file, or asked for: fp32, fp16, bf16 or int8.
+        capabilities: the processor's OPTIMIZATION_CAPABILITIES, such as BF16.
+
+    Returns:
+        fp32, fp16 or bf16. For int8 it is that of all that is not an 8-bit convolution.
+    """
+    if precision == "int8":
+        return "bf16" if "BF16" in capabilities else "fp32"
+    if precision == "fp16" and "FP16" not in capabilities:
+        return "fp32"  # asked for fp16, OpenVINO would silently use bfloat16, which has three bits less
+    return precision
 
 
 def _onnx_cuda(path: Path, sidecar: Sidecar, device: torch.device) -> CudaRunner:

@@ -32,7 +32,7 @@ from dsa_fast.deploy import cuda as cuda_module
 from dsa_fast.deploy import tensorrt as trt_module
 from dsa_fast.deploy.cuda import GRAPH_SIZES, CudaRunner, Enqueue, graph_size
 from dsa_fast.deploy.embedding_network import EmbeddingNetwork, fold_batch_norms
-from dsa_fast.deploy.encoder import Encoder
+from dsa_fast.deploy.encoder import Encoder, openvino_precision
 from dsa_fast.deploy.export import NamedImages, export
 from dsa_fast.deploy.image_batch import chunks
 from dsa_fast.deploy.onnx import count_ops
@@ -250,6 +250,30 @@ def test_onnx_agrees_with_the_checkpoint(
     assert vectors.dtype == torch.float32 and vectors.shape == (20, 128)
     assert cosines(vectors, reference(checkpoint, images)).min() >= least
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(20), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("precision", "capabilities", "expected"),
+    [
+        ("fp16", ["FP32", "BF16", "INT8"], "fp32"),
+        ("fp16", ["FP32", "BF16", "FP16"], "fp16"),
+        ("bf16", ["FP32", "BF16"], "bf16"),
+        ("int8", ["FP32", "BF16"], "bf16"),
+        ("int8", ["FP32"], "fp32"),
+        ("fp32", ["FP32", "BF16", "FP16"], "fp32"),
+    ],
+)
+def test_openvino_never_replaces_fp16_by_bf16(precision: str, capabilities: list[str], expected: str) -> None:
+    assert openvino_precision(precision, capabilities) == expected
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_the_encoder_says_which_precision_openvino_computes_in(exported: Callable[..., Path], precision: str) -> None:
+    encoder = Encoder.load(exported(precision), backend="openvino")
+    assert encoder.precision in (precision, "fp32")
+    nodes = [node.get_rt_info() for node in encoder._run._model.get_runtime_model().get_ops()]  # type: ignore[union-attr]
+    kinds = {node["runtimePrecision"].astype(str) for node in nodes if node["layerType"].astype(str) == "Convolution"}
+    assert kinds == {{"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[encoder.precision]}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
