@@ -29,11 +29,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.progress import track
 
 from dsa_fast.data.folders import IuvMaps, Source, child, image_names, plain_name
 from dsa_fast.data.market import CUHK03_COUNTS
 from dsa_fast.data.people import PeopleSplits, Person
+from dsa_fast.data.progress import progress_bar
 from dsa_fast.files import atomic_path
 
 __all__ = ["SOURCE"]
@@ -150,12 +150,11 @@ def _unpack(folder: Path, kind: str, out: Path, wanted: list[str]) -> None:
         raise FileNotFoundError(f"CUHK03 needs {folder / _MAT[0]} to make {len(missing)} images from, got no such file")
     h5py = _need("h5py", mat_path)
     try:
-        with h5py.File(mat_path, "r") as mat:
-            for name, picture in track(
-                _pictures(mat, kind, missing), f"unpacking {kind} images", len(missing), transient=True
-            ):
+        with h5py.File(mat_path, "r") as mat, progress_bar(f"unpacking {kind} images", len(missing)) as advance:
+            for name, picture in _pictures(mat, kind, missing):
                 _write(out / name, picture)
                 missing.discard(name)
+                advance(1)
     except (KeyError, OSError, TypeError, AttributeError) as error:
         raise ValueError(f"{mat_path} must be CUHK03's cuhk-03.mat with the cells '{kind}', got: {error}") from error
     if missing:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import secrets
 import shutil
@@ -26,19 +25,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from dsa_fast.data.dataset import PersonBatch
 from dsa_fast.data.people import Person
+from dsa_fast.data.progress import progress_bar, say
 from dsa_fast.data.sampler import PKSampler
 from dsa_fast.data.transforms import resize
-from dsa_fast.data.verify import digest_files
+from dsa_fast.data.verify import decoding_threads, digest_files
 from dsa_fast.densepose.iuv import Order, read_iuv, resize_iuv
 from dsa_fast.files import atomic_path, remove_left_over
-from dsa_fast.image import read_image
+from dsa_fast.image import image_size, read_image
 
 __all__ = ["PersonStore", "Place", "StoreLoader", "choose_place", "measure", "say"]
 
@@ -53,45 +50,17 @@ _MANIFEST = "manifest.json"
 _DEVICE_SHARE = 0.25
 _HOST_SHARE = 0.5
 
-_log = logging.getLogger(__name__)
-
-
-def say(text: str, progress: bool) -> None:
-    """Writes a line into the log, and to the terminal where one is watching."""
-    _log.info(text)
-    if progress:
-        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
-
 
 def measure(people: Sequence[Person], size: tuple[int, int], workers: int | None = None) -> tuple[int, int]:
-    """Height and width that people are stored at: their own if all images have one size, else `size`.
-
-    Only the files' headers are read.
+    """Height and width that people are stored at: their own if all images (turned upright) have one size, else `size`.
 
     Raises:
         ValueError: a file is missing or no image; the message names it.
     """
     chunks = [people[i : i + _CHUNK] for i in range(0, len(people), _CHUNK)]
-    with ThreadPoolExecutor(_threads(workers)) as pool:
-        sizes = set().union(*pool.map(_sizes, chunks))
+    with ThreadPoolExecutor(decoding_threads(workers)) as pool:
+        sizes = set().union(*pool.map(lambda chunk: {image_size(person.path) for person in chunk}, chunks))
     return sizes.pop() if len(sizes) == 1 else size
-
-
-def _sizes(people: Sequence[Person]) -> set[tuple[int, int]]:
-    sizes = set()
-    for person in people:
-        try:
-            with Image.open(person.path) as image:
-                sizes.add((image.height, image.width))
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"{person.path} must be a readable image, got: {error}") from error
-    return sizes
-
-
-def _threads(workers: int | None) -> int:
-    if workers is not None:
-        return max(workers, 1)
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
 
 
 def choose_place(num_bytes: int, device: torch.device, processes: int = 1) -> tuple[Place, str]:
@@ -342,15 +311,11 @@ def _write(
 def _fill(people: Sequence[Person], to: np.ndarray, *, iuv_order: Order, workers: int | None, progress: bool) -> None:
     """Decodes people into to, uint8 [2, N, 3, h, w]: images, then maps; what has no map is left as it is."""
     starts = range(0, len(people), _CHUNK)
-    columns = (TextColumn("reading people"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with (
-        Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress) as bar,
-        ThreadPoolExecutor(_threads(workers)) as pool,
-    ):
-        task = bar.add_task("people", total=len(people))
+    bar = progress_bar("reading people", len(people), progress)
+    with bar as advance, ThreadPoolExecutor(decoding_threads(workers)) as pool:
         try:
             for done in pool.map(partial(_fill_chunk, people, to, iuv_order), starts):
-                bar.advance(task, done)
+                advance(done)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dsa_fast.models import DSAReID
+if TYPE_CHECKING:  # `models` brings torchvision, which an exported file does not need
+    from dsa_fast.models import DSAReID
 
 Layout = Literal["NHWC", "NCHW"]
 FloatPrecision = Literal["fp32", "fp16", "bf16"]

@@ -21,7 +21,6 @@ from dsa_fast.deploy.onnx import require
 from dsa_fast.deploy.sidecar import BatchRange, InputSpec, OutputSpec, Sidecar, read_sidecar
 from dsa_fast.deploy.tensorrt import Engine
 from dsa_fast.device import pick_device
-from dsa_fast.models.checkpoint import load_model
 
 Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 EncoderPrecision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -127,6 +126,8 @@ class Encoder:
     def _load_checkpoint(
         cls, path: Path, device: torch.device, precision: str, graphs: bool, compiled: bool
     ) -> Encoder:
+        from dsa_fast.models import load_model  # it brings torchvision, which an exported file does not need
+
         loaded = load_model(path)
         precision = "fp32" if precision == "auto" else precision
         network = EmbeddingNetwork(loaded.model, precision=precision)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -33,8 +33,10 @@ from dsa_fast.deploy.sidecar import (
 )
 from dsa_fast.deploy.tensorrt import build_engine, describe_gpu, library, version_key
 from dsa_fast.files import checksum
-from dsa_fast.models import LoadedModel, load_model
 from dsa_fast.version import __version__
+
+if TYPE_CHECKING:
+    from dsa_fast.models import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ def export(
         FileNotFoundError: there is no checkpoint.
         ValueError: an option is wrong, a library is missing or fails, or parity is too low.
     """
+    from dsa_fast.models import load_model
+
     for name, value, known in (("format", format, get_args(Kind)), ("precision", precision, get_args(Precision))):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")

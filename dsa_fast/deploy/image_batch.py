@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from dsa_fast.data.transforms import resize
-from dsa_fast.image import read_image
+from dsa_fast.image import read_image, upright
 
 #: One image: uint8 [H, W, 3] (NumPy), uint8 [3, H, W] (torch), PIL, or the path of a file; all RGB.
 OneImage = NDArray[np.uint8] | Tensor | Image.Image | str | os.PathLike[str]
@@ -94,7 +94,7 @@ class ImageBatch:
             if isinstance(item, (str, os.PathLike)):
                 return read_image(Path(item))[None]
             if isinstance(item, Image.Image):
-                item = np.array(item.convert("RGB"))
+                item = np.array(upright(item))
             elif not (isinstance(item, (np.ndarray, Tensor)) and item.ndim == 3):
                 got = f"shape {list(item.shape)}" if isinstance(item, (np.ndarray, Tensor)) else type(item).__name__
                 raise TypeError(

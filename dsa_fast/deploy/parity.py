@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,9 +11,9 @@ from torch.nn import functional
 from dsa_fast.data.people import PeopleSplits
 from dsa_fast.data.transforms import normalize
 from dsa_fast.deploy.encoder import Encoder
-from dsa_fast.evaluation import evaluate
-from dsa_fast.evaluation.embedding import embed_people
-from dsa_fast.models import LoadedModel
+
+if TYPE_CHECKING:
+    from dsa_fast.models import LoadedModel
 
 #: An export whose vectors are farther away than this is a failure. In 8 bits it depends on the network: a figure to
 #: look at, and a floor that only a broken file falls below.
@@ -62,6 +62,9 @@ def compare_scores(
     Returns:
         {"data": name, "mAP_checkpoint", "mAP", "mAP_change", "R1_checkpoint", "R1"}, all as shares of 1.
     """
+    from dsa_fast.evaluation import evaluate
+    from dsa_fast.evaluation.embedding import embed_people
+
     results = []
     for embedder, name in ((loaded, "checkpoint"), (encoder, "export")):
         query, gallery = (
