@@ -1,4 +1,4 @@
-"""Decodes every image and IUV map before training starts, so that a broken file is named then and not in epoch 40."""
+"""Decodes every image and IUV map before training starts, so that a broken file is found then and not in epoch 40."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def verify_files(
     workers: int | None = None,
     progress: bool = False,
 ) -> bool:
-    """Decodes all files of people, in threads, and names those that can't be used.
+    """Decodes all files of people, in threads, and raises if any can't be used.
 
     Args:
-        people: whose files; a file that comes twice is read once.
-        with_iuv: reads the IUV maps too, and checks that they have their images' sizes.
+        people: the people. A file that comes twice is read once.
+        with_iuv: read the IUV maps too, and check that they have their images' sizes.
         iuv_order: channel order of the maps' files, see `read_iuv`.
-        stamp: file that remembers a check without complaints; as long as all paths, sizes and times of change are the
-            same, the next check with this stamp only looks at these.
+        stamp: file that records a check without complaints. As long as all paths, sizes and modification times are the
+            same, the next check with this stamp decodes nothing.
         workers: threads; by default one for each core, 8 at most.
-        progress: shows a progress bar.
+        progress: show a progress bar.
 
     Returns:
-        Whether files were decoded (False: the stamp was good).
+        Whether files were decoded (False if the stamp was valid).
 
     Raises:
         ValueError: files are missing or broken; the message names the first ten and counts them all.
@@ -80,7 +80,7 @@ def decoding_threads(workers: int | None = None) -> int:
 
 
 def digest_files(files: Sequence[tuple[Path, Path | None]], iuv_order: str) -> tuple[str, list[str]]:
-    """A digest of all paths, sizes and times of change, and complaints about files that are missing."""
+    """Returns a digest of all paths, sizes and modification times, and complaints about missing files."""
     state, missing = hashlib.sha256(iuv_order.encode()), []
     for pair in files:
         for path in pair:

@@ -1,4 +1,4 @@
-"""The operators once more, plainly: what every kernel must equal. Slow, and meant for tests only."""
+"""The operators in plain Python. Every kernel must equal them. They are slow, and for tests only."""
 
 from __future__ import annotations
 
@@ -130,14 +130,14 @@ def _mean(values: list[Tensor]) -> float:
 def to_iuv_reference(
     coarse_segm: Tensor, fine_segm: Tensor, u: Tensor, v: Tensor, box: Tensor, size: tuple[int, int]
 ) -> Tensor:
-    """Makes one instance's IUV map with PyTorch's own operators, as DensePose's converter would and a photo needs it.
+    """Makes one instance's IUV map with PyTorch's own operators, as DensePose's converter does, in the photo's size.
 
     Args:
         coarse_segm: Scores [1, 2 or 15, h, w]; half precision is converted to float32 first, as are all heads.
         fine_segm: Scores [1, 25, h, w].
         u: [1, 25, h, w].
         v: [1, 25, h, w].
-        box: x0, y0, x1, y1, float32 [4]; its box of whole pixels must be of a size that can be resampled.
+        box: x0, y0, x1, y1, float32 [4]; its box of whole pixels must have a size that can be resampled.
         size: (height, width) of the photo.
 
     Returns:

@@ -406,10 +406,10 @@ def test_the_path_of_tensorrt_itself_is_the_shared_one(
     kept = tmp_path / "x.timing"
     for _ in range(2):
         with pytest.warns(DeprecationWarning, match="no-ops"):  # TensorRT-RTX keeps no timings
-            plan = build_engine(exported("fp16"), sidecar.input, BATCH, flavour="tensorrt", timing_cache=kept)
+            plan = build_engine(exported("fp16"), sidecar.input, BATCH, kind="tensorrt", timing_cache=kept)
         assert len(plan) > 10_000 and kept.is_file()
     with pytest.raises(ValueError, match="chosen for tensorrt-rtx alone"):
-        build_engine(exported("fp16"), sidecar.input, BATCH, flavour="tensorrt", compute_capabilities=["8.9"])
+        build_engine(exported("fp16"), sidecar.input, BATCH, kind="tensorrt", compute_capabilities=["8.9"])
 
 
 def test_tensorrt_rtx_says_why_an_engine_is_not_valid() -> None:
@@ -423,7 +423,7 @@ def test_what_tensorrt_cannot_read_is_told(exported: Callable[..., Path], tmp_pa
     broken = tmp_path / "x.onnx"
     broken.write_bytes(b"no network")
     with pytest.raises(ValueError, match="must be able to read x.onnx, got: "):
-        build_engine(broken, read_sidecar(exported()).input, BATCH, flavour="tensorrt-rtx")
+        build_engine(broken, read_sidecar(exported()).input, BATCH, kind="tensorrt-rtx")
 
 
 # Encoders
@@ -854,13 +854,13 @@ class FakeContext:
         return True
 
 
-@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("kind", ["tensorrt", "tensorrt-rtx"])
 def test_an_engine_runs_through_the_shared_api(
-    exported: Callable[..., Path], cuda: FakeCuda, flavour: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Callable[..., Path], cuda: FakeCuda, kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu = {"name": "NVIDIA A", "compute_capability": "8.9"}
-    key = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}[flavour]
-    sidecar = replace(read_sidecar(exported()), kind=flavour, gpu=gpu, versions={key: "10.9"})
+    key = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}[kind]
+    sidecar = replace(read_sidecar(exported()), kind=kind, gpu=gpu, versions={key: "10.9"})
     fake = FakeTensorRT(sidecar)
     monkeypatch.setitem(sys.modules, key, fake)  # type: ignore[arg-type]
     monkeypatch.setattr(trt_module, "describe_gpu", lambda device=None: gpu)
@@ -875,7 +875,7 @@ def test_an_engine_runs_through_the_shared_api(
     engine.session()
     assert len({context.memory for context, _ in fake.contexts}) == 1, "contexts share one workspace"
     engine.save_runtime_cache()
-    assert (tmp_path / "x.engine.cache").exists() == (flavour == "tensorrt-rtx")
+    assert (tmp_path / "x.engine.cache").exists() == (kind == "tensorrt-rtx")
     with pytest.raises(ValueError, match="must fit the engine's profile"):
         engine.session()(images[:9], torch.empty(9, dim), 0)
     # What does not fit
