@@ -5,7 +5,7 @@
 - `augment_batch` turns stored bytes into a step's inputs on the device; `eval_transform` does so for tests.
 - `synth` renders synthetic people.
 
-This package may import `densepose`, `ops` and what is below them. It knows nothing of `models`.
+This package may import `densepose`, `ops` and the layers below. It knows nothing of `models`.
 """
 
 from dsa_fast.data.dataset import Collate, PeopleDataset, PersonBatch, PersonItem

@@ -172,7 +172,7 @@ class PersonStore:
                 say(f"store: {_gigabytes(store.num_bytes)} mapped from {folder}", progress)
                 return store
             if complaint:
-                say(f"store: {folder} is made anew: {complaint}", progress)
+                say(f"store: {folder} is rebuilt: {complaint}", progress)
         height, width = measure(people, size, workers)
         fill = partial(_fill, people, iuv_order=iuv_order, workers=workers, progress=progress)
         shape = (2, len(people), 3, height, width)
@@ -230,7 +230,7 @@ def _folder_name(people: Sequence[Person], iuv_order: str) -> str:
 
 
 def _map(folder: Path, key: str, people: int, size: tuple[int, int]) -> tuple[PersonStore | None, str | None]:
-    """Returns the store in a folder, or None and what is wrong with it (None if there is nothing)."""
+    """Returns the store in a folder, or None and the reason (None if the folder has none)."""
     try:
         manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text())
     except FileNotFoundError:

@@ -56,7 +56,7 @@ class PKSampler(Sampler[list[int]]):
         self._num_batches = max(-(-sum(groups) // p), max(groups))
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose batches the next iteration gives (the training loop calls this)."""
+        """Sets the epoch of the next iteration. The training loop calls this."""
         self.epoch = epoch
 
     @property

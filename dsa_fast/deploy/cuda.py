@@ -30,7 +30,7 @@ def graph_size(count: int, batch: BatchRange) -> int | None:
 class _Graph:
     def __init__(self, graph: Any, images: Tensor, out: Tensor, enqueue: Enqueue) -> None:
         self.graph, self.images, self.out = graph, images, out
-        self.enqueue = enqueue  # it owns what was captured, so it must live as long
+        self.enqueue = enqueue  # owns the captured memory, so it must live as long
 
 
 class _Slot:

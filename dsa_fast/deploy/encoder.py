@@ -98,8 +98,8 @@ class Encoder:
 
         Raises:
             FileNotFoundError: the file or its sidecar is missing.
-            ValueError: the file is damaged, does not fit this machine (the message says what differs), the library is
-                not installed, or an option does not go with the file.
+            ValueError: the file is damaged, does not fit this machine (the message names the difference), the library
+                is not installed, or an option does not go with the file.
         """
         path = Path(path)
         if backend not in get_args(Backend):
@@ -340,7 +340,7 @@ class _OpenVino:
         given, made = self._model.input(0), self._model.output(0)
         shapes = [[-1 if size.is_dynamic else size.get_length() for size in x.partial_shape] for x in (given, made)]
         _check_tensors(path, sidecar, (given.any_name, shapes[0]), (made.any_name, shapes[1]))
-        hint = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()  # what it could follow of ours
+        hint = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()  # may be less than the request
         self.precision = next(name for name, kind in _OPENVINO_TYPES.items() if kind == hint)
         self._rescale = self.precision != "fp32"  # OpenVINO runs the end of the graph in that precision too
         self._requests = threading.local()  # threads must not share a request

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from dsa_fast.data.people import PeopleSplits
-from dsa_fast.deploy import parity as parities
 from dsa_fast.deploy.embedding_network import EmbeddingNetwork
 from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.deploy.image_batch import to_layout
 from dsa_fast.deploy.onnx import CalibrationMethod, require, write_int8_onnx, write_onnx
+from dsa_fast.deploy.parity import check_parity, compare_scores, compare_vectors
 from dsa_fast.deploy.sidecar import (
     SUFFIXES,
     BatchRange,
@@ -217,10 +217,10 @@ def _parity(
             raise
         return {"of": "nothing", "reason": f"no installed library runs bf16 here: {error}", "batches": {}}
     with encoder:
-        figures |= {"inputs": images.name, **parities.compare(encoder, loaded, images.images)}
-        parities.check(figures, precision, least)
+        figures |= {"inputs": images.name, **compare_vectors(encoder, loaded, images.images)}
+        check_parity(figures, precision, least)
         if data is not None:
-            figures["scores"] = parities.compare_scores(encoder, loaded, data, workers=workers, progress=progress)
+            figures["scores"] = compare_scores(encoder, loaded, data, workers=workers, progress=progress)
     return figures
 
 

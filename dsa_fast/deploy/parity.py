@@ -32,7 +32,7 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
     return functional.cosine_similarity(a.double(), b.double(), dim=1)
 
 
-def compare(encoder: Encoder, loaded: LoadedModel, images: Tensor) -> dict[str, Any]:
+def compare_vectors(encoder: Encoder, loaded: LoadedModel, images: Tensor) -> dict[str, Any]:
     """Computes cosines with the checkpoint's vectors at the smallest, the tuned and the largest batch.
 
     Args:
@@ -90,7 +90,7 @@ def runtime_name(encoder: Encoder) -> str:
     return f"{encoder.backend} on {encoder.device} ({encoder.precision})"
 
 
-def check(parity: dict[str, Any], precision: str, least: float | None = None) -> None:
+def check_parity(parity: dict[str, Any], precision: str, least: float | None = None) -> None:
     """Raises ValueError if a batch's smallest cosine is below `least`, by default the precision's limit."""
     limit = LEAST_COSINE[precision] if least is None else least
     for size, figures in parity["batches"].items():

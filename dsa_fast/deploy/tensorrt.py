@@ -68,7 +68,7 @@ def build_engine(
     """
     trt = library(kind)
     if compute_capabilities is not None and kind != "tensorrt-rtx":
-        raise ValueError(f"compute_capabilities are chosen for tensorrt-rtx alone, got {list(compute_capabilities)}")
+        raise ValueError(f"compute_capabilities are only for tensorrt-rtx, got {list(compute_capabilities)}")
     log = make_logger(trt)
     builder = trt.Builder(log)
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # may be the only way

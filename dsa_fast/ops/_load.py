@@ -15,7 +15,7 @@ def _load(path: Path) -> str | None:
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        return str(error.__cause__ or error)  # PyTorch's own error names the file alone
+        return str(error.__cause__ or error)  # PyTorch's own error only names the file
     return None
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dsa_fast.ops import _load
-from dsa_fast.ops.warp import _DTYPES, MAX_SIZE, PARTS, _check_tensors, _fill_values, _names
+from dsa_fast.ops.warp import PARTS, _check_options, _check_tensors
 
 
 def crop_parts(
@@ -51,19 +51,11 @@ def crop_parts(
         RuntimeError: The tensors are on a CUDA device but the CUDA kernels are missing; the message gives the reason.
     """
     batched = _check_tensors(img, iuv)
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"size must be an int, got {type(size).__name__}")
-    if not 1 <= size <= MAX_SIZE:
-        raise ValueError(f"size must be in 1..{MAX_SIZE}, got {size}")
+    dtype, values = _check_options(img, size, fill, "last", dtype)
     if not isinstance(mask, bool):
         raise TypeError(f"mask must be a bool, got {type(mask).__name__}")
-    if dtype is None:
-        dtype = img.dtype
-    elif dtype not in _DTYPES:
-        raise TypeError(f"dtype must be {_names(_DTYPES)}, got {dtype}")
     if img.requires_grad and torch.is_grad_enabled():
         raise ValueError("img must not require a gradient, because crop_parts has none: pass img.detach()")
-    values = _fill_values(fill, img.shape[-3])
     if img.is_cuda:
         _load.require_cuda()
     if not batched:

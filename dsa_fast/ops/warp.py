@@ -54,7 +54,7 @@ def warp(
     dtype: torch.dtype | None = None,
     return_count: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Copies each labelled pixel to its place in the image of its body part.
+    """Copies each labeled pixel to its place in the image of its body part.
 
     A pixel of part ``i`` with surface coordinates ``u`` and ``v`` lands on row ``min(floor(u * size), size - 1)`` and
     column ``min(floor(v * size), size - 1)`` of the image ``i - 1``, computed in float32 (for a uint8 ``iuv``, where

@@ -1,4 +1,4 @@
-"""Export, sidecars and encoders; what only a GPU can run is driven here through stand-ins of its API."""
+"""Export, sidecars and encoders. Code that only a GPU can run is tested with stand-ins of its API."""
 
 from __future__ import annotations
 
@@ -147,8 +147,8 @@ def test_the_sidecar_holds_the_contract(exported: Callable[..., Path], checkpoin
 
 
 def damage(path: Path, what: str) -> None:
-    """Does to an exported file, or its sidecar, what the name says."""
-    beside = sidecar_path(path)
+    """Damages an exported file, or its sidecar, as named by `what`."""
+    description = sidecar_path(path)
     if what == "a byte":
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
@@ -156,11 +156,11 @@ def damage(path: Path, what: str) -> None:
     elif what == "cut short":
         path.write_bytes(path.read_bytes()[:-7])
     elif what == "no sidecar":
-        beside.unlink()
+        description.unlink()
     elif what == "no JSON":
-        beside.write_text("{")
+        description.write_text("{")
     else:
-        data = json.loads(beside.read_text())
+        data = json.loads(description.read_text())
         if what == "newer":
             data["format_version"] = 2
         elif what == "another format":
@@ -173,7 +173,7 @@ def damage(path: Path, what: str) -> None:
             data["input"]["height"] = 96
         elif what == "wrong width":
             data["output"]["dim"] = 64
-        beside.write_text(json.dumps(data))
+        description.write_text(json.dumps(data))
 
 
 @pytest.mark.parametrize("format", ["onnx", "tensorrt-rtx"])
@@ -292,7 +292,7 @@ def test_the_graph_is_typed_folded_and_dynamic(exported: Callable[..., Path], pr
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     biases = {weights[node.input[2]].data_type for node in convolutions}
-    assert biases == {wanted}  # also in int8: TensorRT-RTX refuses quantised biases
+    assert biases == {wanted}  # also in int8: TensorRT-RTX refuses quantized biases
     text = exported(precision).read_bytes()
     assert str(Path.cwd()).encode() not in text and b"site-packages" not in text
     if precision != "int8":
@@ -408,7 +408,7 @@ def test_the_path_of_tensorrt_itself_is_the_shared_one(
         with pytest.warns(DeprecationWarning, match="no-ops"):  # TensorRT-RTX keeps no timings
             plan = build_engine(exported("fp16"), sidecar.input, BATCH, kind="tensorrt", timing_cache=kept)
         assert len(plan) > 10_000 and kept.is_file()
-    with pytest.raises(ValueError, match="chosen for tensorrt-rtx alone"):
+    with pytest.raises(ValueError, match="only for tensorrt-rtx"):
         build_engine(exported("fp16"), sidecar.input, BATCH, kind="tensorrt", compute_capabilities=["8.9"])
 
 
@@ -468,8 +468,8 @@ def test_every_form_of_images_gives_the_same_vectors(
     read_only.flags.writeable = False
     np.testing.assert_array_equal(encoder(read_only), got)
     np.testing.assert_array_equal(encoder(np.ascontiguousarray(arrays[..., ::-1])[..., ::-1]), got)
-    grey, clear = Image.fromarray(arrays[0]).convert("L"), Image.fromarray(arrays[0]).convert("RGBA")
-    np.testing.assert_array_equal(encoder([grey, clear]), encoder([grey.convert("RGB"), clear.convert("RGB")]))
+    gray, clear = Image.fromarray(arrays[0]).convert("L"), Image.fromarray(arrays[0]).convert("RGBA")
+    np.testing.assert_array_equal(encoder([gray, clear]), encoder([gray.convert("RGB"), clear.convert("RGB")]))
 
 
 def test_images_of_all_sizes_go_together(encoders: dict[str, Encoder], checkpoint: Path) -> None:
@@ -582,7 +582,7 @@ def test_graph_sizes_hold_the_batch_and_fit_the_profile(count: int, least: int, 
 
 
 class FakeCuda:
-    """Stands in for torch.cuda on the CPU: what is enqueued runs at once; what is captured runs at each replay."""
+    """Stands in for torch.cuda on the CPU: enqueued work runs at once, captured work at each replay."""
 
     def __init__(self) -> None:
         self.recording: list[Callable[[], None]] | None = None
