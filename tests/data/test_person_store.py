@@ -249,7 +249,7 @@ def test_place_is_chosen_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert why == ("0.6 GB do not fit in a quarter of the 2.0 GB free on cuda:0; 0.6 GB fit in half of the 8.0 GB free")
     assert choose_place(600_000_000, gpu, processes=8)[0] == "disk"
     monkeypatch.setattr(store_module, "_free_host_bytes", lambda: None)
-    assert choose_place(1, cpu) == ("disk", "how much memory is free is not known")
+    assert choose_place(1, cpu) == ("disk", "the free memory is not known")
 
 
 def test_free_memory_is_known_here() -> None:
