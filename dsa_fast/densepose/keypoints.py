@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsa_fast.densepose.posing import POINTS, draw
+from dsa_fast.densepose.body.points import POINTS
+from dsa_fast.densepose.body.posing import draw_people
 
 __all__ = ["LAYOUTS", "Layout", "iuv_from_keypoints", "read_keypoints"]
 
@@ -115,7 +116,7 @@ def iuv_from_keypoints(
     has = np.zeros((len(values), len(POINTS)), bool)
     rows = [POINTS.index(name) for name in names]
     points[:, rows], has[:, rows] = values[..., :2], known
-    return draw(points, has, (int(size[0]), int(size[1])))
+    return draw_people(points, has, (int(size[0]), int(size[1])))
 
 
 def read_keypoints(

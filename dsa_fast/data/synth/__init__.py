@@ -1,8 +1,8 @@
 """Synthetic people with exact dense semantics: who, where and how each pixel's surface lies is known, not guessed.
 
-`make_dataset` writes a data set in Market-1501's layout; `render_person` renders one person. The parts:
+`make_dataset` writes a data set in Market-1501's layout. `render_person` renders one person. The body is
+`dsa_fast.densepose.body`; the rest is here:
 
-- `body`: skeleton, pose, shape, and the surface with DensePose's 24 charts;
 - `look`: clothes, hair, skin and accessories of an identity;
 - `render`: camera and rasteriser;
 - `scene`: poses, views, boxes, backgrounds, occluders, light, cameras, damage to maps;
@@ -12,7 +12,19 @@
 
 from __future__ import annotations
 
-from .body import JOINTS, LANDMARKS, PARENTS, Body, Pose, Shape, build_body, forward_kinematics, joints3d, landmarks3d
+from dsa_fast.densepose.body import (
+    JOINTS,
+    LANDMARKS,
+    PARENTS,
+    Body,
+    Pose,
+    Shape,
+    build_body,
+    forward_kinematics,
+    joints3d,
+    landmarks3d,
+)
+
 from .config import STRENGTHS, SynthConfig
 from .dataset import VERSION, contact_sheet, entries, make_dataset
 from .look import Identity, make_identity

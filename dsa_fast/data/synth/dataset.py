@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from dsa_fast.densepose.body import Pose
 from dsa_fast.densepose.iuv import write_iuv
 from dsa_fast.densepose.parts import PART_COLORS
 
-from .body import Pose
 from .config import SynthConfig
 from .person import identity_of, render_person, render_picture
 from .render import Camera

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .body import JOINTS, Body, Shape, attach, build_body, chart_coordinates
+from dsa_fast.densepose.body import JOINTS, Body, Shape, attach, build_body, chart_coordinates
 
 __all__ = ["TEXTURE_SIZE", "Accessory", "Identity", "make_identity"]
 

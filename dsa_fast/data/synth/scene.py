@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from .body import JOINTS, Pose
+from dsa_fast.densepose.body import JOINTS, Pose
+
 from .render import Camera, Window
 
 __all__ = [
