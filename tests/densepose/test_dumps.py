@@ -414,6 +414,37 @@ def test_tensors_stay_inside_their_bytes(tmp_path: Path) -> None:
             read_values(path, ())
 
 
+def test_a_zip_that_promises_more_numbers_than_it_holds_is_refused(tmp_path: Path) -> None:
+    """torch.load believes the number of elements in the pickle."""
+    torch.save(torch.arange(4), tmp_path / "whole.pt")
+    for count in (1 << 20, 1 << 40):
+        name = str(tmp_path / f"short{count}.pt")
+        with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(name, "w") as short:
+            for info in whole.infolist():
+                data = whole.read(info)
+                if info.filename.endswith("/data.pkl"):  # both the storage's and the tensor's size
+                    number = pickle.dumps(count, 2)[2:-1]
+                    assert data.count(b"K\x04") == 2
+                    data = data.replace(b"K\x04", number)
+                short.writestr(info.filename, data)
+        with pytest.raises(ValueError, match=r"short.* is no torch.save file"):
+            read_values(name, ())
+
+
+def test_tensors_made_of_one_repeated_number_are_refused(tmp_path: Path) -> None:
+    for write in (as_zip, as_legacy):
+        write(torch.zeros(1).expand(1 << 40), tmp_path / "wide.pkl")
+        with pytest.raises(ValueError, match=r"wide\.pkl .*a tensor reaches beyond its data"):
+            read_values(tmp_path / "wide.pkl", ())
+
+
+def test_only_plain_tensors_are_taken(tmp_path: Path) -> None:
+    for tensor in (torch.eye(2).to_sparse(), torch.empty(2, device="meta"), torch.nn.Parameter(torch.ones(2))):
+        torch.save([tensor], tmp_path / "odd.pkl")
+        with pytest.raises(ValueError, match=r"odd\.pkl .*a tensor must be dense and on the CPU"):
+            read_values(tmp_path / "odd.pkl", ())
+
+
 def test_deep_nesting_exhausts_nothing(tmp_path: Path) -> None:
     for opener, closer in ((b"]" * 300_000, b"a" * 299_999), (b")" + b"\x85" * 300_000, b"")):
         (tmp_path / "deep.pkl").write_bytes(b"\x80\x02" + opener + closer + b".")

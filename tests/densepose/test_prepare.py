@@ -305,12 +305,16 @@ def test_a_slow_process_takes_less(tmp_path: Path) -> None:
 
 
 _RANK_PROGRAM = """
-import sys
+import os, pathlib, sys, time
 import tests.densepose.test_prepare as it
 import dsa_fast.cli.prepare as command
 from dsa_fast.cli import main
 fake = it.Fake(pause=0.02)
 command._estimator = lambda listing, *_, **__: (listing, fake, dict(fake.settings))
+here = pathlib.Path(__file__).parent
+(here / f"ready{os.environ['RANK']}").touch()
+while len(list(here.glob("ready*"))) < 2:  # however long the other takes to start
+    time.sleep(0.01)
 status = main(["prepare", *sys.argv[1:]])
 print(f"images {sum(fake.batches)}", flush=True)
 sys.exit(status)
