@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
@@ -16,6 +15,7 @@ from dsa_fast.densepose.dump import read_dump
 from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.densepose.iuv_store import STORE_SUFFIX, IUVStore
 from dsa_fast.densepose.map_sources import match_names
+from dsa_fast.image import image_size
 
 
 def pack(
@@ -92,9 +92,7 @@ def _key(data: PeopleSplits, person: Person) -> str:
 def _from_files(data: PeopleSplits, people: list[Person], order: Literal["auto", "IUV", "VUI"]) -> Iterator[Any]:
     for person in people:
         if person.iuv_path is not None:
-            with Image.open(person.path) as image:
-                size = image.height, image.width
-            yield _key(data, person), read_iuv(person.iuv_path, order=order, size=size)
+            yield _key(data, person), read_iuv(person.iuv_path, order=order, size=image_size(person.path))
 
 
 def _from_dump(data: PeopleSplits, people: list[Person], dump: Path) -> Iterator[Any]:
@@ -104,6 +102,4 @@ def _from_dump(data: PeopleSplits, people: list[Person], dump: Path) -> Iterator
     by_name = {entry.file_name: entry for entry in entries}
     for person in people:
         if person.path in matched:
-            with Image.open(person.path) as image:
-                size = image.height, image.width
-            yield _key(data, person), by_name[matched[person.path]].iuv(size)
+            yield _key(data, person), by_name[matched[person.path]].iuv(image_size(person.path))

@@ -7,13 +7,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from torch import Tensor
 
 from dsa_fast.densepose.iuv import read_iuv, resize_iuv
 from dsa_fast.densepose.parts import NUM_PARTS
 from dsa_fast.files import atomic_path
+from dsa_fast.image import read_image
 from dsa_fast.ops.warp import warp as warp_op
 from dsa_fast.visual.atlas import atlas, part_overlay
 
@@ -48,7 +49,9 @@ def warp(
     """
     if out.suffix.lower() != ".png":
         raise ValueError(f'out must end in ".png", got {str(out)!r}')
-    photo = _read_photo(image)
+    if not image.is_file():
+        raise FileNotFoundError(f"image not found: {image}")
+    photo = read_image(image)
     part_map = read_iuv(iuv, order=order)
     if photo.shape != part_map.shape:
         raise ValueError(
@@ -112,7 +115,12 @@ def compose(photo: Tensor, iuv: Tensor, dsap: Tensor, count: Tensor, title: str)
 
 def _one_person(photo: Tensor, iuv: Tensor, path: Path, person: int | None) -> tuple[Tensor, Tensor]:
     """The photo and the map cut to one person's box; the map keeps that person's pixels only."""
-    with _open(path, "instances") as file:
+    try:
+        file = Image.open(path)
+        file.load()
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"instances must be a readable image, got {path}: {error}") from error
+    with file:
         if file.mode not in ("L", "P", "I", "I;16", "1"):
             raise ValueError(f"instances must have one channel (a number per pixel), got mode {file.mode}: {path}")
         numbers = torch.from_numpy(np.array(file).astype(np.int64))
@@ -133,23 +141,6 @@ def _one_person(photo: Tensor, iuv: Tensor, path: Path, person: int | None) -> t
     rows = slice(max(0, top - margin), min(height, bottom + margin))
     columns = slice(max(0, left - margin), min(width, right + margin))
     return photo[:, rows, columns], (iuv * mine)[:, rows, columns].contiguous()
-
-
-def _read_photo(path: Path) -> Tensor:
-    """uint8 [3, H, W], upright if the camera noted which way it was held."""
-    with _open(path, "image") as file:
-        return _to_tensor(ImageOps.exif_transpose(file).convert("RGB"))
-
-
-def _open(path: Path, name: str) -> Image.Image:
-    if not path.is_file():
-        raise FileNotFoundError(f"{name} not found: {path}")
-    try:
-        file = Image.open(path)
-        file.load()
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{name} is not a readable image: {path}: {error}") from error
-    return file
 
 
 def _to_tensor(picture: Image.Image) -> Tensor:

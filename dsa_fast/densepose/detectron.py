@@ -89,7 +89,7 @@ class DensePose:
         min_score: float = 0.3,
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
-        for name, path in (("model", config), ("weights", weights)):
+        for name, path in (("config", config), ("weights", weights)):
             if not path.is_file():
                 raise FileNotFoundError(f"{name} must be a file, got {path}: no such file")
         if not 0 <= min_score <= 1:
@@ -208,20 +208,20 @@ def _read_config(path: Path) -> Any:
     try:
         cfg.merge_from_file(str(path), allow_unsafe=False)
     except (KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError, yaml.YAMLError) as error:
-        raise ValueError(f"model must be a detectron2 config of a DensePose model, got {path}: {error}") from error
+        raise ValueError(f"config must be a detectron2 config of a DensePose model, got {path}: {error}") from error
     return cfg
 
 
 def _check_chart_model(cfg: Any, path: Path) -> None:
     if not cfg.MODEL.DENSEPOSE_ON or cfg.MODEL.ROI_HEADS.NAME != "DensePoseROIHeads":
         raise ValueError(
-            f"model must be a config of a DensePose model, got {path}, whose heads are {cfg.MODEL.ROI_HEADS.NAME}"
+            f"config must be that of a DensePose model, got {path}, whose heads are {cfg.MODEL.ROI_HEADS.NAME}"
         )
     head = cfg.MODEL.ROI_DENSEPOSE_HEAD
     if "Embedding" in head.PREDICTOR_NAME or head.CSE.EMBEDDERS:
         raise ValueError(
-            f"model must predict charts (part, u, v), got {path}, whose {head.PREDICTOR_NAME} predicts continuous "
-            "surface embeddings (CSE); take one of DensePose's chart-based configs, such as "
+            f"config must be that of a model that predicts charts (part, u, v), got {path}, whose "
+            f"{head.PREDICTOR_NAME} predicts continuous surface embeddings (CSE); take a chart-based one, such as "
             "densepose_rcnn_R_50_FPN_s1x.yaml"
         )
 
@@ -236,7 +236,7 @@ def _build(cfg: Any, path: Path) -> Any:
     except (KeyError, ValueError, AssertionError) as error:
         raise ValueError(f"no model can be built from {path}: {error}") from error
     if not hasattr(model, "roi_heads"):
-        raise ValueError(f"model must be a GeneralizedRCNN, got {path} with {type(model).__name__}")
+        raise ValueError(f"config must be that of a GeneralizedRCNN, got {path} with {type(model).__name__}")
     return model
 
 

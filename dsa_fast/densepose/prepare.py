@@ -23,7 +23,8 @@ from torch import Tensor
 
 from dsa_fast.densepose.iuv import read_iuv, write_iuv
 from dsa_fast.densepose.parts import NUM_PARTS
-from dsa_fast.densepose.torchrun import Ranks
+from dsa_fast.densepose.torchrun import Processes
+from dsa_fast.image import image_size
 from dsa_fast.ops.warp import warp
 
 __all__ = ["Estimator", "Facts", "Found", "Made", "make_maps"]
@@ -107,7 +108,7 @@ def make_maps(
     *,
     batch: int = 16,
     workers: int = 4,
-    ranks: Ranks | None = None,
+    processes: Processes | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Made | None:
     """Makes the maps that are missing.
@@ -121,11 +122,11 @@ def make_maps(
         estimator: what makes them.
         batch: images that are estimated at once.
         workers: threads that read images.
-        ranks: the processes that share the work; all of them must give the same pairs.
+        processes: those that share the work; all of them must give the same pairs.
         progress: called with the number of images that all processes have dealt with.
 
     Returns:
-        What became of all images; None on all ranks but 0.
+        What became of all images; None in all processes but that of rank 0.
 
     Raises:
         OSError: a map can't be written.
@@ -134,11 +135,11 @@ def make_maps(
     for name, value in (("batch", batch), ("workers", workers)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    ranks = Ranks() if ranks is None else ranks
+    processes = Processes() if processes is None else processes
     start = time.perf_counter()
     with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(2) as writers:
         try:
-            run = _Run(pairs, estimator, readers, writers, ranks, progress or (lambda done: None))
+            run = _Run(pairs, estimator, readers, writers, processes, progress or (lambda done: None))
             run.work(batch)
         except BaseException:
             readers.shutdown(wait=False, cancel_futures=True)
@@ -146,7 +147,7 @@ def make_maps(
             raise
     mine = run.made
     mine.seconds = time.perf_counter() - start
-    all_made = ranks.gather(
+    all_made = processes.gather(
         [list(mine.facts.items()), list(mine.failed.items()), mine.new, mine.estimating], waiting=progress
     )
     if all_made is None:
@@ -156,7 +157,7 @@ def make_maps(
         total.facts.update((number, Facts(*each)) for number, each in facts)
         total.failed.update(failed)
         total.new += new
-        total.estimating += estimating / ranks.world
+        total.estimating += estimating / processes.world
     return total
 
 
@@ -169,21 +170,27 @@ class _Run:
         estimator: Estimator,
         readers: ThreadPoolExecutor,
         writers: ThreadPoolExecutor,
-        ranks: Ranks,
+        processes: Processes,
         progress: Callable[[int], None],
     ) -> None:
-        self.pairs, self.readers, self.writers, self.ranks, self.progress = pairs, readers, writers, ranks, progress
+        self.pairs, self.readers, self.writers, self.processes, self.progress = (
+            pairs,
+            readers,
+            writers,
+            processes,
+            progress,
+        )
         self.estimator = estimator
         self.sizes: list[tuple[int, int] | str] = []
         self.made = Made()
         self.writing: deque[tuple[list[int], list[Future[Facts]]]] = deque()
 
     def work(self, batch: int) -> None:
-        sizes = self.sizes = list(self.readers.map(_size, [image for image, _ in self.pairs]))
+        sizes = self.sizes = list(self.readers.map(_size_or_error, [image for image, _ in self.pairs]))
         unusable = {number: size for number, size in enumerate(sizes) if isinstance(size, str)}
         batches = _batches(sizes, self.estimator.group, batch)
-        self.ranks.agree(_digest(self.pairs, batches))
-        if self.ranks.rank == 0:
+        self.processes.agree(_digest(self.pairs, batches))
+        if self.processes.rank == 0:
             self.made.failed.update(unusable)
             self.advance(len(unusable))
         for numbers, loading in self.loaded(batches):
@@ -196,7 +203,7 @@ class _Run:
     def loaded(self, batches: list[list[int]]) -> Iterator[tuple[list[int], list[Future[Any]]]]:
         """Batches with a missing map, as they are claimed, and their images' loading a little ahead."""
         ahead: deque[tuple[list[int], list[Future[Any]]]] = deque()
-        for claimed in self.ranks.claim(len(batches)):
+        for claimed in self.processes.claim(len(batches)):
             numbers = batches[claimed]
             places, sizes = [self.pairs[n][1] for n in numbers], [self.sizes[n] for n in numbers]
             there = list(self.readers.map(_facts_of_file, places, sizes))
@@ -250,16 +257,14 @@ class _Run:
         self.advance(len(numbers))
 
     def advance(self, count: int) -> None:
-        self.progress(self.ranks.advance(count))
+        self.progress(self.processes.advance(count))
 
 
-def _size(image: Path) -> tuple[int, int] | str:
-    """(height, width) by the file's header, or what is wrong with it."""
+def _size_or_error(image: Path) -> tuple[int, int] | str:
     try:
-        with Image.open(image) as file:
-            return file.height, file.width
-    except (OSError, SyntaxError, ValueError) as error:
-        return f"{image} must be a readable image, got: {error}"
+        return image_size(image)
+    except ValueError as error:
+        return str(error)
 
 
 def _batches(

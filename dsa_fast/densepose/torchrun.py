@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-__all__ = ["Ranks"]
+__all__ = ["Processes"]
 
 _PREFIX = "dsa_fast.prepare"
 _PIECE = 1 << 20  # bytes of a message; the store takes values of a few MiB at most
@@ -20,7 +20,7 @@ _POLL = 0.2  # seconds
 _TIMEOUT = timedelta(minutes=30)  # of one answer by another process
 
 
-class Ranks:
+class Processes:
     """This process's place among those that share the work.
 
     Who is free takes the next piece of work, by adding 1 to a counter in the key-value store that `torchrun` keeps
@@ -37,7 +37,7 @@ class Ranks:
         self._done = 0
 
     @classmethod
-    def from_environment(cls) -> Ranks:
+    def from_environment(cls) -> Processes:
         """The place that `torchrun` gave in RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; alone without them.
 
         Raises:
