@@ -24,6 +24,7 @@ from dsa_fast.densepose.person_choice import choose_person
 from dsa_fast.densepose.prepare import Found
 from dsa_fast.files import checksum
 from dsa_fast.image import read_image
+from dsa_fast.weights import load_named
 
 __all__ = ["DensePose", "read_weights"]
 
@@ -111,7 +112,7 @@ class DensePose:
             raise ValueError(f"min_size and max_size must be at least 1, got {self._min} and {self._max}")
         self.device = torch.device(device)
         self.model = _build(cfg, config)
-        _load_weights(self.model, weights, config)
+        load_named(self.model, read_weights(weights), source=f"weights {str(weights)!r}")
         self._keep_one_person()
         self._sizes: list[tuple[int, int]] = []
         #: What decides over the result, to tell another run's options from these.
@@ -238,20 +239,6 @@ def _build(cfg: Any, path: Path) -> Any:
     if not hasattr(model, "roi_heads"):
         raise ValueError(f"config must be that of a GeneralizedRCNN, got {path} with {type(model).__name__}")
     return model
-
-
-def _load_weights(model: torch.nn.Module, path: Path, config: Path) -> None:
-    given = read_weights(path)
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    shapes = [name for name, value in given.items() if name in own and own[name].shape != value.shape]
-    # A batch norm's counter was added later than some weights; it is used in training only.
-    missing = [name for name in model.state_dict() if name not in given and not name.endswith("num_batches_tracked")]
-    if shapes or missing:
-        wrong = [f"{name} is {list(given[name].shape)}, must be {list(own[name].shape)}" for name in shapes]
-        wrong += [f"{name} is missing" for name in missing]
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ValueError(f"weights must be those of {config}, got {path}: {'; '.join(wrong[:3])}{more}")
-    model.load_state_dict({name: value for name, value in given.items() if name in own}, strict=False)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

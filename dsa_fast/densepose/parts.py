@@ -11,13 +11,8 @@ https://arxiv.org/abs/1812.08967): first left with right (24 to 13), then back w
 from __future__ import annotations
 
 __all__ = [
-    "MERGED_NAMES",
-    "MERGE_13_TO_8",
-    "MERGE_24_TO_13",
-    "MIRROR",
-    "NUM_PARTS",
-    "PART_COLORS",
-    "PART_NAMES",
+    *("MERGED_NAMES", "MERGE_13_TO_8", "MERGE_24_TO_13"),
+    *("MIRROR", "NUM_PARTS", "PART_COLORS", "PART_NAMES", "UPRIGHT"),
 ]
 
 #: How many parts there are, background not counted.
@@ -25,31 +20,12 @@ NUM_PARTS = 24
 
 #: Name of each label, 0 (background) to 24.
 PART_NAMES: tuple[str, ...] = (
-    "background",
-    "torso back",
-    "torso front",
-    "right hand",
-    "left hand",
-    "left foot",
-    "right foot",
-    "right upper leg back",
-    "left upper leg back",
-    "right upper leg front",
-    "left upper leg front",
-    "right lower leg back",
-    "left lower leg back",
-    "right lower leg front",
-    "left lower leg front",
-    "left upper arm front",
-    "right upper arm front",
-    "left upper arm back",
-    "right upper arm back",
-    "left lower arm front",
-    "right lower arm front",
-    "left lower arm back",
-    "right lower arm back",
-    "right head",
-    "left head",
+    *("background", "torso back", "torso front", "right hand", "left hand", "left foot", "right foot"),
+    *("right upper leg back", "left upper leg back", "right upper leg front", "left upper leg front"),
+    *("right lower leg back", "left lower leg back", "right lower leg front", "left lower leg front"),
+    *("left upper arm front", "right upper arm front", "left upper arm back", "right upper arm back"),
+    *("left lower arm front", "right lower arm front", "left lower arm back", "right lower arm back"),
+    *("right head", "left head"),
 )
 
 #: Label that each label becomes when the picture is mirrored: the other side's. 0, 1 and 2 stay.
@@ -60,43 +36,17 @@ MIRROR: tuple[int, ...] = (
 
 #: The 13 left/right-merged parts, each a tuple of part ids (1..24).
 MERGE_24_TO_13: tuple[tuple[int, ...], ...] = (
-    (1,),
-    (2,),
-    (3, 4),
-    (5, 6),
-    (7, 8),
-    (9, 10),
-    (11, 12),
-    (13, 14),
-    (15, 16),
-    (17, 18),
-    (19, 20),
-    (21, 22),
-    (23, 24),
+    *((1,), (2,), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16), (17, 18)),
+    *((19, 20), (21, 22), (23, 24)),
 )
 
 #: The 8 back/front-merged parts, each a tuple of 0-based indices into MERGE_24_TO_13.
-MERGE_13_TO_8: tuple[tuple[int, ...], ...] = (
-    (0, 1),
-    (2,),
-    (3,),
-    (4, 5),
-    (6, 7),
-    (8, 9),
-    (10, 11),
-    (12,),
-)
+MERGE_13_TO_8: tuple[tuple[int, ...], ...] = ((0, 1), (2,), (3,), (4, 5), (6, 7), (8, 9), (10, 11), (12,))
 
 #: Names of the 8 merged parts, in the order of MERGE_13_TO_8.
 MERGED_NAMES: tuple[str, ...] = (
-    "torso",
-    "hand",
-    "foot",
-    "upper leg",
-    "lower leg",
-    "upper arm",
-    "lower arm",
-    "head",
+    *("torso", "hand", "foot", "upper leg"),
+    *("lower leg", "upper arm", "lower arm", "head"),
 )
 
 #: 8-bit R, G, B of each label, 0 to 24. All differ. A pair shares its hue: right is the vivid one, left the dark one.

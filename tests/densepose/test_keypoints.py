@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dsa_fast.data.synth import Camera, Pose, identity_of, joints3d, landmarks3d, person_keypoints, render_person
+from dsa_fast.data.synth import Camera, identity_of, person_keypoints, render_person
 from dsa_fast.densepose import LAYOUTS, MIRROR, flip_iuv, iuv_from_keypoints, read_keypoints
-from dsa_fast.densepose.body import points
+from dsa_fast.densepose.body import Pose, joints3d, landmarks3d, points
 from dsa_fast.densepose.keypoint_rcnn import PoseEstimator
 from dsa_fast.ops.bodies import Surface, draw_bodies
 

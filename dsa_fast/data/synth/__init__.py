@@ -12,19 +12,6 @@
 
 from __future__ import annotations
 
-from dsa_fast.densepose.body import (
-    JOINTS,
-    LANDMARKS,
-    PARENTS,
-    Body,
-    Pose,
-    Shape,
-    build_body,
-    forward_kinematics,
-    joints3d,
-    landmarks3d,
-)
-
 from .config import STRENGTHS, SynthConfig
 from .dataset import VERSION, contact_sheet, entries, make_dataset
 from .look import Identity, make_identity
@@ -33,27 +20,17 @@ from .render import Camera, Window
 from .scene import Light, damage_iuv, random_pose
 
 __all__ = [
-    "JOINTS",
-    "LANDMARKS",
-    "PARENTS",
     "STRENGTHS",
     "VERSION",
-    "Body",
     "Camera",
     "Identity",
     "Light",
-    "Pose",
-    "Shape",
     "SynthConfig",
     "Window",
-    "build_body",
     "contact_sheet",
     "damage_iuv",
     "entries",
-    "forward_kinematics",
     "identity_of",
-    "joints3d",
-    "landmarks3d",
     "make_dataset",
     "make_identity",
     "person_keypoints",
