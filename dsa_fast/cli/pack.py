@@ -32,17 +32,17 @@ def pack(
 ) -> None:
     """Put a data set's IUV maps into one file, from its folder of maps or from a dump of detectron2's apply_net.py.
 
-    The file, iuv.dsaiuv beside the images by default, is taken in place of the folder `iuv` where that is not there.
+    Data sets use the file, by default iuv.dsaiuv next to the images, if there is no folder `iuv`.
 
     Args:
         root: folder of a data set, or one up to three folders above it; or a CSV file.
         out: the file to write; by default iuv.dsaiuv in the data set's folder.
-        dump: file of `apply_net.py dump`; of each image the person in the middle is taken.
-        name: which data set it is; `auto` takes what is there.
+        dump: file of `apply_net.py dump`; takes the person in the middle of each image.
+        name: the kind of data set; `auto` detects it.
         options: of the data set, such as `{kind: labeled}` for CUHK03.
         check_counts: whether the numbers of images must be the published ones.
         iuv: folder of the IUV maps; by default `iuv` inside root.
-        iuv_order: what the maps' red, green and blue hold; `auto` tells it from each file.
+        iuv_order: channel order of the maps' red, green and blue; `auto` detects it in each file.
         overwrite: replace the file if it is there.
     """
     if dump is not None and iuv is not None:
@@ -72,7 +72,7 @@ def pack(
     )
     if out is None and (home / "iuv").is_dir():
         console.print(
-            f"The folder {home / 'iuv'} is taken before it: give the file as iuv, or move the folder away.",
+            f"The folder {home / 'iuv'} takes precedence: give the file as --data.iuv, or move the folder away.",
             highlight=False,
             soft_wrap=True,
         )

@@ -70,14 +70,14 @@ def prepare(
 
     Args:
         source: folder of images, or a data set.
-        method: what makes the maps: DensePose by `detectron2`; `keypoints` that are known; the keypoints that a `pose`
-            estimator finds; or a `dump`, DensePose results that are there. Give the options of that method only.
-        detectron2: DensePose by detectron2.
-        keypoints: keypoints that are known.
-        pose: keypoints that torchvision's Keypoint R-CNN finds.
-        dump: a file of detectron2's apply_net.py dump.
+        method: how to make the maps: run DensePose by `detectron2`; draw known `keypoints`; draw the keypoints that a
+            `pose` estimator finds; or take DensePose results from a `dump`. Give the options of that method only.
+        detectron2: of DensePose by detectron2.
+        keypoints: of known keypoints.
+        pose: of keypoints that torchvision's Keypoint R-CNN finds.
+        dump: of results in a file of detectron2's apply_net.py dump.
         out: folder of the maps; by default where the data set's loader looks, or `iuv` inside a plain folder.
-        name: which data set it is; `folder` takes all images in a folder; `auto` takes what is there.
+        name: the kind of data set; `folder` takes all images in a folder; `auto` detects it.
         options: of the data set, such as `{kind: labeled}` for CUHK03.
         check_counts: whether a data set's numbers of images must be the published ones.
         splits: all images, or the training images only (testing needs no maps).
@@ -205,7 +205,7 @@ def _device(name: str, processes: Processes) -> torch.device:
 
 
 def _begin(report_path: Path, settings: dict[str, Any], pairs: Sequence[tuple[Path, Path]]) -> None:
-    """Notes the settings, and refuses to go on with other ones where there are maps."""
+    """Writes the settings, and refuses to continue with other ones if there are maps."""
     if report_path.is_file():
         try:
             before = json.loads(report_path.read_text())["settings"]
@@ -263,7 +263,7 @@ def _not_covered(listing: ImageList, listed: Sequence[tuple[Path, Path]]) -> dic
 
 
 def _sheet(listing: ImageList, made: Made, maker: str) -> Image.Image:
-    """Images beside their maps, spread evenly over all that have one, or images without a map if none has."""
+    """Images next to their maps, spread evenly over all that have one; if none has, images alone."""
     numbers = sorted(made.facts) or sorted(made.failed)
     shown = [numbers[i * len(numbers) // _PICTURES] for i in range(_PICTURES)] if len(numbers) > _PICTURES else numbers
     title = f"{maker}: {len(shown) if made.facts else 0} of {len(made.facts)} maps"
@@ -278,7 +278,7 @@ def _cell(image: Path, place: Path, facts: Facts | None) -> Cell:
     except ValueError:
         iuv = read_iuv(place, order="IUV")
     if not facts.labelled:
-        return Cell(read_image(image), iuv, (image.name,), "nobody found")
+        return Cell(read_image(image), iuv, (image.name,), "no person found")
     score = "" if facts.score is None else f", score {facts.score:.2f}"
     return Cell(read_image(image), iuv, (image.name, f"{facts.parts} parts, fill {facts.texels:.1%}{score}"))
 
@@ -312,7 +312,7 @@ def _print(console: Console, listing: ImageList, report: dict[str, Any], made: M
     else:
         lines.append("all maps were there already")
     for folder, count in report["not_covered"].items():
-        lines.append(f"no maps of the {count} images in {folder}: what the maps are made from knows none of them")
+        lines.append(f"no maps of the {count} images in {folder}: the source of the maps names none of them")
     lines.append(f"maps in {listing.out}; report {listing.out / _REPORT}; look at {listing.out / _SHEET}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 

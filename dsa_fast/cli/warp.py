@@ -42,8 +42,8 @@ def warp(
         iuv: its DensePose IUV map, an 8-bit PNG of the same size.
         out: PNG to write.
         size: height and width of a part's image, in texels.
-        order: what the map's red, green and blue hold; `auto` tells it from the file.
-        reduce: what becomes of several pixels on one texel: the last in raster order, or their mean.
+        order: channel order of the map's red, green and blue; `auto` detects it.
+        reduce: of several pixels on one texel, take the last in raster order or the mean.
         instances: image with a number per pixel, the same for all of one person; to show one person of several.
         person: that person's number in `instances`.
     """
@@ -63,7 +63,7 @@ def warp(
         photo, part_map = _one_person(photo, part_map, instances, person)
         title += f", person {person}"
     elif person is not None:
-        raise ValueError(f"person must come with instances, the image that says who is where, got person {person}")
+        raise ValueError(f"person must come with instances, the image of people's numbers, got person {person}")
     if not bool(part_map[0].any()):
         raise ValueError(f"iuv must hold labelled pixels, got background only: {iuv}")
     dsap, count = warp_op(photo, part_map, size=size, reduce=reduce, return_count=True)
@@ -79,7 +79,7 @@ def warp(
 
 
 def compose(photo: Tensor, iuv: Tensor, dsap: Tensor, count: Tensor, title: str) -> Image.Image:
-    """The photo above its part map, and the 24 parts beside them; the parts' labels are the map's legend.
+    """The photo above its part map, with the 24 parts next to them; the parts' labels are the map's legend.
 
     Args:
         photo: uint8 [3, H, W].

@@ -56,14 +56,14 @@ class _Heads:
 class DensePose:
     """Images -> IUV maps, by one of detectron2's chart-based DensePose models.
 
-    What `DefaultPredictor` does to one image is done to a batch: bilinear resize so that the short edge is
-    `min_size` unless the long one would exceed `max_size`, the network, boxes scaled back. Images are batched when
-    their padded inputs have one shape, so nothing is padded more than it would be alone. The DensePose head runs for
-    one person of each image only, whom `choose_person` picks; persons below `min_score` are not looked at.
+    Does for a batch what `DefaultPredictor` does for one image: resizes bilinearly so that the short edge is `min_size`
+    unless the long one would exceed `max_size`, runs the network, and scales the boxes back. Images share a batch only
+    if their padded inputs have the same shape, so no image gets more padding than it would alone. The DensePose head
+    runs for one person in each image, the one that `choose_person` picks. Persons below `min_score` are ignored.
 
     Args:
         config: a detectron2 YAML file, such as `densepose_rcnn_R_50_FPN_s1x.yaml`; the file that its `_BASE_` names
-            must lie beside it.
+            must be next to it.
         weights: its weights, .pkl as in DensePose's model zoo or .pth. No code in them is run.
         device: where the network runs.
         min_size: short edge of the network's input, pixels; by default the config's INPUT.MIN_SIZE_TEST.
@@ -115,7 +115,7 @@ class DensePose:
         load_named(self.model, read_weights(weights), source=f"weights {str(weights)!r}")
         self._keep_one_person()
         self._sizes: list[tuple[int, int]] = []
-        #: What decides over the result, to tell another run's options from these.
+        #: The options that change the result, to compare runs.
         self.settings = {
             "config_sha256": hashlib.sha256(cfg.dump().encode()).hexdigest(),
             "weights_sha256": checksum(weights),
@@ -163,7 +163,7 @@ class DensePose:
         return height, width
 
     def _keep_one_person(self) -> None:
-        """The heads that follow the box head are run through this method, with everybody who was detected."""
+        """Cuts the detections to one person before the heads that follow the box head."""
         heads = self.model.roi_heads
         with_boxes = heads.forward_with_given_boxes
 
@@ -174,7 +174,7 @@ class DensePose:
 
 
 def _chosen(instances: Any) -> Any:
-    """The instances of one image, cut to the one person that it is about, if there is one."""
+    """The detections in one image, cut to the person that it shows, if there is one."""
     best = choose_person(instances.pred_boxes.tensor, instances.scores, instances.image_size)
     return instances[:0] if best is None else instances[best]
 

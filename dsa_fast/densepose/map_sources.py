@@ -28,7 +28,7 @@ class FromKeypoints:
     """Draws keypoint IUV from joints that are known.
 
     Args:
-        keypoints: image -> float32 [K, 3], x, y and confidence; images that are not in it have nobody.
+        keypoints: image -> float32 [K, 3], x, y and confidence; other images get an empty map.
         layout: which joint each row is, see `iuv_from_keypoints`.
         min_confidence: joints below it are missing.
     """
@@ -88,7 +88,7 @@ class _Result(Protocol):
 
 
 class _Entry(Protocol):
-    """What is used of a `DumpEntry`."""
+    """The used part of a `DumpEntry`."""
 
     @property
     def people(self) -> Sequence[_Result]: ...
@@ -100,7 +100,7 @@ class FromDump:
     """Takes the maps from a file of detectron2's `apply_net.py dump`.
 
     Args:
-        entries: image -> its entry; images that are not in it have nobody.
+        entries: image -> its entry; other images get an empty map.
     """
 
     maker = "DensePose"
@@ -123,14 +123,14 @@ class FromDump:
 
 
 def match_names(images: Iterable[Path], names: Iterable[str], where: str) -> dict[Path, str]:
-    """Which of the names, as another program wrote them, means which image.
+    """Finds the image that each name means, as another program wrote it.
 
-    A name means the image with the same file name (or the same but for the suffix, if it has none). Where several
-    images are called so, it is the one of which most folders are the same, counted from the file upwards.
+    A name means the image with the same file name, or with the same stem if the name has no suffix. Of several such
+    images it means the one with most folders in common, counted from the file upwards.
 
     Args:
         images: paths.
-        names: file names or paths, of whatever machine.
+        names: file names or paths, from any machine.
         where: the file that the names are from, for messages.
 
     Returns:
@@ -167,7 +167,7 @@ def match_names(images: Iterable[Path], names: Iterable[str], where: str) -> dic
 
 
 def _same_end(image: Path, steps: list[str]) -> int:
-    """How many folders above the file are called the same."""
+    """How many folders above the file have the same name."""
     count = 0
     for own, other in zip(reversed(image.absolute().parts[:-1]), reversed(steps[:-1]), strict=False):
         if own != other:
@@ -191,6 +191,6 @@ def _drawn(
 
 
 def _image_size(image: Path) -> tuple[int, int]:
-    """(height, width), after reading the image as a whole, so that a broken one is told from one without people."""
+    """(height, width); reads the whole image, so that a broken one is an error and not an empty map."""
     pixels = read_image(image)
     return pixels.shape[1], pixels.shape[2]

@@ -35,13 +35,13 @@ class Detectron2Config:
 
 @dataclass(frozen=True)
 class KeypointsConfig:
-    """Keypoints that are known.
+    """Known keypoints.
 
     Attributes:
         file: COCO's annotations or results, OpenPose's folder, the folder of market1501_body_point or one of its files,
             or a .npz.
         names: where `file` names no images: the COCO annotations or the folder of images that it belongs to.
-        layout: which joint each row is; `auto` tells by their number.
+        layout: which joint each row is; `auto` finds it by their number.
         min_confidence: joints with a lower confidence are missing.
     """
 
@@ -70,7 +70,7 @@ class PoseConfig:
 
 @dataclass(frozen=True)
 class DumpConfig:
-    """DensePose results that are there.
+    """Existing DensePose results.
 
     Attributes:
         file: the file that detectron2's `apply_net.py dump` wrote.

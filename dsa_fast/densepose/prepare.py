@@ -1,8 +1,8 @@
 """Makes the IUV maps of many images: in batches, resumable, by one process or several.
 
-A map that is there is not made again, so a run that was killed goes on where it was: files appear whole or not at all
-(`dsa_fast.files`). Images are put into batches by the whole list, whatever is done already, and a batch of which one
-map is missing is estimated as a whole. So an interrupted run ends with the same bytes as one that was not.
+Existing maps are not made again, so a killed run continues where it stopped. Files appear whole or not at all
+(`dsa_fast.files`). Batches are formed from the whole list of images, and a batch with one missing map is estimated as a
+whole. So an interrupted run ends with the same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from dsa_fast.ops.warp import warp
 
 __all__ = ["Estimator", "Facts", "Found", "Made", "make_maps"]
 
-#: PNG text chunks of a map: who made it, and how sure it was that there is a person.
+#: PNG text chunks of a map: its maker, and the person's score.
 MAKER_KEY, SCORE_KEY = "dsa_fast:maker", "dsa_fast:score"
 
-_TEXELS = 32  # of a part, each way: what the fill is counted on
+_TEXELS = 32  # of a part, each way, to count the filled ones
 _LOADED_AHEAD = 2  # batches
 
 
@@ -41,7 +41,7 @@ class Found(NamedTuple):
 
     Attributes:
         iuv: uint8 [3, H, W], on the CPU.
-        score: how sure the estimator is, 0..1; None if it does not say.
+        score: the estimator's confidence, 0..1; None if it gives none.
     """
 
     iuv: Tensor
@@ -49,10 +49,10 @@ class Found(NamedTuple):
 
 
 class Estimator(Protocol):
-    """What makes maps out of images.
+    """Makes maps out of images.
 
     Attributes:
-        maker: what the maps are called, such as `DensePose`.
+        maker: the name of this kind of map, such as `DensePose`.
     """
 
     maker: str
@@ -64,15 +64,15 @@ class Estimator(Protocol):
         """Reads an image; called in threads. Raises ValueError or OSError if it can't be used."""
 
     def estimate(self, batch: Sequence[Any]) -> Sequence[Found | None]:
-        """The person of each loaded image, None where nobody is found."""
+        """The person in each loaded image, None where no person is found."""
 
 
 class Facts(NamedTuple):
-    """What a map holds.
+    """Measurements of a map.
 
     Attributes:
-        score: of the person; None if it is not known.
-        labelled: share of the pixels that have a part; 0 where nobody was found.
+        score: of the person; None if unknown.
+        labelled: share of the pixels that have a part; 0 if no person was found.
         parts: how many of the 24 parts.
         texels: share of the 24 x 32 x 32 texels that pixels reach.
     """
@@ -85,7 +85,7 @@ class Facts(NamedTuple):
 
 @dataclass
 class Made:
-    """What became of the images.
+    """The outcome for all images.
 
     Attributes:
         facts: image's number -> its map.
@@ -113,20 +113,20 @@ def make_maps(
 ) -> Made | None:
     """Makes the maps that are missing.
 
-    Where nobody is found the map is written too, all background, so that it is not looked for again; `Facts.labelled`
-    tells. A file that can't be read as the map of its image is made anew. An image that can't be used is noted and
-    left out; the next run tries it again.
+    An image without a person gets a map that is all background, so that the next run does not try again
+    (`Facts.labelled` is 0). A file that can't be read as the map of its image is replaced. An image that can't be used
+    is recorded as failed; the next run tries it again.
 
     Args:
         pairs: image and map (PNG) of each.
-        estimator: what makes them.
+        estimator: makes them.
         batch: images that are estimated at once.
         workers: threads that read images.
         processes: those that share the work; all of them must give the same pairs.
         progress: called with the number of images that all processes have dealt with.
 
     Returns:
-        What became of all images; None in all processes but that of rank 0.
+        The outcome; None in all processes but that of rank 0.
 
     Raises:
         OSError: a map can't be written.
@@ -284,7 +284,7 @@ def _digest(pairs: Sequence[tuple[Path, Path]], batches: list[list[int]]) -> str
 
 
 def _facts_of_file(place: Path, size: tuple[int, int] | str) -> Facts | None:
-    """What the map in a file holds; None if there is none, or none of this size."""
+    """Measures the map in a file; None if there is none of this size."""
     if isinstance(size, str) or not place.is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Keypoint IUV: exact maps of synthetic people as the measure, readers of keypoints, and Keypoint R-CNN's door."""
+"""Keypoint IUV: exact maps of synthetic people as the measure, readers of keypoints, and Keypoint R-CNN."""
 
 from __future__ import annotations
 
@@ -436,7 +436,7 @@ def test_reads_market1501_body_point(tmp_path: Path) -> None:
     assert list(table) == ["0001_a.jpg", "0002_b.jpg"]
     assert np.allclose(table["0001_a.jpg"][:, :2], person) and np.allclose(table["0002_b.jpg"][:, :2], person + 1)
     assert list(read_keypoints(path, names=["x", "y"])) == ["x", "y"]
-    with pytest.raises(ValueError, match=r"names \(--keypoint_names\) must be the folder"):
+    with pytest.raises(ValueError, match=r"names \(--keypoints\.names\) must be the folder"):
         read_keypoints(path)
     with pytest.raises(ValueError, match="is of 2 pictures, got names of 3"):
         read_keypoints(path, names=["x", "y", "z"])

@@ -1,4 +1,4 @@
-"""Synthetic people with exact dense semantics: who, where and how each pixel's surface lies is known, not guessed.
+"""Synthetic people with exact dense semantics: part, u and v of each pixel are known, not guessed.
 
 `make_dataset` writes a data set in Market-1501's layout. `render_person` renders one person. The body is
 `dsa_fast.densepose.body`; the rest is here:

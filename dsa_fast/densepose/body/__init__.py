@@ -6,7 +6,7 @@ this body (`dsa_fast.data.synth`), and keypoint IUV is drawn with it (`posing`).
 
 - `shape`: proportions of a body and its clothes;
 - `skeleton`: joints, landmarks and poses;
-- `charts`: what a chart is;
+- `charts`: charts, and the functions that shape a surface;
 - `limbs`: the surface of each limb;
 - `surface`: all charts together, as a body that can be posed;
 - `trunk`, `posing`: the body posed so that its joints fall on points of a picture.

@@ -1,7 +1,7 @@
 """Draws IUV maps of people whose joints are known: poses the average body so that its joints fall on them.
 
-`trunk` tells where a person's trunk is and how it is turned; here the limbs and the head follow. A limb's depth is
-guessed from how short it looks. The frames are those of `trunk`.
+`trunk` finds the trunk's position and turn. This module adds the limbs and the head. It guesses a limb's depth from its
+apparent length. The frames are those of `trunk`.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _CLOTHED = Shape(sleeves=1.14, trousers=1.17, hair=0.018, coat=0.03)
 # These were fitted on synthetic people, seen exactly, with noise and without faces.
 _SHORT = 0.87  # a bone that looks shorter than this share of its length points out of the picture's plane
 _LEVEL = 0.3  # how much flatter a foot lies than its leg stands upright
-_ROOT = 0.25  # weight of what the trunk says of a shoulder's or hip's place
-_HEAD_WEIGHT = 0.75  # weight of what the trunk says of the head's place; a seen point's is 1
+_ROOT = 0.25  # weight of the trunk's estimate of a shoulder's or hip's place
+_HEAD_WEIGHT = 0.75  # weight of the trunk's estimate of the head's place; a visible point's is 1
 _HEAD_NOISE = 0.02  # metres, standard deviation of the head's points
 _HEAD_TURN = 0.4  # radians, standard deviation of the head's turn against the trunk's
 
@@ -87,7 +87,7 @@ def draw_people(points: Array, known: Mask, size: tuple[int, int]) -> Tensor:
     """
     body = _average_body()
     points = np.where(known[..., None], points, 0.0)
-    with np.errstate(all="ignore"):  # what is not finite is not shown
+    with np.errstate(all="ignore"):  # values that are not finite are not drawn
         some = [_pose(points[i : i + _CHUNK], known[i : i + _CHUNK], body) for i in range(0, len(points), _CHUNK)]
     maps = np.concatenate([maps for maps, _ in some]) if some else np.zeros((0, 17, 3, 4), np.float32)
     shown = np.concatenate([shown for _, shown in some]) if some else np.zeros(0, np.int32)
@@ -166,7 +166,7 @@ def _pose_limb(points: Array, known: Mask, view: View, limb: Limb, side: int, bo
         bent = np.where(shows_upper[:, None], bent, below)
         shows_upper = shows_upper | known[:, root]
 
-    # Elbows bend forwards and knees backwards; someone in profile bends them within the picture's plane.
+    # Elbows bend forwards and knees backwards; in profile they bend within the picture's plane.
     bend = np.sign(view.toward) * step_up(np.abs(view.toward), 0.1, 0.6)
     first = _reach(view.lift(bent) - start, limb.lengths[0], up, bend * (0.5 if is_arm else 1.0))
     ahead, ahead_end = (view.in_front(bent) / 2, view.in_front(points[:, end])) if is_arm else (0 * scale, 0 * scale)
@@ -180,7 +180,7 @@ def _pose_limb(points: Array, known: Mask, view: View, limb: Limb, side: int, bo
 
     upper = view.turn @ swing(_apply(view.turn.transpose(0, 2, 1), way1))
     local = _apply(upper.transpose(0, 2, 1), way2)
-    if is_arm:  # the elbow is a hinge: it tells how the arm is turned about itself
+    if is_arm:  # the elbow is a hinge: its bend shows the arm's turn about itself
         turned = np.clip(np.arctan2(local[:, 0], local[:, 2]), -1.6, 1.6)
         upper = upper @ about_y(turned * step_up(np.hypot(local[:, 0], local[:, 2]), 0.25, 0.7))
         local = _apply(upper.transpose(0, 2, 1), way2)
@@ -204,7 +204,7 @@ def _bits(parts: tuple[int, ...]) -> int:
 
 
 def _reach(vector: Array, length: float, up: Array, bend: Array) -> Array:
-    """A bone's 3D vector, [N, 3], from what is seen of it: `bend` -1..1 says where it points if it looks short."""
+    """A bone's 3D vector, [N, 3], from its 2D one; `bend` in -1..1 is its direction in depth if it looks short."""
     seen = vector[:, :2]
     flat = norm(seen)
     # Along the person's up axis the camera's pitch alone makes depth.
@@ -222,7 +222,7 @@ def _pose_head(points: Array, known: Mask, view: View, bones: _Bones) -> None:
     # Half upright, half along the trunk.
     axis = up + np.array([0, np.cos(PITCH), np.sin(PITCH)])
     axis /= np.maximum(norm(axis), 1e-9)[:, None]
-    # The crown tells how large the head is; other points are too near to each other.
+    # Only the crown shows the head's size; other points are too close to each other.
     tall = norm(points[:, CROWN] - view.trunk.shoulders) / (scale * np.cos(PITCH) * CROWN_ABOVE)
     size = np.where(known[:, CROWN], np.clip(tall, 0.7, 1.15), 1.0)
     offsets = HEAD_OFFSETS * size[:, None, None]

@@ -52,7 +52,7 @@ LANDMARKS: dict[str, tuple[str, tuple[float, float, float]]] = {
 
 @dataclass(frozen=True)
 class Pose:
-    """Rotations of the joints against a person who stands upright with hanging arms.
+    """Rotations of the joints, relative to a person who stands upright with hanging arms.
 
     Attributes:
         angles: float [17, 3], radians, about each joint's x (the person's left), y (up) and z (forward). A bone is

@@ -26,7 +26,7 @@ class Body:
     """A shape's surface: vertices in the rest pose, triangles, charts and skinning weights.
 
     Attributes:
-        shape: what it was built from.
+        shape: its proportions.
         vertices: float32 [V, 3], metres, in the pose `REST`.
         normals: float32 [V, 3], unit.
         uv: float32 [V, 2] in [0, 1].
@@ -68,13 +68,13 @@ class Body:
         return both[..., 0] + matrix[..., 3], normals
 
     def surface_points(self, pose: Pose, part: int, u: ArrayLike, v: ArrayLike) -> Array:
-        """Points of a chart on the posed surface: the inverse of what a picture's IUV map says.
+        """Points of a chart on the posed surface: the inverse of an IUV map.
 
         Args:
             pose: of the person.
             part: 1..24.
             u: places in the chart, in [0, 1], any shape [...].
-            v: likewise.
+            v: places in the chart, same shape.
 
         Returns:
             float32 [..., 3], metres, in the person's frame. Between vertices it is bilinear.
@@ -125,7 +125,7 @@ def _outward_faces(vertices: Array, normals: Array, faces: NDArray[np.int32]) ->
 
 
 def chart_coordinates(size: int) -> dict[str, NDArray[np.float32]]:
-    """What lies at the texel centres of the charts of an average body, to paint clothes in body coordinates.
+    """Body coordinates of the texel centres of an average body's charts, to paint clothes.
 
     Args:
         size: texels of a chart each way, S.

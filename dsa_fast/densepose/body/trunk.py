@@ -50,9 +50,9 @@ _QUANTILE = 0.67  # of the lengths of bones over an average adult's: a person's 
 # Fitted on photos:
 _IN_FRONT = 0.1  # metres that a hand seen before the trunk is in front of its shoulder
 
-# Weights of the signs that tell which side is turned to the camera, by logistic regression on synthetic people: an eye
-# or ear that is seen (each), and metres across the picture of the nose before the ears, of the head and of the wrists
-# before the shoulders, and of a knee or elbow's bend.
+# Weights of the cues for the side that faces the camera, by logistic regression on synthetic people: a visible eye or
+# ear (each), and distances across the picture, metres: of the nose from the ears, of the head and of the wrists from
+# the shoulders, and of a knee or elbow from the line between its neighbors.
 _SEEN_SIGN, _NOSE_SIGN, _HEAD_SIGN, _WRIST_SIGN, _BEND_SIGN = 2.4, 30.0, 40.0, 20.0, 30.0
 
 
@@ -92,11 +92,11 @@ def _mean(points: Array, known: Mask, which: tuple[int, ...]) -> tuple[Array, Ma
 
 @dataclass(frozen=True)
 class Trunk:
-    """What is known of people's trunks."""
+    """People's trunks, in the picture."""
 
     scale: Array  # [N] pixels per metre
     shoulders: Array  # [N, 2], the middle
-    hips: Array  # [N, 2], likewise
+    hips: Array  # [N, 2], their middle
     known: Mask  # [N]
 
 
@@ -150,7 +150,7 @@ def find_trunk(points: Array, known: Mask) -> Trunk:
     at = (total >= _QUANTILE * total[:, -1:]).argmax(1)
     scale = np.take_along_axis(value, at[:, None], 1)[:, 0]
 
-    # One end of the trunk is enough where something else tells the size: the trunk is taken to be upright.
+    # If the size is known from elsewhere, one end of the trunk is enough: assume that it is upright.
     down = np.stack([np.zeros_like(scale), TRUNK * scale], -1)
     sized = (value * (weight > 0)).max(1) > 0
     hips = np.where((has_shoulders & ~has_hips)[:, None], shoulders + down, hips)
@@ -193,7 +193,7 @@ def _find_yaw(points: Array, known: Mask, trunk: Trunk, right: Array) -> Array:
     wrists, _ = _mean(points, known, WRISTS)
     sign += np.where(known[:, WRISTS].all(1), _WRIST_SIGN * across(wrists - trunk.shoulders), 0)
     sine = np.tanh(sign / 1.5) * np.sqrt(1 - cosine * cosine)
-    # Someone of whom only the face tells the front is turned to the camera.
+    # If only a face is seen, it faces the camera.
     blind = (weight == 0) & (np.abs(sine) < 1e-6)
     cosine = np.where(blind, np.where(has_nose, 1.0, -1.0), cosine)
     yaw: Array = np.arctan2(sine, cosine)
@@ -202,12 +202,12 @@ def _find_yaw(points: Array, known: Mask, trunk: Trunk, right: Array) -> Array:
 
 @dataclass(frozen=True)
 class View:
-    """Where people's trunks are and how they are turned. 3D vectors are in the camera's frame."""
+    """Positions and turns of people's trunks. 3D vectors are in the camera's frame."""
 
     trunk: Trunk
     turn: Array  # [N, 3, 3]
     up: Array  # [N, 3], along the trunk
-    up2: Array  # [N, 2], likewise in the picture
+    up2: Array  # [N, 2], along it in the picture
     right2: Array  # [N, 2], across it
     yaw: Array  # [N]
     chest: Array  # [N, 3], between the shoulders
