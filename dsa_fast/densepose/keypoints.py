@@ -48,7 +48,7 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
         *(*_sided("right", *_ARM), *_sided("left", *_ARM), *_sided("right", *_LEG), *_sided("left", *_LEG)),
     ),
 }
-#: What `read_keypoints` may be told about a file that names no images.
+#: Names of the images, for a file that has none.
 Names = str | os.PathLike[str] | Mapping[int, str] | Iterable[str] | None
 
 _MAT_SPLITS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
@@ -130,9 +130,9 @@ def read_keypoints(path: str | os.PathLike[str], *, names: Names = None) -> dict
     - COCO results (a JSON list of {image_id, keypoints}). Where an image_id is a number, `names` must map it to a file
       name: a mapping, or the path of the COCO annotations that the results are of.
     - A folder of OpenPose's NAME_keypoints.json, with 18 or 25 joints; 25 are cut to 18. A picture's key is NAME.
-    - An HDF5 file of market1501_body_point (`*.mat`). `names` must be the folder of the pictures that it is of, or
-      their names; they are taken in order. Or the folder of its three files; `names` must be the folder of Market-1501,
-      and keys are `bounding_box_train/0002_c1s1_000451_03.jpg`. Needs h5py.
+    - An HDF5 file of market1501_body_point (`*.mat`). `names` must be the folder of its pictures, or their names in
+      order. Or the folder of its three files: `names` must be the folder of Market-1501, and keys are paths such as
+      `bounding_box_train/0002_c1s1_000451_03.jpg`. Needs h5py.
     - A `.npz` with the arrays `names` [N] and `keypoints` [N, K, 2 or 3].
 
     Args:
