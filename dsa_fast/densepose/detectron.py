@@ -24,6 +24,7 @@ from dsa_fast.densepose.person_choice import choose_person
 from dsa_fast.densepose.prepare import Found
 from dsa_fast.files import checksum
 from dsa_fast.image import read_image
+from dsa_fast.ops.warp_densepose import to_iuv
 from dsa_fast.weights import load_named
 
 __all__ = ["DensePose", "read_weights"]
@@ -181,8 +182,6 @@ def _chosen(instances: Any) -> Any:
 
 def _chart_maps(people: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
     """uint8 [3, H, W] for each of one-person instances, in their images, on the CPU."""
-    from dsa_fast.densepose import to_iuv
-
     maps: dict[int, Tensor] = {}
     for size in set(sizes):
         numbers = [i for i, each in enumerate(sizes) if each == size]

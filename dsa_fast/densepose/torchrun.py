@@ -38,7 +38,7 @@ class Processes:
 
     @classmethod
     def from_environment(cls) -> Processes:
-        """Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as `torchrun` sets them; without them there is one process.
+        """Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, which `torchrun` sets; without them it is alone.
 
         Raises:
             ValueError: only some of these variables are there, or the processes do not find each other.

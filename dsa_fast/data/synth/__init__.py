@@ -8,12 +8,14 @@
 - `scene`: poses, views, boxes, backgrounds, occluders, light, cameras, damage to maps;
 - `person`: pictures;
 - `dataset`: files.
+
+May import `dsa_fast.densepose`.
 """
 
 from __future__ import annotations
 
 from .config import STRENGTHS, SynthConfig
-from .dataset import VERSION, contact_sheet, entries, make_dataset
+from .dataset import VERSION, entries, make_dataset, preview
 from .look import Identity, make_identity
 from .person import identity_of, person_keypoints, render_person, render_picture
 from .render import Camera, Window
@@ -27,13 +29,13 @@ __all__ = [
     "Light",
     "SynthConfig",
     "Window",
-    "contact_sheet",
     "damage_iuv",
     "entries",
     "identity_of",
     "make_dataset",
     "make_identity",
     "person_keypoints",
+    "preview",
     "random_pose",
     "render_person",
     "render_picture",
