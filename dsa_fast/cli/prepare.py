@@ -35,7 +35,7 @@ from dsa_fast.densepose.keypoint_rcnn import PoseEstimator
 from dsa_fast.densepose.keypoints import read_keypoints
 from dsa_fast.densepose.map_sources import FromDump, FromKeypoints, FromPose, match_names
 from dsa_fast.densepose.methods import Detectron2Config, DumpConfig, KeypointsConfig, PoseConfig
-from dsa_fast.densepose.prepare import Estimator, Facts, Made, make_maps
+from dsa_fast.densepose.prepare import Estimator, MapSummary, Outcome, make_maps
 from dsa_fast.densepose.torchrun import Processes
 from dsa_fast.device import pick_device
 from dsa_fast.files import atomic_path, remove_left_over
@@ -223,7 +223,7 @@ def _begin(report_path: Path, settings: dict[str, Any], pairs: Sequence[tuple[Pa
     _write_json(report_path, {"format": "dsa_fast.prepare", "settings": settings, "finished": False})
 
 
-def summary(listing: ImageList, made: Made, settings: dict[str, Any], maker: str) -> dict[str, Any]:
+def summary(listing: ImageList, made: Outcome, settings: dict[str, Any], maker: str) -> dict[str, Any]:
     """The report as JSON holds it: shares are of 1; images are named by paths relative to the source's folder."""
     names = [_name(listing, number) for number in range(len(listing.pairs))]
     there = {number: facts for number, facts in made.facts.items() if facts.labelled > 0}
@@ -262,7 +262,7 @@ def _not_covered(listing: ImageList, listed: Sequence[tuple[Path, Path]]) -> dic
     return {_within(listing.root, folder): count for folder, count in left.items()}
 
 
-def _sheet(listing: ImageList, made: Made, maker: str) -> Image.Image:
+def _sheet(listing: ImageList, made: Outcome, maker: str) -> Image.Image:
     """Images next to their maps, spread evenly over all that have one; if none has, images alone."""
     numbers = sorted(made.facts) or sorted(made.failed)
     shown = [numbers[i * len(numbers) // _PICTURES] for i in range(_PICTURES)] if len(numbers) > _PICTURES else numbers
@@ -270,7 +270,7 @@ def _sheet(listing: ImageList, made: Made, maker: str) -> Image.Image:
     return contact_sheet([_cell(*listing.pairs[number], made.facts.get(number)) for number in shown], title=title)
 
 
-def _cell(image: Path, place: Path, facts: Facts | None) -> Cell:
+def _cell(image: Path, place: Path, facts: MapSummary | None) -> Cell:
     if facts is None:
         return Cell(None, None, (image.name,), "no map")
     try:
@@ -293,7 +293,7 @@ def _within(root: Path, path: Path) -> str:
     return str(path)
 
 
-def _print(console: Console, listing: ImageList, report: dict[str, Any], made: Made) -> None:
+def _print(console: Console, listing: ImageList, report: dict[str, Any], made: Outcome) -> None:
     undetected, fill = len(report["undetected"]), report["texel_fill"]
     share = f"{report['detected']} with a person ({report['detected_share']:.1%})"
     lines = [

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dsa_fast.densepose.person_choice import choose_person
-from dsa_fast.densepose.prepare import Found
+from dsa_fast.densepose.prepare import PersonMap
 from dsa_fast.files import checksum
 from dsa_fast.image import read_image
 from dsa_fast.ops.warp_densepose import to_iuv
@@ -143,18 +143,18 @@ class DensePose:
         return _Loaded(torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))), size)
 
     @torch.inference_mode()
-    def estimate(self, batch: Sequence[_Loaded]) -> list[Found | None]:
+    def estimate(self, batch: Sequence[_Loaded]) -> list[PersonMap | None]:
         """The person of each image."""
         inputs = [{"image": each.pixels, "height": each.size[0], "width": each.size[1]} for each in batch]
         people = [result["instances"] for result in self.model.inference(inputs)]
         # A batch without anybody has no DensePose outputs at all.
         there = [i for i, person in enumerate(people) if len(person) and person.has("pred_densepose")]
-        found: list[Found | None] = [None] * len(batch)
+        found: list[PersonMap | None] = [None] * len(batch)
         if there:
             maps = _chart_maps([people[i] for i in there], [batch[i].size for i in there])
             scores = torch.cat([people[i].scores for i in there]).tolist()
             for i, iuv, score in zip(there, maps, scores, strict=True):
-                found[i] = Found(iuv, score)
+                found[i] = PersonMap(iuv, score)
         return found
 
     def _input_size(self, size: tuple[int, int]) -> tuple[int, int]:

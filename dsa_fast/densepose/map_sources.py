@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsa_fast.densepose.keypoints import Layout, iuv_from_keypoints
-from dsa_fast.densepose.prepare import Found
+from dsa_fast.densepose.prepare import PersonMap
 from dsa_fast.image import read_image
 
 __all__ = ["FromDump", "FromKeypoints", "FromPose", "match_names"]
@@ -46,7 +46,7 @@ class FromKeypoints:
     def load(self, image: Path) -> _Joints:
         return _Joints(self.keypoints.get(image), _image_size(image))
 
-    def estimate(self, batch: Sequence[_Joints]) -> list[Found | None]:
+    def estimate(self, batch: Sequence[_Joints]) -> list[PersonMap | None]:
         joints, size = [each.joints for each in batch], batch[0].size
         return _drawn(joints, size, layout=self.layout, min_confidence=self.min_confidence)
 
@@ -75,7 +75,7 @@ class FromPose:
     def load(self, image: Path) -> Tensor:
         return read_image(image)
 
-    def estimate(self, batch: Sequence[Tensor]) -> list[Found | None]:
+    def estimate(self, batch: Sequence[Tensor]) -> list[PersonMap | None]:
         size = batch[0].shape[1], batch[0].shape[2]
         return _drawn(self.pose(batch), size, layout="coco17", min_confidence=self.min_confidence)
 
@@ -111,14 +111,14 @@ class FromDump:
     def group(self, size: tuple[int, int]) -> Hashable:
         return None
 
-    def load(self, image: Path) -> Found | None:
+    def load(self, image: Path) -> PersonMap | None:
         entry, size = self.entries.get(image), _image_size(image)
         chosen = None if entry is None else entry.choose(size)
         if entry is None or chosen is None:
             return None
-        return Found(entry.iuv(size, chosen), entry.people[chosen].score)
+        return PersonMap(entry.iuv(size, chosen), entry.people[chosen].score)
 
-    def estimate(self, batch: Sequence[Found | None]) -> Sequence[Found | None]:
+    def estimate(self, batch: Sequence[PersonMap | None]) -> Sequence[PersonMap | None]:
         return batch
 
 
@@ -178,15 +178,15 @@ def _same_end(image: Path, steps: list[str]) -> int:
 
 def _drawn(
     joints: Sequence[NDArray[np.float32] | None], size: tuple[int, int], *, layout: Layout, min_confidence: float
-) -> list[Found | None]:
-    found: list[Found | None] = [None] * len(joints)
+) -> list[PersonMap | None]:
+    found: list[PersonMap | None] = [None] * len(joints)
     # A file may hold people of several layouts: they are told apart by their numbers of joints.
     for rows in {len(each) for each in joints if each is not None}:
         numbers = [i for i, each in enumerate(joints) if each is not None and len(each) == rows]
         people = np.stack([each for each in joints if each is not None and len(each) == rows])
         maps = iuv_from_keypoints(people, size, layout=layout, min_confidence=min_confidence).cpu()
         for i, iuv in zip(numbers, maps, strict=True):
-            found[i] = Found(iuv, None) if bool(iuv[0].any()) else None
+            found[i] = PersonMap(iuv, None) if bool(iuv[0].any()) else None
     return found
 
 

@@ -27,7 +27,7 @@ from dsa_fast.densepose.torchrun import Processes
 from dsa_fast.image import image_size
 from dsa_fast.ops.warp import warp
 
-__all__ = ["Estimator", "Facts", "Found", "Made", "make_maps"]
+__all__ = ["Estimator", "MapSummary", "Outcome", "PersonMap", "make_maps"]
 
 #: PNG text chunks of a map: its maker, and the person's score.
 MAKER_KEY, SCORE_KEY = "dsa_fast:maker", "dsa_fast:score"
@@ -36,8 +36,8 @@ _TEXELS = 32  # of a part, each way, to count the filled ones
 _LOADED_AHEAD = 2  # batches
 
 
-class Found(NamedTuple):
-    """A person in an image.
+class PersonMap(NamedTuple):
+    """The map of a person in an image.
 
     Attributes:
         iuv: uint8 [3, H, W], on the CPU.
@@ -63,11 +63,11 @@ class Estimator(Protocol):
     def load(self, image: Path) -> Any:
         """Reads an image; called in threads. Raises ValueError or OSError if it can't be used."""
 
-    def estimate(self, batch: Sequence[Any]) -> Sequence[Found | None]:
+    def estimate(self, batch: Sequence[Any]) -> Sequence[PersonMap | None]:
         """The person in each loaded image, None where no person is found."""
 
 
-class Facts(NamedTuple):
+class MapSummary(NamedTuple):
     """Measurements of a map.
 
     Attributes:
@@ -84,18 +84,18 @@ class Facts(NamedTuple):
 
 
 @dataclass
-class Made:
-    """The outcome for all images.
+class Outcome:
+    """The outcome of a run.
 
     Attributes:
-        facts: image's number -> its map.
-        failed: image's number -> why it has none.
-        new: how many maps were made now.
-        seconds: how long it took.
-        estimating: seconds of these in which the estimator was at work; the rest was waiting for images.
+        facts: image's number -> the summary of its map.
+        failed: image's number -> the reason why it has none.
+        new: number of maps made now.
+        seconds: duration of the run.
+        estimating: seconds in which the estimator worked; the rest was waiting for images.
     """
 
-    facts: dict[int, Facts] = field(default_factory=dict)
+    facts: dict[int, MapSummary] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     new: int = 0
     seconds: float = 0.0
@@ -110,12 +110,12 @@ def make_maps(
     workers: int = 4,
     processes: Processes | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Made | None:
+) -> Outcome | None:
     """Makes the maps that are missing.
 
-    An image without a person gets a map that is all background, so that the next run does not try again
-    (`Facts.labelled` is 0). A file that can't be read as the map of its image is replaced. An image that can't be used
-    is recorded as failed; the next run tries it again.
+    An image without a person gets a map that is all background (`MapSummary.labelled` is 0), so that the next run does
+    not try again. A file that can't be read as the map of its image is replaced. An image that can't be used is
+    recorded as failed; the next run tries it again.
 
     Args:
         pairs: image and map (PNG) of each.
@@ -152,9 +152,9 @@ def make_maps(
     )
     if all_made is None:
         return None
-    total = Made(seconds=time.perf_counter() - start)
+    total = Outcome(seconds=time.perf_counter() - start)
     for facts, failed, new, estimating in all_made:
-        total.facts.update((number, Facts(*each)) for number, each in facts)
+        total.facts.update((number, MapSummary(*each)) for number, each in facts)
         total.failed.update(failed)
         total.new += new
         total.estimating += estimating / processes.world
@@ -182,8 +182,8 @@ class _Run:
         )
         self.estimator = estimator
         self.sizes: list[tuple[int, int] | str] = []
-        self.made = Made()
-        self.writing: deque[tuple[list[int], list[Future[Facts]]]] = deque()
+        self.made = Outcome()
+        self.writing: deque[tuple[list[int], list[Future[MapSummary]]]] = deque()
 
     def work(self, batch: int) -> None:
         sizes = self.sizes = list(self.readers.map(_size_or_error, [image for image, _ in self.pairs]))
@@ -239,7 +239,7 @@ class _Run:
                 futures.append(self.writers.submit(self.write, number, found))
         self.writing.append((missing, futures))
 
-    def write(self, number: int, found: Found | None) -> Facts:
+    def write(self, number: int, found: PersonMap | None) -> MapSummary:
         size = self.sizes[number]
         iuv = torch.zeros(3, int(size[0]), int(size[1]), dtype=torch.uint8) if found is None else found.iuv
         if tuple(iuv.shape) != (3, *size):
@@ -283,7 +283,7 @@ def _digest(pairs: Sequence[tuple[Path, Path]], batches: list[list[int]]) -> str
     return hashlib.sha256(json.dumps([listed, batches]).encode(errors="surrogateescape")).hexdigest()
 
 
-def _facts_of_file(place: Path, size: tuple[int, int] | str) -> Facts | None:
+def _facts_of_file(place: Path, size: tuple[int, int] | str) -> MapSummary | None:
     """Measures the map in a file; None if there is none of this size."""
     if isinstance(size, str) or not place.is_file():
         return None
@@ -299,10 +299,10 @@ def _facts_of_file(place: Path, size: tuple[int, int] | str) -> Facts | None:
     return _facts(iuv, None if score is None else float(score))
 
 
-def _facts(iuv: Tensor, score: float | None) -> Facts:
+def _facts(iuv: Tensor, score: float | None) -> MapSummary:
     _, count = warp(iuv, iuv, size=_TEXELS, return_count=True)
     touched = (count > 0).view(NUM_PARTS, -1)
-    return Facts(
+    return MapSummary(
         score,
         float((iuv[0] > 0).double().mean()),
         int(touched.any(1).sum()),

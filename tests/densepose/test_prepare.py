@@ -30,7 +30,7 @@ from dsa_fast.data.image_list import list_images
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.densepose.iuv import read_iuv, write_iuv
 from dsa_fast.densepose.iuv_store import IUVStore
-from dsa_fast.densepose.prepare import MAKER_KEY, SCORE_KEY, Found, _batches, make_maps
+from dsa_fast.densepose.prepare import MAKER_KEY, SCORE_KEY, PersonMap, _batches, make_maps
 from dsa_fast.densepose.torchrun import Processes
 from dsa_fast.files import atomic_path, remove_left_over
 from dsa_fast.image import read_image
@@ -53,14 +53,14 @@ class Fake:
     def load(self, image: Path) -> torch.Tensor:
         return read_image(image)
 
-    def estimate(self, batch: Sequence[torch.Tensor]) -> list[Found | None]:
+    def estimate(self, batch: Sequence[torch.Tensor]) -> list[PersonMap | None]:
         time.sleep(self.pause)
         self.batches.append(len(batch))
-        found: list[Found | None] = []
+        found: list[PersonMap | None] = []
         for image in batch:
             iuv = image.flip(0).contiguous()
             iuv[0] %= 25
-            found.append(None if int(image[0, 0, 0]) < 32 else Found(iuv, int(image[1, 0, 0]) / 255))
+            found.append(None if int(image[0, 0, 0]) < 32 else PersonMap(iuv, int(image[1, 0, 0]) / 255))
         return found
 
 
@@ -184,7 +184,7 @@ def test_a_map_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
 
 def test_an_error_of_the_estimator_ends_the_run(tmp_path: Path) -> None:
     class Broken(Fake):
-        def estimate(self, batch: Sequence[torch.Tensor]) -> list[Found | None]:
+        def estimate(self, batch: Sequence[torch.Tensor]) -> list[PersonMap | None]:
             raise RuntimeError("out of order")
 
     with pytest.raises(RuntimeError, match="out of order"):

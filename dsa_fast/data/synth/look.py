@@ -1,7 +1,7 @@
 """Looks of identities: body shape, clothes, hair, skin and accessories, painted onto the charts.
 
-An identity's look is one texture per chart, so it is the same from all sides, and only the side that faces the camera is
-seen. Clothes come from a few muted colours that many identities share. People differ in cut, pattern, print, hair,
+An identity's look is one texture per chart, so it is the same from all sides, and only the side that faces the camera
+is seen. Clothes come from a few muted colours that many identities share. People differ in cut, pattern, print, hair,
 shoes and bags, and much less in colour.
 """
 
