@@ -179,7 +179,7 @@ def _dump(listing: ImageList, config: DumpConfig) -> tuple[ImageList, Estimator,
 
 
 def _joints(keypoints: Path, names: Path | None, root: Path) -> dict[str, NDArray[np.float32]]:
-    """The joints of each image, called by its name, or by its path where that is known."""
+    """The joints of each image, by its name, or by its path if that is known."""
     try:
         if keypoints.is_dir():
             return read_keypoints(keypoints, names=root if names is None else names)
@@ -225,7 +225,7 @@ def _begin(report_path: Path, settings: dict[str, Any], pairs: Sequence[tuple[Pa
 
 def summary(listing: ImageList, made: Outcome, settings: dict[str, Any], maker: str) -> dict[str, Any]:
     """The report as JSON holds it: shares are of 1; images are named by paths relative to the source's folder."""
-    names = [_name(listing, number) for number in range(len(listing.pairs))]
+    names = [_within(listing.root, image) for image, _ in listing.pairs]
     there = {number: facts for number, facts in made.facts.items() if facts.labelled > 0}
 
     def spread(values: Sequence[float]) -> dict[str, float] | None:
@@ -257,7 +257,7 @@ def summary(listing: ImageList, made: Outcome, settings: dict[str, Any], maker: 
 
 
 def _not_covered(listing: ImageList, listed: Sequence[tuple[Path, Path]]) -> dict[str, int]:
-    """Folder -> how many of its images that were listed are not in the listing any more."""
+    """Folder -> how many of its images were dropped from the listing."""
     left = Counter(image.parent for image, _ in listed) - Counter(image.parent for image, _ in listing.pairs)
     return {_within(listing.root, folder): count for folder, count in left.items()}
 
@@ -281,10 +281,6 @@ def _cell(image: Path, place: Path, facts: MapSummary | None) -> Cell:
         return Cell(read_image(image), iuv, (image.name,), "no person found")
     score = "" if facts.score is None else f", score {facts.score:.2f}"
     return Cell(read_image(image), iuv, (image.name, f"{facts.parts} parts, fill {facts.texels:.1%}{score}"))
-
-
-def _name(listing: ImageList, number: int) -> str:
-    return _within(listing.root, listing.pairs[number][0])
 
 
 def _within(root: Path, path: Path) -> str:

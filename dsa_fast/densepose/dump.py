@@ -118,9 +118,8 @@ def read_dump(path: str | os.PathLike[str]) -> list[DumpEntry]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no dump, is cut short, damaged, asks for anything but tensors and these classes, or
-            holds results that are no parts with (u, v): CSE embeddings, or network outputs not yet converted. The
-            message names the file.
+        ValueError: the file is no dump, is cut short or damaged, asks for anything but tensors and these classes, or
+            holds results without parts and (u, v): CSE embeddings, or raw network outputs. The message names the file.
     """
     images = read_values(path, _CLASSES)
     if isinstance(images, Call):

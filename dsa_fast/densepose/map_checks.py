@@ -1,8 +1,8 @@
 """Measures IUV maps, and finds suspicious ones.
 
-The map alone shows whether it is mirrored. A chart is seen from outside the body only, so on every image
-its u and v run around each other in the same sense, whatever the pose and the side. A map mirrored without its labels,
-or one whose left and right, or u and v, were exchanged, has some or all parts running the other way.
+The map alone shows whether it is mirrored. A chart is seen from outside the body only, so its u and v run around each
+other in the same sense in every image, pose and view. In a map mirrored without its labels, or with left and right, or
+u and v, exchanged, some or all parts run the other way.
 """
 
 from __future__ import annotations

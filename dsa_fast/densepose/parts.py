@@ -78,9 +78,9 @@ PART_COLORS: tuple[tuple[int, int, int], ...] = (
     (110, 50, 175),
 )
 
-#: How each part (1..24, at index part-1) is turned to be looked at: what runs down the picture, and what runs to the
-#: right. As stored, u runs down and v to the right: ("u", "v"). Found from real maps: where a part faces the camera
-#: on an upright person, u and v grow in these directions, so that nothing is upside down or mirrored.
+#: How to turn each part (1..24, at index part-1) for viewing: the direction that runs down the picture, and the one
+#: that runs to the right. As stored, u runs down and v to the right: ("u", "v"). Measured on real maps: where a part
+#: faces the camera on an upright person, u and v grow in these directions, so no part is upside down or mirrored.
 UPRIGHT: tuple[tuple[str, str], ...] = (
     ("u", "v"),  # torso back
     ("u", "-v"),  # torso front

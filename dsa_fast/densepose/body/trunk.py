@@ -95,13 +95,13 @@ class Trunk:
     """People's trunks, in the picture."""
 
     scale: Array  # [N] pixels per metre
-    shoulders: Array  # [N, 2], the middle
+    shoulders: Array  # [N, 2], their middle
     hips: Array  # [N, 2], their middle
     known: Mask  # [N]
 
 
 def find_trunk(points: Array, known: Mask) -> Trunk:
-    """Finds trunks, and how large people are."""
+    """Finds trunks and the sizes of people."""
     shoulders, has_shoulders = _mean(points, known, SHOULDERS)
     hips, has_hips = _mean(points, known, HIPS)
     # Of one shoulder or hip alone, the middle is half a width away, as the other pair shows it.
