@@ -135,16 +135,7 @@ def _detectron2(
 ) -> tuple[ImageList, Estimator, dict[str, Any]]:
     from dsa_fast.densepose.detectron import DensePose
 
-    assert config.config is not None and config.weights is not None
-    densepose = DensePose(
-        config.config,
-        config.weights,
-        device=device,
-        min_size=config.min_size,
-        max_size=config.max_size,
-        min_score=config.min_score,
-        overrides=config.overrides,
-    )
+    densepose = DensePose(**asdict(config), device=device)
     return listing, densepose, densepose.settings
 
 

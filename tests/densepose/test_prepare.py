@@ -562,14 +562,8 @@ def test_keypoints_are_drawn_by_the_same_run(tmp_path: Path, capsys: pytest.Capt
     joints = np.zeros((2, 17, 3), np.float32)  # the second: no joint is sure
     joints[0] = STANDING
     np.savez(tmp_path / "joints.npz", names=np.array(["0.png", "1.png"]), keypoints=joints)
-    arguments = [
-        "prepare",
-        str(tmp_path / "images"),
-        "--method",
-        "keypoints",
-        "--keypoints.file",
-        str(tmp_path / "joints.npz"),
-    ]
+    options = ["--method", "keypoints", "--keypoints.file", str(tmp_path / "joints.npz")]
+    arguments = ["prepare", str(tmp_path / "images"), *options]
     assert main(arguments) == 0
     out = tmp_path / "images" / "iuv"
     report = json.loads((out / "prepare.json").read_text())

@@ -174,18 +174,16 @@ def build_body(shape: Shape = AVERAGE) -> Body:
     """
     check_shape(shape)
     rest = forward_kinematics(REST, shape)
-    vertices, normals, uvs, parts, bones, weights, faces = [], [], [], [], [], [], []
+    blocks: list[dict[str, NDArray[Any]]] = []
     grids: dict[int, tuple[int, int, int]] = {}
     count = 0
     for chart in left_charts(shape):
-        rows, columns = len(chart.along), len(chart.around)
         a, b = np.meshgrid(chart.along, chart.around, indexing="ij")
         points = chart.surface(a, b)
         normal = _normals(chart.surface, a, b, points)
         if chart.frame is not None:
             turn, origin = rest[0][chart.frame], rest[1][chart.frame]
             points, normal = points @ turn.T + origin, normal @ turn.T
-        weight = np.broadcast_to(chart.weight[:, None], (rows, columns))
         both = [(chart.part, 1, chart.uv, chart.bones)]
         if chart.part > 2:
             part, u, v = mirror_uv(chart.part, chart.uv[..., 0], chart.uv[..., 1])
@@ -193,29 +191,34 @@ def build_body(shape: Shape = AVERAGE) -> Body:
             both.append((part, -1, np.stack([u, v], -1), pair))
         for part, sign, uv, pair in both:
             side = np.array([sign, 1, 1], np.float32)
-            vertices.append((points * side).reshape(-1, 3))
-            normals.append((normal * side).reshape(-1, 3))
-            uvs.append(uv.reshape(-1, 2))
-            parts.append(np.full(rows * columns, part, np.int16))
-            bones.append(np.tile(np.array(pair, np.int64), (rows * columns, 1)))
-            weights.append(weight.ravel())
-            faces.append(_outward_faces(vertices[-1], normals[-1], _grid_faces(rows, columns)) + count)
-            grids[part] = (count, rows, columns)
-            count += rows * columns
-    part_of = np.concatenate(parts)
-    return Body(
-        shape=shape,
-        vertices=np.concatenate(vertices).astype(np.float32),
-        normals=np.concatenate(normals).astype(np.float32),
-        uv=np.clip(np.concatenate(uvs), 0, 1).astype(np.float32),
-        part=part_of,
-        texture=(part_of - 1).astype(np.int16),
-        faces=np.concatenate(faces).astype(np.int32),
-        bones=np.concatenate(bones),
-        weight=np.concatenate(weights).astype(np.float32),
-        rest=rest,
-        grids=grids,
-    )
+            block = _block(points * side, normal * side, uv, part, part - 1, pair, chart.weight[:, None], count)
+            blocks.append(block)
+            grids[part] = (count, *a.shape)
+            count += a.size
+    return Body(shape=shape, rest=rest, grids=grids, **_joined(blocks))
+
+
+def _block(
+    points: Array, normals: Array, uv: Array, part: int, page: int, bones: tuple[int, int], weight: Array, first: int
+) -> dict[str, NDArray[Any]]:
+    """The arrays of a `Body` for one grid of vertices [R, K, ...]; `first` is the index of its first vertex."""
+    rows, columns = points.shape[:2]
+    count = rows * columns
+    flat, flat_normals = points.reshape(-1, 3), normals.reshape(-1, 3)
+    return {
+        "vertices": flat.astype(np.float32),
+        "normals": flat_normals.astype(np.float32),
+        "uv": np.clip(uv.reshape(-1, 2), 0, 1).astype(np.float32),
+        "part": np.full(count, part, np.int16),
+        "texture": np.full(count, page, np.int16),
+        "faces": _outward_faces(flat, flat_normals, _grid_faces(rows, columns)) + np.int32(first),
+        "bones": np.tile(np.array(bones, np.int64), (count, 1)),
+        "weight": np.broadcast_to(weight, (rows, columns)).astype(np.float32).ravel(),
+    }
+
+
+def _joined(blocks: list[dict[str, NDArray[Any]]]) -> dict[str, Any]:
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def _normals(surface: SurfaceFunction, a: Array, b: Array, points: Array) -> Array:
@@ -240,31 +243,12 @@ def attach(body: Body, extras: list[tuple[Array, Array, Array, int, int]]) -> Bo
     """
     if not extras:
         return body
-    points_, normals_, uvs, parts = [body.vertices], [body.normals], [body.uv], [body.part]
-    pages, faces, bones, weights = [body.texture], [body.faces], [body.bones], [body.weight]
+    names = ("vertices", "normals", "uv", "part", "texture", "faces", "bones", "weight")
+    blocks = [{name: getattr(body, name) for name in names}]
     count = len(body.vertices)
     for points, normals, uv, bone, page in extras:
-        rows, columns = points.shape[:2]
         turn, origin = body.rest[0][bone], body.rest[1][bone]
-        flat, flat_normals = points.reshape(-1, 3) @ turn.T + origin, normals.reshape(-1, 3) @ turn.T
-        n = rows * columns
-        points_.append(flat.astype(np.float32))
-        normals_.append(flat_normals.astype(np.float32))
-        uvs.append(uv.reshape(-1, 2).astype(np.float32))
-        parts.append(np.zeros(n, np.int16))
-        pages.append(np.full(n, page, np.int16))
-        faces.append(_outward_faces(flat, flat_normals, _grid_faces(rows, columns)) + count)
-        bones.append(np.full((n, 2), bone, np.int64))
-        weights.append(np.zeros(n, np.float32))
-        count += n
-    return replace(
-        body,
-        vertices=np.concatenate(points_),
-        normals=np.concatenate(normals_),
-        uv=np.concatenate(uvs),
-        part=np.concatenate(parts),
-        texture=np.concatenate(pages),
-        faces=np.concatenate(faces),
-        bones=np.concatenate(bones),
-        weight=np.concatenate(weights),
-    )
+        weight = np.zeros(1, np.float32)
+        blocks.append(_block(points @ turn.T + origin, normals @ turn.T, uv, 0, page, (bone, bone), weight, count))
+        count += points.shape[0] * points.shape[1]
+    return replace(body, **_joined(blocks))
