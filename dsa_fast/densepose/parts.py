@@ -64,28 +64,12 @@ PART_COLORS: tuple[tuple[int, int, int], ...] = (
 #: that runs to the right. As stored, u runs down and v to the right: ("u", "v"). Measured on real maps: where a part
 #: faces the camera on an upright person, u and v grow in these directions, so no part is upside down or mirrored.
 UPRIGHT: tuple[tuple[str, str], ...] = (
-    ("u", "v"),  # torso back
-    ("u", "-v"),  # torso front
-    ("v", "-u"),  # hands, hanging: fingers down
-    ("v", "-u"),
-    ("u", "v"),  # feet, seen from in front: toes down
-    ("-u", "-v"),
-    ("u", "v"),  # upper legs, back
-    ("u", "-v"),
-    ("-u", "v"),  # upper legs, front
-    ("-u", "-v"),
-    ("-u", "v"),  # lower legs, back
-    ("-u", "-v"),
-    ("u", "-v"),  # lower legs, front
-    ("u", "v"),
-    ("u", "v"),  # upper arms, front
-    ("u", "-v"),
-    ("u", "-v"),  # upper arms, back
-    ("u", "v"),
-    ("-u", "-v"),  # lower arms, front
-    ("-u", "v"),
-    ("u", "-v"),  # lower arms, back
-    ("u", "v"),
-    ("-v", "u"),  # the head's halves: 23's right edge meets 24's left edge in the middle of the face
-    ("-v", "u"),
+    *(("u", "v"), ("u", "-v")),  # torso: back, front
+    *(("v", "-u"), ("v", "-u")),  # hands, hanging: fingers down
+    *(("u", "v"), ("-u", "-v")),  # feet, seen from in front: toes down
+    *(("u", "v"), ("u", "-v"), ("-u", "v"), ("-u", "-v")),  # upper legs: back, front
+    *(("-u", "v"), ("-u", "-v"), ("u", "-v"), ("u", "v")),  # lower legs: back, front
+    *(("u", "v"), ("u", "-v"), ("u", "-v"), ("u", "v")),  # upper arms: front, back
+    *(("-u", "-v"), ("-u", "v"), ("u", "-v"), ("u", "v")),  # lower arms: front, back
+    *(("-v", "u"), ("-v", "u")),  # the head's halves: 23's right edge meets 24's left edge in the middle of the face
 )
