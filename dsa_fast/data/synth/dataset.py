@@ -17,15 +17,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from dsa_fast.densepose.body import Pose
 from dsa_fast.densepose.iuv import write_iuv
 from dsa_fast.densepose.parts import PART_COLORS
 
-from .body import Pose
 from .config import SynthConfig
 from .person import identity_of, render_person, render_picture
 from .render import Camera
 
-__all__ = ["VERSION", "Entry", "contact_sheet", "entries", "make_dataset"]
+__all__ = ["VERSION", "Entry", "entries", "make_dataset", "preview"]
 
 #: Of the renderer: pictures of one seed and one configuration are the same within a version.
 VERSION = 1
@@ -81,7 +81,7 @@ def entries(config: SynthConfig) -> list[Entry]:
                 gallery += split == GALLERY
                 result.append(Entry(split, pid, camid, len(result) + 1, pid, index))
     for k in range(round(config.distractors * gallery)):
-        # Three of four show people who are nobody's match, the fourth a box without anybody.
+        # Three of four show people without a match, the fourth an empty box.
         kind = "empty" if k % 4 == 3 else "person"
         camid = 1 + k % config.cameras
         number = _STRANGERS + k // (2 * config.cameras)
@@ -139,7 +139,7 @@ def make_dataset(
             done += count
             if progress is not None:
                 progress(done, len(todo))
-        contact_sheet(config).save(work / "preview.png")
+        preview(config).save(work / "preview.png")
         about = {"format": "dsa_fast synthetic people", "version": VERSION, "config": config.as_dict()}
         (work / "synth.json").write_text(json.dumps(about, indent=2) + "\n")
         _check_free(out, overwrite)
@@ -213,7 +213,7 @@ def _render_some(work: Path, config: SynthConfig, todo: Sequence[Entry]) -> int:
     return len(todo)
 
 
-def contact_sheet(config: SynthConfig, *, people: int = 10, scale: int = 2) -> Image.Image:
+def preview(config: SynthConfig, *, people: int = 10, scale: int = 2) -> Image.Image:
     """A picture of some of a data set's people: as they are from four sides, and as cameras see them, with part maps.
 
     Args:
