@@ -1,19 +1,21 @@
-"""A hook of MkDocs: makes the page first_hour.md from the notebook, with the outputs that are stored in it."""
+"""Hooks of MkDocs: the page of the notebook, and links out of docs/ to files of the repository."""
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 NOTEBOOK = "examples/first_hour.ipynb"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the page and its pictures."""
+    """Makes first_hour.md from the notebook, with the outputs that are stored in it."""
     root = Path(config.config_file_path).parent
     page: list[str] = []
     for number, cell in enumerate(json.loads((root / NOTEBOOK).read_text(encoding="utf-8"))["cells"]):
@@ -34,3 +36,26 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     page.append(f"This page is the notebook `{NOTEBOOK}`.")
     files.append(File.generated(config, "first_hour.md", content="\n\n".join(page)))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Copies pictures that lie outside docs/ to the site, and shows other files there by their names.
+
+    So the links also work where the repository is browsed. A link to a file that does not exist is left alone, and the
+    strict build reports it.
+    """
+    docs, root = Path(config.docs_dir), Path(config.config_file_path).parent
+
+    def replace(found: re.Match[str]) -> str:
+        target = (docs / page.file.src_uri).parent.joinpath(found["link"]).resolve()
+        if not target.exists() or target.is_relative_to(docs):
+            return found[0]
+        name = target.relative_to(root).as_posix()
+        if not found["picture"]:
+            return f"`{name}`" if found["text"].strip("`") == name else f"{found['text']} (`{name}`)"
+        uri = f"repository/{name}"
+        if files.get_file_from_path(uri) is None:
+            files.append(File.generated(config, uri, abs_src_path=str(target)))
+        return f"![{found['text']}]({'../' * page.file.src_uri.count('/')}{uri})"
+
+    return re.sub(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<link>\.\./[^)\s]+)\)", replace, markdown)
