@@ -1,9 +1,11 @@
-"""Hooks of MkDocs: the page of the notebook, and links out of docs/ to files of the repository."""
+"""Hooks of MkDocs: the notebook's page, links to files outside docs/, and a check that the API reference is whole."""
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 NOTEBOOK = "examples/first_hour.ipynb"
+LOG = logging.getLogger("mkdocs.hooks.api")  # a strict build fails on a warning
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -59,3 +62,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"![{found['text']}]({'../' * page.file.src_uri.count('/')}{uri})"
 
     return re.sub(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<link>\.\./[^)\s]+)\)", replace, markdown)
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Warns where a public name of a package is missing on the package's page of the API reference."""
+    package = Path(config.config_file_path).parent / "dsa_fast"
+    for page in sorted((Path(config.docs_dir) / "api").glob("*.md")):
+        name = "" if page.stem == "index" else page.stem
+        shown = set(
+            re.findall(r'id="dsa_fast\.[\w.]*?(\w+)"', Path(config.site_dir, "api", name, "index.html").read_text())
+        )
+        for node in ast.parse((package / name / "__init__.py").read_text()).body:
+            if isinstance(node, ast.Assign) and [ast.unparse(each) for each in node.targets] == ["__all__"]:
+                missing = set(ast.literal_eval(node.value)) - shown - {"__version__"}
+                if not name:
+                    missing -= {"warp", "warp_densepose"}  # on the page of dsa_fast.ops
+                if missing:
+                    LOG.warning("%s does not show %s", page.name, ", ".join(sorted(missing)))
