@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from dsa_fast.cli import COMMANDS
+from dsa_fast.cli import COMMANDS, main
 from dsa_fast.configs import find_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,3 +123,36 @@ def test_speeds_in_the_readme_were_measured() -> None:
         assert [float(ours) * scale[unit], float(theirs) * scale[other_unit]] == pytest.approx(want, rel=0.006), title
         assert float(ratio) == pytest.approx(want[1] / want[0], rel=0.006), title
     assert set(seen) == set(expected)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The `dsa-fast` command lines of a page's shell blocks and of its code words; placeholders stay as they are."""
+    text = page.read_text()
+    lines = "\n".join(re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ").splitlines()
+    found = []
+    for line in [*lines, *(word for word in code_words(text) if word.startswith("dsa-fast "))]:
+        for part in re.split(r"&&|;|\bdo\b", line.split(" #")[0]):
+            start = part.find("dsa-fast ")
+            words = shlex.split(part[start:])[1:] if start >= 0 else []
+            if len(words) > 1 and words[0] in COMMANDS and not {"--help", "..."} & set(words) and "$" not in part:
+                found.append(words)
+    return found
+
+
+# The changelog also shows what commands were.
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.relative_to(ROOT).as_posix()
+)
+def test_commands_have_the_options_that_the_page_gives_them(
+    page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in commands(page):
+        files = [after for word, after in itertools.pairwise(words) if word == "--config"]
+        if any(name.endswith(".yaml") or name != name.lower() for name in files):  # the reader's own file, or rows/ROW
+            continue
+        try:
+            status = main([*words, "--print_config"])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        assert status == 0, f"dsa-fast {' '.join(words)}\n{capsys.readouterr().err}"
