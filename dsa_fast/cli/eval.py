@@ -17,10 +17,17 @@ from dsa_fast.data.registry import read_dataset
 from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.deploy.sidecar import SUFFIXES
 from dsa_fast.device import pick_device
-from dsa_fast.evaluation import evaluate, evaluate_distances
-from dsa_fast.evaluation.embedding import Embedded, Embedder, ModelEmbedder, embed_people, pool_multi_query
-from dsa_fast.evaluation.rerank import expand as expand_queries
-from dsa_fast.evaluation.rerank import k_reciprocal
+from dsa_fast.evaluation import (
+    Embedded,
+    Embedder,
+    ModelEmbedder,
+    embed_people,
+    evaluate,
+    evaluate_distances,
+    expand_queries,
+    k_reciprocal,
+    pool_multi_query,
+)
 from dsa_fast.files import atomic_path
 from dsa_fast.models import load_model
 

@@ -19,10 +19,20 @@ from dsa_fast.cli.fit import print_scores
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.device import pick_device
-from dsa_fast.evaluation import EvaluationResult, RankedLists, evaluate
+from dsa_fast.evaluation import (
+    Embedded,
+    EvaluationResult,
+    ModelEmbedder,
+    RankedLists,
+    UnfilteredLists,
+    distance_histogram,
+    embed_people,
+    evaluate,
+    pool_multi_query,
+    unfiltered_lists,
+)
 from dsa_fast.evaluation.activation import record_activations
-from dsa_fast.evaluation.embedding import Embedded, ModelEmbedder, embed_people, pool_multi_query
-from dsa_fast.evaluation.report_data import NONE, RIGHT, SAME_CAMERA, KeptLists, distance_histogram, kept_lists
+from dsa_fast.evaluation.ranked_lists import NONE, RIGHT, SAME_CAMERA
 from dsa_fast.files import atomic_path
 from dsa_fast.models import load_model
 from dsa_fast.visual.activation import activation_sheet
@@ -119,7 +129,7 @@ def rank(
     result = evaluate(*query, *gallery, metric=metric)
     chosen = choose(queries, data.query, result, count, seed)
     some = Embedded(*(column[torch.from_numpy(chosen)] for column in query))
-    lists = kept_lists(*some, *gallery, k=k, metric=metric)
+    lists = unfiltered_lists(*some, *gallery, k=k, metric=metric)
     histogram = distance_histogram(*query, *gallery, metric=metric)
 
     method = ("both streams fused" if fused else "MF-Stream") + (", multi-query" if multi_query else "")
@@ -211,7 +221,7 @@ def _named(names: str, people: list[Person]) -> NDArray[np.int64]:
 
 
 def _lists_picture(
-    data: PeopleSplits, lists: KeptLists, result: EvaluationResult, chosen: NDArray[np.int64]
+    data: PeopleSplits, lists: UnfilteredLists, result: EvaluationResult, chosen: NDArray[np.int64]
 ) -> Image.Image:
     rows = min(_ROWS, len(chosen))
     length = int((lists.kinds[:rows] != NONE).sum(1).max())
@@ -230,7 +240,7 @@ def _lists_picture(
 
 
 def _activation_picture(
-    data: PeopleSplits, lists: KeptLists, chosen: NDArray[np.int64], query_heat: Tensor, gallery_heat: Tensor
+    data: PeopleSplits, lists: UnfilteredLists, chosen: NDArray[np.int64], query_heat: Tensor, gallery_heat: Tensor
 ) -> Image.Image:
     """Queries, each with the best-ranked image that counts, and their maps."""
     rows = []
@@ -250,7 +260,7 @@ def _activation_picture(
 
 
 def _rows(
-    data: PeopleSplits, lists: KeptLists, result: EvaluationResult, chosen: NDArray[np.int64]
+    data: PeopleSplits, lists: UnfilteredLists, result: EvaluationResult, chosen: NDArray[np.int64]
 ) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for row, i in enumerate(chosen):

@@ -16,7 +16,7 @@ from dsa_fast.data.dataset import Collate, PeopleDataset
 from dsa_fast.data.people import Person
 from dsa_fast.data.transforms import eval_transform, normalize, part_images, resize
 from dsa_fast.densepose.iuv import Order, resize_iuv
-from dsa_fast.evaluation import pool_images
+from dsa_fast.evaluation.metrics import pool_images
 from dsa_fast.models import DSAReID, LoadedModel
 from dsa_fast.models.mf_stream import Branches
 

@@ -17,10 +17,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dsa_fast.evaluation.metrics import Features, Metric, _features, _for_op, _sortable
+from dsa_fast.evaluation.inputs import Features, Metric, as_real, check_feature_pair, check_metric
+from dsa_fast.evaluation.ordering import sortable
 from dsa_fast.ops import rank as rank_ops
 
-__all__ = ["KReciprocal", "expand", "k_reciprocal"]
+__all__ = ["KReciprocal", "expand_queries", "k_reciprocal"]
 
 _ROWS = 256  # images looked at together
 _VALUES = 1 << 22  # values of an intermediate result
@@ -138,7 +139,7 @@ def k_reciprocal(
     Raises:
         ValueError: wrong shapes, mixed devices, features that are not finite, or a parameter out of range.
     """
-    query, gallery = _pair(query_features, gallery_features)
+    query, gallery = (as_real(part) for part in check_feature_pair(query_features, gallery_features))
     count = len(query) + len(gallery)
     if not 1 <= k1 < count:
         raise ValueError(f"k1 must be in 1..{count - 1}, below the number of images, got {k1}")
@@ -146,8 +147,7 @@ def k_reciprocal(
         raise ValueError(f"k2 must be in 1..k1 + 1 = {k1 + 1}, got {k2}")
     if not 0 <= lambda_value <= 1:
         raise ValueError(f"lambda_value must be in [0, 1], got {lambda_value}")
-    if metric not in ("cosine", "euclidean"):
-        raise ValueError(f'metric must be "cosine" or "euclidean", got {metric!r}')
+    check_metric(metric)
     num_queries = len(query)
     features = torch.empty((count, query.shape[1]), dtype=torch.float32, device=query.device)
     scale = 1.0
@@ -168,7 +168,7 @@ def k_reciprocal(
     return KReciprocal(features, num_queries, farthest.float(), encoding, lambda_value)
 
 
-def expand(query_features: Features, gallery_features: Features, *, k: int = 10, alpha: float = 3.0) -> Tensor:
+def expand_queries(query_features: Features, gallery_features: Features, *, k: int = 10, alpha: float = 3.0) -> Tensor:
     """Query expansion: each query becomes a weighted mean of itself and its k nearest gallery images, by the cosine.
 
     All vectors are brought to unit length. The query's weight is 1, an image's is its cosine with the query (0 where
@@ -186,7 +186,7 @@ def expand(query_features: Features, gallery_features: Features, *, k: int = 10,
     Raises:
         ValueError: wrong shapes, mixed devices, features that are not finite, or a parameter out of range.
     """
-    query, gallery = _pair(query_features, gallery_features)
+    query, gallery = (as_real(part) for part in check_feature_pair(query_features, gallery_features))
     if not 1 <= k <= len(gallery):
         raise ValueError(f"k must be in 1..{len(gallery)}, got {k}")
     if not alpha >= 0:
@@ -206,21 +206,6 @@ def expand(query_features: Features, gallery_features: Features, *, k: int = 10,
     return out
 
 
-def _pair(query_features: Features, gallery_features: Features) -> tuple[Tensor, Tensor]:
-    query = _for_op(_features("query_features", query_features))
-    gallery = _for_op(_features("gallery_features", gallery_features))
-    if query.shape[1] != gallery.shape[1]:
-        raise ValueError(
-            "query_features and gallery_features must have the same number of columns, "
-            f"got {query.shape[1]} and {gallery.shape[1]}"
-        )
-    if query.device != gallery.device:
-        raise ValueError(
-            f"query_features and gallery_features must be on one device, got {query.device} and {gallery.device}"
-        )
-    return query, gallery
-
-
 def _nearest(query: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k nearest rows by the Euclidean distance, int64 [Q, k], and the farthest, [Q]; equal ones by their index."""
     if query.device.type == "cpu":
@@ -238,7 +223,7 @@ def _nearest_torch(query: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tens
         for start in range(0, len(gallery), step):
             part = slice(start, start + step)
             order[:, part] = squares[part] - 2 * (rows.double() @ gallery[part].double().T)
-        keys = _sortable(order).to(torch.int64).mul_(1 << 32).add_(column)
+        keys = sortable(order).to(torch.int64).mul_(1 << 32).add_(column)
         near.append(keys.topk(k, dim=1, largest=False, sorted=True).indices)
         far.append(order.argmax(1))
     return torch.cat(near), torch.cat(far)

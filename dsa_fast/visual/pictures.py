@@ -22,8 +22,8 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from dsa_fast.evaluation.metrics import DISTRACTOR, JUNK, RankedLists
-from dsa_fast.evaluation.report_data import DistanceHistogram
+from dsa_fast.evaluation import DistanceHistogram, RankedLists
+from dsa_fast.evaluation.inputs import DISTRACTOR, JUNK
 from dsa_fast.files import atomic_path
 
 __all__ = [

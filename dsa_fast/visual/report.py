@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dsa_fast.evaluation.metrics import EvaluationResult
-from dsa_fast.evaluation.report_data import NONE, DistanceHistogram, KeptLists
+from dsa_fast.evaluation import DistanceHistogram, EvaluationResult, UnfilteredLists
+from dsa_fast.evaluation.ranked_lists import NONE
 from dsa_fast.files import atomic_path
 from dsa_fast.visual.activation import color_table_base64
 from dsa_fast.visual.pictures import Pictured
@@ -59,7 +59,7 @@ def write_report(
     path: str | os.PathLike[str],
     queries: Sequence[Pictured],
     gallery: Sequence[Pictured],
-    lists: KeptLists,
+    lists: UnfilteredLists,
     result: EvaluationResult,
     *,
     chosen: Sequence[int] | NDArray[np.int64] | None = None,
@@ -78,7 +78,7 @@ def write_report(
         path: the file to write, such as `report.html`.
         queries: all queries that `result` is of.
         gallery: the gallery; only images that are listed are read.
-        lists: of `kept_lists` for the chosen queries, in their order.
+        lists: of `unfiltered_lists` for the chosen queries, in their order.
         result: the scores of all queries.
         chosen: places of the listed queries among all; by default all.
         histogram: distances of all pairs.
@@ -177,7 +177,7 @@ def write_report(
 
 
 def _query_rows(
-    places: NDArray[np.int64], listed: NDArray[np.int64], lists: KeptLists, result: EvaluationResult
+    places: NDArray[np.int64], listed: NDArray[np.int64], lists: UnfilteredLists, result: EvaluationResult
 ) -> list[dict[str, Any]]:
     """One row a query; an image is named by its place among those shown: the queries, then `listed`."""
     number = {int(item): len(places) + i for i, item in enumerate(listed)}

@@ -13,8 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dsa_fast.evaluation import RankedLists
-from dsa_fast.evaluation.report_data import DistanceHistogram
+from dsa_fast.evaluation import DistanceHistogram, RankedLists
 from dsa_fast.visual import pictures
 from dsa_fast.visual.pictures import cmc_curves, curves, distances, ranked_lists, save_picture
 

@@ -24,15 +24,15 @@ from dsa_fast.data.people import Person
 from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.evaluation import EvaluationResult, evaluate, rank_list
 from dsa_fast.evaluation.activation import energy, record_activations
-from dsa_fast.evaluation.report_data import (
+from dsa_fast.evaluation.pair_distances import distance_histogram
+from dsa_fast.evaluation.ranked_lists import (
     JUNK_IMAGE,
     NONE,
     RIGHT,
     SAME_CAMERA,
     WRONG,
-    KeptLists,
-    distance_histogram,
-    kept_lists,
+    UnfilteredLists,
+    unfiltered_lists,
 )
 from dsa_fast.models import Baseline, DSAReID, ModelConfig
 from dsa_fast.training import ReIDTask
@@ -65,12 +65,12 @@ def make_people(rng: np.random.Generator, queries: int, gallery: int, dims: int 
     most=st.none() | st.integers(0, 5),
     metric=st.sampled_from(["cosine", "euclidean"]),
 )
-def test_kept_lists_are_rank_lists_with_the_rest_in_place(
+def test_unfiltered_lists_are_rank_lists_with_the_rest_in_place(
     seed: int, gallery: int, k: int, most: int | None, metric: Any
 ) -> None:
     people = make_people(np.random.default_rng(seed), 5, gallery)
     _, q_pids, q_camids, _, g_pids, g_camids = people
-    kept = kept_lists(*people, k=k, max_left_out=most, metric=metric)
+    kept = unfiltered_lists(*people, k=k, max_left_out=most, metric=metric)
     plain = rank_list(*people, k=k, metric=metric)
     # With labels under which all count, rank_list gives the order of everything.
     order = rank_list(
@@ -100,20 +100,20 @@ def test_kept_lists_are_rank_lists_with_the_rest_in_place(
             assert len(shown) + int(kept.hidden[row]) == before
 
 
-def test_kept_lists_go_past_much_junk() -> None:
+def test_unfiltered_lists_go_past_much_junk() -> None:
     features = torch.eye(2)[[0] * 300 + [1]]
     pids = torch.tensor([-1] * 300 + [1])
-    kept = kept_lists(torch.eye(2)[:1], [1], [1], features, pids, [2] * 301, k=1, max_left_out=2)
+    kept = unfiltered_lists(torch.eye(2)[:1], [1], [1], features, pids, [2] * 301, k=1, max_left_out=2)
     assert kept.indices.tolist() == [[0, 1, 300]] and kept.kinds.tolist() == [[JUNK_IMAGE, JUNK_IMAGE, RIGHT]]
     assert kept.hidden.tolist() == [298]
 
 
-def test_kept_lists_refuse_bad_numbers() -> None:
+def test_unfiltered_lists_refuse_bad_numbers() -> None:
     people = make_people(np.random.default_rng(0), 2, 5)
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
-        kept_lists(*people, k=0)
+        unfiltered_lists(*people, k=0)
     with pytest.raises(ValueError, match="max_left_out must be at least 0, got -1"):
-        kept_lists(*people, max_left_out=-1)
+        unfiltered_lists(*people, max_left_out=-1)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -142,7 +142,7 @@ def test_histogram_counts_every_pair_once(metric: Any, monkeypatch: pytest.Monke
     assert found.auc == pytest.approx(auc, abs=0.01)
     shares = [counts / counts.sum() for counts in (found.same, found.different)]
     assert found.overlap == pytest.approx(np.minimum(*shares).sum())
-    monkeypatch.setattr("dsa_fast.evaluation.report_data._PAIRS", 700)
+    monkeypatch.setattr("dsa_fast.evaluation.pair_distances._PAIRS", 700)
     again = distance_histogram(*people, metric=metric, bins=30)
     assert again.same.tolist() == found.same.tolist() and again.different.tolist() == found.different.tolist()
 
@@ -153,7 +153,7 @@ def test_histogram_of_what_is_told_apart_and_of_one_kind() -> None:
     assert apart.overlap == 0 and apart.auc == 1 and apart.equal_error_rate == 0 and 0 < apart.threshold < 1
     alone = distance_histogram(eye[:1], [1], [1], eye[:1], [1], [2])
     assert alone.same.sum() == 1 and np.isnan(alone.overlap) and np.isnan(alone.auc)
-    with pytest.raises(ValueError, match=r"gallery_pids must have shape \[2\], got \[1\]"):
+    with pytest.raises(ValueError, match=r"gallery_pids must have shape \[2\], one for each feature, got \[1\]"):
         distance_histogram(eye, [1, 2], [1, 1], eye, [1], [1, 1])
     with pytest.raises(ValueError, match="bins must be at least 1"):
         distance_histogram(eye, [1, 2], [1, 1], eye, [1, 2], [1, 1], bins=0)
@@ -272,7 +272,7 @@ def make_report(folder: Path, queries: int = 45, title: str = EVIL, **options: A
             Image.new("RGB", (16, 32), (5 * i % 256, 255 * part, 40 * pid % 256)).save(path)
             made[part].append(Person(path, None, pid, camera))
     everything = (features, pids, camids, *gallery)
-    lists = kept_lists(*everything, k=5)
+    lists = unfiltered_lists(*everything, k=5)
     heat = [torch.from_numpy(rng.integers(0, 256, (len(part), 4, 2), dtype=np.uint8)) for part in made]
     result = evaluate(*everything)
     return write_report(
@@ -362,7 +362,9 @@ def test_bad_reports_are_named_and_leave_nothing(tmp_path: Path) -> None:
     report = make_report(tmp_path, images="beside")
     before = report.path.read_bytes()
     image = Person(tmp_path / "gone.jpg", None, 1, 1)
-    lists = KeptLists(*(torch.zeros(1, 1, dtype=t) for t in (torch.int64, torch.float32, torch.int64)), torch.zeros(1))
+    lists = UnfilteredLists(
+        *(torch.zeros(1, 1, dtype=t) for t in (torch.int64, torch.float32, torch.int64)), torch.zeros(1)
+    )
     with pytest.raises(ValueError, match=r"image can't be read: .*gone\.jpg"):
         write_report(report.path, [image], [image], lists, result_of([0.5]), images="beside")
     assert report.path.read_bytes() == before
