@@ -13,12 +13,10 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.cli.synth import rendering_progress
-from dsa_fast.cli.warp import compose
 from dsa_fast.data.dataset import Collate, PeopleDataset
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.registry import read_dataset
@@ -34,7 +32,10 @@ from dsa_fast.models import LoadedModel, ModelConfig, build_model, load_model
 from dsa_fast.ops.warp import warp
 from dsa_fast.training import DataConfig, OptimConfig, TrainerConfig, fit
 from dsa_fast.version import __version__
-from dsa_fast.visual.pictures import curves, ranked_lists, save_picture
+from dsa_fast.visual.atlas import photo_and_parts
+from dsa_fast.visual.charts import curves
+from dsa_fast.visual.layout import save_picture, table
+from dsa_fast.visual.ranked_lists import ranked_lists
 
 MODEL = ModelConfig(backbone="resnet18", pretrained=None, width=0.25, classifier_dim=128)
 AUGMENT = AugmentConfig(size=(128, 64), dsap_size=16, pad=5)
@@ -220,8 +221,5 @@ def _draw_parts(path: Path, people: list[Person], seed: int) -> None:
         assert person.iuv_path is not None
         photo, iuv = read_image(person.path), read_iuv(person.iuv_path)
         dsap, count = warp(photo, iuv, size=AUGMENT.dsap_size, return_count=True)
-        rows.append(compose(photo, iuv, dsap, count, f"pid {person.pid}, camera {person.camid}"))
-    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
-    for number, row in enumerate(rows):
-        sheet.paste(row, (0, number * rows[0].height))
-    save_picture(sheet, path)
+        rows.append(photo_and_parts(photo, iuv, dsap, count, f"pid {person.pid}, camera {person.camid}"))
+    save_picture(table([[row] for row in rows], gap=0), path)

@@ -34,9 +34,12 @@ from dsa_fast.evaluation import (
 from dsa_fast.evaluation.activation import record_activations
 from dsa_fast.evaluation.ranked_lists import NONE, RIGHT, SAME_CAMERA
 from dsa_fast.files import atomic_path
+from dsa_fast.image import read_picture
 from dsa_fast.models import load_model
-from dsa_fast.visual.activation import activation_sheet
-from dsa_fast.visual.pictures import cmc_curves, distances, ranked_lists, save_picture
+from dsa_fast.visual.activation import activation_grid
+from dsa_fast.visual.charts import cmc_curves, distance_distributions
+from dsa_fast.visual.layout import save_picture
+from dsa_fast.visual.ranked_lists import ranked_lists
 from dsa_fast.visual.report import write_report
 
 KIND_NAMES = ("wrong", "right", "left out: same camera", "left out: junk")
@@ -108,7 +111,7 @@ def rank(
     if multi_query and not data.multi_query:
         raise ValueError(f"multi_query needs the queries' further images (gt_bbox), got none in {data.root}")
     if queries not in ("random", "worst", "all"):
-        _named(queries, data.query)  # a wrong name should show before the work
+        _find_by_name(queries, data.query)  # a wrong name should show before the work
 
     embedder = ModelEmbedder(loaded, fused=fused, device=place)
 
@@ -127,7 +130,7 @@ def rank(
     if multi_query:
         query = pool_multi_query(query, embed("multi_query", data.multi_query))
     result = evaluate(*query, *gallery, metric=metric)
-    chosen = choose(queries, data.query, result, count, seed)
+    chosen = pick_queries(queries, data.query, result, count, seed)
     some = Embedded(*(column[torch.from_numpy(chosen)] for column in query))
     lists = unfiltered_lists(*some, *gallery, k=k, metric=metric)
     histogram = distance_histogram(*query, *gallery, metric=metric)
@@ -136,7 +139,7 @@ def rank(
     how = {"worst": "the worst {}", "random": "{} at random", "all": "all {}"}.get(queries, "{} by name")
     how = how.format(f"{len(chosen):,}")
     save_picture(cmc_curves({method: result.cmc}), out / "cmc.png")
-    save_picture(distances(histogram, x_label=f"{metric} distance"), out / "distances.png")
+    save_picture(distance_distributions(histogram, x_label=f"{metric} distance"), out / "distances.png")
     save_picture(_lists_picture(data, lists, result, chosen), out / "ranked.png")
     written = ["cmc.png", "distances.png", "ranked.png"]
     if heat:
@@ -188,7 +191,9 @@ def rank(
     console.print(f"{out}: {', '.join(written)}; {seconds:.1f} s", highlight=False, soft_wrap=True)
 
 
-def choose(queries: str, people: list[Person], result: EvaluationResult, count: int, seed: int) -> NDArray[np.int64]:
+def pick_queries(
+    queries: str, people: list[Person], result: EvaluationResult, count: int, seed: int
+) -> NDArray[np.int64]:
     """Places of the queries that `queries` asks for: `random`, `worst`, `all`, or file names with commas between.
 
     Raises:
@@ -201,10 +206,10 @@ def choose(queries: str, people: list[Person], result: EvaluationResult, count: 
         return order[: min(count, result.num_valid_queries)].astype(np.int64)
     if queries == "random":
         return np.sort(np.random.default_rng(seed).permutation(len(people))[:count]).astype(np.int64)
-    return _named(queries, people)
+    return _find_by_name(queries, people)
 
 
-def _named(names: str, people: list[Person]) -> NDArray[np.int64]:
+def _find_by_name(names: str, people: list[Person]) -> NDArray[np.int64]:
     places: dict[str, list[int]] = {}
     for i, person in enumerate(people):
         for key in {person.path.name, person.path.stem}:
@@ -253,10 +258,10 @@ def _activation_picture(
             shown.append((data.gallery[top], gallery_heat[top], f"rank 1, {right}"))
         group = []
         for person, heat, text in shown:
-            with Image.open(person.path) as file:
-                group.append((file.convert("RGB"), heat, f"{text}: pid {person.pid}, camera {person.camid}"))
+            about = f"{text}: pid {person.pid}, camera {person.camid}"
+            group.append((read_picture(person.path), heat, about))
         rows.append(group)
-    return activation_sheet(rows, columns=3)
+    return activation_grid(rows, columns=3)
 
 
 def _rows(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -18,7 +17,8 @@ from dsa_fast.deploy.index import VectorIndex, check_encoder
 from dsa_fast.deploy.inputs import Item, find_items, read_items
 from dsa_fast.deploy.vector_files import SUFFIXES, read_vectors
 from dsa_fast.files import atomic_path, checksum
-from dsa_fast.visual.pictures import found_lists, save_picture
+from dsa_fast.visual.layout import save_picture, to_picture
+from dsa_fast.visual.ranked_lists import search_results
 
 _SHOWN = 12  # queries in a picture and in the table
 
@@ -127,12 +127,9 @@ def _draw(path: Path, items: Sequence[Item], found: Sequence[Sequence[tuple[Item
         {*items, *(each for nearest in found for each, _ in nearest)},
         key=lambda item: (str(item.path), -1 if item.frame is None else item.frame, item.box or ()),
     )
-    pictures = {
-        item: Image.fromarray(image.permute(1, 2, 0).numpy())
-        for item, image in zip(wanted, _images(wanted), strict=True)
-    }
+    pictures = {item: to_picture(image) for item, image in zip(wanted, _images(wanted), strict=True)}
     rows = [
         ((pictures[item], _name(item)), [(pictures[each], f"{cosine:.3f}") for each, cosine in nearest])
         for item, nearest in zip(items, found, strict=True)
     ]
-    save_picture(found_lists(rows), path)
+    save_picture(search_results(rows), path)
