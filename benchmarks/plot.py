@@ -25,7 +25,7 @@ BATCH = 64
 
 
 def load(suite: str, device: str) -> dict[str, Any] | None:
-    """A suite's figures; None where they were not measured."""
+    """A suite's measurements, or None if there are none."""
     path = ROOT / "benchmarks" / "results" / f"{suite}_{device}.json"
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -70,7 +70,7 @@ def warp_panels(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def evaluation_panels(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Distances and scores beside torchreid's, where that was measured: the largest width that has it."""
+    """Distances and scores compared with torchreid's, for each size where both were measured."""
     found: dict[str, dict[str, float]] = {}
     for row in result["rows"]:
         found.setdefault(row["size"], {})[row["name"]] = row["best_s"]
@@ -93,7 +93,7 @@ def evaluation_panels(result: dict[str, Any]) -> list[dict[str, Any]]:
     return panels
 
 
-# Suite, which rows, the row of ours and the peer's, their time; what the table calls them.
+# Suite, its rows, the row of ours and the peer's, the key of their times, and their names in the table.
 TABLE: list[tuple[str, dict[str, Any], tuple[dict[str, Any], dict[str, Any]], str, tuple[str, str]]] = [
     (
         "warp",
@@ -142,7 +142,7 @@ BEGIN, END = "<!-- written by benchmarks/plot.py -->\n", "<!-- end -->\n"
 
 
 def time_text(seconds: float) -> str:
-    """Three digits, with the unit that suits."""
+    """Three digits and a suitable unit."""
     for unit, scale in (("s", 1.0), ("ms", 1e3)):
         if seconds * scale >= 1:
             return f"{seconds * scale:.3g} {unit}"
@@ -150,8 +150,8 @@ def time_text(seconds: float) -> str:
 
 
 def table(device: str) -> str:
-    """The table's Markdown; what was not measured is left out."""
-    lines = ["| what | dsa_fast | beside it | | times |", "|---|---|---|---|---|"]
+    """The table's Markdown, without rows that were not measured."""
+    lines = ["| task | dsa_fast | compared with | | times faster |", "|---|---|---|---|---|"]
     for suite, where, pair, key, (what, peer) in TABLE:
         result = load(suite, device)
         times = []
@@ -179,7 +179,7 @@ def write_table(readme: Path, device: str) -> None:
 
 
 def main() -> None:
-    """Draws what there is."""
+    """Draws the suites that were measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="default: docs/speed.png, or docs/speed_DEVICE.png")

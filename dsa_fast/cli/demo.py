@@ -16,11 +16,11 @@ import torch
 from rich.console import Console
 
 from dsa_fast.cli.fit import print_scores
-from dsa_fast.cli.synth import rendering_progress
+from dsa_fast.cli.synth import render_people
 from dsa_fast.data.dataset import Collate, PeopleDataset
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.registry import read_dataset
-from dsa_fast.data.synth import SynthConfig, make_dataset
+from dsa_fast.data.synth import SynthConfig
 from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.device import pick_device
@@ -50,13 +50,13 @@ def demo(
     device: str = "auto",
     seed: int = 0,
 ) -> None:
-    """Make people, train DSA-reID small, evaluate and draw: all in minutes on two CPU cores.
+    """Render people, train a small DSA-reID, evaluate it and draw results, in minutes on two CPU cores.
 
-    An interrupted demo goes on where it was; a finished one, or one with other options, starts anew.
+    An interrupted demo resumes. A finished one, or one with other options, starts anew.
 
     Args:
         out: folder for the people, the run, metrics.json and the pictures; new, empty, or an earlier demo's.
-        identities: people to make; half of them are trained on, the other half tested.
+        identities: people to render; half of them are for training, the other half for the test.
         cameras: cameras that see them.
         epochs: epochs to train.
         device: `auto`, `cpu` or `cuda`.
@@ -67,8 +67,7 @@ def demo(
     people, run = out / "people", out / "run"
     resumed = _claim(out, {"synth": asdict(config), "epochs": epochs, "seed": seed, "version": __version__})
     if not (people / "synth.json").exists():
-        with rendering_progress(console) as show:
-            make_dataset(people, config, overwrite=True, progress=show)
+        render_people(people, config, console, overwrite=True)
     data = read_dataset(people)
     num_ids = len({person.pid for person in data.train})
     console.print(
@@ -140,8 +139,8 @@ def demo(
         f"Look at these in {out}:\n"
         "  ranked.png                 queries and their ten nearest, right and wrong marked\n"
         "  parts.png                  people, their part maps and 24 part images\n"
-        "  loss.png, map.png          the course of the training\n"
-        "  metrics.json               all figures\n"
+        "  loss.png, map.png          losses and scores during the training\n"
+        "  metrics.json               all scores\n"
         "  run/checkpoints/last.ckpt  the model, for dsa-fast eval\n"
         "  people/                    the data set in Market-1501's layout, for dsa-fast fit",
         highlight=False,
@@ -150,10 +149,10 @@ def demo(
 
 
 def _claim(out: Path, options: dict[str, Any]) -> bool:
-    """Makes the folder ready; says whether it holds the beginning of this very demo.
+    """Prepares the folder; returns whether it holds an interrupted run of this demo.
 
     Raises:
-        FileExistsError: the folder holds something else, which is left alone.
+        FileExistsError: the folder holds something else, which stays as it is.
     """
     mark = out / "demo.json"
     if mark.is_file():
@@ -194,7 +193,7 @@ def _draw_curves(out: Path, log: Path, results: dict[str, EvaluationResult]) -> 
             scores["mAP"].append((float(row["epoch"]) + 1, float(row["mAP"])))
             scores["rank 1"].append((float(row["epoch"]) + 1, float(row["R1"])))
     levels = {"mAP of colour histograms": results["histogram"].mAP}
-    picture = curves(scores, title="MF-Stream on people never seen", x_label="epoch", percent=True, levels=levels)
+    picture = curves(scores, title="MF-Stream on people not trained on", x_label="epoch", percent=True, levels=levels)
     save_picture(picture, out / "map.png")
 
 

@@ -34,19 +34,19 @@ def embed(
 ) -> None:
     """Embed images or video crops into a file: `dsa-fast embed mf.onnx FOLDER vectors.parquet`.
 
-    A killed run goes on where it was when it is started again with the same arguments.
+    To resume a killed run, start it again with the same arguments.
 
     Args:
-        encoder: checkpoint, ONNX file or engine.
+        encoder: checkpoint, ONNX file or TensorRT engine.
         source: a folder (with its subfolders), an image, a text file with one path a line, or a CSV file with the
             columns path, or video and frame (from 0), and, to cut people out, x, y, w, h in pixels.
         out: file to write, .parquet or .npz.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        backend: what runs the encoder.
+        backend: the library that runs the encoder.
         precision: of a checkpoint, or of a float ONNX file with OpenVINO.
         batch: images given to the encoder at once.
-        part: images after which the vectors are put away; so many are lost at most when it is killed.
-        skip_unreadable: leave out images that can't be read, and list them, instead of stopping.
+        part: images after which the vectors are written; a killed run loses at most this many.
+        skip_unreadable: list images that can't be read and go on without them, instead of stopping.
         workers: threads that read images.
     """
     console = Console()
@@ -56,7 +56,7 @@ def embed(
     items = find_items(source)
     writer = PartWriter(out, items, checksum(encoder) if encoder.is_file() else "", part=part)
     if writer.done:
-        console.print(f"going on: {writer.done} of {len(items)} are done", highlight=False)
+        console.print(f"resuming: {writer.done} of {len(items)} are done", highlight=False)
     start, skipped, embedded = time.perf_counter(), [], 0
     columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"), TimeRemainingColumn())
     with (

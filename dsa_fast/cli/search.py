@@ -42,10 +42,10 @@ def search(
         index: the index's folder.
         source: vectors, .parquet or .npz; a query may also be a folder, list or file of images.
         encoder: for a query by images: the file that the vectors were made with.
-        kind: of a new index, as FAISS calls it: `Flat` is exact; `HNSW32` and `IVF256,Flat` are for millions.
-        k: how many are found for each query.
-        picture: file for a picture of the first queries and what was found.
-        json_out: file for all that was found.
+        kind: FAISS's name of a new index's kind: `Flat` is exact; `HNSW32` and `IVF256,Flat` are for millions.
+        k: number of results for each query.
+        picture: picture file of the first queries and their results.
+        json_out: JSON file of all results.
         device: of the encoder.
     """
     console = Console()
@@ -122,7 +122,7 @@ def _name(item: Item) -> str:
 
 
 def _draw(path: Path, items: Sequence[Item], found: Sequence[Sequence[tuple[Item, float]]]) -> None:
-    # Frames of a video are read in order, so all that is shown is read at once.
+    # Frames of a video are read in order, so all images of the picture are read at once.
     wanted = sorted(
         {*items, *(each for nearest in found for each, _ in nearest)},
         key=lambda item: (str(item.path), -1 if item.frame is None else item.frame, item.box or ()),

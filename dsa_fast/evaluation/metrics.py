@@ -4,15 +4,14 @@ The protocol (Zheng et al., "Scalable Person Re-identification: A Benchmark", IC
 ordered by distance, after leaving out the images of the query's own person from the query's own camera and the junk
 (pid -1). Images of other people, and the distractors (pid 0), count as wrong.
 
-Distances are ordered as if computed in float64 and compared as float32, so that items which are equally far on paper
-stay equal. Such ties are broken by the place in the gallery: the lower index ranks first. The whole distance matrix is
-never held, and nothing is sorted but each query's right matches.
+Distances are ordered as if computed in float64 and compared as float32, so that items at equal distance on paper stay
+equal. Ties are broken by the place in the gallery: the lower index ranks first. The whole distance matrix is never
+held, and only each query's right matches are sorted.
 
-On the CPU a float32 product with a known error bound sorts out the items whose place is beyond doubt, and the few
-others are computed in float64 (`csrc/rank.h`): ranks are exact, and neither the number of threads nor the block size
-nor the processor can change them. On other devices blocks are computed in float64 by PyTorch; the order of its sums
-is the device's, so that two items may change places there only where their float64 distances agree to 15 digits and
-yet round to different float32 values.
+On the CPU a float32 product with a known error bound places most items, and the few others are computed in float64
+(`csrc/rank.h`). Ranks are exact: the number of threads, the block size and the processor do not change them. On other
+devices PyTorch computes blocks in float64, with sums in the device's order. Two items may change places there only
+where their float64 distances agree to 15 digits and yet round to different float32 values.
 """
 
 from __future__ import annotations
@@ -93,19 +92,19 @@ def evaluate(
     average_precision: AveragePrecision = "rectangular",
     block_size: int | None = None,
 ) -> EvaluationResult:
-    """Scores retrieval by the Market-1501 protocol; see the module for it.
+    """Scores retrieval by the Market-1501 protocol, which the module describes.
 
-    A query without any right match left in the gallery is not counted. Results do not depend on `block_size`.
+    A query without a right match in the gallery is not counted. Results do not depend on `block_size`.
 
     Args:
         query_features: [Q, D], a tensor or array of any floating (or integer) type.
         query_pids: [Q] integers, all above 0.
         query_camids: [Q] integers.
         gallery_features: [G, D], on the same device as the queries.
-        gallery_pids: [G] integers; -1 is junk, left out; 0 is a distractor, that no query matches.
+        gallery_pids: [G] integers; -1 is junk and left out; 0 is a distractor, which no query matches.
         gallery_camids: [G] integers.
         metric: "cosine" orders by 1 - cos (a zero vector is at distance 1 from all), "euclidean" by the distance.
-        max_rank: length of the CMC curve, which may exceed G.
+        max_rank: length of the CMC curve; it may exceed G.
         average_precision: "rectangular", or "trapezoid" for the figures of Market-1501's own script.
         block_size: queries handled together, by default 2,048 on the CPU, where they take 4 * block_size * (D + 128)
             bytes for each thread, and 256 on other devices, where they take 4 * block_size * G bytes and more.
@@ -137,12 +136,11 @@ def evaluate_distances(
     average_precision: AveragePrecision = "rectangular",
     block_size: int = 256,
 ) -> EvaluationResult:
-    """`evaluate` for given distances, such as re-ranked ones.
+    """Scores given distances, such as re-ranked ones, as `evaluate` does.
 
     Args:
-        distances: float32 [Q, G], compared as they are (other types are cast to it); or a function that gives those of
-            the queries start .. stop - 1, [stop - start, G], for `distances(start, stop)`, so that they are never all
-            held.
+        distances: float32 [Q, G], compared as they are (other types are cast to it); or a function, so that they are
+            never all held: `distances(start, stop)` gives those of the queries start .. stop - 1, [stop - start, G].
         query_pids: [Q]; this and the following three as in `evaluate`.
         query_camids: [Q].
         gallery_pids: [G].
@@ -300,8 +298,8 @@ def _match_ranks(block: Block) -> tuple[Tensor, Tensor]:
     targets = torch.full((num_queries, most), LAST, dtype=torch.int64, device=device)
     targets[rows, slots] = keys[rows, columns]
     targets = targets.sort(dim=1).values
-    interval = torch.searchsorted(targets, keys)  # first match at or behind each item
-    # What is left out has the key LAST, and so falls at or behind a row's end: it is never counted before a match.
+    interval = torch.searchsorted(targets, keys)  # first match at or after each item
+    # Left-out items have the key LAST and so fall at or after a row's end: they are never counted before a match.
     interval += torch.arange(num_queries, device=device)[:, None] * (most + 1)
     sizes = torch.bincount(interval.flatten(), minlength=num_queries * (most + 1)).view(num_queries, most + 1)
     return sizes[:, :most].cumsum(1)[targets != LAST], counts

@@ -1,4 +1,4 @@
-"""Distances of all pairs of a query and a gallery image: how far the same and different people are apart."""
+"""Distances of all pairs of a query and a gallery image, for the same and for different people."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _PAIRS = 1 << 21  # pairs whose distances are held at a time: 8 MiB of float32
 
 @dataclass(frozen=True, eq=False)
 class DistanceHistogram:
-    """How far pairs of a query and a gallery image are apart. What the protocol leaves out is not counted.
+    """Distances of pairs of a query and a gallery image, counted. Pairs that the protocol leaves out are not.
 
     Attributes:
         edges: float64 [n+1], the bins' borders, ascending, all of one width.
         same: int64 [n], pairs of one identity (by different cameras).
         different: int64 [n], pairs of different identities, distractors included.
-        overlap: share of the two distributions that lies in common, 0 (told apart by a threshold) to 1: the sum over
-            the bins of the smaller share. NaN where there are no pairs of one kind.
+        overlap: share of the two distributions that is in common, 0 (a threshold separates them) to 1: the sum over the
+            bins of the smaller share. NaN where there are no pairs of one kind.
         auc: probability that a pair of one identity is nearer than one of different identities, ties half.
         equal_error_rate: share of pairs on the wrong side of the threshold at which both kinds err alike.
         threshold: that distance.
@@ -64,7 +64,7 @@ def distance_histogram(
         gallery_pids: [G].
         gallery_camids: [G].
         metric: as in `evaluate`.
-        bins: at most so many bins over the distances that occur.
+        bins: the most bins that cover the distances that occur.
 
     Raises:
         TypeError: as `evaluate`.

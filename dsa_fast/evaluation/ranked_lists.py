@@ -36,9 +36,9 @@ class RankedLists(NamedTuple):
     """The nearest gallery items of each query; CPU tensors [Q, k].
 
     Attributes:
-        indices: int64, places in the gallery, nearest first; -1 where fewer than k were left to rank.
+        indices: int64, places in the gallery, nearest first; -1 where fewer than k images count.
         distances: float32; cosine distance 1 - cos, or Euclidean distance; NaN where `indices` is -1.
-        matches: bool, whether it is the query's person.
+        matches: bool, whether the image is of the query's person.
     """
 
     indices: Tensor
@@ -58,9 +58,9 @@ def rank_list(
     metric: Metric = "cosine",
     block_size: int | None = None,
 ) -> RankedLists:
-    """The k nearest gallery items of each query, with what the protocol leaves out left out.
+    """Lists the k nearest gallery items of each query, without those that the protocol leaves out.
 
-    The order is that of `evaluate`. Every query is listed, also one without a right match.
+    The order is that of `evaluate`. Every query has a list, also one without a right match.
 
     Args:
         query_features: [Q, D]; this and the following five as in `evaluate`.
@@ -69,7 +69,7 @@ def rank_list(
         gallery_features: [G, D].
         gallery_pids: [G].
         gallery_camids: [G].
-        k: how many to list.
+        k: length of a list.
         metric: as in `evaluate`.
         block_size: as in `evaluate`.
 
@@ -100,14 +100,14 @@ def rank_list(
 
 
 class UnfilteredLists(NamedTuple):
-    """The nearest gallery items of each query, with those in place that the protocol leaves out; CPU tensors [Q, L].
+    """The nearest gallery items of each query, including those that the protocol leaves out; CPU tensors [Q, L].
 
     Attributes:
-        indices: int64, places in the gallery, nearest first; -1 behind a list's end.
-        distances: float32; NaN behind a list's end.
+        indices: int64, places in the gallery, nearest first; -1 after a list's end.
+        distances: float32; NaN after a list's end.
         kinds: int64: WRONG, RIGHT, SAME_CAMERA (the query's person by the query's camera: left out), JUNK_IMAGE (pid
-            -1: left out), or NONE behind a list's end.
-        hidden: int64 [Q], how many left-out items stand between those listed and are not listed themselves.
+            -1: left out), or NONE after a list's end.
+        hidden: int64 [Q], number of left-out items between the listed ones that are not listed themselves.
     """
 
     indices: Tensor
@@ -129,7 +129,7 @@ def unfiltered_lists(
     metric: Metric = "cosine",
     block_size: int = 256,
 ) -> UnfilteredLists:
-    """The k nearest gallery items that count, and between them those that the protocol leaves out.
+    """Lists the k nearest gallery items that count, and between them those that the protocol leaves out.
 
     The order is that of `evaluate` and `rank_list`: without its left-out items a list is `rank_list`'s.
 
@@ -140,9 +140,9 @@ def unfiltered_lists(
         gallery_features: [G, D].
         gallery_pids: [G].
         gallery_camids: [G].
-        k: how many items that count (right or wrong) each list has, if the gallery has them.
-        max_left_out: how many left-out items a list shows, the nearest first; by default k. The others up to the last
-            item that counts are in `hidden`.
+        k: number of items that count (right or wrong) in each list, if the gallery has them.
+        max_left_out: the most left-out items that a list shows, the nearest first; by default k. `hidden` counts the
+            others before the last item that counts.
         metric: as in `evaluate`.
         block_size: as in `evaluate`.
 
@@ -155,7 +155,7 @@ def unfiltered_lists(
     most = k if max_left_out is None else max_left_out
     if most < 0:
         raise ValueError(f"max_left_out must be at least 0, got {max_left_out}")
-    # Checks all arguments, and is what every list must hold.
+    # Checks all arguments, and gives the items that every list must hold.
     counted = rank_list(
         query_features,
         query_pids,

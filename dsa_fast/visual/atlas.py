@@ -17,8 +17,8 @@ from dsa_fast.visual.palette import CHECKER, FAINT, INK, PAPER
 
 __all__ = ["atlas", "part_overlay", "photo_and_parts", "upright"]
 
-# Where each part lies, (column, row) in cells: a body seen from the front, and one from behind. A person who faces us
-# has the right hand at the picture's left; one who turns the back has it at the right.
+# Each part's place, (column, row) in cells, on a body seen from the front and on one seen from behind. A person who
+# faces us has the right hand at the picture's left. One who turns the back has it at the right.
 _FRONT = {
     **{23: (1, 0), 24: (2, 0), 16: (0, 1), 2: (1.5, 1), 15: (3, 1), 20: (0, 2), 9: (1, 2), 10: (2, 2)},
     **{19: (3, 2), 3: (0, 3), 13: (1, 3), 14: (2, 3), 4: (3, 3), 6: (1, 4), 5: (2, 4)},
@@ -74,15 +74,15 @@ def atlas(
             Untouched texels are then drawn as a grey checkerboard.
         labels: whether to write ids and names.
         titles: a line above each person.
-        mean: if `dsap` was normalised, the mean of each channel that was taken away ...
-        std: ... and the standard deviation that it was divided by.
+        mean: if `dsap` was normalised, the mean that was subtracted from each channel.
+        std: the standard deviation that each channel was then divided by.
         scale: pixels of the picture per texel, each way; by default a part is about 160 pixels wide.
 
     Returns:
         An RGB picture.
 
     Raises:
-        TypeError: `dsap` is no tensor of these types.
+        TypeError: `dsap` is not a tensor of these types.
         ValueError: a shape or number is wrong.
     """
     textures = _to_bytes(dsap, mean, std)  # [B, 24, S, S, 3]

@@ -111,7 +111,7 @@ def ranked_lists(
 def search_results(
     rows: Sequence[tuple[tuple[Image.Image, str], Sequence[tuple[Image.Image, str]]]], *, height: int = 160
 ) -> Image.Image:
-    """Draws what a search found, where nobody knows who is who: one row a query, followed by the nearest images.
+    """Draws the results of a search without known identities: one row a query, followed by the nearest images.
 
     Args:
         rows: for each query its picture and name, and the pictures found for it, nearest first, each with a line such

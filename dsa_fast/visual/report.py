@@ -1,7 +1,7 @@
-"""A web page of results in one file, that opens from disk: scores, curves, ranked lists, activation maps.
+"""A web page of results in one file that opens from disk: scores, curves, ranked lists, activation maps.
 
-The page needs no network and no server, and has none of it: its content security policy forbids it. It shows a page of
-queries at a time, and reads images only of those, so that thousands of queries are no burden to the browser.
+The page needs no network and no server, and its content security policy forbids both. It shows some of the queries at a
+time and decodes the images of those alone, so that a browser can handle thousands of queries.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from dsa_fast.visual.ranked_lists import LabeledImage
 
 __all__ = ["ImagePlace", "WrittenReport", "write_report"]
 
-#: `embed`: in the page itself; `beside`: as files in a folder beside it; `auto`: embedded up to 64 MiB.
-ImagePlace = Literal["auto", "embed", "beside"]
+#: `embed`: in the page itself; `folder`: as files in a folder next to it; `auto`: embedded up to 64 MiB.
+ImagePlace = Literal["auto", "embed", "folder"]
 
 _CHUNK = 128  # images of a data block of the page, which is parsed when one of them is shown
 _EMBED_LIMIT = 64 << 20
@@ -43,12 +43,12 @@ _QUALITY = 82
 
 
 class WrittenReport(NamedTuple):
-    """What was written.
+    """A report on disk.
 
     Attributes:
         path: the page.
-        size: its bytes, with those of the folder beside it, if there is one.
-        images: how many images it holds; each but once.
+        size: its bytes, including those of the folder next to it, if there is one.
+        images: how many images it holds, each once.
         embedded: whether they are in the page itself.
     """
 
@@ -75,12 +75,12 @@ def write_report(
     images: ImagePlace = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> WrittenReport:
-    """Writes the page; it appears whole or not at all. Memory holds no more than one image and one data block.
+    """Writes the page, whole or not at all. Memory holds one image and one data block at a time.
 
     Args:
         path: the file to write, such as `report.html`.
         queries: all queries that `result` is of.
-        gallery: the gallery; only images that are listed are read.
+        gallery: the gallery. Only listed images are read.
         lists: of `unfiltered_lists` for the chosen queries, in their order.
         result: the scores of all queries.
         chosen: places of the listed queries among all; by default all.
@@ -90,12 +90,12 @@ def write_report(
         title: heading, any text.
         facts: lines for the head, such as the checkpoint's name; any text.
         height: of the images, in pixels (smaller ones stay as they are); by default 160, from 2,000 images on 112.
-        images: in the page, or beside it in a folder named like it with `_images`.
-        progress: called with the images done and their number.
+        images: in the page, or in a folder next to it, which is named like it with `_images`.
+        progress: called with the number of images done and of all images.
 
     Raises:
-        ValueError: numbers that do not fit together, an image can't be read, or the folder beside the page holds
-            something else.
+        ValueError: sizes that do not fit together, an image can't be read, or the folder of the images holds something
+            else.
     """
     path = Path(path)
     places = np.arange(len(queries)) if chosen is None else np.asarray(chosen, np.int64)
@@ -171,7 +171,7 @@ def write_report(
             _write(file, _filled(tail, fields))
             size = file.tell()
             file.flush()
-            if not embed:  # the images are there before the page that names them
+            if not embed:  # the images must be there before the page that names them
                 shutil.rmtree(folder, ignore_errors=True)
                 fresh.replace(folder)
     finally:
@@ -184,7 +184,7 @@ def write_report(
 def _query_rows(
     places: NDArray[np.int64], listed: NDArray[np.int64], lists: UnfilteredLists, result: EvaluationResult
 ) -> list[dict[str, Any]]:
-    """One row a query; an image is named by its place among those shown: the queries, then `listed`."""
+    """One row a query. An image is named by its place among the shown: first the queries, then `listed`."""
     number = {int(item): len(places) + i for i, item in enumerate(listed)}
     rows = []
     for row, place in enumerate(places):
@@ -237,12 +237,12 @@ def _block(name: str, value: object) -> str:
 
 
 def _filled(template: str, fields: Mapping[str, str]) -> str:
-    """The template with its {{names}} replaced, in one go: what is put in is not looked at."""
+    """The template with its {{names}} replaced in one go, so that replacements are not searched for names."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], template)
 
 
 def _write(file: BinaryIO, text: str) -> None:
-    file.write(text.encode("utf-8", "xmlcharrefreplace"))  # file names may hold what is no text
+    file.write(text.encode("utf-8", "xmlcharrefreplace"))  # file names may hold bytes that are no text
 
 
 def _tiles(result: EvaluationResult, gallery: int) -> str:

@@ -1,4 +1,4 @@
-"""People of whom only features and labels matter."""
+"""People as features and labels."""
 
 from __future__ import annotations
 

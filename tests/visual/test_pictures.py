@@ -1,4 +1,4 @@
-"""Ranked lists, curves and CMC curves as pictures."""
+"""Ranked lists, charts, activation maps and synthetic people as pictures; charts as SVG."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def test_overlay_is_hot_where_the_map_is() -> None:
         overlay(image, heat.float())
 
 
-def test_sheet_shows_each_image_beside_its_heat() -> None:
+def test_grid_shows_each_image_next_to_its_heat() -> None:
     image, heat = Image.new("RGB", (20, 40), (0, 0, 255)), torch.zeros(4, 2, dtype=torch.uint8)
     picture = activation_grid([[(image, heat, "a"), (image, heat, "b")], [(image, heat, "c")]], columns=1, height=40)
     blue = (np.asarray(picture) == (0, 0, 255)).all(-1).sum()

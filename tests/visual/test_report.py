@@ -107,9 +107,9 @@ def test_report_escapes_and_asks_nobody(tmp_path: Path) -> None:
     assert "innerHTML" not in page and "{{" not in page.replace("{{data}}", "", 3)
 
 
-def test_report_is_the_same_twice_and_may_lie_beside_its_images(tmp_path: Path) -> None:
+def test_report_is_the_same_twice_and_may_keep_images_in_a_folder(tmp_path: Path) -> None:
     first = make_report(tmp_path / "a").path.read_bytes()
-    report = make_report(tmp_path / "b", images="beside")
+    report = make_report(tmp_path / "b", images="folder")
     folder = report.path.with_name("report_images")
     files = sorted(folder.rglob("*.jpg"))
     assert not report.embedded and len(files) == report.images
@@ -125,7 +125,7 @@ def test_report_leaves_a_strangers_folder_alone(tmp_path: Path) -> None:
     mine.write_text("mine")
     make_report(tmp_path)
     with pytest.raises(ValueError, match="report_images must be free for the report's images"):
-        make_report(tmp_path, images="beside")
+        make_report(tmp_path, images="folder")
     assert mine.read_text() == "mine"
 
 
@@ -135,14 +135,14 @@ def test_report_limit_decides_where_images_are(tmp_path: Path, monkeypatch: pyte
 
 
 def test_bad_reports_are_named_and_leave_nothing(tmp_path: Path) -> None:
-    report = make_report(tmp_path, images="beside")
+    report = make_report(tmp_path, images="folder")
     before = report.path.read_bytes()
     image = Person(tmp_path / "gone.jpg", None, 1, 1)
     lists = UnfilteredLists(
         *(torch.zeros(1, 1, dtype=t) for t in (torch.int64, torch.float32, torch.int64)), torch.zeros(1)
     )
     with pytest.raises(ValueError, match=r"gone\.jpg must be a readable image"):
-        write_report(report.path, [image], [image], lists, result_of([0.5]), images="beside")
+        write_report(report.path, [image], [image], lists, result_of([0.5]), images="folder")
     assert report.path.read_bytes() == before
     assert sorted(p.name for p in report.path.parent.iterdir()) == ["report.html", "report_images"]
     with pytest.raises(ValueError, match="lists must hold one row for each chosen query, 2 >= 1, got 1"):
@@ -248,7 +248,7 @@ class Page:
         return good, total
 
 
-@pytest.mark.parametrize("images", ["embed", "beside"])
+@pytest.mark.parametrize("images", ["embed", "folder"])
 def test_browser_shows_all_images_from_disk_without_complaint(browser: Any, tmp_path: Path, images: Any) -> None:
     page = Page(browser, make_report(tmp_path, images=images).path)
     assert browser.title == EVIL

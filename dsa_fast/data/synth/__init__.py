@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from .body import JOINTS, LANDMARKS, PARENTS, Body, Pose, Shape, build_body, forward_kinematics, joints3d, landmarks3d
 from .config import STRENGTHS, SynthConfig
-from .dataset import VERSION, contact_sheet, entries, make_dataset
+from .dataset import VERSION, entries, make_dataset
 from .look import Identity, make_identity
 from .person import identity_of, person_keypoints, render_person, render_picture
 from .render import Camera, Window
@@ -35,7 +35,6 @@ __all__ = [
     "SynthConfig",
     "Window",
     "build_body",
-    "contact_sheet",
     "damage_iuv",
     "entries",
     "forward_kinematics",
