@@ -77,13 +77,15 @@ def demo(
         soft_wrap=True,
     )
 
+    def embed(model: LoadedModel, fused: bool = False) -> list[Embedded]:
+        embedder = ModelEmbedder(model, fused=fused, device=place)
+        return [embed_people(embedder, part) for part in (data.query, data.gallery)]
+
     lightning.seed_everything(seed, verbose=False)
     untrained = LoadedModel(build_model(num_ids, MODEL).eval().to(place), AUGMENT.size, AUGMENT.dsap_size)
     results = {
         "histogram": _score(_histograms(data.query), _histograms(data.gallery)),
-        "untrained": _score(
-            *(embed_people(ModelEmbedder(untrained, device=place), part) for part in (data.query, data.gallery))
-        ),
+        "untrained": _score(*embed(untrained)),
     }
     console.print("2/4  colour histograms and the untrained network are scored; training")
 
@@ -102,11 +104,9 @@ def demo(
     )
     trained = load_model(result.checkpoint)
     trained.model.to(place)
-    query, gallery = (embed_people(ModelEmbedder(trained, device=place), part) for part in (data.query, data.gallery))
-    results["trained"] = evaluate(*query, *gallery)
-    both_streams = ModelEmbedder(trained, fused=True, device=place)
-    fused = (embed_people(both_streams, part) for part in (data.query, data.gallery))
-    results["trained, two streams fused"] = _score(*fused)
+    query, gallery = embed(trained)
+    results["trained"] = _score(query, gallery)
+    results["trained, two streams fused"] = _score(*embed(trained, fused=True))
     console.print("3/4  trained and scored; drawing")
 
     _draw_curves(out, result.log, results)

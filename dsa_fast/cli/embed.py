@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from dsa_fast.cli.progress import image_progress
 from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.deploy.inputs import Item, find_items, read_items
 from dsa_fast.deploy.vector_files import PartWriter
@@ -58,12 +58,11 @@ def embed(
     if writer.done:
         console.print(f"resuming: {writer.done} of {len(items)} are done", highlight=False)
     start, skipped, embedded = time.perf_counter(), [], 0
-    columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"), TimeRemainingColumn())
     with (
         Encoder.load(encoder, device=device, backend=backend, precision=precision) as model,
-        Progress(*columns, console=console, transient=True) as bar,
+        image_progress(console, "embedding") as show,
     ):
-        task = bar.add_task("images", total=len(items), completed=writer.done)
+        done = writer.done
         for number, wanted in writer.missing():
             kept: list[Item] = []
             vectors: list[NDArray[np.float32]] = []
@@ -78,7 +77,8 @@ def embed(
                     found = model([image for image in images if isinstance(image, Tensor)])
                     vectors.append(np.asarray(found))
                     kept += [group[i] for i in fine]
-                bar.advance(task, len(group))
+                done += len(group)
+                show(done, len(items))
             writer.write(number, kept, np.concatenate(vectors) if vectors else np.empty((0, model.dim), np.float32))
             embedded += len(kept)
         about = repr(model)

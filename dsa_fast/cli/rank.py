@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from dsa_fast.cli.fit import print_scores
+from dsa_fast.cli.progress import image_progress
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.device import pick_device
@@ -160,15 +160,7 @@ def rank(
         }
         if heat:
             facts["activation"] = f"{activation}: length of the feature vector at each place, each image's own range"
-        columns = (
-            TextColumn("report"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("images,"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("images", total=None)
+        with image_progress(console, "report") as show:
             report = write_report(
                 out / "report.html",
                 data.query,
@@ -183,7 +175,7 @@ def rank(
                 facts=facts,
                 height=height,
                 images=images,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=show,
             )
         place_of_images = "" if report.embedded else " in a folder next to it"
         written.insert(0, f"report.html ({report.size / 1e6:.1f} MB, {report.images} images{place_of_images})")

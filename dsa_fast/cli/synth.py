@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dsa_fast.cli.progress import image_progress
 from dsa_fast.data.synth import SynthConfig, entries, make_dataset
 from dsa_fast.visual.contact_sheet import synthetic_people
 from dsa_fast.visual.layout import save_picture
@@ -105,14 +105,6 @@ def render_people(
     out: Path, config: SynthConfig, console: Console, *, overwrite: bool = False, workers: int | None = None
 ) -> None:
     """`make_dataset` with a progress bar, and a picture of some of the people: preview.png."""
-    columns = (TextColumn("rendering"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("images", total=None)
-        make_dataset(
-            out,
-            config,
-            overwrite=overwrite,
-            workers=workers,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with image_progress(console, "rendering") as show:
+        make_dataset(out, config, overwrite=overwrite, workers=workers, progress=show)
     save_picture(synthetic_people(config), out / "preview.png")

@@ -141,10 +141,7 @@ def evaluate_distances(
     Args:
         distances: float32 [Q, G], compared as they are (other types are cast to it); or a function, so that they are
             never all held: `distances(start, stop)` gives those of the queries start .. stop - 1, [stop - start, G].
-        query_pids: [Q]; this and the following three as in `evaluate`.
-        query_camids: [Q].
-        gallery_pids: [G].
-        gallery_camids: [G].
+        query_pids: [Q]; this and the following three, to gallery_camids [G], as in `evaluate`.
         max_rank: as in `evaluate`.
         average_precision: as in `evaluate`.
         block_size: queries asked of a function at a time.

@@ -57,12 +57,7 @@ def distance_histogram(
     """Counts the distances of all pairs, a block at a time, in float32.
 
     Args:
-        query_features: [Q, D]; this and the following five as in `evaluate`.
-        query_pids: [Q].
-        query_camids: [Q].
-        gallery_features: [G, D], on the same device.
-        gallery_pids: [G].
-        gallery_camids: [G].
+        query_features: [Q, D]; this and the following five, to gallery_camids [G], as in `evaluate`.
         metric: as in `evaluate`.
         bins: the most bins that cover the distances that occur.
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsa_fast.evaluation.inputs import JUNK, Features, Labels, Metric
+from dsa_fast.evaluation.inputs import JUNK, CheckedLabels, Features, Labels, Metric, check_feature_pair
 from dsa_fast.evaluation.ordering import LAST, OrderedGallery
 
 __all__ = [
@@ -63,12 +63,7 @@ def rank_list(
     The order is that of `evaluate`. Every query has a list, also one without a right match.
 
     Args:
-        query_features: [Q, D]; this and the following five as in `evaluate`.
-        query_pids: [Q].
-        query_camids: [Q].
-        gallery_features: [G, D].
-        gallery_pids: [G].
-        gallery_camids: [G].
+        query_features: [Q, D]; this and the following five, to gallery_camids [G], as in `evaluate`.
         k: length of a list.
         metric: as in `evaluate`.
         block_size: as in `evaluate`.
@@ -134,12 +129,7 @@ def unfiltered_lists(
     The order is that of `evaluate` and `rank_list`: without its left-out items a list is `rank_list`'s.
 
     Args:
-        query_features: [Q, D]; this and the following five as in `evaluate`.
-        query_pids: [Q].
-        query_camids: [Q].
-        gallery_features: [G, D].
-        gallery_pids: [G].
-        gallery_camids: [G].
+        query_features: [Q, D]; this and the following five, to gallery_camids [G], as in `evaluate`.
         k: number of items that count (right or wrong) in each list, if the gallery has them.
         max_left_out: the most left-out items that a list shows, the nearest first; by default k. `hidden` counts the
             others before the last item that counts.
@@ -155,39 +145,21 @@ def unfiltered_lists(
     most = k if max_left_out is None else max_left_out
     if most < 0:
         raise ValueError(f"max_left_out must be at least 0, got {max_left_out}")
-    # Checks all arguments, and gives the items that every list must hold.
-    counted = rank_list(
-        query_features,
-        query_pids,
-        query_camids,
-        gallery_features,
-        gallery_pids,
-        gallery_camids,
-        k=k,
-        metric=metric,
-        block_size=block_size,
-    )
-    q_pids, q_camids, g_pids, g_camids = (_ints(x) for x in (query_pids, query_camids, gallery_pids, gallery_camids))
+    query, gallery = check_feature_pair(query_features, gallery_features)
+    labels = CheckedLabels(query_pids, query_camids, gallery_pids, gallery_camids, len(query), len(gallery))
+    q_pids, q_camids = labels.query_pids.numpy(), labels.query_camids.numpy()
+    g_pids, g_camids = labels.gallery_pids.numpy(), labels.gallery_camids.numpy()
     num_queries, num_gallery = len(q_pids), len(g_pids)
-    want = (counted.indices >= 0).sum(1).numpy()
+    own = labels.lists()[1].offsets.diff().numpy()  # left out for each query, in addition to the junk
+    want = np.minimum(k, num_gallery - int((g_pids == JUNK).sum()) - own)
     rows: list[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], int] | None] = [None] * num_queries
     pending = np.arange(num_queries)
     wide = min(num_gallery, 2 * k + 16)
     while len(pending):
-        # Labels under which nothing is left out, so that the order is rank_list's own.
-        near = rank_list(
-            query_features[torch.from_numpy(pending)]
-            if isinstance(query_features, Tensor)
-            else query_features[pending],
-            np.full(len(pending), 2),
-            np.zeros(len(pending), np.int64),
-            gallery_features,
-            np.ones(num_gallery, np.int64),
-            np.zeros(num_gallery, np.int64),
-            k=wide,
-            metric=metric,
-            block_size=block_size,
-        )
+        # With these labels nothing is left out, so that the order is rank_list's own.
+        some, ones = query[torch.from_numpy(pending)], np.ones(num_gallery, np.int64)
+        twos = np.full(len(pending), 2)
+        near = rank_list(some, twos, twos, gallery, ones, ones, k=wide, metric=metric, block_size=block_size)
         left = []
         for row, items, distances in zip(pending, near.indices.numpy(), near.distances.numpy(), strict=True):
             same = g_pids[items] == q_pids[row]
@@ -211,7 +183,3 @@ def unfiltered_lists(
         far[i, : len(items)] = torch.from_numpy(distances)
         what[i, : len(items)] = torch.from_numpy(kinds)
     return UnfilteredLists(indices, far, what, torch.tensor([row[3] for row in done], dtype=torch.int64))
-
-
-def _ints(values: Labels) -> NDArray[np.int64]:
-    return np.asarray(values.cpu() if isinstance(values, Tensor) else values).astype(np.int64)
