@@ -12,20 +12,6 @@ from torch import Tensor
 
 from dsa_fast.ops import rank as rank_ops
 
-__all__ = [
-    "DISTRACTOR",
-    "JUNK",
-    "CheckedLabels",
-    "Features",
-    "Labels",
-    "Metric",
-    "as_real",
-    "check_feature_pair",
-    "check_features",
-    "check_labels",
-    "check_metric",
-]
-
 Metric = Literal["cosine", "euclidean"]
 Features = Tensor | NDArray[Any]
 Labels = Tensor | NDArray[Any] | Sequence[int]

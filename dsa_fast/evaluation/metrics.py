@@ -155,22 +155,16 @@ def evaluate_distances(
         raise ValueError(f"block_size must be at least 1, got {block_size}")
     labels = CheckedLabels(query_pids, query_camids, gallery_pids, gallery_camids, None, None)
     shape = (len(labels.query_pids), len(labels.gallery_pids))
-    if callable(distances):
-        give = distances
-    else:
-        whole = distances if isinstance(distances, Tensor) else torch.from_numpy(np.asarray(distances))
-        if whole.shape != shape:
-            raise ValueError(f"distances must have shape [Q, G] = {list(shape)}, got {list(whole.shape)}")
-
-        def give(start: int, stop: int) -> Tensor:
-            return whole[start:stop]
-
+    if not callable(distances):
+        distances = distances if isinstance(distances, Tensor) else torch.from_numpy(np.asarray(distances))
+        if distances.shape != shape:
+            raise ValueError(f"distances must have shape [Q, G] = {list(shape)}, got {list(distances.shape)}")
     matches, left_out = labels.lists()
     junk = labels.gallery_pids == JUNK
     ranks = []
     for start in range(0, shape[0], block_size):
         stop = min(start + block_size, shape[0])
-        given = give(start, stop)
+        given = distances(start, stop) if callable(distances) else distances[start:stop]
         block = (given if isinstance(given, Tensor) else torch.from_numpy(np.asarray(given))).detach()
         if block.shape != (stop - start, shape[1]):
             raise ValueError(

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from dsa_fast.evaluation.inputs import JUNK, CheckedLabels, Features, Labels, Metric, check_feature_pair, check_metric
 
-__all__ = ["LAST", "Block", "OrderedGallery", "sortable"]
-
 LAST = torch.iinfo(torch.int64).max  # key of what is left out: farther than everything
 _GALLERY_CHUNK_VALUES = 1 << 20  # float64 values of the gallery converted at a time: 8 MiB
 _RANKED_VALUES = 1 << 20  # distances ranked at a time: 8 MiB of int64 keys

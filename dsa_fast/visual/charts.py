@@ -48,6 +48,7 @@ in_style = matplotlib.rc_context(
         "ytick.color": FAINT,
     }
 )
+_SIZE = 6.5, 4.5  # inches, of 100 pixels
 _SVG_SIZE = 4.6, 3.0  # inches, 331 points: its text of 10 points can be read where a phone shows it 330 pixels wide
 
 
@@ -152,14 +153,12 @@ def cmc_curves(
     results: Mapping[str, ArrayLike],
     *,
     title: str = "Cumulative matching characteristic",
-    size: tuple[float, float] = (6.5, 4.5),
 ) -> Image.Image:
     """Draws CMC curves: at each rank, the share of queries with a right match so far.
 
     Args:
         results: `EvaluationResult.cmc` of each method, [max_rank], under its name.
         title: above the axes.
-        size: width and height in inches, of 100 pixels.
 
     Returns:
         An RGB picture.
@@ -169,7 +168,7 @@ def cmc_curves(
     """
     if not results:
         raise ValueError("results must hold at least one curve, got none")
-    figure, axes = _axes(title, "rank", "queries with a right match so far", size)
+    figure, axes = _axes(title, "rank", "queries with a right match so far", _SIZE)
     for number, (name, values) in enumerate(results.items()):
         cmc = np.asarray(values, np.float64)
         if cmc.ndim != 1 or len(cmc) == 0 or not ((cmc >= 0) & (cmc <= 1)).all():
@@ -199,7 +198,6 @@ def distance_distributions(
     *,
     title: str = "Distances of query and gallery",
     x_label: str = "distance",
-    size: tuple[float, float] = (6.5, 4.5),
 ) -> Image.Image:
     """Draws the distributions of the distances of same and of different identities, and what they have in common.
 
@@ -207,12 +205,11 @@ def distance_distributions(
         histogram: of `distance_histogram`.
         title: above the axes.
         x_label: below them.
-        size: width and height in inches, of 100 pixels.
 
     Returns:
         An RGB picture.
     """
-    figure, axes = _axes(title, x_label, "share of the pairs", size)
+    figure, axes = _axes(title, x_label, "share of the pairs", _SIZE)
     _draw_distances(figure, axes, histogram)
     return render(figure)
 

@@ -15,19 +15,6 @@ from torch import Tensor
 from dsa_fast.files import atomic_path
 from dsa_fast.visual.palette import FAINT, INK, PAPER
 
-__all__ = [
-    "captioned",
-    "fit",
-    "font",
-    "in_rows",
-    "save_picture",
-    "shorten",
-    "table",
-    "text_tile",
-    "to_picture",
-    "to_tensor",
-]
-
 
 def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
     """Writes a picture, in the format of the name's suffix; it appears whole or not at all. Folders are made.
@@ -81,14 +68,7 @@ def captioned(
     size: int = 12,
     centered: bool = False,
 ) -> Image.Image:
-    """The image with lines of text below it, each shortened to its width; the first is dark, the others are faint.
-
-    Args:
-        image: the image.
-        lines: text, or (text, colour).
-        size: of the font, in pixels.
-        centered: puts the text below the image's middle instead of its left border.
-    """
+    """The image with lines of text below it: text, or (text, colour). Each is shortened to the image's width."""
     pitch, anchor = size + 4, "ma" if centered else "la"
     tile = Image.new("RGB", (image.width, image.height + 3 + pitch * len(lines)), PAPER)
     tile.paste(image)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["PAGE_DARK", "PAGE_LIGHT"]
-
 PAPER: Final = "#ffffff"
 INK: Final = "#232328"
 FAINT: Final = "#6b6b75"  # labels and axes

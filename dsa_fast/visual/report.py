@@ -197,12 +197,7 @@ def _query_rows(
                 "hidden": int(lists.hidden[row]),
                 "list": [
                     [number[item], round(distance, 5), kind]
-                    for item, distance, kind in zip(
-                        lists.indices[row, :length].tolist(),
-                        lists.distances[row, :length].tolist(),
-                        lists.kinds[row, :length].tolist(),
-                        strict=True,
-                    )
+                    for item, distance, kind in zip(*(it[row, :length].tolist() for it in lists[:3]), strict=True)
                 ],
             }
         )
@@ -255,21 +250,16 @@ def _tiles(result: EvaluationResult, gallery: int) -> str:
 
 def _charts(cmc: NDArray[np.float64], histogram: DistanceHistogram | None) -> str:
     note = "Share of queries whose first right match is at this rank or before it."
-    charts = [_chart("Cumulative matching characteristic", cmc_svg(cmc), note)]
+    charts = [("Cumulative matching characteristic", cmc_svg(cmc), note)]
     if histogram is not None:
-        note = ""
-        if not np.isnan(histogram.overlap):
-            note = (
-                f"{histogram.overlap:.1%} of the two distributions is in common. A same pair is nearer than a "
-                f"different one with probability {histogram.auc:.2%}. At the dotted threshold "
-                f"{histogram.threshold:.3f} both err alike, {histogram.equal_error_rate:.1%}."
-            )
-        charts.append(_chart("Distances of pairs", distance_svg(histogram), note))
-    return "".join(charts)
-
-
-def _chart(caption: str, svg: str, note: str) -> str:
-    return f"<figure><figcaption>{caption}</figcaption>{svg}<p>{note}</p></figure>"
+        note = (
+            f"{histogram.overlap:.1%} of the two distributions is in common. A same pair is nearer than a different "
+            f"one with probability {histogram.auc:.2%}. At the dotted threshold {histogram.threshold:.3f} both err "
+            f"alike, {histogram.equal_error_rate:.1%}."
+        )
+        note = "" if np.isnan(histogram.overlap) else note
+        charts.append(("Distances of pairs", distance_svg(histogram), note))
+    return "".join(f"<figure><figcaption>{name}</figcaption>{svg}<p>{text}</p></figure>" for name, svg, text in charts)
 
 
 def _variables(colors: Mapping[str, str]) -> str:
