@@ -139,7 +139,8 @@ def _row_file(base: Path, name: str) -> Path:
     try:
         return find_config(name if name.endswith((".yaml", ".yml")) else f"rows/{name}")
     except FileNotFoundError:
-        raise FileNotFoundError(f"rows must be some of {', '.join(row_names())}, or YAML files, got {name}") from None
+        known = sorted({path.stem for path in (base.parent / "rows").glob("*.yaml")} | set(row_names()))
+        raise FileNotFoundError(f"rows must be some of {', '.join(known)}, or YAML files, got {name}") from None
 
 
 def _training(

@@ -108,6 +108,7 @@ def batch_hard_triplet_loss(features: Tensor, labels: Tensor, *, margin: float =
         return losses.sum() / anchors.clamp(min=1)
 
 
+# torch.distributed.nn.functional.all_gather has the same scale, but is deprecated since PyTorch 2.14 for a private one.
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

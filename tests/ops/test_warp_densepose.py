@@ -116,7 +116,12 @@ def test_has_the_bits_of_interpolate_on_large_boxes(device: str, coarse: int) ->
     boxes = torch.tensor([[0.0, 0, 200, 300], [-30.5, 10, 100.5, 320], [20, 20, 70.9, 99.2], [60, 3, 172, 290]])
     output = make(4, coarse=coarse, h=112, w=112)
     got = to_iuv(output.map(lambda head: head.to(device)), boxes.to(device), size)
-    assert_equal(got, reference(output, boxes, size))
+    expected = reference(output, boxes, size)
+    if torch.torch_version.TorchVersion(torch.__version__) >= (2, 15):
+        assert_equal(got, expected)
+    else:  # older versions round a source index once, not after each of its two operations
+        assert torch.equal(got[:, 0].cpu(), expected[:, 0])
+        torch.testing.assert_close(got.cpu(), expected, rtol=0, atol=4e-6)
 
 
 def test_labels_of_noise_equal_those_of_interpolate(device: str) -> None:
