@@ -119,7 +119,7 @@ Sidecar parse_sidecar(std::string_view text, const std::string& name) {
   }
   if (fields.has("model")) {
     const Fields model = fields.object("model");
-    for (const char* key : {"class", "stream", "trunk"}) {
+    for (const char* key : {"class", "stream", "backbone"}) {
       if (!model.has(key)) continue;
       sidecar.model += (sidecar.model.empty() ? "" : ", " + std::string(key) + " ") + model.text(key);
     }

@@ -24,8 +24,9 @@ from dsa_fast.densepose.map_checks import MapFacts, examine, suspicions
 from dsa_fast.densepose.parts import NUM_PARTS, PART_NAMES
 from dsa_fast.files import atomic_path
 from dsa_fast.image import read_image
+from dsa_fast.visual.charts import bars
 from dsa_fast.visual.contact_sheet import Cell, contact_sheet
-from dsa_fast.visual.pictures import bars, save_picture
+from dsa_fast.visual.layout import save_picture, table
 
 # Worst first. The first two can't be read at all.
 _KINDS = (
@@ -310,9 +311,4 @@ def _histograms(items: Sequence[_Item]) -> Image.Image:
         panels.append(bars(counts.tolist(), edges.tolist(), title=title, y_label="images", percent=percent))
     often = {f"{part} {PART_NAMES[part]}": float(sum(each.pixels[part] > 0 for each in seen)) for part in range(1, 25)}
     panels.append(bars(often, title="images that show a part", y_label="images", size=(8.0, 4.0)))
-    picture = Image.new("RGB", (panels[0].width, sum(panel.height for panel in panels)), "white")
-    top = 0
-    for panel in panels:
-        picture.paste(panel, (0, top))
-        top += panel.height
-    return picture
+    return table([[panel] for panel in panels], gap=0)

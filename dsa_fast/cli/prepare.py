@@ -41,7 +41,7 @@ from dsa_fast.device import pick_device
 from dsa_fast.files import atomic_path, remove_left_over
 from dsa_fast.image import read_image
 from dsa_fast.visual.contact_sheet import Cell, contact_sheet
-from dsa_fast.visual.pictures import save_picture
+from dsa_fast.visual.layout import save_picture
 
 _REPORT, _SHEET = "prepare.json", "prepare.jpg"  # no PNG: a folder's image might be called so
 _SHOWN = 10  # failed images in the message

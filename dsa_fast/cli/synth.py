@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dsa_fast.cli.progress import image_progress
 from dsa_fast.data.synth import SynthConfig, entries, make_dataset
+from dsa_fast.visual.contact_sheet import synthetic_people
+from dsa_fast.visual.layout import save_picture
 
 
 def synth(*, out: Path, workers: int | None = None, overwrite: bool = False, **settings: Any) -> None:
@@ -27,8 +27,7 @@ def synth(*, out: Path, workers: int | None = None, overwrite: bool = False, **s
     """
     config = SynthConfig(**settings)
     console, start = Console(), time.perf_counter()
-    with rendering_progress(console) as show:
-        make_dataset(out, config, overwrite=overwrite, workers=workers, progress=show)
+    render_people(out, config, console, overwrite=overwrite, workers=workers)
     seconds, total = time.perf_counter() - start, len(entries(config))
     console.print(
         f"{total} images of {config.identities} people in {out} ({seconds:.1f} s, {total / seconds:.0f} a second); "
@@ -38,10 +37,10 @@ def synth(*, out: Path, workers: int | None = None, overwrite: bool = False, **s
     )
 
 
-@contextmanager
-def rendering_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar; gives the function (done, total) that moves it."""
-    columns = (TextColumn("rendering"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("images", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def render_people(
+    out: Path, config: SynthConfig, console: Console, *, overwrite: bool = False, workers: int | None = None
+) -> None:
+    """`make_dataset` with a progress bar, and a picture of some of the people: preview.png."""
+    with image_progress(console, "rendering") as show:
+        make_dataset(out, config, overwrite=overwrite, workers=workers, progress=show)
+    save_picture(synthetic_people(config), out / "preview.png")

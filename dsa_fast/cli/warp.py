@@ -7,20 +7,17 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from dsa_fast.densepose.iuv import read_iuv, resize_iuv
+from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.densepose.parts import NUM_PARTS
 from dsa_fast.files import atomic_path
 from dsa_fast.image import read_image
 from dsa_fast.ops.warp import warp as warp_op
-from dsa_fast.visual.atlas import atlas, part_overlay
+from dsa_fast.visual.atlas import photo_and_parts
 
-_PAPER, _INK = (250, 250, 250), (40, 40, 45)
-_GAP, _CAPTION = 16, 24
-_PANEL_WIDTH = 640  # pixels; the photo and the part map are no wider
 _MARGIN = 0.06  # of a person's box, kept around it
 
 
@@ -72,45 +69,10 @@ def warp(
         f"{_size(photo)} pixels, {labelled / part_map[0].numel():.1%} of them labelled; {parts} of {NUM_PARTS} parts, "
         f"{float((count > 0).double().mean()):.1%} of their {size} x {size} texels touched"
     )
-    picture = compose(photo, part_map, dsap, count, f"{title}: {facts}")
+    picture = photo_and_parts(photo, part_map, dsap, count, f"{title}: {facts}")
     with atomic_path(out) as temporary:
         picture.save(temporary, format="PNG")
     Console().print(f"{facts}\nwrote {out}", highlight=False, soft_wrap=True)
-
-
-def compose(photo: Tensor, iuv: Tensor, dsap: Tensor, count: Tensor, title: str) -> Image.Image:
-    """The photo above its part map, with the 24 parts next to them; the parts' labels are the map's legend.
-
-    Args:
-        photo: uint8 [3, H, W].
-        iuv: uint8 [3, H, W].
-        dsap: [24, 3, S, S].
-        count: int [24, S, S].
-        title: a line above all.
-
-    Returns:
-        An RGB picture.
-    """
-    parts = atlas(dsap, count=count)
-    room = (parts.height - 2 * _CAPTION - _GAP) // 2
-    height, width = photo.shape[1:]
-    factor = min(_PANEL_WIDTH / width, room / height)
-    panel = max(1, round(width * factor)), max(1, round(height * factor))
-    shown = Image.fromarray(photo.permute(1, 2, 0).numpy()).resize(panel, Image.Resampling.LANCZOS)
-    overlay = part_overlay(_to_tensor(shown), resize_iuv(iuv, (panel[1], panel[0])))
-    top = _GAP + _CAPTION + _GAP // 2
-    picture = Image.new("RGB", (panel[0] + 3 * _GAP + parts.width, top + parts.height + _GAP), _PAPER)
-    draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(18)
-    font = ImageFont.load_default(max(9, int(18 * min(1, (picture.width - 2 * _GAP) / font.getlength(title)))))
-    draw.text((_GAP, _GAP), title, fill=_INK, font=font)
-    y = top
-    for caption, content in (("photo", shown), ("parts", overlay)):
-        draw.text((_GAP, y), caption, fill=_INK, font=ImageFont.load_default(15))
-        picture.paste(content, (_GAP, y + _CAPTION))
-        y += _CAPTION + panel[1] + _GAP
-    picture.paste(parts, (panel[0] + 2 * _GAP, top))
-    return picture
 
 
 def _one_person(photo: Tensor, iuv: Tensor, path: Path, person: int | None) -> tuple[Tensor, Tensor]:

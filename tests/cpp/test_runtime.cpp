@@ -25,7 +25,7 @@ using nlohmann::json;
 json good_sidecar() {
   return json::parse(R"({"format": "dsa_fast.artifact", "format_version": 1, "kind": "onnx", "file": "mf.onnx",
     "bytes": 3, "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-    "model": {"stream": "mf", "class": "DSAReID", "trunk": "resnet50", "parameters": 7},
+    "model": {"stream": "mf", "class": "DSAReID", "backbone": "resnet50", "parameters": 7},
     "input": {"name": "images", "dtype": "uint8", "layout": "NHWC", "height": 256, "width": 128, "channels": "RGB",
               "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
     "output": {"name": "embeddings", "dtype": "float32", "dim": 4096, "normalized": true},
@@ -35,7 +35,7 @@ json good_sidecar() {
 
 void test_sidecar() {
   const Sidecar sidecar = parse_sidecar(good_sidecar().dump(), "mf.onnx.json");
-  check(sidecar.kind == "onnx" && sidecar.bytes == 3 && sidecar.model == "DSAReID, stream mf, trunk resnet50", "kind");
+  check(sidecar.kind == "onnx" && sidecar.bytes == 3 && sidecar.model == "DSAReID, stream mf, backbone resnet50", "kind");
   check(sidecar.input == "images" && sidecar.layout == Layout::kNHWC, "input");
   check(sidecar.height == 256 && sidecar.width == 128 && sidecar.output == "embeddings" && sidecar.dim == 4096,
         "sides");

@@ -18,7 +18,7 @@ struct Sidecar {
   std::string kind;    // onnx, tensorrt or tensorrt-rtx
   int64_t bytes;       // of the artifact
   std::string sha256;  // of the artifact, 64 lower-case hexadecimal digits
-  std::string model;   // such as "DSAReID, stream mf, trunk resnet50"
+  std::string model;   // such as "DSAReID, stream mf, backbone resnet50"
 
   // Images, uint8 RGB [N, height, width, 3] or [N, 3, height, width].
   std::string input;
