@@ -81,14 +81,16 @@ class OpenVino : public Backend {
   }
 
  private:
-  // The type that Python's Encoder asks for: both return the same vectors.
+  // The type that Python's Encoder asks for: both return the same vectors. Asked for a type that the processor has not,
+  // OpenVINO would silently compute in bfloat16.
   ov::element::Type compute_type(const std::string& precision) {
-    if (precision == "fp16") return ov::element::f16;
-    if (precision == "fp32") return ov::element::f32;
-    if (precision == "bf16") return ov::element::bf16;
     const auto capabilities = core_.get_property("CPU", ov::device::capabilities);
-    const bool bf16 = std::find(capabilities.begin(), capabilities.end(), "BF16") != capabilities.end();
-    return bf16 ? ov::element::bf16 : ov::element::f32;
+    const auto has = [&](const char* name) {
+      return std::find(capabilities.begin(), capabilities.end(), name) != capabilities.end();
+    };
+    if (precision == "fp16") return has("FP16") ? ov::element::f16 : ov::element::f32;
+    if (precision == "int8") return has("BF16") ? ov::element::bf16 : ov::element::f32;
+    return precision == "bf16" ? ov::element::bf16 : ov::element::f32;
   }
 
   Sidecar sidecar_;
