@@ -95,10 +95,6 @@ def make_parser(function: Callable[..., object], prog: str) -> jsonargparse.Argu
         help="YAML file with any of the options below, or the package's small, rows/csa, ...",
     )
     parser.add_function_arguments(function, nested_key=None, as_group=False, as_positional=True)
-    for action in parser._actions:  # --from for from_, which Python keeps for itself
-        for spelt in [each for each in action.option_strings if each.endswith("_")]:
-            action.option_strings = [spelt.rstrip("_")]
-            parser._option_string_actions[spelt.rstrip("_")] = parser._option_string_actions.pop(spelt)
     return parser
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from dsa_fast.data.synth import Camera, Pose, SynthConfig, identity_of, render_person, render_picture
+from dsa_fast.data.synth import Camera, SynthConfig, identity_of, render_person, render_picture
+from dsa_fast.densepose.body import Pose
 from dsa_fast.densepose.iuv import resize_iuv
 from dsa_fast.densepose.parts import PART_COLORS
 from dsa_fast.visual.atlas import part_overlay

@@ -76,7 +76,7 @@ def entries(config: SynthConfig) -> list[Entry]:
                 gallery += split == GALLERY
                 result.append(Entry(split, pid, camid, len(result) + 1, pid, index))
     for k in range(round(config.distractors * gallery)):
-        # Three of four show people who are nobody's match, the fourth a box without anybody.
+        # Three of four show people without a match, the fourth an empty box.
         kind = "empty" if k % 4 == 3 else "person"
         camid = 1 + k % config.cameras
         number = _STRANGERS + k // (2 * config.cameras)
