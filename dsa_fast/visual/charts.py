@@ -186,7 +186,8 @@ def cmc_svg(cmc: ArrayLike) -> str:
     _draw_cmc(axes, values, QUERY)
     ranks = [rank for rank in (1, 5, 10, 20) if rank <= len(values)]
     axes.plot(ranks, values[np.array(ranks) - 1], "o", color=QUERY, markersize=6, clip_on=False)
-    axes.set_ylim(max(0.0, math.floor(10 * values[0] - 0.5) / 10) if values[0] > 0.5 else 0.0, 1.02)
+    low = math.floor(10 * values[0] - 0.5) / 10 if values[0] > 0.5 else 0.0
+    axes.set_ylim(low, 1.02 - 0.02 * low)
     for rank in ranks:
         axes.annotate(f"{values[rank - 1]:.1%}", (rank, values[rank - 1]), (5, -14), textcoords="offset points")
     return _svg(figure, "CMC curve. " + ", ".join(f"rank {rank}: {values[rank - 1]:.1%}" for rank in ranks))

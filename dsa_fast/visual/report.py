@@ -250,6 +250,7 @@ def _tiles(result: EvaluationResult, gallery: int) -> str:
 
 def _charts(cmc: NDArray[np.float64], histogram: DistanceHistogram | None) -> str:
     note = "Share of queries whose first right match is at this rank or before it."
+    note += " The axis does not start at 0%." if cmc[0] > 0.5 else ""
     charts = [("Cumulative matching characteristic", cmc_svg(cmc), note)]
     if histogram is not None:
         note = (

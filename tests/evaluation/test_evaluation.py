@@ -547,3 +547,12 @@ def test_histograms_find_the_same_colours_elsewhere() -> None:
 def test_bad_histogram_input_is_named(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         histogram_features(**{"images": torch.zeros(1, 3, 8, 8, dtype=torch.uint8), **arguments})
+
+
+def test_the_package_has_what_users_look_for_and_needs_no_plots_and_no_training() -> None:
+    names = "evaluate rank_list pool_images k_reciprocal expand_queries embed_people Embedder histogram_features"
+    code = (
+        f"import sys; from dsa_fast.evaluation import {', '.join(names.split())}; "
+        "sys.exit(any(name in sys.modules for name in ('matplotlib', 'lightning', 'tensorboard')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
