@@ -119,7 +119,7 @@ Sidecar parse_sidecar(std::string_view text, const std::string& name) {
   }
   if (fields.has("model")) {
     const Fields model = fields.object("model");
-    for (const char* key : {"class", "stream", "trunk"}) {
+    for (const char* key : {"class", "stream", "backbone"}) {
       if (!model.has(key)) continue;
       sidecar.model += (sidecar.model.empty() ? "" : ", " + std::string(key) + " ") + model.text(key);
     }
@@ -176,12 +176,12 @@ std::string read_artifact(const std::string& artifact, const Sidecar& sidecar) {
   if (static_cast<int64_t>(bytes.size()) != sidecar.bytes) {
     throw std::runtime_error(artifact + " must have " + std::to_string(sidecar.bytes) +
                              " bytes, as its sidecar says, got " + std::to_string(bytes.size()) +
-                             ": it is damaged, or another file's sidecar lies beside it");
+                             ": it is damaged, or this is another file's sidecar");
   }
   const std::string digest = sha256(bytes);
   if (digest != sidecar.sha256) {
     throw std::runtime_error(artifact + " must have the SHA-256 " + sidecar.sha256 + ", as its sidecar says, got " +
-                             digest + ": it is damaged, or another file's sidecar lies beside it");
+                             digest + ": it is damaged, or this is another file's sidecar");
   }
   return bytes;
 }

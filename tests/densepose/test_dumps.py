@@ -190,8 +190,8 @@ def test_text_pickles_are_read_as_far_as_they_hold_no_tensors(tmp_path: Path) ->
             "cse",
             r"cse\.wrong, image 0 \(/people/0\.jpg\): got DensePoseEmbedding.* CSE .* chart model",
         ),
-        ("heads", "got DensePoseChartPredictorOutput: what the network put out, not yet results"),
-        ("instances", "got Instances: what the network put out"),
+        ("heads", "got DensePoseChartPredictorOutput: raw network outputs, not results"),
+        ("instances", "got Instances: raw network outputs"),
         ("labels", r"labels must be part ids 0..24, got 25..25"),
         ("shape", r"must hold labels \[h, w\] and uv"),
         ("box", "box must be of the result's size, 90 x 90"),
@@ -412,6 +412,37 @@ def test_tensors_stay_inside_their_bytes(tmp_path: Path) -> None:
         path.write_bytes(tensor_with(bytes(12), offset, shape, stride))
         with pytest.raises(ValueError, match=r"tensor\.pkl .*a tensor"):
             read_values(path, ())
+
+
+def test_a_zip_that_promises_more_numbers_than_it_holds_is_refused(tmp_path: Path) -> None:
+    """torch.load believes the number of elements in the pickle."""
+    torch.save(torch.arange(4), tmp_path / "whole.pt")
+    for count in (1 << 20, 1 << 40):
+        name = str(tmp_path / f"short{count}.pt")
+        with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(name, "w") as short:
+            for info in whole.infolist():
+                data = whole.read(info)
+                if info.filename.endswith("/data.pkl"):  # both the storage's and the tensor's size
+                    number = pickle.dumps(count, 2)[2:-1]
+                    assert data.count(b"K\x04") == 2
+                    data = data.replace(b"K\x04", number)
+                short.writestr(info.filename, data)
+        with pytest.raises(ValueError, match=r"short.* is no torch.save file"):
+            read_values(name, ())
+
+
+def test_tensors_made_of_one_repeated_number_are_refused(tmp_path: Path) -> None:
+    for write in (as_zip, as_legacy):
+        write(torch.zeros(1).expand(1 << 40), tmp_path / "wide.pkl")
+        with pytest.raises(ValueError, match=r"wide\.pkl .*a tensor reaches beyond its data"):
+            read_values(tmp_path / "wide.pkl", ())
+
+
+def test_only_plain_tensors_are_taken(tmp_path: Path) -> None:
+    for tensor in (torch.eye(2).to_sparse(), torch.empty(2, device="meta"), torch.nn.Parameter(torch.ones(2))):
+        torch.save([tensor], tmp_path / "odd.pkl")
+        with pytest.raises(ValueError, match=r"odd\.pkl .*a tensor must be dense and on the CPU"):
+            read_values(tmp_path / "odd.pkl", ())
 
 
 def test_deep_nesting_exhausts_nothing(tmp_path: Path) -> None:

@@ -1,84 +1,17 @@
-// The product of a block of rows with another, roughly and fast, and of one pair of rows exactly, for ranks on the CPU.
-//
-// Rows come scaled by powers of two (Side). `pack` copies some of them to panels, `product` multiplies panels. Each
-// instruction set has its own, in the struct Kernels. All but AMX sum float32 products. AMX multiplies bfloat16 only,
-// but sixteen times as many at a time: there a row is the sum of two bfloat16 rows, its rounded values and what is
-// missing to them, and the product that of three of the four pairs. What is left out is no more than float32's own
-// rounding of a long sum; Kernels::roundings bounds either.
-#pragma once
+// The products of rank_kernels.h in float32.
+#include "rank_kernels.h"
 
 #include <algorithm>
-#include <array>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <limits>
 #include <type_traits>
-#include <vector>
 
-#include "../rank.h"
-#include "capability.h"
-#include "parallel.h"
-
-namespace dsa_fast {
+namespace dsa_fast::rank {
 namespace {
-
-constexpr int64_t kChunk = 64;  // items whose ranks are counted together
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-// ---- rows, scaled ---------------------------------------------------------------------------------------------------
-
-// Some rows, multiplied by powers of two so that no sum overflows: each row by its own for the cosine, which does not
-// see them, otherwise all rows by one.
-struct Side {
-  Rows rows;
-  int64_t D;
-  std::vector<double> scale;    // [n]
-  std::vector<double> squares;  // [n]: the squared norms of the scaled rows
-
-  const float* narrow_row(int64_t i) const { return static_cast<const float*>(rows.data) + i * D; }
-  const double* wide_row(int64_t i) const { return static_cast<const double*>(rows.data) + i * D; }
-};
-
-// ---- what depends on the processor ----------------------------------------------------------------------------------
-
-// Copies rows begin.. of the side, of which there are count, to panels, for the columns k0 .. k0 + depth - 1; what is
-// missing of the last panel, and of a whole step of columns, is 0.
-using Pack = void (*)(const Side& side, int64_t begin, int64_t count, int64_t k0, int64_t depth, float* to);
-// c[r * ldc + j] (+)= the sum over k < depth of the products of row r of a and j of b, which are packed; rows, columns
-// and depth are multiples of the kernel's.
-using Product = void (*)(int64_t depth, const float* a, int64_t rows, const float* b, int64_t columns, float* c,
-                         int64_t ldc, bool add);
-// key[j] = x[j] * factor[j] + offset[j] for n items; smallest and largest [n / kChunk] of each chunk.
-using Finish = void (*)(const float* x, int64_t n, const float* factor, const float* offset, float* key,
-                        float* smallest, float* largest);
-// Of kChunk values: counts[i] += how many are below low[i], for n bounds; gives those that are in some low[i] ..
-// high[i], a bit each.
-using Count = uint64_t (*)(const float* x, const float* low, const float* high, int64_t n, int32_t* counts);
-// The sum of the products in float64, in an order of its own, which all versions share.
-template <typename Q, typename G>
-using Dot = double (*)(const Q* q, double q_scale, const G* g, double g_scale, int64_t n);
-
-struct Kernels {
-  int64_t rows, columns;  // of the panels of queries, of items
-  int64_t step;           // panels hold this many columns of the features together
-  int64_t tile, depth;    // items, and products of an element, that go through the cache together
-  Pack pack_queries, pack_items;
-  Product product;
-  double (*roundings)(int64_t D);  // how far a product may be from the exact one, in 2^-24 of the rows' norms
-  Finish finish;
-  Count count;
-  Dot<float, float> dot_ff;
-  Dot<float, double> dot_fd;
-  Dot<double, float> dot_df;
-  Dot<double, double> dot_dd;
-};
 
 constexpr int64_t kTile = 128;   // a multiple of kChunk and of every kernel's columns
 constexpr int64_t kDepth = 256;  // products summed before their sum is added to the others
 
-// Every element is a sum of sums of kDepth products each, whatever its place.
-inline double roundings_of_sums(int64_t D) { return static_cast<double>(std::min(kDepth, D) + D / kDepth); }
+// Every element is a sum of sums of kDepth products each, wherever it is.
+double roundings_of_sums(int64_t D) { return static_cast<double>(std::min(kDepth, D) + D / kDepth); }
 
 DSA_FAST_INLINE void finish_body(const float* x, int64_t n, const float* factor, const float* offset, float* key,
                                  float* smallest, float* largest) {
@@ -122,8 +55,7 @@ DSA_FAST_INLINE uint64_t count_body(const float* x, const float* low, const floa
 
 #ifdef DSA_FAST_X86
 // The same, with the values in registers.
-DSA_FAST_AVX512 inline uint64_t count_avx512(const float* x, const float* low, const float* high, int64_t n,
-                                             int32_t* counts) {
+DSA_FAST_AVX512 uint64_t count_avx512(const float* x, const float* low, const float* high, int64_t n, int32_t* counts) {
   const __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
   const __m512 x2 = _mm512_loadu_ps(x + 32), x3 = _mm512_loadu_ps(x + 48);
   uint64_t unsure = 0;
@@ -145,7 +77,7 @@ DSA_FAST_AVX512 inline uint64_t count_avx512(const float* x, const float* low, c
 }
 #endif
 
-// Adds the products to sums [32], element k to k % 32, as far as blocks of 32 go; gives where it stopped.
+// Adds the products of whole blocks of 32 to sums [32], product k to sum k % 32. Returns where it stopped.
 template <typename Product>
 DSA_FAST_INLINE int64_t add_blocks(double* sums, int64_t n, const Product& product) {
   int64_t k = 0;
@@ -156,8 +88,8 @@ DSA_FAST_INLINE int64_t add_blocks(double* sums, int64_t n, const Product& produ
 }
 
 #ifdef DSA_FAST_X86
-// The same sums: a product of two float32 values is exact in float64, so that fusing it with the sum changes nothing.
-DSA_FAST_AVX512 inline int64_t add_blocks_avx512(double* sums, int64_t n, const float* q, const float* g) {
+// The same sums: a product of two float32 values is exact in float64, and fusing it with the sum changes nothing.
+DSA_FAST_AVX512 int64_t add_blocks_avx512(double* sums, int64_t n, const float* q, const float* g) {
   __m512d sum[4];
   for (int j = 0; j < 4; ++j) sum[j] = _mm512_loadu_pd(sums + 8 * j);
   int64_t k = 0;
@@ -173,12 +105,12 @@ DSA_FAST_AVX512 inline int64_t add_blocks_avx512(double* sums, int64_t n, const 
   return k;
 }
 #else
-inline int64_t add_blocks_avx512(double*, int64_t, const float*, const float*) { return 0; }  // is never called
+int64_t add_blocks_avx512(double*, int64_t, const float*, const float*) { return 0; }  // is never called
 #endif
 
 template <bool kAvx512 = false, typename Q, typename G>
 DSA_FAST_INLINE double dot_body(const Q* q, double q_scale, const G* g, double g_scale, int64_t n) {
-  // Products of float32 values are exact and far from float64's limits, so that they are scaled at the end.
+  // Products of float32 values are exact and far from float64's limits: they are scaled at the end.
   constexpr bool kLate = std::is_same_v<Q, float> && std::is_same_v<G, float>;
   double sums[32] = {};
   const auto product = [&](int64_t k) {
@@ -199,8 +131,8 @@ DSA_FAST_INLINE double dot_body(const Q* q, double q_scale, const G* g, double g
 }
 
 #ifdef DSA_FAST_X86
-// What pack does, for four rows at once; false, and nothing done, where a scale is no float32.
-inline bool pack_four(const Side& side, int64_t row, int64_t k0, int64_t depth, int64_t width, float* to) {
+// Packs four rows at once. Returns false, with nothing done, if a scale is no float32.
+bool pack_four(const Side& side, int64_t row, int64_t k0, int64_t depth, int64_t width, float* to) {
   const float* from[4];
   __m128 scale[4];
   for (int64_t r = 0; r < 4; ++r) {
@@ -262,7 +194,7 @@ void pack(const Side& side, int64_t begin, int64_t count, int64_t k0, int64_t de
 
 using Multiply = void (*)(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add);
 
-// A Product, made of one that takes one panel of each.
+// A Product, made from one of single panels.
 template <Multiply multiply, int64_t kRows, int64_t kColumns>
 void product_of_panels(int64_t depth, const float* a, int64_t rows, const float* b, int64_t columns, float* c,
                        int64_t ldc, bool add) {
@@ -289,29 +221,26 @@ void product_of_panels(int64_t depth, const float* a, int64_t rows, const float*
   target double dot_dd_##name(const double* q, double qs, const double* g, double gs, int64_t n) {             \
     return dot_body(q, qs, g, gs, n);                                                                          \
   }                                                                                                            \
-  inline const Kernels& kernels_##name() {                                                                     \
-    static const Kernels kernels{kRows_##name,                                                                 \
-                                 kColumns_##name,                                                              \
-                                 1,                                                                            \
-                                 kTile,                                                                        \
-                                 kDepth,                                                                       \
-                                 pack<kRows_##name>,                                                           \
-                                 pack<kColumns_##name>,                                                        \
-                                 product_of_panels<multiply_##name, kRows_##name, kColumns_##name>,            \
-                                 roundings_of_sums,                                                            \
-                                 finish_##name,                                                                \
-                                 count_##name,                                                                 \
-                                 dot_ff_##name,                                                                \
-                                 dot_fd_##name,                                                                \
-                                 dot_df_##name,                                                                \
-                                 dot_dd_##name};                                                               \
-    return kernels;                                                                                            \
-  }
+  constexpr Kernels kKernels_##name{kRows_##name,                                                              \
+                                    kColumns_##name,                                                           \
+                                    1,                                                                         \
+                                    kTile,                                                                     \
+                                    kDepth,                                                                    \
+                                    pack<kRows_##name>,                                                        \
+                                    pack<kColumns_##name>,                                                     \
+                                    product_of_panels<multiply_##name, kRows_##name, kColumns_##name>,         \
+                                    roundings_of_sums,                                                         \
+                                    finish_##name,                                                             \
+                                    count_##name,                                                              \
+                                    dot_ff_##name,                                                             \
+                                    dot_fd_##name,                                                             \
+                                    dot_df_##name,                                                             \
+                                    dot_dd_##name};
 
 constexpr int64_t kRows_plain = 4, kColumns_plain = 8;
 constexpr bool kAvx512_plain = false;
 
-inline void multiply_plain(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add) {
+void multiply_plain(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add) {
   float sum[kRows_plain][kColumns_plain] = {};
   for (int64_t k = 0; k < depth; ++k, a += kRows_plain, b += kColumns_plain) {
     for (int64_t r = 0; r < kRows_plain; ++r) {
@@ -323,7 +252,7 @@ inline void multiply_plain(int64_t depth, const float* a, const float* b, float*
   }
 }
 
-inline uint64_t count_plain(const float* x, const float* low, const float* high, int64_t n, int32_t* counts) {
+uint64_t count_plain(const float* x, const float* low, const float* high, int64_t n, int32_t* counts) {
   return count_body(x, low, high, n, counts);
 }
 
@@ -333,8 +262,7 @@ DSA_FAST_KERNELS(plain, )
 constexpr int64_t kRows_avx2 = 6, kColumns_avx2 = 16;
 constexpr bool kAvx512_avx2 = false;
 
-DSA_FAST_AVX2 inline void multiply_avx2(int64_t depth, const float* a, const float* b, float* c, int64_t ldc,
-                                        bool add) {
+DSA_FAST_AVX2 void multiply_avx2(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add) {
   __m256 sum[kRows_avx2][2];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows_avx2; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
@@ -359,8 +287,7 @@ DSA_FAST_AVX2 inline void multiply_avx2(int64_t depth, const float* a, const flo
 constexpr int64_t kRows_avx512 = 14, kColumns_avx512 = 32;
 constexpr bool kAvx512_avx512 = true;
 
-DSA_FAST_AVX512 inline void multiply_avx512(int64_t depth, const float* a, const float* b, float* c, int64_t ldc,
-                                            bool add) {
+DSA_FAST_AVX512 void multiply_avx512(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add) {
   __m512 sum[kRows_avx512][2];
 #pragma GCC unroll 14
   for (int r = 0; r < kRows_avx512; ++r) {
@@ -388,8 +315,7 @@ DSA_FAST_AVX512 inline void multiply_avx512(int64_t depth, const float* a, const
   }
 }
 
-DSA_FAST_AVX2 inline uint64_t count_avx2(const float* x, const float* low, const float* high, int64_t n,
-                                         int32_t* counts) {
+DSA_FAST_AVX2 uint64_t count_avx2(const float* x, const float* low, const float* high, int64_t n, int32_t* counts) {
   return count_body(x, low, high, n, counts);
 }
 
@@ -397,5 +323,39 @@ DSA_FAST_KERNELS(avx2, DSA_FAST_AVX2)
 DSA_FAST_KERNELS(avx512, DSA_FAST_AVX512)
 #endif  // DSA_FAST_X86
 
+const Kernels& choose_kernels() {
+#ifdef DSA_FAST_AMX
+  if (has_amx()) return kernels_amx();
+#endif
+#ifdef DSA_FAST_X86
+  if (capability() == Capability::kAvx512) return kKernels_avx512;
+  if (capability() == Capability::kAvx2) return kKernels_avx2;
+#endif
+  return kKernels_plain;
+}
+
 }  // namespace
-}  // namespace dsa_fast
+
+const Kernels& kernels_plain() { return kKernels_plain; }
+#ifdef DSA_FAST_X86
+const Kernels& kernels_avx2() { return kKernels_avx2; }
+const Kernels& kernels_avx512() { return kKernels_avx512; }
+#endif
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose_kernels();
+  return chosen;
+}
+
+double dot(const Side& a, int64_t i, const Side& b, int64_t j) {
+  const Kernels& kernel = kernels();
+  const double s = a.scale[static_cast<size_t>(i)], t = b.scale[static_cast<size_t>(j)];
+  if (a.rows.wide) {
+    return b.rows.wide ? kernel.dot_dd(a.wide_row(i), s, b.wide_row(j), t, a.D)
+                       : kernel.dot_df(a.wide_row(i), s, b.narrow_row(j), t, a.D);
+  }
+  return b.rows.wide ? kernel.dot_fd(a.narrow_row(i), s, b.wide_row(j), t, a.D)
+                     : kernel.dot_ff(a.narrow_row(i), s, b.narrow_row(j), t, a.D);
+}
+
+}  // namespace dsa_fast::rank

@@ -1,33 +1,32 @@
-// What rank_product.h says of a product on processors with AMX (Intel, from Sapphire Rapids on).
+// The product of rank_kernels.h on processors with AMX (Intel, from Sapphire Rapids on).
 //
-// A feature x, at most 1 and a float32, is split in two bfloat16: high, x rounded, and low, what is missing, rounded. A
-// panel holds 32 rows and, of each 32 columns, 4 KiB: high of the first 16 rows and of the others, then low. Of an item
-// a tile register takes pairs of columns, [16 pairs, 16 items, 2].
+// A feature x, a float32 of at most 1, is split in two bfloat16: high is x, rounded; low is x - high, rounded. A panel
+// holds 32 rows and, for each 32 columns, 4 KiB: high of the first 16 rows and of the others, then low. A tile register
+// takes items as pairs of columns, [16 pairs, 16 items, 2].
 //
-// Errors: |low| <= 2^-8 |x|, and what both miss is 2^-17 |x| at most. Left out of a product is thus
-// (2^-16 + 2 * 2^-17) |q g|, which is 512 * 2^-24. The instruction sums 16 products twice and their sum, from 0, and
-// adds that to the tile, each with a rounding; a tile gets three such sums for 32 columns. It takes what is subnormal
-// for 0, as does its result.
-#pragma once
+// Errors: |low| <= 2^-8 |x|, and high + low misses x by 2^-17 |x| at most. A product leaves out low times low and these
+// remainders: (2^-16 + 2 * 2^-17) |q g|, which is 512 * 2^-24. The instruction sums 16 products twice and their sum,
+// from 0, and adds that to the tile, each with a rounding. A tile gets three such sums for 32 columns. Subnormal inputs
+// and results count as 0.
+#include <algorithm>
 
-#include "capability.h"
-#include "rank_product.h"
+#include "rank_kernels.h"
 
 #ifdef DSA_FAST_AMX
 
-namespace dsa_fast {
+namespace dsa_fast::rank {
 namespace {
 
-constexpr int64_t kPanel_amx = 32;  // rows, and columns that are multiplied together
+constexpr int64_t kPanel_amx = 32;  // rows, and columns multiplied together
 constexpr int64_t kTile_amx = 512;
 constexpr int64_t kDepth_amx = 512;
 constexpr int64_t kBytes_amx = 16 * 64;  // of a tile register
 using Byte = unsigned char;
 
-inline double roundings_amx(int64_t D) { return 512 + 1.02 * static_cast<double>(3 * ((D + 31) / 32) + 17); }
+double roundings_amx(int64_t D) { return 512 + 1.02 * static_cast<double>(3 * ((D + 31) / 32) + 17); }
 
 // The columns k0 .. k0 + n - 1 of a row, scaled, n at most 32; 0 for others.
-DSA_FAST_AMX inline void load_amx(const Side& side, int64_t row, int64_t k0, int64_t n, __m512* first, __m512* second) {
+DSA_FAST_AMX void load_amx(const Side& side, int64_t row, int64_t k0, int64_t n, __m512* first, __m512* second) {
   const double scale = side.scale[static_cast<size_t>(row)];
   if (!side.rows.wide && scale >= 1e-36 && scale <= 1e36) {
     const float* from = side.narrow_row(row) + k0;
@@ -47,18 +46,18 @@ DSA_FAST_AMX inline void load_amx(const Side& side, int64_t row, int64_t k0, int
   *second = _mm512_load_ps(scaled + 16);
 }
 
-DSA_FAST_AMX inline __m512 widened_amx(__m256i bfloat16) {
+DSA_FAST_AMX __m512 widened_amx(__m256i bfloat16) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bfloat16), 16));
 }
 
-DSA_FAST_AMX inline void split_amx(__m512 first, __m512 second, __m512i* high, __m512i* low) {
+DSA_FAST_AMX void split_amx(__m512 first, __m512 second, __m512i* high, __m512i* low) {
   *high = (__m512i)_mm512_cvtne2ps_pbh(second, first);
   const __m512 x = widened_amx(_mm512_castsi512_si256(*high)), y = widened_amx(_mm512_extracti64x4_epi64(*high, 1));
   *low = (__m512i)_mm512_cvtne2ps_pbh(_mm512_sub_ps(second, y), _mm512_sub_ps(first, x));
 }
 
 // Transposes 16 x 16 pairs in place.
-DSA_FAST_AMX inline void transpose_amx(Byte* tile) {
+DSA_FAST_AMX void transpose_amx(Byte* tile) {
   __m512i r[16], t[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) r[i] = _mm512_load_si512(tile + 64 * i);
@@ -115,9 +114,9 @@ struct alignas(64) Config_amx {  // eight registers of 16 rows of 64 bytes
 };
 constexpr Config_amx kConfig_amx{};
 
-// GCC's intrinsics do not say which memory they read, so that what they read is constant or stored before a barrier.
-DSA_FAST_AMX inline void product_amx(int64_t depth, const float* a, int64_t rows, const float* b, int64_t columns,
-                                     float* c, int64_t ldc, bool add) {
+// GCC's intrinsics do not declare the memory that they read: it must be constant, or stored before a barrier.
+DSA_FAST_AMX void product_amx(int64_t depth, const float* a, int64_t rows, const float* b, int64_t columns, float* c,
+                              int64_t ldc, bool add) {
   __asm__ volatile("" ::: "memory");
   _tile_loadconfig(&kConfig_amx);
   const int64_t stride = ldc * static_cast<int64_t>(sizeof(float));
@@ -168,7 +167,9 @@ DSA_FAST_AMX inline void product_amx(int64_t depth, const float* a, int64_t rows
   _tile_release();
 }
 
-inline const Kernels& kernels_amx() {
+}  // namespace
+
+const Kernels& kernels_amx() {
   static const Kernels kernels = [] {
     Kernels all = kernels_avx512();
     all.rows = all.columns = kPanel_amx;
@@ -184,7 +185,6 @@ inline const Kernels& kernels_amx() {
   return kernels;
 }
 
-}  // namespace
-}  // namespace dsa_fast
+}  // namespace dsa_fast::rank
 
 #endif  // DSA_FAST_AMX

@@ -1,4 +1,4 @@
-"""`dsa-fast rank`: lists that keep what is left out, distances, activation maps, the web page in a browser."""
+"""The web report, as a file and in a browser."""
 
 from __future__ import annotations
 
@@ -14,248 +14,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from dsa_fast.cli import main
-from dsa_fast.cli.rank import choose
 from dsa_fast.data.people import Person
-from dsa_fast.data.transforms import AugmentConfig
-from dsa_fast.evaluation import EvaluationResult, evaluate, rank_list
-from dsa_fast.evaluation.activation import energy, record_activations
-from dsa_fast.evaluation.report_data import (
+from dsa_fast.evaluation import evaluate
+from dsa_fast.evaluation.pair_distances import distance_histogram
+from dsa_fast.evaluation.ranked_lists import (
     JUNK_IMAGE,
-    NONE,
     RIGHT,
     SAME_CAMERA,
     WRONG,
-    KeptLists,
-    distance_histogram,
-    kept_lists,
+    UnfilteredLists,
+    unfiltered_lists,
 )
-from dsa_fast.models import Baseline, DSAReID, ModelConfig
-from dsa_fast.training import ReIDTask
-from dsa_fast.visual.activation import activation_sheet, color_table, overlay
+from dsa_fast.visual.activation import color_table
 from dsa_fast.visual.report import WrittenReport, write_report
-from tests.data.trees import make_tree
+from tests.evaluation.people import make_people, result_of
 
 EVIL = "<script>document.title='broken'</script>{{data}}</script>"
-
-
-def make_people(rng: np.random.Generator, queries: int, gallery: int, dims: int = 8) -> list[Any]:
-    """Features and labels with every kind of gallery image, and ties."""
-
-    def some(count: int, low: int) -> list[Any]:
-        features = rng.integers(-2, 3, (count, dims)).astype(np.float32)
-        return [
-            torch.from_numpy(features),
-            torch.from_numpy(rng.integers(low, 4, count)),
-            torch.from_numpy(rng.integers(1, 4, count)),
-        ]
-
-    return [*some(queries, 1), *some(gallery, -1)]
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    seed=st.integers(0, 10**6),
-    gallery=st.integers(1, 90),
-    k=st.integers(1, 12),
-    most=st.none() | st.integers(0, 5),
-    metric=st.sampled_from(["cosine", "euclidean"]),
-)
-def test_kept_lists_are_rank_lists_with_the_rest_in_place(
-    seed: int, gallery: int, k: int, most: int | None, metric: Any
-) -> None:
-    people = make_people(np.random.default_rng(seed), 5, gallery)
-    _, q_pids, q_camids, _, g_pids, g_camids = people
-    kept = kept_lists(*people, k=k, max_left_out=most, metric=metric)
-    plain = rank_list(*people, k=k, metric=metric)
-    # With labels under which all count, rank_list gives the order of everything.
-    order = rank_list(
-        people[0], q_pids * 0 + 2, q_camids, people[3], g_pids * 0 + 1, g_camids, k=gallery, metric=metric
-    )
-    for row in range(5):
-        kinds, indices = kept.kinds[row], kept.indices[row]
-        assert (indices[kinds == NONE] == -1).all() and (indices[kinds != NONE] >= 0).all()
-        counts = kinds < SAME_CAMERA
-        wanted = plain.indices[row][plain.indices[row] >= 0]
-        assert indices[counts].tolist() == wanted.tolist()
-        assert (kinds[counts] == RIGHT).tolist() == plain.matches[row][: len(wanted)].tolist()
-        left_out = [
-            i
-            for i in order.indices[row].tolist()
-            if g_pids[i] == -1 or (g_pids[i] == q_pids[row] and g_camids[i] == q_camids[row])
-        ]
-        shown = indices[(kinds == SAME_CAMERA) | (kinds == JUNK_IMAGE)].tolist()
-        assert shown == left_out[: len(shown)] and len(shown) <= (k if most is None else most)
-        assert all((g_pids[i] == -1) == (kinds[indices.tolist().index(i)] == JUNK_IMAGE) for i in shown)
-        # In place: the list is a part of the whole order.
-        place = {int(i): n for n, i in enumerate(order.indices[row])}
-        places = [place[int(i)] for i in indices[kinds != NONE]]
-        assert places == sorted(places)
-        if len(wanted):
-            before = sum(place[i] < place[int(wanted[-1])] for i in left_out)
-            assert len(shown) + int(kept.hidden[row]) == before
-
-
-def test_kept_lists_go_past_much_junk() -> None:
-    features = torch.eye(2)[[0] * 300 + [1]]
-    pids = torch.tensor([-1] * 300 + [1])
-    kept = kept_lists(torch.eye(2)[:1], [1], [1], features, pids, [2] * 301, k=1, max_left_out=2)
-    assert kept.indices.tolist() == [[0, 1, 300]] and kept.kinds.tolist() == [[JUNK_IMAGE, JUNK_IMAGE, RIGHT]]
-    assert kept.hidden.tolist() == [298]
-
-
-def test_kept_lists_refuse_bad_numbers() -> None:
-    people = make_people(np.random.default_rng(0), 2, 5)
-    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
-        kept_lists(*people, k=0)
-    with pytest.raises(ValueError, match="max_left_out must be at least 0, got -1"):
-        kept_lists(*people, max_left_out=-1)
-
-
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_histogram_counts_every_pair_once(metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    people = make_people(np.random.default_rng(1), 40, 300)
-    q, q_pids, q_camids, g, g_pids, g_camids = (x.numpy() for x in people)
-    found = distance_histogram(*people, metric=metric, bins=30)
-    same = (q_pids[:, None] == g_pids) & (g_pids > 0)
-    is_same, is_different = same & (q_camids[:, None] != g_camids), ~same & (g_pids != -1)[None]
-    assert found.same.sum() == is_same.sum() and found.different.sum() == is_different.sum()
-    assert 1 <= len(found.same) <= 30 and len(found.edges) == len(found.same) + 1
-    if metric == "cosine":
-        unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30) for x in (q, g)]
-        exact = 1 - unit[0] @ unit[1].T
-    else:
-        exact = np.linalg.norm(q[:, None].astype(float) - g[None], axis=2)
-    width = 4 * np.sqrt(8) * 2 / 4096  # of a fine bin, at most
-    for counts, mask in ((found.same, is_same), (found.different, is_different)):
-        for at in (3, len(counts) // 2, len(counts) - 2):
-            below = counts[:at].sum()
-            assert (
-                (exact[mask] < found.edges[at] - width).sum() <= below <= (exact[mask] < found.edges[at] + width).sum()
-            )
-    a, b = exact[is_same], exact[is_different]
-    auc = ((a[:, None] < b - 1e-6).mean() + (a[:, None] <= b + 1e-6).mean()) / 2
-    assert found.auc == pytest.approx(auc, abs=0.01)
-    shares = [counts / counts.sum() for counts in (found.same, found.different)]
-    assert found.overlap == pytest.approx(np.minimum(*shares).sum())
-    monkeypatch.setattr("dsa_fast.evaluation.report_data._PAIRS", 700)
-    again = distance_histogram(*people, metric=metric, bins=30)
-    assert again.same.tolist() == found.same.tolist() and again.different.tolist() == found.different.tolist()
-
-
-def test_histogram_of_what_is_told_apart_and_of_one_kind() -> None:
-    eye = torch.eye(2)
-    apart = distance_histogram(eye[:1], [1], [1], eye, [1, 2], [2, 2])
-    assert apart.overlap == 0 and apart.auc == 1 and apart.equal_error_rate == 0 and 0 < apart.threshold < 1
-    alone = distance_histogram(eye[:1], [1], [1], eye[:1], [1], [2])
-    assert alone.same.sum() == 1 and np.isnan(alone.overlap) and np.isnan(alone.auc)
-    with pytest.raises(ValueError, match=r"gallery_pids must have shape \[2\], got \[1\]"):
-        distance_histogram(eye, [1, 2], [1, 1], eye, [1], [1, 1])
-    with pytest.raises(ValueError, match="bins must be at least 1"):
-        distance_histogram(eye, [1, 2], [1, 1], eye, [1, 2], [1, 1], bins=0)
-
-
-def test_energy_is_the_length_of_the_vectors_stretched() -> None:
-    features = torch.zeros(2, 3, 2, 2)
-    features[0, :, 0, 0] = torch.tensor([0.0, 3.0, 4.0])
-    features[0, 0, 1, 1] = 2.5
-    maps = energy(features)
-    assert maps.dtype == torch.uint8 and maps.tolist() == [[[255, 0], [0, 128]], [[0, 0], [0, 0]]]
-    assert energy(features.bfloat16()).tolist() == maps.tolist()
-    with pytest.raises(ValueError, match=r"features must have shape \[B, C, h, w\], got \[2\]"):
-        energy(torch.zeros(2))
-
-
-def test_activations_are_recorded_layer_by_layer_and_hooks_go() -> None:
-    torch.manual_seed(0)
-    model = DSAReID(2, backbone="resnet18", pretrained=None, width=0.125, classifier_dim=8).eval()
-    images = torch.randn(3, 3, 64, 32)
-    plain = model.embed(images)
-    for layer in ("backbone", "global", "local"):
-        with record_activations(model.mf_stream, layer) as maps:  # type: ignore[arg-type]
-            assert torch.equal(model.embed(images), plain)
-            model.embed(images[:1])
-        model.embed(images)
-        assert [list(m.shape) for m in maps] == [[3, 4, 2], [1, 4, 2]]
-    with record_activations(model.mf_stream) as maps:
-        model.embed(images)
-    assert torch.equal(maps[0], energy(model.mf_stream.backbone(images)))
-    with (
-        pytest.raises(ValueError, match="layer must be one of backbone, global, local, got 'x'"),
-        record_activations(model.mf_stream, "x"),
-    ):  # type: ignore[arg-type]
-        pass
-    plain_model = Baseline(2, backbone="resnet18", pretrained=None, width=0.125)
-    with (
-        pytest.raises(ValueError, match="got 'local': it was built without"),
-        record_activations(plain_model.mf_stream, "local"),
-    ):
-        pass
-
-
-def test_a_place_of_a_map_stands_for_pixels_around_16_times_it() -> None:
-    torch.manual_seed(0)
-    backbone = DSAReID(2, backbone="resnet18", pretrained=None, width=0.125, classifier_dim=8).mf_stream.backbone.eval()
-    image = torch.randn(8, 3, 224, 224, requires_grad=True)
-    backbone(image)[:, :, 7, 6].square().sum().backward()
-    assert image.grad is not None
-    weight = image.grad.abs().sum((0, 1))
-    middle = [float((weight.sum(1 - axis) * torch.arange(224)).sum() / weight.sum()) for axis in (0, 1)]
-    assert middle == pytest.approx([16 * 7, 16 * 6], abs=3)
-
-
-def test_overlay_is_hot_where_the_map_is() -> None:
-    image = Image.new("RGB", (40, 80), (0, 0, 255))
-    heat = torch.zeros(4, 2, dtype=torch.uint8)
-    heat[0, 1] = 255
-    picture = np.asarray(overlay(image, heat)).astype(int)
-    assert picture.shape == (80, 40, 3)
-    # Place (0, 1) of 4 x 2 is at half the width, on the upper border; the last column goes on to the right.
-    assert (picture[1, [20, 30, 38], 0] > 150).all() and (picture[1, [20, 30, 38], 2] < 200).all()
-    assert picture[1, 5, 0] < 60 and picture[20, 20, 0] < 60
-    assert picture[70, 5].tolist() == [0, 0, 255]
-    assert color_table().shape == (256, 4) and color_table()[0, 3] == 0
-    with pytest.raises(ValueError, match="heat must be uint8 of shape"):
-        overlay(image, heat.float())
-
-
-def test_sheet_shows_each_image_beside_its_heat() -> None:
-    image, heat = Image.new("RGB", (20, 40), (0, 0, 255)), torch.zeros(4, 2, dtype=torch.uint8)
-    picture = activation_sheet([[(image, heat, "a"), (image, heat, "b")], [(image, heat, "c")]], columns=1, height=40)
-    blue = (np.asarray(picture) == (0, 0, 255)).all(-1).sum()
-    assert blue == 3 * 2 * 20 * 40
-    with pytest.raises(ValueError, match="rows must hold at least one image"):
-        activation_sheet([])
-
-
-def result_of(precisions: list[float]) -> EvaluationResult:
-    """Scores of which only the queries' matter."""
-    people = make_people(np.random.default_rng(3), 6, 60)
-    whole = evaluate(*people)
-    values = np.array(precisions)
-    return EvaluationResult(
-        whole.mAP, whole.cmc, whole.mINP, values, np.where(np.isnan(values), 0, 1), int((~np.isnan(values)).sum())
-    )
-
-
-def test_queries_are_chosen() -> None:
-    people = [Person(Path("a") / f"{i}.jpg", None, i + 1, 1) for i in range(6)]
-    result = result_of([0.5, 0.1, np.nan, 0.1, 0.9, 0.3])
-    assert choose("all", people, result, 2, 0).tolist() == [0, 1, 2, 3, 4, 5]
-    assert choose("worst", people, result, 3, 0).tolist() == [1, 3, 5]
-    assert choose("worst", people, result, 9, 0).tolist() == [1, 3, 5, 0, 4]
-    random = choose("random", people, result, 4, 7).tolist()
-    assert (
-        random == sorted(set(random)) and len(random) == 4 and random == choose("random", people, result, 4, 7).tolist()
-    )
-    assert any(choose("random", people, result, 4, seed).tolist() != random for seed in range(5))
-    assert choose("4.jpg, 1,4", people, result, 1, 0).tolist() == [4, 1]
-    with pytest.raises(ValueError, match=r"names of query files .*\(such as 0.jpg\), got 'nobody'"):
-        choose("1.jpg,nobody", people, result, 1, 0)
 
 
 def make_report(folder: Path, queries: int = 45, title: str = EVIL, **options: Any) -> WrittenReport:
@@ -272,7 +48,7 @@ def make_report(folder: Path, queries: int = 45, title: str = EVIL, **options: A
             Image.new("RGB", (16, 32), (5 * i % 256, 255 * part, 40 * pid % 256)).save(path)
             made[part].append(Person(path, None, pid, camera))
     everything = (features, pids, camids, *gallery)
-    lists = kept_lists(*everything, k=5)
+    lists = unfiltered_lists(*everything, k=5)
     heat = [torch.from_numpy(rng.integers(0, 256, (len(part), 4, 2), dtype=np.uint8)) for part in made]
     result = evaluate(*everything)
     return write_report(
@@ -331,9 +107,9 @@ def test_report_escapes_and_asks_nobody(tmp_path: Path) -> None:
     assert "innerHTML" not in page and "{{" not in page.replace("{{data}}", "", 3)
 
 
-def test_report_is_the_same_twice_and_may_lie_beside_its_images(tmp_path: Path) -> None:
+def test_report_is_the_same_twice_and_may_keep_images_in_a_folder(tmp_path: Path) -> None:
     first = make_report(tmp_path / "a").path.read_bytes()
-    report = make_report(tmp_path / "b", images="beside")
+    report = make_report(tmp_path / "b", images="folder")
     folder = report.path.with_name("report_images")
     files = sorted(folder.rglob("*.jpg"))
     assert not report.embedded and len(files) == report.images
@@ -349,7 +125,7 @@ def test_report_leaves_a_strangers_folder_alone(tmp_path: Path) -> None:
     mine.write_text("mine")
     make_report(tmp_path)
     with pytest.raises(ValueError, match="report_images must be free for the report's images"):
-        make_report(tmp_path, images="beside")
+        make_report(tmp_path, images="folder")
     assert mine.read_text() == "mine"
 
 
@@ -359,12 +135,14 @@ def test_report_limit_decides_where_images_are(tmp_path: Path, monkeypatch: pyte
 
 
 def test_bad_reports_are_named_and_leave_nothing(tmp_path: Path) -> None:
-    report = make_report(tmp_path, images="beside")
+    report = make_report(tmp_path, images="folder")
     before = report.path.read_bytes()
     image = Person(tmp_path / "gone.jpg", None, 1, 1)
-    lists = KeptLists(*(torch.zeros(1, 1, dtype=t) for t in (torch.int64, torch.float32, torch.int64)), torch.zeros(1))
-    with pytest.raises(ValueError, match=r"image can't be read: .*gone\.jpg"):
-        write_report(report.path, [image], [image], lists, result_of([0.5]), images="beside")
+    lists = UnfilteredLists(
+        *(torch.zeros(1, 1, dtype=t) for t in (torch.int64, torch.float32, torch.int64)), torch.zeros(1)
+    )
+    with pytest.raises(ValueError, match=r"gone\.jpg must be a readable image"):
+        write_report(report.path, [image], [image], lists, result_of([0.5]), images="folder")
     assert report.path.read_bytes() == before
     assert sorted(p.name for p in report.path.parent.iterdir()) == ["report.html", "report_images"]
     with pytest.raises(ValueError, match="lists must hold one row for each chosen query, 2 >= 1, got 1"):
@@ -375,106 +153,6 @@ def test_bad_reports_are_named_and_leave_nothing(tmp_path: Path) -> None:
         write_report(report.path, [image], [image], lists, result_of([0.5]), query_heat=torch.zeros(1, 2, 2))
     with pytest.raises(ValueError, match=r"chosen must be places of queries, 0\.\.0, got 3\.\.3"):
         write_report(report.path, [image], [image], lists, result_of([0.5]), chosen=[3])
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a tiny untrained model."""
-    model = ModelConfig(backbone="resnet18", pretrained=None, width=0.125, classifier_dim=16)
-    torch.manual_seed(0)
-    task = ReIDTask(3, model, augment=AugmentConfig(size=(32, 16), dsap_size=16, pad=2))
-    path = tmp_path_factory.mktemp("model") / "last.ckpt"
-    state: dict[str, Any] = {"state_dict": task.state_dict()}
-    task.on_save_checkpoint(state)
-    torch.save(state, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    names = [f"{pid:04}_c{cam}s1_{i:06}_00.png" for pid in (3, 4, 5) for cam in (1, 2) for i in range(3)]
-    tree = {
-        "bounding_box_train": ["0001_c1s1_000000_00.png", "0001_c2s1_000000_00.png"],
-        "query": names[::3],
-        "bounding_box_test": [n for i, n in enumerate(names) if i % 3]
-        + ["-1_c1s1_000000_00.png", "0000_c2s1_000000_00.png"],
-    }
-    return make_tree(tmp_path_factory.mktemp("data") / "people", tree)
-
-
-def test_command_writes_everything(
-    checkpoint: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = ["--workers", "0", "--device", "cpu"]
-    out = tmp_path / "a"
-    assert (
-        main(["rank", str(checkpoint), str(people), "--out", str(out), "--queries", "all", "--k", "4", *options]) == 0
-    )
-    assert "mAP" in (text := capsys.readouterr().out) and "report.html" in text
-    names = {"activations.png", "cmc.png", "distances.png", "ranked.png", "ranks.json", "report.html"}
-    assert {p.name for p in out.iterdir()} == names
-    ranks = json.loads((out / "ranks.json").read_text())
-    assert len(ranks["queries"]) == 6 and 0 <= ranks["mAP"] <= 1
-    for query in ranks["queries"]:
-        counted = [item for item in query["list"] if item["rank"]]
-        assert [item["rank"] for item in counted] == [1, 2, 3, 4]
-        first = next((item["rank"] for item in counted if item["is"] == "right"), None)
-        assert query["first_right_rank"] == first or (first is None and query["first_right_rank"] > 4)
-        for item in query["list"]:
-            own = item["file"][:7] == query["file"][:7]
-            assert (item["is"] == "left out: same camera") == own and (item["is"] == "left out: junk") == (
-                item["file"][0] == "-"
-            )
-    assert (
-        main(
-            [
-                "rank",
-                str(checkpoint),
-                str(people),
-                "--out",
-                str(tmp_path / "b"),
-                "--queries",
-                "all",
-                "--k",
-                "4",
-                *options,
-            ]
-        )
-        == 0
-    )
-    for name in names:
-        assert (tmp_path / "b" / name).read_bytes() == (out / name).read_bytes(), name
-
-    some = [
-        "--queries",
-        "worst",
-        "--count",
-        "2",
-        "--html",
-        "false",
-        "--activation",
-        "none",
-        "--metric",
-        "euclidean",
-        "--fused",
-    ]
-    assert main(["rank", str(checkpoint), str(people), "--out", str(tmp_path / "c"), *some, *options]) == 0
-    assert {p.name for p in (tmp_path / "c").iterdir()} == names - {"activations.png", "report.html"}
-    worst = json.loads((tmp_path / "c" / "ranks.json").read_text())["queries"]
-    assert len(worst) == 2 and worst[0]["average_precision"] <= worst[1]["average_precision"]
-    capsys.readouterr()
-    assert (
-        main(["rank", str(checkpoint), str(people), "--out", str(tmp_path / "d"), "--queries", "x.png", *options]) == 1
-    )
-    assert "got 'x.png'" in capsys.readouterr().err and not (tmp_path / "d").exists()
-
-
-def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(["rank", "--help"])
-    assert exit_.value.code == 0
-    text = capsys.readouterr().out
-    assert "dsa-fast rank" in text and "--queries" in text and "default:" in text
 
 
 @pytest.fixture(scope="module")
@@ -570,7 +248,7 @@ class Page:
         return good, total
 
 
-@pytest.mark.parametrize("images", ["embed", "beside"])
+@pytest.mark.parametrize("images", ["embed", "folder"])
 def test_browser_shows_all_images_from_disk_without_complaint(browser: Any, tmp_path: Path, images: Any) -> None:
     page = Page(browser, make_report(tmp_path, images=images).path)
     assert browser.title == EVIL

@@ -1,15 +1,15 @@
-// From PyTorch's tensors to the plain arguments of crop.h, for the registrations at the foot of cpu/ and cuda/.
+// From PyTorch's tensors to the plain arguments of crop.h.
 #pragma once
 
-#include "crop.h"
-#include "torch_args.h"
+#include "../crop.h"
+#include "warp_args.h"
 
 namespace dsa_fast {
 
 // fill must outlive the result.
 inline CropArgs crop_args(const Tensor& img, const Tensor& iuv, int64_t size, const std::vector<double>& fill,
                           bool mask, const Tensor& out) {
-  const WarpArgs warp = warp_args(img, iuv, size, fill, "last", out);  // checks what memory safety needs
+  const WarpArgs warp = warp_args(img, iuv, size, fill, "last", out);
   CropArgs args{};
   args.img = warp.img;
   std::copy_n(warp.img_stride, 4, args.img_stride);

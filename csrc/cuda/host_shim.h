@@ -1,13 +1,13 @@
-// Just enough of CUDA for csrc/cuda to run on a CPU, one thread after another, in an order drawn anew each launch.
+// Just enough of CUDA to run this folder's kernels on a CPU, one thread after another, in a new order in each launch.
 //
-// It shows what a kernel computes, that no result depends on the order of threads, and (under the sanitizers) that no
-// thread leaves its arrays. It cannot show data races that only truly parallel threads have.
+// Tests compare the results with the CPU kernels', see that they do not depend on the order of threads and, under the
+// sanitizers, that no thread leaves its arrays. Data races between truly parallel threads do not show.
 //
 // run_on_cpu runs every thread from begin to end, in an order that mixes the blocks: for kernels without barriers.
 // run_blocks_on_cpu runs block after block, each thread as a fiber up to the next __syncthreads(), in an order drawn
-// anew between barriers; a missing barrier shows as results that differ between runs. Shared memory:
-//   __shared__ float tile[64];                 // static; what an earlier block left is still there
-//   DSA_FAST_DYNAMIC_SHARED(float, tile);      // of as many bytes as the launch says; garbage at a block's begin
+// anew between barriers: with a missing barrier, results differ between runs. Shared memory:
+//   __shared__ float tile[64];                 // static; holds an earlier block's values
+//   DSA_FAST_DYNAMIC_SHARED(float, tile);      // as many bytes as the launch asks for; garbage when a block begins
 #pragma once
 
 #include <ucontext.h>
@@ -122,7 +122,7 @@ class Fibers {
         ended += fibers_[k].ended;
       }
       if (ended != 0 && ended != running) {
-        std::fprintf(stderr, "cuda_shim.h: %u of %u threads did not reach a barrier\n", ended, running);
+        std::fprintf(stderr, "host_shim.h: %u of %u threads did not reach a barrier\n", ended, running);
         std::abort();
       }
       running -= ended;
@@ -160,7 +160,7 @@ class Fibers {
 #endif
   }
 
-  // Where the address sanitizer is told of a switch from a fiber to the scheduler, and of one into a fiber.
+  // Tell the address sanitizer of a switch from a fiber to the scheduler, and of one into a fiber.
   void leave([[maybe_unused]] void** fake_stack) {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(fake_stack, scheduler_stack_, scheduler_size_);
@@ -205,7 +205,7 @@ void run_blocks_on_cpu(void (*kernel)(Params...), dim3 grid, dim3 block, size_t 
   gridDim = grid;
   blockDim = block;
   for (const unsigned k : order) {
-    // Exactly as large as asked for, so that a sanitizer sees every step outside.
+    // Of the exact size: a sanitizer sees every step outside.
     const std::unique_ptr<unsigned char[]> shared(new unsigned char[shared_bytes]);
     std::memset(shared.get(), 0xa5, shared_bytes);
     dynamic_shared = shared.get();
