@@ -9,7 +9,7 @@ elements from the pickle and does not compare it with the bytes that follow. And
 `apply_net.py dump` wrote until 2020: Python's own unpickler reads it, confined to the same names. Such a pickle holds
 each tensor's numbers as a whole `torch.save` file of the older format.
 
-A hostile file can still waste memory or time, or end the process by nesting values too deeply.
+A hostile file can still waste memory or time.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from torch.storage import TypedStorage
 
 __all__ = ["Call", "read_values"]
 
+_DEEPEST = 100  # dumps nest about ten values
+_MARK = -1
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first of the pickles that torch.save wrote before its zips
 
 
@@ -102,12 +104,12 @@ def _read(path: Path, file: BinaryIO, classes: frozenset[str]) -> Any:
         with zipfile.ZipFile(file) as archive:
             return _load(path, _check_zip(archive), classes, mmap=True)
     file.seek(0)
+    _names(file)
+    file.seek(0)
     first = _Unpickler(file, classes).load()
     if type(first) is not int or first != _LEGACY_MAGIC:
         return first
-    for _ in range(2):  # the format's version, and the machine that it was written on
-        _Unpickler(file, classes).load()
-    return _load(path, file, classes)
+    return _load(path, file, classes, pickles=4)  # format version, machine, value, keys of the tensors' data
 
 
 def _check_zip(archive: zipfile.ZipFile) -> BinaryIO:
@@ -124,13 +126,50 @@ def _check_zip(archive: zipfile.ZipFile) -> BinaryIO:
     return io.BytesIO(archive.read(pickles[0]))
 
 
-def _load(source: Path, program: BinaryIO, classes: frozenset[str], *, mmap: bool = False) -> Any:
-    """torch.load, with stand-ins for the expected classes that the pickle `program` names."""
-    named = {str(arg).replace(" ", ".") for opcode, arg, _ in pickletools.genops(program) if opcode.name == "GLOBAL"}
+def _load(source: Path, program: BinaryIO, classes: frozenset[str], *, pickles: int = 1, mmap: bool = False) -> Any:
+    """torch.load, with stand-ins for the expected classes that `program`, the file's pickles, names."""
+    named: set[str] = set().union(*(_names(program) for _ in range(pickles)))
     stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = []
     stand_ins += [(_stand_in(name), name) for name in named if name.rpartition(".")[2] in classes]
     with torch.serialization.safe_globals(stand_ins):
         return _torch_load(source, mmap=mmap)
+
+
+def _names(program: BinaryIO) -> set[str]:
+    """The names that a pickle asks for.
+
+    Raises:
+        ValueError: it nests values too deeply. Python hashes a tuple by recursion, without looking at its stack, so
+            that such a key of a dict would end the process.
+    """
+    names: set[str] = set()
+    stack: list[int] = []  # how deep each value is; _MARK for a mark
+    memo: dict[int, int] = {}
+    for opcode, arg, _ in pickletools.genops(program):
+        name, place = opcode.name, arg if isinstance(arg, int) else len(memo)  # MEMOIZE numbers its places
+        if name == "GLOBAL":
+            names.add(str(arg).replace(" ", "."))
+        if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[place] = stack[-1]
+            continue
+        if name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[place])
+            continue
+        taken: list[int] = []
+        if pickletools.markobject in opcode.stack_before:
+            while (depth := stack.pop()) != _MARK:
+                taken.append(depth)
+        for kind in opcode.stack_before:
+            if kind is pickletools.markobject:
+                break
+            taken.append(stack.pop())
+        deep = 1 + max(taken) if taken else 0
+        if name in ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS"):  # the container is the last that was taken
+            deep = max(taken[-1], 1 + max(taken[:-1], default=0))
+        if deep > _DEEPEST:
+            raise ValueError(f"it nests values more than {_DEEPEST} deep")
+        stack.extend(_MARK if kind is pickletools.markobject else deep for kind in opcode.stack_after)
+    return names
 
 
 def _torch_load(source: Path | BinaryIO, *, mmap: bool = False) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import pickletools
 import subprocess
 import sys
 import textwrap
@@ -550,3 +551,34 @@ def test_the_choice_does_not_hang_on_the_order(people: list[tuple[int, ...]], ra
     best, shuffled = chosen(people), list(people)
     random.shuffle(shuffled)
     assert worth(best) == worth(chosen(shuffled)) == max(map(worth, people), default=0.0)
+
+
+@pytest.mark.parametrize("depth", [50, 300_000])
+@pytest.mark.parametrize("kind", ["pickle", "memo", "zip", *range(5)])
+def test_a_deeply_nested_key_does_not_end_the_process(tmp_path: Path, kind: str | int, depth: int) -> None:
+    """Python would hash the key by recursion until its stack is used up. A number: that pickle of the older format."""
+    nested = b"\x80\x02}K\x01" + depth * b"\x85" + b"K\x01s."
+    path = tmp_path / "deep"
+    if kind == "memo":
+        nested = b"\x80\x02}K\x01q\x00" + depth * b"0h\x00\x85q\x00" + b"K\x01s."
+    if kind in ("pickle", "memo"):
+        path.write_bytes(nested)
+    elif kind == "zip":
+        torch.save({1: torch.ones(2)}, tmp_path / "plain")
+        with zipfile.ZipFile(tmp_path / "plain") as old, zipfile.ZipFile(path, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, nested if name.endswith("data.pkl") else old.read(name))
+    else:
+        torch.save([torch.ones(2)], tmp_path / "plain", _use_new_zipfile_serialization=False)
+        file = io.BytesIO((tmp_path / "plain").read_bytes())
+        ends = [0]
+        for _ in range(5):
+            list(pickletools.genops(file))
+            ends.append(file.tell())
+        whole, number = file.getvalue(), int(kind)
+        path.write_bytes(whole[: ends[number]] + nested + whole[ends[number + 1] :])
+    if depth > 100:
+        with pytest.raises(ValueError, match="nests values more than 100 deep"):
+            read_values(path, [])
+    elif kind in ("pickle", "memo", "zip"):
+        assert len(read_values(path, [])) == 1
