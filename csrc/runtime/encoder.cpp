@@ -59,7 +59,7 @@ OpenBackend* find_backend(const std::string& artifact, const std::string& kind) 
 void check_pointers(const void* images, int64_t n, const void* vectors) {
   if (n < 0) throw std::invalid_argument("n must be at least 0, got " + std::to_string(n));
   if (n > 0 && (images == nullptr || vectors == nullptr))
-    throw std::invalid_argument("images and vectors must not be null");
+    throw std::invalid_argument("images and vectors must not be null, got null");
 }
 
 }  // namespace

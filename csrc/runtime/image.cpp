@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <utility>
 
 #include "../cpu/capability.h"
 #include "../resize.h"
@@ -258,12 +259,15 @@ Image read_image(const std::string& path) { return decode_image(read_file(path, 
 
 void resize(const Image& image, int64_t height, int64_t width, uint8_t* to) {
   const int64_t h = image.height, w = image.width;
-  if (h < 1 || w < 1 || height < 1 || width < 1)
-    throw std::invalid_argument("the sides of an image must be at least 1");
-  if (h > kLargestImage / w || static_cast<int64_t>(image.pixels.size()) != h * w * 3) {
-    throw std::invalid_argument("an image must have height * width * 3 bytes, and 2^28 pixels at most");
+  for (const auto& [rows, columns] : {std::pair(h, w), std::pair(height, width)}) {
+    if (rows >= 1 && columns >= 1 && rows <= kLargestImage / columns) continue;
+    throw std::invalid_argument("the sides of an image must be at least 1, with at most 2^28 pixels, got " +
+                                std::to_string(rows) + " x " + std::to_string(columns));
   }
-  if (height > kLargestImage / width) throw std::invalid_argument("an image must have 2^28 pixels at most");
+  if (static_cast<int64_t>(image.pixels.size()) != h * w * 3) {
+    throw std::invalid_argument("an image must have height * width * 3 bytes, " + std::to_string(h * w * 3) + ", got " +
+                                std::to_string(image.pixels.size()));
+  }
   if (h == height && w == width) {
     std::memcpy(to, image.pixels.data(), image.pixels.size());
     return;

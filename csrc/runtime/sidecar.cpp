@@ -39,7 +39,8 @@ class Fields {
 
   std::string text(const char* key) const {
     const json& value = at(key);
-    if (!value.is_string() || value.get_ref<const std::string&>().empty()) fail(key, "must be a text", value);
+    if (!value.is_string() || value.get_ref<const std::string&>().empty())
+      fail(key, "must be a string that is not empty", value);
     return value.get<std::string>();
   }
 
@@ -159,7 +160,7 @@ Sidecar parse_sidecar(std::string_view text, const std::string& name) {
   if (fields.has("compute_capabilities")) {
     const json& list = fields.at("compute_capabilities");
     for (const json& item : list) {
-      if (!list.is_array() || !item.is_string()) fields.fail("compute_capabilities", "must be a list of texts", list);
+      if (!list.is_array() || !item.is_string()) fields.fail("compute_capabilities", "must be a list of strings", list);
       sidecar.compute_capabilities.push_back(item.get<std::string>());
     }
   }

@@ -35,7 +35,8 @@ json good_sidecar() {
 
 void test_sidecar() {
   const Sidecar sidecar = parse_sidecar(good_sidecar().dump(), "mf.onnx.json");
-  check(sidecar.kind == "onnx" && sidecar.bytes == 3 && sidecar.model == "DSAReID, stream mf, backbone resnet50", "kind");
+  check(sidecar.kind == "onnx" && sidecar.bytes == 3 && sidecar.model == "DSAReID, stream mf, backbone resnet50",
+        "kind");
   check(sidecar.input == "images" && sidecar.layout == Layout::kNHWC, "input");
   check(sidecar.height == 256 && sidecar.width == 128 && sidecar.output == "embeddings" && sidecar.dim == 4096,
         "sides");
@@ -69,7 +70,7 @@ void test_sidecar() {
       {"/input/layout", "\"NC\"", {"input.layout must be NHWC or NCHW"}},
       {"/input/height", "-1", {"input.height must be a whole number in 1..16384, got -1"}},
       {"/input/width", "100000", {"input.width"}},
-      {"/input/name", "\"\"", {"input.name must be a text"}},
+      {"/input/name", "\"\"", {"input.name must be a string"}},
       {"/output/dtype", "\"float16\"", {"output.dtype must be float32"}},
       {"/output/dim", "null", {"output.dim must be a whole number", "got null"}},
       {"/output/normalized", "false", {"output.normalized must be true"}},
@@ -77,7 +78,7 @@ void test_sidecar() {
       {"/batch/max", "4", {"batch.max must be a whole number in 8..", "got 4"}},
       {"/batch/min", "0", {"batch.min"}},
       {"/gpu", "{\"name\": \"H100\"}", {"gpu.compute_capability is missing"}},
-      {"/compute_capabilities", "[9]", {"compute_capabilities must be a list of texts, got [9]"}},
+      {"/compute_capabilities", "[9]", {"compute_capabilities must be a list of strings, got [9]"}},
   };
   for (const auto& damage : damages) {
     json document = good_sidecar();
