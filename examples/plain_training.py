@@ -15,13 +15,18 @@ from pathlib import Path
 
 import torch
 
-from dsa_fast.data import PeopleSplits, read_dataset
-from dsa_fast.data.dataset import Collate, PeopleDataset
-from dsa_fast.data.sampler import PKSampler
+from dsa_fast.data import (
+    AugmentConfig,
+    Collate,
+    Draws,
+    PeopleDataset,
+    PeopleSplits,
+    PKSampler,
+    augment_batch,
+    read_dataset,
+)
 from dsa_fast.data.synth import SynthConfig, make_dataset
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch
-from dsa_fast.evaluation import evaluate
-from dsa_fast.evaluation.embedding import ModelEmbedder, embed_people
+from dsa_fast.evaluation import ModelEmbedder, embed_people, evaluate
 from dsa_fast.models import DSALoss, DSAReID, LoadedModel
 
 AUGMENT = AugmentConfig(size=(128, 64), dsap_size=16, pad=5)
