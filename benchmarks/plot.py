@@ -1,6 +1,6 @@
-"""Draws the figure of README.md, and writes its table, from benchmarks/results/*.json.
+"""Draws the figure of README.md and docs/performance.md, and writes that page's table, from benchmarks/results/*.json.
 
-python benchmarks/plot.py                 # docs/speed.png, and README.md's table
+python benchmarks/plot.py                 # docs/speed.png, and the table in docs/performance.md
 python benchmarks/plot.py --device cuda   # docs/speed_cuda.png
 """
 
@@ -144,11 +144,11 @@ def table(device: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_table(readme: Path, device: str) -> None:
-    """Puts the table between the two marks of the README."""
-    text = readme.read_text()
+def write_table(page: Path, device: str) -> None:
+    """Puts the table between the two marks of the page."""
+    text = page.read_text()
     before, rest = text.split(BEGIN)
-    with atomic_path(readme) as temporary:
+    with atomic_path(page) as temporary:
         temporary.write_text(before + BEGIN + "\n" + table(device) + "\n" + END + rest.split(END)[1])
 
 
@@ -181,7 +181,7 @@ def main() -> None:
     figure.savefig(out, dpi=160, transparent=True)
     print(f"wrote {out}")
     if options.device == "cpu" and options.out is None:
-        write_table(ROOT / "README.md", options.device)
+        write_table(ROOT / "docs" / "performance.md", options.device)
 
 
 if __name__ == "__main__":

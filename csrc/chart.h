@@ -9,7 +9,7 @@
 //   u and v are those of the part's channel; they may leave [0, 1].
 // So does detectron2's converter with PyTorch's interpolate. The arithmetic is spelled out because ties and floors
 // depend on every bit: float32, along x first, then along y, each as fma(a, w0, round(b * w1)). These are
-// the bits of PyTorch's CPU kernel for contiguous heads on processors with AVX2, for boxes with w + h > 128; its other
+// the bits of the CPU kernel of PyTorch 2.15 for contiguous heads, with AVX2, for boxes with w + h > 128; its other
 // kernels round differently in the last bits.
 #pragma once
 

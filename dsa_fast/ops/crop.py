@@ -30,13 +30,13 @@ def crop_parts(
 
     Texel (r, c) of a part's image copies the pixel in row ``(2 r + 1) h // (2 size)`` and column
     ``(2 c + 1) w // (2 size)`` of the part's bounding box, h pixels high and w wide. A part has the same
-    pixels as in :func:`dsa_fast.warp`. Fill, casts and determinism are the same too, and CPU and CUDA give the same
+    pixels as in `dsa_fast.warp`. Fill, casts and determinism are the same too, and CPU and CUDA give the same
     bits. There is no gradient.
 
     Args:
         img: Photos, [B, C, H, W] or [C, H, W]; uint8, float16, bfloat16, float32 or float64. Need not be contiguous.
         iuv: Their DensePose maps, [B, 3, H, W] or [3, H, W], channels I, U, V, on the same device; as in
-            :func:`dsa_fast.warp`.
+            `dsa_fast.warp`.
         size: Height and width of a part's image, in 1..4096.
         fill: Value of all texels without a pixel of the part: a number, or C numbers, in the units of ``img``.
         mask: Copy only the part's own pixels; False copies the whole box.

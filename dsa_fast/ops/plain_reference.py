@@ -19,7 +19,7 @@ def warp_reference(
     reduce: str = "last",
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Computes :func:`dsa_fast.warp` one pixel at a time.
+    """Computes `dsa_fast.warp` one pixel at a time.
 
     Args:
         img: Photos, [B, C, H, W].
@@ -57,7 +57,7 @@ def crop_reference(
     mask: bool = True,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Computes :func:`dsa_fast.crop_parts` one texel at a time. The arguments are the same, with a batch dimension."""
+    """Computes `dsa_fast.crop_parts` one texel at a time. The arguments are the same, with a batch dimension."""
     batch, channels = img.shape[:2]
     fills = [float(value) for value in fill] if isinstance(fill, Sequence) else [float(fill)] * channels
     out = torch.empty(batch, 24, channels, size, size, dtype=torch.float64)

@@ -47,7 +47,7 @@ def warp_densepose(
 ) -> Tensor:
     """Makes the part images of each instance from DensePose's heads, in one pass without an IUV map.
 
-    The result is that of detectron2's converter followed by :func:`dsa_fast.warp`, instance by instance, and equals
+    The result is that of detectron2's converter followed by `dsa_fast.warp`, instance by instance, and equals
     ``dsa_fast.warp(img[image_index], dsa_fast.densepose.to_iuv(output, boxes, img.shape[-2:]), ...)`` bit for bit.
 
     A box is truncated to integers: its corner (x0, y0) and its size (x1 - x0, y1 - y0), which is at least 1 x 1. Over
@@ -62,8 +62,8 @@ def warp_densepose(
     Gradients flow to ``img`` as in the warp. The heads get none.
 
     Args:
-        img: Photos, [B, C, H, W] or [C, H, W] (one photo); as for :func:`dsa_fast.warp`.
-        output: The heads' outputs for N instances; any object with the attributes of :class:`ChartOutput`. Half
+        img: Photos, [B, C, H, W] or [C, H, W] (one photo); as for `dsa_fast.warp`.
+        output: The heads' outputs for N instances; any object with the attributes of `ChartOutput`. Half
             precision is converted to float32 before it is resampled. If the four dtypes differ, all are converted. Need
             not be contiguous.
         boxes: Boxes [N, 4] as x0, y0, x1, y1 in pixels of the photo: a tensor, or an object whose attribute ``tensor``
@@ -73,8 +73,8 @@ def warp_densepose(
             check its values: an instance with an index outside 0..B-1 gets no pixels.
         size: Height and width of a part's image, in 1..4096.
         fill: Value of texels that no pixel reaches: a number, or C numbers, in the units of ``img``.
-        reduce: ``"last"`` or ``"mean"``, as for :func:`dsa_fast.warp`.
-        dtype: The result's, by default that of ``img``; as for :func:`dsa_fast.warp`.
+        reduce: ``"last"`` or ``"mean"``, as for `dsa_fast.warp`.
+        dtype: The result's, by default that of ``img``; as for `dsa_fast.warp`.
 
     Returns:
         The part images, [N, 24, C, size, size], contiguous.
@@ -105,15 +105,15 @@ def to_iuv(output: ChartOutput, boxes: Any, size: None = ..., *, dtype: torch.dt
 def to_iuv(
     output: ChartOutput, boxes: Any, size: tuple[int, int] | None = None, *, dtype: torch.dtype = torch.float32
 ) -> Tensor | list[Tensor]:
-    """Makes IUV maps from the outputs of DensePose's chart heads, with the code of :func:`dsa_fast.warp_densepose`.
+    """Makes IUV maps from the outputs of DensePose's chart heads, with the code of `dsa_fast.warp_densepose`.
 
     A float map holds the part 0..24 and its u and v from the heads, which may leave [0, 1]. A uint8 map holds 255 u and
-    255 v, rounded and clamped to 0..255, as :func:`write_iuv` stores a float map; a pixel whose u or v is NaN is
+    255 v, rounded and clamped to 0..255, as `write_iuv` stores a float map; a pixel whose u or v is NaN is
     background. Background is 0, 0, 0. No gradients flow.
 
     Args:
-        output: The heads' outputs for N instances; see :func:`dsa_fast.warp_densepose`.
-        boxes: Boxes [N, 4]; see :func:`dsa_fast.warp_densepose`.
+        output: The heads' outputs for N instances; see `dsa_fast.warp_densepose`.
+        boxes: Boxes [N, 4]; see `dsa_fast.warp_densepose`.
         size: (height, width) of the photos. Without it each map has the size of its box, as from detectron2's
             converter; on CUDA this waits for the boxes.
         dtype: ``torch.float32`` or ``torch.uint8``.
