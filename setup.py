@@ -125,7 +125,7 @@ if toolkit is not None:
         archs = [arch for arch in DEFAULT_ARCHS if arch in toolkit.archs]
         os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(archs) + "+PTX"
 
-DEFINES = [("DSA_FAST_TORCH", None), ("TORCH_TARGET_VERSION", STABLE_ABI), ("Py_LIMITED_API", LIMITED_API)]
+DEFINES = [("TORCH_TARGET_VERSION", STABLE_ABI), ("Py_LIMITED_API", LIMITED_API)]
 # Nothing but -O3: the wheel runs on any machine of its architecture. No contraction: sums round as they are written.
 CXX_FLAGS = ["-O3", "-fvisibility=hidden", "-ffp-contract=off"]
 # The CUDA runtime inside the library stays its own: PyTorch brings another, of any version.
@@ -137,7 +137,7 @@ def extensions() -> list[Extension]:
     found = [
         cpp_extension.CppExtension(
             CPU_LIBRARY,
-            sources("csrc/cpu/*.cpp"),
+            [*sources("csrc/cpu/*.cpp"), *(f"csrc/torch/{name}.cpp" for name in ("ops", "cpu", "parallel"))],
             define_macros=DEFINES,
             extra_compile_args={"cxx": CXX_FLAGS},
             extra_link_args=LINK_FLAGS,
@@ -147,7 +147,7 @@ def extensions() -> list[Extension]:
     if toolkit is not None:
         cuda = cpp_extension.CUDAExtension(
             CUDA_LIBRARY,
-            sources("csrc/cuda/*.cu"),
+            [*sources("csrc/cuda/*.cu"), "csrc/torch/cuda.cpp"],
             define_macros=[*DEFINES, ("USE_CUDA", None)],
             extra_compile_args={
                 "cxx": CXX_FLAGS,
@@ -156,7 +156,7 @@ def extensions() -> list[Extension]:
             extra_link_args=LINK_FLAGS,
             py_limited_api=True,
         )
-        # The CUDA runtime is linked in, so that the library needs none of a certain version beside it.
+        # The CUDA runtime is linked in, so that the library depends on no certain version of it.
         cuda.libraries = [name for name in cuda.libraries if name not in ("cudart", "c10_cuda")]
         cuda.libraries += ["cudart_static", "rt", "dl", "pthread"]
         cuda.library_dirs.append(str(toolkit.libraries))

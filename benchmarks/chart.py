@@ -1,9 +1,9 @@
-"""The `chart` suite of run.py: DensePose's heads into part images, beside detectron2's converter and PyTorch.
+"""The `chart` suite of run.py: DensePose's heads to part images, compared with detectron2's converter.
 
 Heads of 112 x 112 with 2 coarse channels, a box over the whole 256 x 128 photo of each instance, uint8 -> float32
-24 x 3 x 32 x 32. detectron2 and its DensePose project take part where they can be imported. Each contender's first
+24 x 3 x 32 x 32. detectron2 and its DensePose project are measured if they can be imported. Each contender's first
 result is compared with PyTorch's own operators before it is timed. The floor counts the coarse and fine scores, the
-photo and the result, each once; u and v are read only in places and are not counted.
+photo and the result once each. It does not count u and v, which are read only in places.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PARTS, SIDE, COARSE, SIZE, HEIGHT, WIDTH = 24, 112, 2, 32, 256, 128
 
 @dataclass
 class Heads:
-    """What a predictor gives, without detectron2."""
+    """The output of a predictor, without detectron2."""
 
     coarse_segm: Tensor
     fine_segm: Tensor
@@ -40,7 +40,7 @@ People = tuple[Tensor, Heads, Tensor]  # photos, heads, boxes
 
 
 def people(count: int, device: torch.device, generator: torch.Generator) -> People:
-    """Noise photos, and smooth heads which see a person in about half of the pixels."""
+    """Makes noise photos, and smooth heads that see a person in about half of the pixels."""
 
     def smooth(channels: int) -> Tensor:
         noise = torch.randn(count, channels, 14, 14, generator=generator)
@@ -53,7 +53,7 @@ def people(count: int, device: torch.device, generator: torch.Generator) -> Peop
 
 
 def scatter(img: Tensor, label: Tensor, uv: Tensor) -> Tensor:
-    """One photo's part images with one index_put; which pixel wins a texel is not defined."""
+    """Makes one photo's part images with one index_put. It is undefined which of several pixels wins a texel."""
     out = torch.zeros(PARTS, SIZE, SIZE, img.shape[0], device=img.device)
     y, x = torch.nonzero(label, as_tuple=True)
     place = (uv[:, y, x].clamp(0, 1) * SIZE).long().clamp(max=SIZE - 1)
@@ -62,18 +62,18 @@ def scatter(img: Tensor, label: Tensor, uv: Tensor) -> Tensor:
 
 
 def ours(sets: list[People], reduce: Literal["last", "mean"], i: int) -> Tensor:
-    """The fused operator."""
+    """Runs the fused operator."""
     return dsa_fast.warp_densepose(*sets[i % len(sets)], size=SIZE, reduce=reduce, dtype=torch.float32)
 
 
 def by_maps(sets: list[People], i: int) -> Tensor:
-    """The same in two steps."""
+    """Runs the same in two steps."""
     img, heads, boxes = sets[i % len(sets)]
     return dsa_fast.warp(img, to_iuv(heads, boxes, (HEIGHT, WIDTH)), size=SIZE, dtype=torch.float32)
 
 
 def plain(sets: list[People], i: int) -> Tensor:
-    """PyTorch's operators, an instance at a time: interpolate, arg-max, gather, index_put."""
+    """Runs PyTorch's operators on one instance at a time: interpolate, arg-max, gather, index_put."""
     img, heads, _ = sets[i % len(sets)]
 
     def resample(head: Tensor, n: int) -> Tensor:
@@ -89,7 +89,7 @@ def plain(sets: list[People], i: int) -> Tensor:
 
 
 def detectron2_contender(sets: list[People]) -> Callable[[int], Tensor] | str:
-    """detectron2's converter and one index_put for each instance, or why not."""
+    """Returns detectron2's converter followed by index_put, or the reason why it is missing."""
     try:
         converter = importlib.import_module("densepose.converters").ToChartResultConverter
         output_type = importlib.import_module("densepose.structures").DensePoseChartPredictorOutput
@@ -113,7 +113,7 @@ def detectron2_contender(sets: list[People]) -> Callable[[int], Tensor] | str:
 
 
 def verify(name: str, got: Tensor, data: People, reduce: Any) -> None:
-    """Stops the benchmark when a contender's first part images are not what they should be."""
+    """Stops the benchmark if a contender's first part images are wrong."""
     img, heads, boxes = data
     coarse, fine, u, v = (head[:1].cpu() for head in (heads.coarse_segm, heads.fine_segm, heads.u, heads.v))
     iuv = to_iuv_reference(coarse, fine, u, v, boxes[0].cpu(), (HEIGHT, WIDTH))
@@ -121,7 +121,7 @@ def verify(name: str, got: Tensor, data: People, reduce: Any) -> None:
     wrong = got[0].cpu() != expected
     if not name.startswith("dsa_fast"):  # of several pixels on a texel, any may win an index_put on several threads
         wrong &= (count <= 1)[:, None]
-    # On CUDA, PyTorch interpolates with other roundings than on the CPU.
+    # PyTorch rounds interpolation differently on CUDA.
     if wrong.float().mean() > (1e-4 if img.is_cuda else 0):
         raise SystemExit(f"benchmarks: {name} does not give the reference's result; nothing is reported")
 

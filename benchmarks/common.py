@@ -1,8 +1,8 @@
-"""What the suites of run.py share: the machine's description, the clock, the floor's copy rate, tables and JSON.
+"""Shared by the suites of run.py: the machine's description, the clock, the copy rate, tables and JSON.
 
-A suite is a module beside this one with `run(options) -> dict` and `show(result)`; where it has options of its own,
-also `add_options(group)`. `options` holds what run.py parsed: `device` (a torch.device), `quick`, `seconds` and the
-suite's own. The dict must be fit for JSON and holds `rows`, a list of dicts.
+A suite is a module in this folder with `run(options) -> dict` and `show(result)`. If it has options of its own, it also
+has `add_options(group)`. `options` holds the parsed options: `device` (a torch.device), `quick`, `seconds` and the
+suite's own. The dict can be written as JSON and holds `rows`, a list of dicts.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ import dsa_fast
 
 
 class Suite(Protocol):
-    """What run.py asks of a suite's module."""
+    """The functions that run.py calls in a suite's module."""
 
     def run(self, options: argparse.Namespace) -> dict[str, Any]:
         """Measures and returns the figures."""
 
     def show(self, result: dict[str, Any]) -> None:
-        """Prints what `run` returned."""
+        """Prints the result of `run`."""
 
 
-INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")  # what the kernels' speed depends on
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")  # the kernels' speed depends on these
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What a figure depends on."""
+    """Describes everything that a figure depends on."""
     about: dict[str, Any] = {
         "cpu": platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
@@ -66,13 +66,13 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 class Clock:
-    """Times a function on one device: CUDA events there, the wall clock here."""
+    """Times a function on one device: by CUDA events on a GPU, by the wall clock on a CPU."""
 
     def __init__(self, device: torch.device, seconds: float) -> None:
         self.device, self.seconds = device, seconds
 
     def __call__(self, run: Callable[[int], object]) -> list[float]:
-        """Seconds of each call `run(i)`, after a warm-up; at least 5, as many as fit into the time."""
+        """Returns the seconds of each call `run(i)` after a warm-up, for at least 5 calls and the given time."""
         times: list[float] = []
         for i in range(3):
             run(i)
@@ -95,7 +95,7 @@ class Clock:
 
 
 def spread(times: Sequence[float]) -> dict[str, Any]:
-    """Median, extremes and count of the seconds of several runs, as a row of the JSON has them."""
+    """Returns median, minimum, quantiles and count of the seconds, as the JSON holds them."""
     return {
         "median_s": statistics.median(times),
         "min_s": min(times),
@@ -106,14 +106,14 @@ def spread(times: Sequence[float]) -> dict[str, Any]:
 
 
 def copy_rate(clock: Clock) -> float:
-    """Bytes per second of a copy within the device's memory, read and written bytes both counted."""
+    """Measures the bytes per second of a copy within the device's memory. Read and written bytes both count."""
     source = torch.empty(256 << 20, dtype=torch.uint8, device=clock.device).random_(0, 256)
     target = torch.empty_like(source)
     return 2 * source.numel() / statistics.median(clock(lambda i: target.copy_(source)))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table; columns are aligned right, but for one named "what"."""
+    """Prints a table. All columns except one named "what" are aligned right."""
     table = Table(title=title)
     for column in columns:
         table.add_column(column, justify="left" if column == "what" else "right")
@@ -128,6 +128,6 @@ def say(text: str) -> None:
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Writes a suite's figures; makes the folder where it is missing."""
+    """Writes a suite's figures. Creates the folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n")

@@ -1,8 +1,8 @@
-"""The `eval` suite of run.py: scores and re-ranking at the sizes of Market-1501 and MSMT17, beside torchreid's.
+"""The `eval` suite of run.py: scores and re-ranking at the sizes of Market-1501 and MSMT17, compared with torchreid.
 
-Features are people's centres with noise. torchreid is read from a checkout given by `--peer` and left out without one;
-its compiled ranking needs `python setup.py build_ext --inplace` in `torchreid/metrics/rank_cylib`. Each run's own
-process states its memory: the largest resident size after the features were made, less the size then.
+Features are people's centers with noise. torchreid is read from the checkout that `--peer` names, and left out without
+one. Its compiled ranking needs `python setup.py build_ext --inplace` in `torchreid/metrics/rank_cylib`. Large tasks run
+in processes of their own, which report their memory: the peak resident size less the size with only the features made.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from dsa_fast.evaluation.rerank import k_reciprocal
 MARKET = (3368, 15913, 750)  # queries, gallery without junk, people
 MSMT17 = (11659, 82161, 3060)
 QUICK = (300, 1500, 60)
-PATIENCE = 270  # seconds for what has a process of its own
+PATIENCE = 270  # seconds for a task in a process of its own
 
 
 def make_set(size: tuple[int, int, int], width: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Features, pids and camids of the queries and of the gallery; an eighth of the gallery are distractors."""
+    """Makes features, pids and camids of the queries and of the gallery. An eighth of the gallery are distractors."""
     generator = torch.Generator().manual_seed(0)
     queries, gallery, people = size
     centers = torch.randn(people + 1, width, generator=generator) * (4 / width**0.5) ** 0.5
@@ -54,7 +54,7 @@ def make_set(size: tuple[int, int, int], width: int) -> tuple[list[Tensor], list
 
 
 def seconds(run: Callable[[], Any], times: int) -> tuple[list[float], Any]:
-    """Seconds of each of the runs, and the last result."""
+    """Returns the seconds of each run, and the last result."""
     taken, result = [], None
     for _ in range(times):
         begin = time.perf_counter()
@@ -64,12 +64,12 @@ def seconds(run: Callable[[], Any], times: int) -> tuple[list[float], Any]:
 
 
 def row(name: str, taken: list[float], **more: Any) -> dict[str, Any]:
-    """A line of the table; the best run is the one that other users of the machine disturbed least."""
+    """Makes a row of the table. The best run is the one that other programs on the machine disturbed least."""
     return {"name": name, "best_s": min(taken), "all_s": [round(t, 4) for t in taken], **more}
 
 
 def load(root: Path, path: str, name: str) -> ModuleType | None:
-    """A module of a checkout by its file, without the package around it; None where it does not load."""
+    """Loads a module of a checkout by its file, without its package. Returns None if it does not load."""
     found = sorted(root.glob(path))
     spec = importlib.util.spec_from_file_location(name, found[0]) if found else None
     if spec is None or spec.loader is None:
@@ -86,14 +86,14 @@ def load(root: Path, path: str, name: str) -> ModuleType | None:
 
 
 def same(ours: EvaluationResult, cmc: Any, mean: float) -> None:
-    """Stops the benchmark where R1, R5, R10 and mAP do not agree to six digits."""
+    """Stops the benchmark unless R1, R5, R10 and mAP agree to six digits."""
     pairs = [(ours.mAP, mean), *((ours.rank(k), float(cmc[k - 1])) for k in (1, 5, 10))]
     if any(abs(a - b) > 1e-6 for a, b in pairs):
         raise SystemExit(f"benchmarks: scores differ, nothing is reported: {pairs}")
 
 
 def bench_market(width: int, device: torch.device, quick: bool, peer: Path | None) -> list[dict[str, Any]]:
-    """Distances and scores at Market-1501's size."""
+    """Measures distances and scores at Market-1501's size."""
     query, gallery = make_set(QUICK if quick else MARKET, width)
     about = {"size": f"{len(query[0])} x {len(gallery[0])} x {width}"}
     times = 2 if quick else 7
@@ -110,7 +110,7 @@ def bench_market(width: int, device: torch.device, quick: bool, peer: Path | Non
 
     labels = (*query[1:], *gallery[1:])
     ours_s, products_s = [], []
-    for _ in range(times):  # in turn, so that both see the same machine
+    for _ in range(times):  # in turn, so that the machine treats both alike
         taken, ours = seconds(lambda: evaluate(q, query[1], query[2], g, gallery[1], gallery[2]), 1)
         ours_s += taken
         products_s += seconds(product, 1)[0]
@@ -124,7 +124,7 @@ def bench_market(width: int, device: torch.device, quick: bool, peer: Path | Non
     compiled = load(peer, "torchreid/metrics/rank_cylib/rank_cy.*.so", "rank_cy")
     plain = load(peer, "torchreid/metrics/rank.py", "torchreid_rank")
     if distance is None or compiled is None:
-        print("benchmarks: torchreid's distances or its compiled ranking are not there; left out")
+        print("benchmarks: torchreid's distances or its compiled ranking are missing; left out")
         return rows
     arrays = [labels[i].numpy() for i in (0, 2, 1, 3)]
     taken_d, matrix = seconds(lambda: distance.compute_distance_matrix(query[0], gallery[0], "cosine").numpy(), 2)
@@ -143,12 +143,12 @@ def bench_market(width: int, device: torch.device, quick: bool, peer: Path | Non
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory now."""
+    """Returns the bytes of this process that are in memory now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def child(task: str, quick: bool, peer: str) -> dict[str, Any]:
-    """What runs in a process of its own, for its memory."""
+    """Runs one task. It has a process of its own so that its memory can be measured."""
     if task == "msmt17":
         query, gallery = make_set(QUICK if quick else MSMT17, 2048)
         before = resident()
@@ -172,12 +172,12 @@ def child(task: str, quick: bool, peer: str) -> dict[str, Any]:
 
 
 def rerank_ours(query: list[Tensor], gallery: list[Tensor]) -> EvaluationResult:
-    """Re-ranked scores, in blocks."""
+    """Scores our re-ranking, which works in blocks."""
     return evaluate_distances(k_reciprocal(query[0], gallery[0]), *query[1:], *gallery[1:])
 
 
 def rerank_theirs(module: ModuleType, query: list[Tensor], gallery: list[Tensor]) -> EvaluationResult:
-    """The same by the original code, which squares the distances that it is given."""
+    """Scores the original code, which squares the distances that it is given."""
     q, g = (torch.nn.functional.normalize(part[0]) for part in (query, gallery))
 
     def distances(a: Tensor, b: Tensor) -> Any:
@@ -188,7 +188,7 @@ def rerank_theirs(module: ModuleType, query: list[Tensor], gallery: list[Tensor]
 
 
 def run_child(task: str, quick: bool, peer: Path | None) -> dict[str, Any]:
-    """A task in a process of its own."""
+    """Starts a process for a task and returns its result."""
     command = [sys.executable, __file__, task, str(int(quick)), str(peer or ""), str(torch.get_num_threads())]
     try:
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=PATIENCE).stdout
@@ -205,7 +205,7 @@ def add_options(group: argparse._ArgumentGroup) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """All of it; the larger sets and re-ranking on the CPU alone."""
+    """Runs everything. The larger sets and re-ranking run on the CPU only."""
     device, quick, peer = options.device, options.quick, options.peer
     if peer is None:
         print("benchmarks: no --peer, torchreid is left out")

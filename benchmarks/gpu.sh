@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Everything that only a machine with an NVIDIA GPU can tell, in one call: builds for this GPU, runs the test suite with
-# the CUDA tests required, compute-sanitizer's four tools over the CUDA tests, and all benchmark suites.
+# Runs everything that needs an NVIDIA GPU in one call: builds for this GPU, runs the test suite with the CUDA tests
+# required, runs compute-sanitizer's four tools on the CUDA tests, and runs all benchmark suites.
 #
 #     bash benchmarks/gpu.sh              # into benchmarks/results
 #     OUT=/some/folder bash benchmarks/gpu.sh
 #
 # Needs PyTorch for CUDA, the package's dependencies, and a CUDA toolkit with nvcc and compute-sanitizer. PYTHON names
-# the interpreter (default: python). STEPS chooses among: build tests sanitizers benchmarks. A failing step does not
-# keep the next from running; the exit status tells whether all went well. Logs lie beside the figures.
+# the interpreter (default: python). STEPS chooses among: build tests sanitizers benchmarks. After a failed step the next
+# one still runs, and the exit status is 1. Logs are written to the folder of the figures.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 root=$PWD
@@ -20,7 +20,7 @@ export DSA_FAST_REQUIRE_CUDA=1
 export PATH="${CUDA_HOME:-/usr/local/cuda}/bin:$PATH"
 failed=()
 
-# attempt NAME COMMAND...: runs it, with its output on the screen and in NAME.log.
+# attempt NAME COMMAND... runs the command and copies its output to NAME.log.
 attempt() {
   local name=$1 begin=$SECONDS
   shift
@@ -48,9 +48,9 @@ if wanted tests; then
 fi
 
 if wanted sanitizers; then
-  # The names of tests of the GPU hold "cuda"; those that fill its memory would take the tools too long.
+  # GPU tests have "cuda" in their names. Those that fill the memory would take the tools too long.
   for tool in memcheck racecheck initcheck synccheck; do
-    # PyTorch's caching allocator would hide steps outside a tensor from memcheck.
+    # PyTorch's caching allocator would hide accesses outside a tensor from memcheck.
     attempt "sanitizer_$tool" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
       compute-sanitizer --tool "$tool" --error-exitcode 1 --target-processes all \
       "$python" -m pytest -q -x tests -k "cuda and not build and not 32_bits"

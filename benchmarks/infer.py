@@ -1,10 +1,10 @@
-"""The `infer` suite of run.py: from an image to its vector, by every way that runs on this machine.
+"""The `infer` suite of run.py: from an image to its vector, with every runtime that works on this machine.
 
-The network is the full-size MF-Stream with random weights, its batch norms settled on rendered people, or that of
-`--checkpoint`. Times are from uint8 images of the input's size on the host to vectors on the host, and on a GPU also
-from images on the device to vectors on the device; decoding and resizing are not in them. The contenders take turns, so
-that all see the same machine. Each is compared with the checkpoint's own vectors before it is timed. With `--demo`, the
-folder of a finished `dsa-fast demo`, each is also scored on the demo's people with the demo's checkpoint.
+The network is that of `--checkpoint`, or the full-size MF-Stream with random weights and batch norms fitted to rendered
+people. Times run from uint8 images of the input's size on the host to vectors on the host. On a GPU they also run from
+images on the device to vectors on the device. Decoding and resizing are not included. The contenders take turns, so
+that the machine treats all alike. Each is compared with the checkpoint's own vectors before it is timed. `--demo` names
+the folder of a finished `dsa-fast demo`; then each contender is also scored on the demo's people.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ IMAGES = 32  # compared
 
 
 def add_options(group: Any) -> None:
-    """Options of this suite."""
+    """The suite's own options."""
     group.add_argument("--checkpoint", type=Path, help="the network to time (default: full size, random weights)")
     group.add_argument("--demo", type=Path, help="folder of a finished dsa-fast demo, to measure changes in mAP")
     group.add_argument("--batches", default="1,8,32,64", help="batch sizes to time (default: %(default)s)")
@@ -46,14 +46,14 @@ def add_options(group: Any) -> None:
 
 
 def rendered(count: int, size: tuple[int, int], seed: int) -> Tensor:
-    """uint8 [count, 3, *size]: rendered people."""
+    """Renders people: uint8 [count, 3, *size]."""
     config = SynthConfig(seed=seed)
     pictures = [render_picture(config, 1 + i, 1 + i % config.cameras, 0)[0] for i in range(count)]
     return resize(torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]), size)
 
 
 def random_checkpoint(path: Path, quick: bool) -> Path:
-    """A full-size network (with `quick` a small one) of random weights, whose batch norms fit its features."""
+    """Writes a full-size network (small if `quick`) of random weights, with batch norms fitted to its features."""
     torch.manual_seed(0)
     task = ReIDTask(4, ModelConfig(backbone="resnet18" if quick else "resnet50", pretrained=None, dsag=False))
     stream = task.model.mf_stream
@@ -71,7 +71,7 @@ def random_checkpoint(path: Path, quick: bool) -> Path:
 
 
 def ways_to_run(device: torch.device, compiled: bool) -> list[tuple[str, str, dict[str, Any]]]:
-    """Name, precision and how it is loaded; `format` is of the file that is exported for it, none for a checkpoint."""
+    """Lists name, precision and options of each contender. `format` is the exported file's; a checkpoint has none."""
     if device.type == "cpu":
         ways: list[tuple[str, str, dict[str, Any]]] = [
             ("PyTorch, batch norms folded", "fp32", {}),
@@ -102,7 +102,7 @@ class Files:
         self.checkpoint, self.folder, self.calibration, self.largest = checkpoint, folder, calibration, largest
 
     def load(self, precision: str, options: dict[str, Any], device: torch.device) -> Encoder:
-        """An encoder of the exported file, or of the checkpoint."""
+        """Returns an encoder of the exported file or of the checkpoint."""
         options = dict(options)
         kind = options.pop("format", None)
         if kind is None:
@@ -124,7 +124,7 @@ class Files:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Times every way at every batch."""
+    """Times every contender at every batch size."""
     device, quick = options.device, options.quick
     batches = [1, 4] if quick else [int(part) for part in options.batches.split(",")]
     rows: list[dict[str, Any]] = []
@@ -143,7 +143,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             try:
                 encoder = files.load(precision, how, device)
                 alike = cosines(torch.as_tensor(encoder(images)).cpu(), reference)
-            except ValueError as error:  # a library that is not there, or does not run on this machine
+            except ValueError as error:  # a library is missing or does not run on this machine
                 failed.append({"name": title, "precision": precision, "reason": str(error)[:300]})
                 continue
             if alike.min() < LEAST[precision]:
@@ -172,7 +172,7 @@ def measure(
     device: torch.device,
     seconds: float,
 ) -> list[dict[str, Any]]:
-    """All ways at one batch size, in turn."""
+    """Times all contenders at one batch size, in turn."""
     generator = torch.Generator().manual_seed(batch)
     host = torch.randint(0, 256, (batch, *size, 3), dtype=torch.uint8, generator=generator).numpy()
     given: dict[str, Any] = {"host": host}
@@ -237,7 +237,7 @@ def timed(
 
 
 def score(demo: Path, folder: Path, device: torch.device, compiled: bool) -> dict[tuple[str, str], dict[str, float]]:
-    """Change in mAP of each way with the demo's own checkpoint, calibrated on its training images."""
+    """Measures the change in mAP of each contender with the demo's checkpoint, calibrated on its training images."""
     checkpoint, data = demo / "run" / "checkpoints" / "last.ckpt", read_dataset(demo / "people")
     loaded = load_model(checkpoint)
     chosen = data.train[:: max(len(data.train) // 256, 1)][:256]

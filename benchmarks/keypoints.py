@@ -1,14 +1,15 @@
-"""The `keypoints` suite of run.py: keypoint IUV beside the exact maps of synthetic people, and people per second.
+"""The `keypoints` suite of run.py: keypoint IUV compared with the exact maps of synthetic people, and its speed.
 
-People are drawn by lot: clothes, pose, view from all sides and from above, and a detector's box. Their exact joints are
-given as COCO's 17, a face point on the far side of the head as missing; then with errors, and with joints left out.
+People are random: clothes, pose, view from all sides and from above, and a detector's box. The method gets their exact
+joints as COCO's 17, then joints with errors, then joints with some left out. Face points on the far side of the head
+are missing.
 
-- `union`: share of the pixels that are somebody in one of the two maps and are the same part in both.
-- `both`: the same, of the pixels that are somebody in both.
-- `side`: share of the pixels that are somebody in both and have the part of the other side of the body.
+- `union`: of the pixels labelled in either map, the share with the same part in both.
+- `both`: of the pixels labelled in both maps, the share with the same part.
+- `side`: of the pixels labelled in both maps, the share with the same part on the other side of the body.
 - `u`, `v`: mean |u - u'| and |v - v'| where the part is the same.
 
-`--keypoints-picture FILE` also writes people beside their exact maps and their keypoint IUV.
+`--keypoints-picture FILE` also draws people with their exact maps and their keypoint IUV.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def add_options(group: argparse._ArgumentGroup) -> None:
 
 
 def people(count: int, height: int, width: int, seed: int) -> tuple[Joints, Maps, Maps]:
-    """Joints [N, 17, 3] of people drawn by lot, their exact maps [N, 3, H, W], and their pictures [N, 3, H, W]."""
+    """Renders random people: joints [N, 17, 3], exact maps [N, 3, H, W] and pictures [N, 3, H, W]."""
     rng = np.random.default_rng(seed)
     joints, maps, pictures = [], [], []
     for number in range(count):
@@ -61,7 +62,7 @@ def people(count: int, height: int, width: int, seed: int) -> tuple[Joints, Maps
 
 
 def variants(joints: Joints, height: int, seed: int) -> dict[str, Joints]:
-    """What an estimator might have given instead of the exact joints."""
+    """Damages the exact joints as an estimator would."""
     rng = np.random.default_rng(seed)
     result = {"exact joints": joints}
     for percent in (1, 2):
@@ -76,7 +77,7 @@ def variants(joints: Joints, height: int, seed: int) -> dict[str, Joints]:
 
 
 def compare(drawn: Maps, exact: Maps) -> dict[str, float]:
-    """The figures that the module's head lists."""
+    """Computes the figures that the module's docstring lists."""
     a, b = drawn[:, 0], exact[:, 0]
     both, same = (a > 0) & (b > 0), (a == b) & (a > 0)
     error = np.abs(drawn[:, 1:].astype(np.int64) - exact[:, 1:]) / 255
@@ -90,7 +91,7 @@ def compare(drawn: Maps, exact: Maps) -> dict[str, float]:
 
 
 def by_part(drawn: Maps, exact: Maps) -> list[dict[str, Any]]:
-    """For each part: intersection over union, its share in the exact maps, and the errors of u and v."""
+    """Computes for each part: intersection over union, share in the exact maps, and errors of u and v."""
     a, b = drawn[:, 0], exact[:, 0]
     error = np.abs(drawn[:, 1:].astype(np.int64) - exact[:, 1:]) / 255
     rows = []
@@ -111,7 +112,7 @@ def by_part(drawn: Maps, exact: Maps) -> list[dict[str, Any]]:
 
 
 def write_picture(path: Path, count: int = 12) -> None:
-    """Writes people with their joints, and below each the exact map and the keypoint IUV, in the parts' colours."""
+    """Draws people with their joints, and below each the exact map and the keypoint IUV in the parts' colors."""
     height, width, zoom = 192, 96, 2
     joints, exact, pictures = people(count, height, width, seed=5)
     drawn = iuv_from_keypoints(joints, (height, width)).numpy()
@@ -136,7 +137,7 @@ def _draw(joints: Joints, size: tuple[int, int], _: int) -> torch.Tensor:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Accuracy at 128 x 64, and the rate on one thread and on one a core."""
+    """Measures the accuracy at 128 x 64, and the rate with one thread and with one thread a core."""
     clock = Clock(torch.device("cpu"), options.seconds)
     count, size = 100 if options.quick else 1000, (128, 64)
     joints, exact, _ = people(count, *size, seed=1)
@@ -152,9 +153,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             for height, width in ((128, 64), (256, 128)):
                 scaled = joints[: 100 if options.quick else 512] * np.array([width / 64, height / 128, 1], np.float32)
                 expected = iuv_from_keypoints(scaled, (height, width))
-                for i in range(0, len(scaled), 100):  # verified: a batch is its people, one by one
+                for i in range(0, len(scaled), 100):  # verified: a batch equals its people one by one
                     if not torch.equal(iuv_from_keypoints(scaled[i : i + 1], (height, width))[0], expected[i]):
-                        raise RuntimeError(f"person {i} is drawn otherwise alone than among others")
+                        raise RuntimeError(f"person {i} is drawn differently alone than in a batch")
                 times = clock(partial(_draw, scaled, (height, width)))
                 rate = len(scaled) / statistics.median(times)
                 rates.append({"size": [height, width], "threads": used, "people_per_s": rate, **spread(times)})
@@ -165,10 +166,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Prints what `run` returned."""
+    """Prints the rows as tables."""
     figures = ("union", "both", "side", "u", "v")
     rows = [[row["what"], *(f"{row[name]:.3f}" for name in figures)] for row in result["rows"]]
-    print_table(f"keypoint IUV beside exact maps of {result['rows'][0]['people']} people", ["what", *figures], rows)
+    print_table(f"keypoint IUV and exact maps of {result['rows'][0]['people']} people", ["what", *figures], rows)
     names = ("share", "iou", "both", "u", "v")
     rows = [[f"{row['part']} {row['name']}", *(f"{row[name]:.3f}" for name in names)] for row in result["parts"]]
     print_table("exact joints, by part", ["what", *names], rows)

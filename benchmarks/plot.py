@@ -1,6 +1,6 @@
-"""Draws the figure of README.md, and writes its table, from benchmarks/results/*.json.
+"""Draws the figure of README.md and docs/performance.md, and writes that page's table, from benchmarks/results/*.json.
 
-python benchmarks/plot.py                 # docs/speed.png, and README.md's table
+python benchmarks/plot.py                 # docs/speed.png, and the table in docs/performance.md
 python benchmarks/plot.py --device cuda   # docs/speed_cuda.png
 """
 
@@ -25,7 +25,7 @@ BATCH = 64
 
 
 def load(suite: str, device: str) -> dict[str, Any] | None:
-    """A suite's figures; None where they were not measured."""
+    """A suite's measurements, or None if there are none."""
     path = ROOT / "benchmarks" / "results" / f"{suite}_{device}.json"
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -70,7 +70,7 @@ def warp_panels(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def evaluation_panels(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Distances and scores beside torchreid's, where that was measured: the largest width that has it."""
+    """Distances and scores compared with torchreid's, for each size where both were measured."""
     found: dict[str, dict[str, float]] = {}
     for row in result["rows"]:
         found.setdefault(row["size"], {})[row["name"]] = row["best_s"]
@@ -93,56 +93,31 @@ def evaluation_panels(result: dict[str, Any]) -> list[dict[str, Any]]:
     return panels
 
 
-# Suite, which rows, the row of ours and the peer's, their time; what the table calls them.
-TABLE: list[tuple[str, dict[str, Any], tuple[dict[str, Any], dict[str, Any]], str, tuple[str, str]]] = [
+WARP = {"batch": BATCH, "input": "real"}
+STORED = {"batch": BATCH, "stored": [128, 64]}
+# Suite, its rows, the names of ours and the peer's, and what the table calls them.
+TABLE: list[tuple[str, dict[str, Any], str, str, str, str]] = [
+    ("warp", WARP, "dsa_fast last", "PyTorch index_put", "`warp`, 64 photos of 256 x 128", "PyTorch `index_put`"),
+    ("warp", WARP, "dsa_fast last", "NumPy, flat", "", "NumPy, flat indices"),
     (
-        "warp",
-        {"batch": BATCH, "input": "real"},
-        ({"name": "dsa_fast last"}, {"name": "PyTorch index_put"}),
-        "median_s",
-        ("`warp`, 64 photos of 256 x 128", "PyTorch `index_put`"),
+        *("chart", {"instances": 8}, "dsa_fast last", "detectron2, then index_put"),
+        *("`warp_densepose`, 8 people", "detectron2's converter, then `index_put`"),
     ),
     (
-        "warp",
-        {"batch": BATCH, "input": "real"},
-        ({"name": "dsa_fast last"}, {"name": "NumPy, flat"}),
-        "median_s",
-        ("", "NumPy, flat indices"),
+        *("transform", STORED, "dsa_fast", "torchvision, warp"),
+        *("training transform, 64 crops of 128 x 64", "torchvision v2, then our `warp`"),
     ),
     (
-        "chart",
-        {"instances": 8},
-        ({"name": "dsa_fast last"}, {"name": "detectron2, then index_put"}),
-        "median_s",
-        ("`warp_densepose`, 8 people", "detectron2's converter, then `index_put`"),
+        *("infer", {"batch": 1}, "OpenVINO int8", "PyTorch eager fp32"),
+        *("`Encoder`, one image, ResNet-50, int8", "PyTorch, float32"),
     ),
-    (
-        "transform",
-        {"batch": BATCH, "stored": [128, 64]},
-        ({"name": "dsa_fast"}, {"name": "torchvision, warp"}),
-        "median_s",
-        ("training transform, 64 crops of 128 x 64", "torchvision v2, then our `warp`"),
-    ),
-    (
-        "infer",
-        {"batch": 1},
-        ({"name": "OpenVINO", "precision": "int8"}, {"name": "PyTorch eager"}),
-        "p50_s",
-        ("`Encoder`, one image, ResNet-50, int8", "PyTorch, float32"),
-    ),
-    (
-        "infer",
-        {"batch": 32},
-        ({"name": "OpenVINO", "precision": "int8"}, {"name": "PyTorch eager"}),
-        "p50_s",
-        ("`Encoder`, 32 images", "PyTorch, float32"),
-    ),
+    ("infer", {"batch": 32}, "OpenVINO int8", "PyTorch eager fp32", "`Encoder`, 32 images", "PyTorch, float32"),
 ]
 BEGIN, END = "<!-- written by benchmarks/plot.py -->\n", "<!-- end -->\n"
 
 
 def time_text(seconds: float) -> str:
-    """Three digits, with the unit that suits."""
+    """Three digits and a suitable unit."""
     for unit, scale in (("s", 1.0), ("ms", 1e3)):
         if seconds * scale >= 1:
             return f"{seconds * scale:.3g} {unit}"
@@ -150,17 +125,16 @@ def time_text(seconds: float) -> str:
 
 
 def table(device: str) -> str:
-    """The table's Markdown; what was not measured is left out."""
-    lines = ["| what | dsa_fast | beside it | | times |", "|---|---|---|---|---|"]
-    for suite, where, pair, key, (what, peer) in TABLE:
-        result = load(suite, device)
-        times = []
-        for row in [] if result is None else result["rows"]:
+    """The table's Markdown, without rows that were not measured."""
+    lines = ["| task | dsa_fast | compared with | | times faster |", "|---|---|---|---|---|"]
+    for suite, where, our_name, peer_name, task, peer in TABLE:
+        times = {}
+        for row in (load(suite, device) or {"rows": []})["rows"]:
             if all(row.get(name) == value for name, value in where.items()):
-                times += [(which, row[key]) for which in (0, 1) if pair[which].items() <= row.items()]
-        both = dict(times)
-        if len(both) == 2:
-            lines.append(f"| {what} | {time_text(both[0])} | {peer} | {time_text(both[1])} | {both[1] / both[0]:.1f} |")
+                times[f"{row['name']} {row.get('precision', '')}".strip()] = row.get("median_s") or row["p50_s"]
+        if our_name in times and peer_name in times:
+            ours, theirs = times[our_name], times[peer_name]
+            lines.append(f"| {task} | {time_text(ours)} | {peer} | {time_text(theirs)} | {theirs / ours:.1f} |")
     scores = load("eval", device)
     for panel in [] if scores is None else evaluation_panels(scores):
         (_, ours), *peers = panel["rows"]
@@ -170,16 +144,16 @@ def table(device: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_table(readme: Path, device: str) -> None:
-    """Puts the table between the two marks of the README."""
-    text = readme.read_text()
+def write_table(page: Path, device: str) -> None:
+    """Puts the table between the two marks of the page."""
+    text = page.read_text()
     before, rest = text.split(BEGIN)
-    with atomic_path(readme) as temporary:
+    with atomic_path(page) as temporary:
         temporary.write_text(before + BEGIN + "\n" + table(device) + "\n" + END + rest.split(END)[1])
 
 
 def main() -> None:
-    """Draws what there is."""
+    """Draws the suites that were measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="default: docs/speed.png, or docs/speed_DEVICE.png")
@@ -207,7 +181,7 @@ def main() -> None:
     figure.savefig(out, dpi=160, transparent=True)
     print(f"wrote {out}")
     if options.device == "cpu" and options.out is None:
-        write_table(ROOT / "README.md", options.device)
+        write_table(ROOT / "docs" / "performance.md", options.device)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measures dsa_fast beside what people use instead.
+"""Measures dsa_fast and what people use instead.
 
     python benchmarks/run.py                            # the warp: prints a table
     python benchmarks/run.py --json FILE                # and writes the figures with the machine's description
@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from common import Suite, machine, write_json
 
-# Suite -> its module beside this file.
+# Suite -> its module in this folder.
 MODULES = {
     "warp": "warp",
     "chart": "chart",
@@ -32,7 +32,7 @@ SUITES = {name: module for name, module in MODULES.items() if Path(__file__).wit
 
 
 def parse() -> argparse.Namespace:
-    """The options, those of the chosen suite among them."""
+    """Parses the options, including those of the chosen suite."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -61,7 +61,7 @@ def parse() -> argparse.Namespace:
 
 
 def load(suite: str) -> Suite:
-    """The module of a suite."""
+    """Imports the module of a suite."""
     return cast(Suite, importlib.import_module(SUITES[suite]))
 
 

@@ -1,17 +1,17 @@
-"""The `train` suite of run.py: whole training steps of the two streams, beside the same network as separate modules.
+"""The `train` suite of run.py: whole training steps of the two streams, compared with separate modules.
 
-A step is what `dsa-fast fit` does with a batch: transform and warp, forward, losses, backward, optimiser. On a GPU it
-runs in bfloat16 at full size; on a CPU in float32 at a quarter of the channels and 16 images, which `--width` and
-`--batch` change. Beside it:
+A step is what `dsa-fast fit` does with a batch: transform and warp, forward, losses, backward, optimizer. On a GPU it
+runs in bfloat16 at full size. On a CPU it runs in float32 at a quarter of the channels with 16 images; `--width` and
+`--batch` change that. The other contenders:
 
 - separate modules: the same network and weights with a plain torch module for each of the 24, 13 and 8 branches, in
   eager float32, with PyTorch's default Adam. Its outputs and gradients are compared with ours before anything is
-  timed;
-- ResNet baseline: one ResNet with a global feature, a classifier of two layers and a triplet loss, run as ours is;
-- branches: the DSAG-Stream alone, forward and backward, in both forms; and ours with its convolutions in a loop or as
-  batched matrix products, which are what else `dsa_fast.models.set_branch_mode` has.
+  timed.
+- ResNet baseline: one ResNet with a global feature, a classifier of two layers and a triplet loss, run like ours.
+- branches: the DSAG-Stream alone, forward and backward, in both forms. Ours also runs in the other modes of
+  `dsa_fast.models.set_branch_mode`: its convolutions in a loop, or as batched matrix products.
 
-Floating-point operations are counted in the separate form and divided by those that a large matrix product reaches on
+Floating-point operations are counted in the separate form. They are divided by the rate of a large matrix product on
 the same device in the same type. The contenders take turns.
 """
 
@@ -45,7 +45,7 @@ from dsa_fast.models.mf_stream import NUM_LOCAL
 CONFIG = AugmentConfig()
 # Market-1501: identities, and the batches of 16 x 4 that `PKSampler` makes of its 12,936 training images.
 NUM_IDS, STEPS, EPOCHS, BATCH = 751, 220, 320, 64
-MODES: tuple[BranchMode, ...] = ("loop", "batched")  # beside the one that is chosen
+MODES: tuple[BranchMode, ...] = ("loop", "batched")  # the default mode is measured anyway
 
 
 def add_options(group: argparse._ArgumentGroup) -> None:
@@ -57,7 +57,7 @@ def add_options(group: argparse._ArgumentGroup) -> None:
 
 
 def unstack(stacked: nn.Module, plain: list[nn.Module]) -> nn.ModuleList:
-    """Gives G plain modules the weights of one that has them stacked."""
+    """Copies the stacked weights of one module to G plain modules."""
     state = stacked.state_dict()
     for g, module in enumerate(plain):
         module.load_state_dict(
@@ -70,7 +70,7 @@ def unstack(stacked: nn.Module, plain: list[nn.Module]) -> nn.ModuleList:
 
 
 class SeparateDSAG(nn.Module):
-    """The DSAG-Stream with a network of its own for each part, one after the other."""
+    """The DSAG-Stream with a separate network for each part, run one after the other."""
 
     def __init__(self, stream: DSAGStream) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class SeparateDSAG(nn.Module):
 
 
 def sum_of(tensors: Iterable[Tensor]) -> Tensor:
-    """The sum, without a zero to begin with."""
+    """Adds tensors without starting from zero."""
     first, *others = tensors
     for each in others:
         first = first + each
@@ -142,7 +142,7 @@ class Separate(nn.Module):
         )
 
     def forward(self, images: Tensor, dsap: Tensor) -> DSAOutput:
-        """As `DSAReID`."""
+        """Computes the same as `DSAReID`."""
         shared = self.backbone(images)
         whole = self.head_global(shared).mean((2, 3))
         local = torch.stack([head(shared).mean((2, 3)) for head in self.head_local], dim=1)
@@ -163,8 +163,8 @@ class Separate(nn.Module):
 def verify(model: DSAReID, separate: Separate, images: Tensor, dsap: Tensor, labels: Tensor) -> dict[str, float]:
     """Stops the benchmark unless outputs are equal in float32 and float64, and gradients in float64.
 
-    In float32 the last bit of a sum decides now and then which side of 0 a ReLU's input is on, and with it a share of
-    the gradients; in float64 it hardly ever does.
+    In float32 the last bit of a sum sometimes decides the sign of a ReLU's input, and with it a share of the gradients.
+    In float64 it hardly ever does.
 
     Returns:
         The largest differences, each as a share of the largest value.
@@ -197,21 +197,21 @@ def verify(model: DSAReID, separate: Separate, images: Tensor, dsap: Tensor, lab
 
 
 def in_mode(stream: DSAGStream, mode: BranchMode) -> DSAGStream:
-    """A copy with its convolutions run that way."""
+    """Copies the stream and sets the mode of its convolutions."""
     copied = copy.deepcopy(stream)
     set_branch_mode(copied, mode)
     return copied
 
 
 def peak(clock: Clock, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of a large matrix product."""
+    """Measures the floating-point operations per second of a large matrix product."""
     n = 8192 if clock.device.type == "cuda" else 2048
     a, b = (torch.randn(n, n, device=clock.device).to(dtype) for _ in range(2))
     return 2 * n**3 / min(clock(lambda i: a @ b))
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """All contenders at one size."""
+    """Measures all contenders at one size."""
     device, cuda = options.device, options.device.type == "cuda"
     small = options.quick or not cuda
     width = options.width or (0.125 if options.quick else 0.25 if small else 1.0)
@@ -286,10 +286,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     times, memory = take_turns(contenders, device, options.seconds)
     rows = []
     for name, taken in times.items():
-        beside = times["branches, dsa_fast" if name.startswith("branches") else "dsa_fast"]
+        ours = times["branches, dsa_fast" if name.startswith("branches") else "dsa_fast"]
         row: dict[str, Any] = {"name": name, "batch": batch, **spread(taken)}
         row["images_per_s"] = batch / row["median_s"]
-        row["times_dsa_fast"] = row["median_s"] / statistics.median(beside)
+        row["times_dsa_fast"] = row["median_s"] / statistics.median(ours)
         row["peak_bytes"] = memory.get(name)
         rows.append(row)
     reached = peak(clock, dtype)
@@ -318,7 +318,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def take_turns(
     contenders: dict[str, Callable[[int], object]], device: torch.device, seconds: float
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds of each contender's runs, one after the other in each round; and its peak of memory on a GPU."""
+    """Times the contenders in turn. Returns the seconds of each one's runs, and on a GPU its peak of memory."""
 
     def wait() -> None:
         if device.type == "cuda":

@@ -1,9 +1,9 @@
-"""The `transform` suite of run.py: stored bytes into the inputs of a training step, beside torchvision and plain steps.
+"""The `transform` suite of run.py: stored bytes to the inputs of a training step, compared with torchvision.
 
-All contenders work from the same draws. Their results are compared with the plain steps before they are timed:
-dsa_fast's bit for bit, torchvision's (whose 8-bit resizing is its own) within one level of 255. The floor is the
-counted bytes (each read and written once) over a copy rate measured in the same run. `--step N` also times the input of
-a full DSA training step of N images (draws, fused transform), and the whole step.
+All contenders use the same random draws. Each result is compared with the plain steps before it is timed: dsa_fast's
+bit for bit, torchvision's within one level of 255, because its 8-bit resizing differs. The floor is the number of bytes
+(each read and written once) over a copy rate measured in the same run. `--step N` also times a full DSA training step
+of N images, and the share of its input (draws and fused transform).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def add_options(group: argparse._ArgumentGroup) -> None:
 
 
 def torchvision(images: Tensor, iuv: Tensor, draws: Draws) -> Result:
-    """torchvision's v2 operations, whole batches at once where its draws allow, and the unfused warp."""
+    """Runs torchvision's v2 operations, on whole batches where the draws allow it, and the unfused warp."""
     photos = v2.resize(images, SIZE, antialias=True)
     maps = v2.resize(iuv, SIZE, interpolation=InterpolationMode.NEAREST_EXACT)
     photos, maps = (v2.pad(x, [CONFIG.pad] * 4) for x in (photos, maps))
@@ -45,7 +45,7 @@ def torchvision(images: Tensor, iuv: Tensor, draws: Draws) -> Result:
     full, labels, pixels = [], [], []
     plan = zip(draws.flip.tolist(), draws.top.tolist(), draws.left.tolist(), draws.erase.tolist(), strict=True)
     for b, (flip, top, left, box) in enumerate(plan):
-        # The padded picture mirrored whole: its crop lies at the mirrored place.
+        # The whole padded picture is mirrored, so the crop is at the mirrored place.
         column = 2 * CONFIG.pad - left if flip else left
         photo, label = (v2.crop(x[b], top, column, *SIZE) for x in (photos, maps))
         if flip:
@@ -61,7 +61,7 @@ def torchvision(images: Tensor, iuv: Tensor, draws: Draws) -> Result:
 
 
 def outside(image: Tensor, top: int, left: int, value: float) -> Tensor:
-    """Sets what the crop shows of the padding."""
+    """Sets the part of the crop that shows padding."""
     (height, width), pad = SIZE, CONFIG.pad
     image[:, : max(pad - top, 0)] = value
     image[:, min(height + pad - top, height) :] = value
@@ -71,7 +71,7 @@ def outside(image: Tensor, top: int, left: int, value: float) -> Tensor:
 
 
 def contenders(images: Tensor, iuv: Tensor, draws: Draws) -> dict[str, Callable[[int], Result]]:
-    """Name -> a function that makes a batch of the stored people, other ones at each call."""
+    """Maps names to functions that make a batch of the stored people, different ones at each call."""
     batch = len(draws.top)
     sets = [list(range(start, start + batch)) for start in range(0, len(images) - batch + 1, batch)]
     tensors = [torch.tensor(indices, device=images.device) for indices in sets]
@@ -92,7 +92,7 @@ def contenders(images: Tensor, iuv: Tensor, draws: Draws) -> dict[str, Callable[
 
 
 def verify(name: str, got: Result, expected: Result) -> None:
-    """Stops the benchmark when a contender's batch is not what it should be."""
+    """Stops the benchmark if a contender's batch is wrong."""
     if name == "torchvision, warp":
         level = 1.01 / (255 * min(STD))
         good = all(float((a - b).abs().max()) <= level for a, b in zip(got, expected, strict=True))
@@ -103,13 +103,13 @@ def verify(name: str, got: Result, expected: Result) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """uint8 128 x 64 and 256 x 128 people -> 256 x 128 images and 24 x 3 x 32 x 32 parts."""
+    """Measures uint8 128 x 64 and 256 x 128 people -> 256 x 128 images and 24 x 3 x 32 x 32 parts."""
     device, clock, generator = options.device, Clock(options.device, options.seconds), torch.Generator().manual_seed(0)
     rate = copy_rate(clock)
     rows: list[dict[str, Any]] = []
     for stored in ((128, 64), (256, 128)):
         for batch in (16,) if options.quick else (16, 64):
-            # Enough people that a batch is in no cache from the last time.
+            # Enough people that no batch is still in a cache.
             images, iuv = people(max(2 * batch, 512), *stored, generator)
             draws = Draws.sample(batch, CONFIG, generator)
             expected = augment_batch_reference(images[:batch], iuv[:batch], draws, CONFIG)
@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def step(options: argparse.Namespace, generator: torch.Generator) -> dict[str, Any]:
-    """Seconds of a step of the full model, as `dsa-fast fit` does it, and of its input."""
+    """Measures a step of the full model, as `dsa-fast fit` does it, and its input."""
     batch, device = options.step, options.device
     clock = Clock(device, options.seconds)
     images, iuv = (x.to(device) for x in people(max(2 * batch, 64), 128, 64, generator))

@@ -1,6 +1,6 @@
-"""The `warp` suite of run.py: pixels into part images, beside PyTorch and NumPy.
+"""The `warp` suite of run.py: pixels to part images, compared with PyTorch and NumPy.
 
-Every contender's result is compared with `dsa_fast.ops.plain_reference` before it is timed. The floor is the counted
+Every contender's result is compared with `dsa_fast.ops.plain_reference` before it is timed. The floor is the number of
 bytes (each read and written once) over a copy rate measured in the same run.
 """
 
@@ -27,7 +27,7 @@ PARTS = 24
 
 
 def people(batch: int, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Noise photos, and maps in which a person-like half of the pixels carries smooth parts, u and v."""
+    """Makes noise photos, and maps in which a person-like half of the pixels has smooth parts, u and v."""
     img = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
     y = torch.linspace(0, 1, height)[:, None]
     x = torch.linspace(0, 1, width)[None, :]
@@ -41,7 +41,7 @@ def people(batch: int, height: int, width: int, generator: torch.Generator) -> t
 
 
 def torch_scatter(img: Tensor, iuv: Tensor, size: int) -> Tensor:
-    """The vectorised PyTorch way: one index_put; which of several pixels wins a texel is not defined."""
+    """Runs the vectorized PyTorch way, one index_put. It is undefined which of several pixels wins a texel."""
     batch, channels = img.shape[:2]
     part, row, column = iuv[:, 0].long(), iuv[:, 1].long() * size // 255, iuv[:, 2].long() * size // 255
     row, column = row.clamp(max=size - 1), column.clamp(max=size - 1)
@@ -52,7 +52,7 @@ def torch_scatter(img: Tensor, iuv: Tensor, size: int) -> Tensor:
 
 
 def torch_masked(img: Tensor, iuv: Tensor, size: int) -> Tensor:
-    """The same without shapes that depend on values, for torch.compile: background is scattered to a texel too many."""
+    """Runs the same for torch.compile, without shapes that depend on values: background goes to a spare texel."""
     batch, channels = img.shape[:2]
     part, u, v = iuv.long().unbind(1)
     row, column = (u * size // 255).clamp(max=size - 1), (v * size // 255).clamp(max=size - 1)
@@ -64,7 +64,7 @@ def torch_masked(img: Tensor, iuv: Tensor, size: int) -> Tensor:
 
 
 def numpy_parts(img: np.ndarray, iuv: np.ndarray, size: int) -> np.ndarray:
-    """The usual NumPy loop over images and parts."""
+    """Runs the usual NumPy loop over images and parts."""
     out = np.zeros((len(img), PARTS, img.shape[1], size, size), np.float32)
     for b in range(len(img)):
         rows = np.minimum(iuv[b, 1].astype(np.int64) * size // 255, size - 1)
@@ -76,7 +76,7 @@ def numpy_parts(img: np.ndarray, iuv: np.ndarray, size: int) -> np.ndarray:
 
 
 def numpy_flat(img: np.ndarray, iuv: np.ndarray, size: int) -> np.ndarray:
-    """Flat NumPy indexing of all parts of an image at once."""
+    """Runs flat NumPy indexing of all parts of an image at once."""
     channels = img.shape[1]
     out = np.zeros((len(img), channels, PARTS * size * size), np.float32)
     for b in range(len(img)):
@@ -89,7 +89,7 @@ def numpy_flat(img: np.ndarray, iuv: np.ndarray, size: int) -> np.ndarray:
 
 
 def default_real() -> Path:
-    """Where tests, too, look for real photos with their maps."""
+    """Returns the folder of real photos with maps, which the tests use too."""
     shared = os.environ.get("DSA_FAST_SHARED", Path(__file__).resolve().parents[2] / "shared" / "data")
     return Path(shared) / "iuv"
 
@@ -100,13 +100,13 @@ def add_options(group: argparse._ArgumentGroup) -> None:
         "--real",
         type=Path,
         default=default_real(),
-        help="folder of photos of single people with maps beside them, NAME_iuv.png (default: %(default)s); rows of "
-        "real people are left out where there are none",
+        help="folder of photos of single people with their maps, NAME_iuv.png (default: %(default)s); without it, rows "
+        "of real people are left out",
     )
 
 
 def real_people(folder: Path) -> tuple[Tensor, Tensor] | None:
-    """Photos [N, 3, 256, 128] and maps of upright people in the folder and below it; None where there are none."""
+    """Reads photos [N, 3, 256, 128] and maps of upright people below a folder. Returns None if there are none."""
     images, maps = [], []
     for path in sorted(folder.rglob("*_[iI][uU][vV].png")):
         photos = [p for p in (path.with_name(path.stem[:-4] + suffix) for suffix in (".jpg", ".png")) if p.exists()]
@@ -120,14 +120,14 @@ def real_people(folder: Path) -> tuple[Tensor, Tensor] | None:
 
 
 def draw(pool: tuple[Tensor, Tensor], batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A batch of the pool's people, with noise in the photos so that none is like another."""
+    """Draws a batch of people, with noise in the photos so that no two are equal."""
     chosen = torch.randint(len(pool[0]), (batch,), generator=generator)
     noise = torch.randint(0, 8, (batch, 3, 256, 128), dtype=torch.uint8, generator=generator)
     return pool[0][chosen] ^ noise, pool[1][chosen]
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """uint8 256 x 128 photos and maps -> float32 24 x 3 x 32 x 32."""
+    """Measures uint8 256 x 128 photos and maps -> float32 24 x 3 x 32 x 32."""
     size, generator = 32, torch.Generator().manual_seed(0)
     device, clock = options.device, Clock(options.device, options.seconds)
     rate = copy_rate(clock)
@@ -179,7 +179,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def contenders(
     sets: list[tuple[Tensor, Tensor]], arrays: list[tuple[np.ndarray, np.ndarray]], size: int
 ) -> dict[str, Callable[[int], Any]]:
-    """Name -> a function that warps the i-th of the inputs (in turn); NumPy only where arrays are given."""
+    """Maps names to functions that warp the i-th of the inputs, in turn. NumPy runs only if arrays are given."""
 
     def ours(reduce: Literal["last", "mean"]) -> Callable[[int], Tensor]:
         return lambda i: dsa_fast.warp(*sets[i % len(sets)], size=size, dtype=torch.float32, reduce=reduce)
@@ -199,7 +199,7 @@ _compiled = torch.compile(torch_masked, dynamic=False)
 
 
 def can_compile(inputs: tuple[Tensor, Tensor], size: int) -> bool:
-    """Compiles the peer for these inputs' shapes; False, with a word, where torch.compile does not work."""
+    """Compiles the peer for these inputs' shapes. Prints why and returns False if torch.compile does not work."""
     try:
         _compiled(*inputs, size)
     except Exception as error:  # of many kinds: no compiler, no Triton
@@ -209,16 +209,16 @@ def can_compile(inputs: tuple[Tensor, Tensor], size: int) -> bool:
 
 
 def compiled_scatter(sets: list[tuple[Tensor, Tensor]], size: int) -> Callable[[int], Tensor]:
-    """The compiled peer on the i-th of the inputs."""
+    """Returns a function that runs the compiled peer on the i-th of the inputs."""
     return lambda i: _compiled(*sets[i % len(sets)], size)
 
 
 def replayed(
     clock: Clock, sets: list[tuple[Tensor, Tensor]], size: int, dtype: torch.dtype, rate: float
 ) -> dict[str, Any]:
-    """A CUDA graph of one warp for each of the inputs, in turn: what the device takes, without the queueing."""
+    """Times a CUDA graph of one warp for each of the inputs: the device's time without the queueing."""
     name = f"dsa_fast last, CUDA graph, {str(dtype).removeprefix('torch.')}"
-    got = dsa_fast.warp(*sets[0], size=size, dtype=dtype)  # outside of the graph first, as a capture wants it
+    got = dsa_fast.warp(*sets[0], size=size, dtype=dtype)  # a capture needs one run outside the graph first
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -235,7 +235,7 @@ def replayed(
 
 
 def one_image(clock: Clock, img: Tensor, iuv: Tensor, size: int, calls: int = 200) -> dict[str, Any]:
-    """What a small batch waits for: what one warp queues, and how long the host takes to queue it."""
+    """Measures what limits a small batch: the kernels that one warp queues, and the time to queue them."""
 
     def many(i: int) -> None:
         for _ in range(calls):
@@ -250,11 +250,11 @@ def one_image(clock: Clock, img: Tensor, iuv: Tensor, size: int, calls: int = 20
 
 
 def verify(name: str, run: Callable[[int], Any], img: Tensor, iuv: Tensor, size: int) -> None:
-    """Stops the benchmark when a contender's first image is not what it should be."""
+    """Stops the benchmark if a contender's first image is wrong."""
     got = torch.as_tensor(run(0))[:1].cpu()
     reduce = "mean" if name == "dsa_fast mean" else "last"
     expected, count = warp_reference(img, iuv, size=size, dtype=torch.float32, reduce=reduce)
-    if "PyTorch" in name or "torch.compile" in name:  # any of several pixels may win a texel: its threads race
+    if "PyTorch" in name or "torch.compile" in name:  # its threads race: any of several pixels may win a texel
         alone = (count <= 1)[:, :, None]
         got, expected = got * alone, expected * alone
     if not torch.equal(got, expected):

@@ -1,15 +1,16 @@
 // draw_bodies: the IUV maps of posed bodies, for dsa_fast.densepose.iuv_from_keypoints.
 //
-// All people share one surface: vertices in a rest pose, each moved by two bones, and triangles. A person gives each
-// bone an affine map from the rest pose to the picture: x right and y down in pixels, z towards the camera. A vertex
-// is moved by the weighted mean of its two maps.
+// All people share one surface: vertices in a rest pose, each moved by two bones, and triangles. A person has an affine
+// map per bone from the rest pose to the picture: x right and y down in pixels, z toward the camera. The weighted mean
+// of its two maps moves a vertex.
 //
 // What a result means:
-//   - A pixel, sampled at its centre (c + 0.5, r + 0.5), shows the triangle nearest to the camera there; of equally
-//     near ones the first. Triangles seen from behind (clockwise in the picture) and those of parts that a person does
-//     not show are left out, and so are those with a vertex that is not finite or farther than kFar pixels away.
-//   - It gets the triangle's part, and its u and v, interpolated in the picture and rounded to 1/255. Elsewhere 0.
-//   - A person's map depends on no other person and on no number of threads.
+//   - A pixel, sampled at its centre (c + 0.5, r + 0.5), shows the triangle nearest to the camera, the first of equally
+//     near ones. Left out are triangles seen from behind (clockwise in the picture), those of parts that the person
+//     does not show, and those with a vertex that is not finite or farther than kFar pixels away.
+//   - The pixel gets the triangle's part, and its u and v, interpolated in the picture and rounded to 1/255. Other
+//     pixels are 0.
+//   - A person's map depends neither on other people nor on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +37,7 @@ struct BodiesArgs {
   int64_t N, J, H, W;    // H * W < 2^31
 };
 
-// Threaded over people; keeps one posed surface and one depth per pixel a thread.
+// Threaded over people. Each thread keeps a posed surface and a depth per pixel.
 void draw_bodies_cpu(const BodiesArgs& args);
 
 }  // namespace dsa_fast

@@ -1,22 +1,22 @@
 // DensePose's chart heads -> the part, u and v of a pixel: the one place that knows how a head is read.
 //
 // A head is a small map (112 x 112, say) stretched over an instance's box. A box is x, y, w, h = x0, y0, x1 - x0,
-// y1 - y0 computed in float32 and truncated towards zero, w and h at least 1; a box with a NaN lies outside of every
+// y1 - y0 computed in float32 and truncated towards zero, w and h at least 1; a box with a NaN lies outside every
 // image. At pixel (x, y) of the box
 //   each channel is resampled bilinearly, pixel centres at half integers, borders repeated (align_corners=False);
 //   the part is the fine channel with the highest value where any coarse channel is higher than coarse channel 0, and
 //     0 (background) elsewhere; of equal channels the first counts; a NaN is higher than every number;
 //   u and v are those of the part's channel; they may leave [0, 1].
-// That is what detectron2's converter does with PyTorch's interpolate. The arithmetic is spelled out here because ties
-// and floors depend on every bit: float32, along x first, then along y, each as fma(a, w0, round(b * w1)). These are
-// the bits of PyTorch's CPU kernel for contiguous heads on processors with AVX2, for boxes with w + h > 128; its other
+// So does detectron2's converter with PyTorch's interpolate. The arithmetic is spelled out because ties and floors
+// depend on every bit: float32, along x first, then along y, each as fma(a, w0, round(b * w1)). These are
+// the bits of the CPU kernel of PyTorch 2.15 for contiguous heads, with AVX2, for boxes with w + h > 128; its other
 // kernels round differently in the last bits.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
 #include "dtype.h"
+#include "texel.h"
 
 namespace dsa_fast {
 
@@ -26,7 +26,7 @@ struct Box {
   int64_t x, y, w, h;
 };
 
-// Truncated, and kept where sums of two do not overflow.
+// Truncates, and clamps to where the sum of two does not overflow.
 DSA_FAST_HD int64_t truncated(float x) {
   constexpr float kFar = 1099511627776.0f;  // 2^40
   return static_cast<int64_t>(x < -kFar ? -kFar : (x > kFar ? kFar : x));
@@ -51,7 +51,7 @@ DSA_FAST_HD Visible visible(int64_t edge, int64_t length, int64_t image) {
   return {begin, end < begin ? begin : end};
 }
 
-// What pixel p of a side of `out` pixels reads of a head's side of `in`.
+// The inputs and weights of pixel p, for a side of `out` pixels and a head's side of `in`.
 struct Sample {
   int32_t i0, i1;
   float w0, w1;
@@ -69,17 +69,9 @@ DSA_FAST_HD Sample sample_of(int64_t p, int64_t in, int64_t out) {
   return {static_cast<int32_t>(i0), static_cast<int32_t>(i0 < in - 1 ? i0 + 1 : i0), 1.0f - w1, w1};
 }
 
-DSA_FAST_HD float blend(float a, float w0, float b, float w1) {
-#if defined(__CUDA_ARCH__)
-  return __fmaf_rn(a, w0, b * w1);
-#elif defined(__GNUC__)
-  return __builtin_fmaf(a, w0, b * w1);
-#else
-  return std::fma(a, w0, b * w1);
-#endif
-}
+DSA_FAST_HD float blend(float a, float w0, float b, float w1) { return multiply_add(a, w0, b * w1); }
 
-// As a map of bytes has it: 255 u, to the nearest, ties to even, in 0..255.
+// The byte of an IUV map: 255 u, to the nearest, ties to even, in 0..255.
 DSA_FAST_HD uint8_t quantized(float u) { return round_to_uint8(u * 255.0f); }
 
 // Whether a later channel's value beats the best one so far.

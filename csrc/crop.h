@@ -1,11 +1,10 @@
 // crop: the 24 parts of a person cut out of a photo and brought to one size, without being warped (the paper's CSA).
 //
 // What a result means, on every device:
-//   - Which part a pixel belongs to is texel.h's business. A part's box is the smallest one around all of its pixels.
-//   - Texel (r, c) of a part's image copies the pixel of its box's row (2 r + 1) h / (2 S) and column (2 c + 1) w / (2
-//   S),
-//     rounded down: the nearest neighbour. h and w are the box's height and width.
-//   - Where mask is set, a texel whose pixel is not the part's own holds fill[c]. So do all texels of a part without
+//   - texel.h says which part a pixel belongs to. A part's box is the smallest one around all its pixels.
+//   - Texel (r, c) of a part's image copies its box's nearest neighbour: the pixel in row (2 r + 1) h / (2 S) and
+//     column (2 c + 1) w / (2 S), rounded down. h and w are the box's height and width.
+//   - With mask, a texel whose pixel belongs to another part holds fill[c]. So does every texel of a part without
 //     pixels.
 //   - Values and fill are cast to the result's type as warp.h says.
 //   - CPU and CUDA give the same bits (a NaN's payload aside), on every run.
@@ -17,6 +16,7 @@
 #include <cstdint>
 
 #include "dtype.h"
+#include "resize.h"
 #include "texel.h"
 #include "warp.h"
 
@@ -37,19 +37,18 @@ struct CropArgs {
 // Threaded over images.
 void crop_cpu(const CropArgs& args);
 
-// Queues its work on a cudaStream_t and returns a cudaError_t; never waits, and allocates nothing: scratch is device
-// memory of as many int32 as the function beside says.
+// Scratch and stream as for warp_cuda.
 int64_t crop_cuda_scratch(const CropArgs& args);
 int crop_cuda(const CropArgs& args, int32_t* scratch, void* stream);
 
 // ---- what both devices share ---------------------------------------------------------------------------------------
 
-// A box as four maxima, each 0 at first: how far it reaches to the top (H - y) and bottom (y + 1), to the left (W - x)
-// and right (x + 1).
+// A box as four maxima, which start at 0: how far it reaches to the top (H - y), bottom (y + 1), left (W - x) and right
+// (x + 1).
 constexpr int32_t kReaches = 4;
 
 struct CropBox {
-  int32_t top, left, height, width;  // height 0: there is none
+  int32_t top, left, height, width;  // height 0: no box
 };
 
 DSA_FAST_HD CropBox crop_box(const int32_t* reach, int64_t H, int64_t W) {
@@ -60,19 +59,14 @@ DSA_FAST_HD CropBox crop_box(const int32_t* reach, int64_t H, int64_t W) {
 
 // The row or column of a box of the given extent that a texel's row or column copies.
 DSA_FAST_HD int32_t crop_source(int64_t i, int32_t extent, int64_t size) {
-  return static_cast<int32_t>((2 * i + 1) * extent / (2 * size));
+  return static_cast<int32_t>(nearest(extent, size, i));
 }
 
 // The part of a pixel, 0..23, or -1.
 template <typename T>
 DSA_FAST_HD int32_t part_at(const IuvMap& map, int64_t b, int64_t y, int64_t x) {
   const T* pixel = static_cast<const T*>(map.data) + b * map.stride[0] + y * map.stride[2] + x * map.stride[3];
-  const T i = pixel[0], u = pixel[map.stride[1]], v = pixel[2 * map.stride[1]];
-  if constexpr (std::is_same_v<T, uint8_t>) {
-    return texel_of(i, u, v, 1).part;
-  } else {
-    return texel_of(to_float(i), to_float(u), to_float(v), 1).part;
-  }
+  return texel_of(pixel[0], pixel[map.stride[1]], pixel[2 * map.stride[1]], 1).part;
 }
 
 }  // namespace dsa_fast

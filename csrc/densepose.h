@@ -1,14 +1,13 @@
 // warp_densepose: the warp, straight from the outputs of DensePose's chart heads; and the IUV maps themselves.
 //
-// Each of N instances has its heads, its box and its image. chart.h says which part, u and v a pixel of the box has;
-// box pixels outside of the image are left out. What then becomes of the pixels is warp.h's business, instance by
-// instance: the result is warp's, of the instance's image and of the map that densepose_iuv gives, bit for bit, on
-// every device.
+// Each of N instances has its heads, its box and its image. chart.h says which part, u and v a pixel of the box has.
+// Box pixels outside the image are left out. The result for an instance is warp.h's, for its image and the map that
+// densepose_iuv makes, bit for bit on every device.
 //
 // An instance whose image_index is not in 0..B-1 gets no pixels.
 //
 // Pointers are as in warp.h. The CPU functions are threaded; their results do not depend on the number of threads. The
-// CUDA functions queue their work and never wait: they read the boxes on the device.
+// CUDA functions read the boxes on the device: they queue their work and never wait.
 #pragma once
 
 #include <cstdint>

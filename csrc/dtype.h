@@ -1,11 +1,11 @@
-// Element types and the casts between them, the same code on host and device so that both give the same bits.
+// Element types and the casts between them, the same code on host and device to give the same bits.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 
-#include "texel.h"
+#include "platform.h"
 
 namespace dsa_fast {
 
@@ -69,6 +69,24 @@ DSA_FAST_HD Wide<T> widen(T x) {
   }
 }
 
+// The type that values are summed in, exactly for bytes; and the mean of a sum.
+template <typename T>
+using SumOf = std::conditional_t<std::is_same_v<T, uint8_t>, int64_t, Wide<T>>;
+
+template <typename T>
+DSA_FAST_HD SumOf<T> to_sum(T x) {
+  if constexpr (std::is_same_v<T, uint8_t>) {
+    return x;
+  } else {
+    return widen(x);
+  }
+}
+
+template <typename T>
+DSA_FAST_HD Wide<T> mean_of(SumOf<T> sum, int32_t count) {
+  return static_cast<Wide<T>>(sum) / static_cast<Wide<T>>(count);
+}
+
 // ---- value casts (never a rescale) ---------------------------------------------------------------------------------
 
 DSA_FAST_HD BFloat16 round_to_bfloat16(float x) {
@@ -87,7 +105,7 @@ DSA_FAST_HD Half round_to_half(float x) {
   } else if (magnitude >= 0x477ff000u) {
     h = 0x7c00u;  // 65520 and above round to infinity
   } else if (magnitude < 0x38800000u) {
-    // Below 2^-14 the result is a multiple of 2^-24, which is float32's spacing in [0.5, 1): the sum rounds for us.
+    // Below 2^-14 the result is a multiple of 2^-24, float32's spacing in [0.5, 1): the sum rounds.
     h = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000u;
   } else {
     h = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
@@ -100,12 +118,12 @@ template <typename F>
 DSA_FAST_HD uint8_t round_to_uint8(F x) {
   if (!(x > F(0))) return 0;
   if (x >= F(255)) return 255;
-  // Adding 2^(mantissa bits) leaves no room for a fraction: the addition rounds, and needs no libm.
+  // 2^(mantissa bits) leaves no room for a fraction: adding it rounds, without libm.
   constexpr F kShift = std::is_same_v<F, double> ? F(4503599627370496.0) : F(8388608.0);
   return static_cast<uint8_t>((x + kShift) - kShift);
 }
 
-// float64 reaches float16 and bfloat16 by way of float32, as PyTorch's own cast does.
+// float64 reaches float16 and bfloat16 through float32, as in PyTorch's own cast.
 template <typename To, typename From>
 DSA_FAST_HD To convert(From x) {
   if constexpr (std::is_same_v<To, From>) {
@@ -131,65 +149,38 @@ struct TypeTag {
   using type = T;
 };
 
-// Calls f with the TypeTag of dtype.
-template <typename F>
-auto visit_dtype(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::kUInt8:
-      return f(TypeTag<uint8_t>{});
-    case DType::kFloat16:
-      return f(TypeTag<Half>{});
-    case DType::kBFloat16:
-      return f(TypeTag<BFloat16>{});
-    case DType::kFloat64:
-      return f(TypeTag<double>{});
-    case DType::kFloat32:
-    default:
-      return f(TypeTag<float>{});
-  }
-}
+template <typename T>
+constexpr DType kDTypeOf = std::is_same_v<T, uint8_t>    ? DType::kUInt8
+                           : std::is_same_v<T, Half>     ? DType::kFloat16
+                           : std::is_same_v<T, BFloat16> ? DType::kBFloat16
+                           : std::is_same_v<T, double>   ? DType::kFloat64
+                                                         : DType::kFloat32;
 
-// The same for an IUV map, which has no float64 form.
-template <typename F>
-auto visit_iuv_dtype(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::kUInt8:
-      return f(TypeTag<uint8_t>{});
-    case DType::kFloat16:
-      return f(TypeTag<Half>{});
-    case DType::kBFloat16:
-      return f(TypeTag<BFloat16>{});
-    default:
-      return f(TypeTag<float>{});
-  }
-}
+template <typename Tag>
+using TypeOf = typename Tag::type;
 
-// The same for what a network takes and gives.
-template <typename F>
-auto visit_network_dtype(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return f(TypeTag<Half>{});
-    case DType::kBFloat16:
-      return f(TypeTag<BFloat16>{});
-    default:
-      return f(TypeTag<float>{});
+template <typename T, typename... Others>
+struct Types {
+  // Calls f with the TypeTag of dtype, which must be one of the types.
+  template <typename F>
+  static auto visit(DType dtype, const F& f) {
+    if constexpr (sizeof...(Others) == 0) {
+      return f(TypeTag<T>{});
+    } else {
+      return dtype == kDTypeOf<T> ? f(TypeTag<T>{}) : Types<Others...>::visit(dtype, f);
+    }
   }
-}
 
-// The same for a gradient, which is never an integer.
-template <typename F>
-auto visit_float_dtype(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return f(TypeTag<Half>{});
-    case DType::kBFloat16:
-      return f(TypeTag<BFloat16>{});
-    case DType::kFloat64:
-      return f(TypeTag<double>{});
-    default:
-      return f(TypeTag<float>{});
+  // Calls f with the TypeTags of both.
+  template <typename F>
+  static auto visit(DType first, DType second, const F& f) {
+    return visit(first, [&](auto a) { return visit(second, [&](auto b) { return f(a, b); }); });
   }
-}
+};
+
+using AnyTypes = Types<uint8_t, Half, BFloat16, double, float>;
+using IuvTypes = Types<uint8_t, Half, BFloat16, float>;
+using NetworkTypes = Types<Half, BFloat16, float>;           // of what a network takes and gives
+using GradientTypes = Types<Half, BFloat16, double, float>;  // never an integer
 
 }  // namespace dsa_fast

@@ -6,9 +6,9 @@
 //       cosine:    -(q . g) / |g|, and 0 for g = 0
 //       euclidean: |g|^2 - 2 q . g
 //   - Items with equal keys are ordered by their index, the lower one first.
-//   - Ranks and neighbours are those of this order, exactly. A fast product about as good as float32's only sorts out
-//     the items whose place is beyond doubt: where its error bound leaves a doubt, the key is computed. Thus neither
-//     the number of threads, nor the block sizes, nor the processor's instruction set change anything.
+//   - Ranks and neighbours follow this order exactly. A fast product, about as good as float32's, settles only the
+//     items that its error bound leaves no doubt about; for the others the key is computed. The number of threads, the
+//     block size and the processor's instruction set change nothing.
 //   - All features must be finite.
 //
 // Memory: at most 4 * (kMaxBlock + 512) * (D + 512) bytes for each thread, and 24 bytes for each row.
@@ -58,8 +58,8 @@ struct RankRowsArgs {
 
 void rank_rows_cpu(const RankRowsArgs& args);
 
-// The k nearest items of each query in the order of the keys, and one of the farthest: the one that the fast
-// product puts farthest, the lower index where two are equal there.
+// The k nearest items of each query in the order of the keys, and one of the farthest: the one with the largest fast
+// product, the lower index of equal ones.
 struct NearestArgs {
   Rows query, gallery;
   int64_t D;
@@ -71,7 +71,7 @@ struct NearestArgs {
 
 void nearest_cpu(const NearestArgs& args);
 
-// Distances of pairs of rows in float64: 1 - cos (1 where one of them is 0), or the Euclidean distance, squared.
+// Distances of pairs of rows in float64: 1 - cos (1 where one of them is 0), or the squared Euclidean distance.
 struct PairArgs {
   Rows query, gallery;
   int64_t D;

@@ -2,16 +2,13 @@
 //
 // A pixel carries a body part i in 1..24 and a surface coordinate (u, v) in [0, 1]. Each part has an S x S image;
 // the pixel belongs to row min(floor(u * S), S - 1) and column min(floor(v * S), S - 1) of part i's image.
-// Everything that is not a part lands nowhere: background.
+// Everything that is not a part is background and lands nowhere.
 #pragma once
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define DSA_FAST_HD __host__ __device__ __forceinline__
-#else
-#define DSA_FAST_HD inline
-#endif
+#include "dtype.h"
+#include "platform.h"
 
 namespace dsa_fast {
 
@@ -41,7 +38,7 @@ DSA_FAST_HD uint16_t small_texel_coordinate(uint8_t u, int32_t size) {
 // Real-valued maps, in float32; u must not be NaN.
 DSA_FAST_HD int32_t texel_coordinate(float u, int32_t size) {
   const float clamped = u < 0.0f ? 0.0f : (u > 1.0f ? 1.0f : u);
-  // The product is not negative, so that truncation is floor.
+  // The product is not negative: truncation is floor.
   const int32_t k = static_cast<int32_t>(clamped * static_cast<float>(size));
   return k < size ? k : size - 1;
 }
@@ -57,6 +54,14 @@ DSA_FAST_HD Texel texel_of(float i, float u, float v, int32_t size) {
   const int32_t part = static_cast<int32_t>(i);
   if (static_cast<float>(part) != i) return {-1, 0};
   return {part - 1, texel_coordinate(u, size) * size + texel_coordinate(v, size)};
+}
+
+DSA_FAST_HD Texel texel_of(Half i, Half u, Half v, int32_t size) {
+  return texel_of(to_float(i), to_float(u), to_float(v), size);
+}
+
+DSA_FAST_HD Texel texel_of(BFloat16 i, BFloat16 u, BFloat16 v, int32_t size) {
+  return texel_of(to_float(i), to_float(u), to_float(v), size);
 }
 
 }  // namespace dsa_fast

@@ -1,21 +1,20 @@
 // train_transform: stored people to the inputs of a training step, in one pass.
 //
 // What a result means, on every device:
-//   - The stored photo is resized to H x W as bilinear interpolation with half-pixel centres does it, with PyTorch's
-//     antialiasing where it shrinks, columns before rows, and rounded to 8 bits (ties to even). Mirrored and cropped: a
-//     pixel (y, x) of the result is pixel (y + top - pad, x + left - pad) of the resized and, where flip is set,
-//     mirrored photo; it is 0 outside of that. Inside it is (value - mean) / std in float32. Then the pixels
-//     in the erased box are set to 0, and all are cast to the result's type.
-//   - The stored map is resized by nearest neighbour: row y reads row (2 y + 1) h / (2 H), rounded down, and columns
-//     likewise. It is mirrored (mirrored_label below) and cropped as the photo is; outside it is background.
-//   - The part images are the warp (warp.h) of the resized, mirrored and cropped photo by that map, before erasing:
-//     Reduce::kLast copies the last pixel in raster order; Reduce::kMean divides the 8-bit values' sum by their number
-//     in float32. Then (value - mean) / std in float32, cast to the result's type. Untouched texels are 0.
+//   - The stored photo is resized to H x W (resize.h), columns before rows, and rounded to 8 bits, ties to even. With
+//     flip, it is mirrored. Pixel (y, x) of the result is pixel (y + top - pad, x + left - pad) of that photo: its
+//     (value - mean) / std in float32, and 0 outside the photo and in the erased box. All are cast to the result's
+//     type.
+//   - The stored map is resized by nearest neighbour: row y reads row (2 y + 1) h / (2 H), rounded down; columns
+//     likewise. It is mirrored (mirrored_label below) and cropped like the photo. Outside is background.
+//   - The part images are the warp (warp.h) of the resized, mirrored and cropped photo by that map, before erasing.
+//     Reduce::kLast copies the last pixel in raster order. Reduce::kMean divides the sum of the 8-bit values by their
+//     number in float32. Then (value - mean) / std in float32, cast to the result's type. Untouched texels are 0.
 //   - CPU and CUDA give the same bits, on every run, whatever the number of threads.
 //
-// The sums of the resizing are chains of fused multiply-adds in float32, first to last. PyTorch's own resizing on CPUs
-// is the same for up to five weights a sum (growing, or shrinking by up to 2); for longer sums its compilers leave some
-// products unfused, so that about one value in 100,000 rounds to a neighbouring level.
+// Resizing sums with fused multiply-adds. PyTorch's own resizing on CPUs gives the same for up to five weights a sum
+// (growing, or shrinking by up to 2). In longer sums PyTorch's compilers leave some products unfused: about one value
+// in 100,000 then rounds to a neighbouring level.
 //
 // All pointers are device pointers for the CUDA function, host pointers for the CPU one. Strides are counted in
 // elements and may be anything, 0 included. h, w >= 1; H, W >= 1; H * W * 255 < 2^31; h, w < 2^29; pad < 2^30;
@@ -25,14 +24,15 @@
 #include <cstdint>
 
 #include "dtype.h"
+#include "resize.h"
 #include "texel.h"
 #include "warp.h"
 
 namespace dsa_fast {
 
-// What was drawn for one image; in memory, a row of eight int32.
+// One image's draws; in memory, a row of eight int32.
 struct Plan {
-  int32_t index;  // of the stored person; outside 0..N-1 the results are all 0 (refused by the operator on the CPU)
+  int32_t index;  // of the stored person; outside 0..N-1 all results are 0 (the CPU operator refuses it)
   int32_t top, left;
   int32_t flip;  // 0 or 1
   int32_t erase_top, erase_left, erase_height, erase_width;
@@ -58,65 +58,11 @@ struct TransformArgs {
 // Threaded over images.
 void train_transform_cpu(const TransformArgs& args);
 
-// Queues its work on a cudaStream_t and returns a cudaError_t; never waits, and allocates nothing: scratch is device
-// memory of as many int32 as the function beside says. Three launches.
+// Scratch and stream as for warp_cuda. Three launches.
 int64_t train_transform_cuda_scratch(const TransformArgs& args);
 int train_transform_cuda(const TransformArgs& args, int32_t* scratch, void* stream);
 
 // ---- what both devices share ---------------------------------------------------------------------------------------
-
-DSA_FAST_HD float multiply_add(float a, float b, float c) {
-#if defined(__CUDA_ARCH__)
-  return __fmaf_rn(a, b, c);
-#else
-  return __builtin_fmaf(a, b, c);
-#endif
-}
-
-// The weights of a resized pixel along one axis, of up to tap_limit(in, out) neighbours.
-struct TapRange {
-  int32_t start, count;
-};
-
-DSA_FAST_HD float resize_scale(int64_t in, int64_t out) { return static_cast<float>(in) / static_cast<float>(out); }
-
-DSA_FAST_HD int32_t tap_limit(int64_t in, int64_t out) {
-  const float scale = resize_scale(in, out);
-  const float support = scale >= 1.0f ? scale : 1.0f;
-  const int32_t whole = static_cast<int32_t>(support);
-  return 2 * (whole + (static_cast<float>(whole) < support)) + 1;
-}
-
-// Writes the weights of pixel i; those at the ends are not 0 (unless all are).
-DSA_FAST_HD TapRange resize_taps(int64_t in, int64_t out, int64_t i, float* weight) {
-  // The mixture of float32 and float64 is PyTorch's.
-  const float scale = resize_scale(in, out);
-  const float support = scale >= 1.0f ? scale : 1.0f;
-  const float inverse = scale >= 1.0f ? static_cast<float>(1.0 / static_cast<double>(scale)) : 1.0f;
-  const float center = static_cast<float>(static_cast<double>(scale) * (static_cast<double>(i) + 0.5));
-  const int64_t low = static_cast<int64_t>(static_cast<double>(center - support) + 0.5);
-  const int64_t high = static_cast<int64_t>(static_cast<double>(center + support) + 0.5);
-  const int64_t begin = low > 0 ? low : 0;
-  const int64_t end = high < in ? high : in;
-  const int32_t limit = tap_limit(in, out);
-  const int32_t count = end - begin < limit ? static_cast<int32_t>(end > begin ? end - begin : 0) : limit;
-  float total = 0.0f;
-  for (int32_t j = 0; j < count; ++j) {
-    const double from_center = static_cast<double>(static_cast<float>(j + begin) - center) + 0.5;
-    const float scaled = static_cast<float>(from_center * static_cast<double>(inverse));
-    const float distance = scaled < 0.0f ? -scaled : scaled;
-    weight[j] = distance < 1.0f ? 1.0f - distance : 0.0f;
-    total += weight[j];
-  }
-  int32_t first = 0, last = count;
-  while (first + 1 < last && weight[first] == 0.0f) ++first;
-  while (first + 1 < last && weight[last - 1] == 0.0f) --last;
-  for (int32_t j = first; j < last; ++j) weight[j - first] = total != 0.0f ? weight[j] / total : weight[j];
-  return {static_cast<int32_t>(begin) + first, last - first};
-}
-
-// The stored row or column that the nearest neighbour of row or column i is.
-DSA_FAST_HD int64_t nearest(int64_t in, int64_t out, int64_t i) { return (2 * i + 1) * in / (2 * out); }
 
 DSA_FAST_HD float normalized(float value, float mean, float std) { return (value - mean) / std; }
 
@@ -129,9 +75,8 @@ struct Label {
   uint8_t i, u, v;
 };
 
-// What a pixel's label becomes when the picture is mirrored; label.i must be in 1..24. Parts 1 and 2 have no partner, 3
-// and 4 are partners, and so on. Without a table, (u, v) becomes (u, 1 - v) for 1 and 2, (1 - u, v) for 3..6, 23 and
-// 24.
+// The label of a pixel of the mirrored picture; label.i must be in 1..24. Parts 1 and 2 have no partner, 3 and 4 are
+// partners, and so on. Without a table, (u, v) becomes (u, 1 - v) for 1 and 2, (1 - u, v) for 3..6, 23 and 24.
 DSA_FAST_HD Label mirrored_label(Label label, const uint8_t* mirror) {
   const bool torso = label.i <= 2;
   const uint8_t partner = static_cast<uint8_t>(torso ? label.i : label.i + (label.i % 2 == 1 ? 1 : -1));

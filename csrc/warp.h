@@ -1,7 +1,7 @@
 // warp: copies each labelled pixel of a photo to its place in the 24 part images (DSAP).
 //
 // What a result means, on every device:
-//   - Where a pixel lands is texel.h's business. Background lands nowhere.
+//   - texel.h says where a pixel lands. Background lands nowhere.
 //   - Several pixels on one texel: Reduce::kLast keeps the last in raster order (y, then x). Reduce::kMean averages:
 //     uint8 values are summed as integers, then float32(sum) / float32(count); float16, bfloat16 and float32 values
 //     are summed in float32 in raster order, float64 in float64, then divided by the count in that precision.
@@ -50,7 +50,7 @@ struct CountArgs {
 };
 
 // The transpose of warp: kLast gives the winner its texel's gradient and the others 0; kMean gives each pixel its
-// texel's gradient / count. Every pixel reads one texel, so that nothing is summed.
+// texel's gradient / count. Every pixel reads one texel; nothing is summed.
 struct WarpBackwardArgs {
   const void* grad;        // [B, 24, C, S, S]
   int64_t grad_stride[5];  // of grad
@@ -66,14 +66,14 @@ void warp_cpu(const WarpArgs& args);
 void warp_count_cpu(const CountArgs& args);
 void warp_backward_cpu(const WarpBackwardArgs& args);
 
-// The CPU functions are threaded. kLast allocates nothing; kMean keeps sums and counts of one image per thread, and the
+// The CPU functions are threaded. kLast allocates nothing. kMean keeps sums and counts of one image per thread, the
 // backward one map of an image's texels per thread.
 //
-// In CUDA, kMean of float values sorts each texel's pixels in one thread: quick for the few that compete in real maps,
-// slow when an image's pixels all share one texel.
+// On CUDA, kMean of float values sorts each texel's pixels in one thread. That is quick for the few pixels that compete
+// in real maps, and slow when all pixels of an image share one texel.
 //
-// The CUDA functions queue their work on a cudaStream_t and return a cudaError_t; they never wait, and allocate
-// nothing: scratch is device memory of as many int32 as the function beside says.
+// The CUDA functions queue their work on a cudaStream_t and return a cudaError_t. They never wait and allocate nothing:
+// scratch is device memory, as many int32 as the _scratch function returns.
 int64_t warp_cuda_scratch(const WarpArgs& args);
 int64_t warp_backward_cuda_scratch(const WarpBackwardArgs& args);
 int warp_cuda(const WarpArgs& args, int32_t* scratch, void* stream);

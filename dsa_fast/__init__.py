@@ -1,8 +1,8 @@
 """Densely semantically aligned person re-identification (Zhang et al., CVPR 2019, https://arxiv.org/abs/1812.08967).
 
 ``dsa_fast.warp`` copies a photo's pixels to the 24 part images of DensePose, ``dsa_fast.warp_densepose`` does so
-straight from the outputs of DensePose's heads, and ``dsa_fast.Encoder`` runs a trained or exported model; the
-submodules hold the rest and are imported on first use.
+straight from the outputs of DensePose's heads, and ``dsa_fast.Encoder`` runs a trained or exported model. The
+subpackages hold the rest and are imported on first use, so that ``import dsa_fast`` brings only PyTorch.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from dsa_fast.ops.crop import crop_parts
-from dsa_fast.ops.warp import warp
-from dsa_fast.ops.warp_densepose import warp_densepose
+from dsa_fast.ops import crop_parts, warp, warp_densepose
 from dsa_fast.version import __version__
 
 if TYPE_CHECKING:
@@ -22,12 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["Encoder", "__version__", "atlas", "crop_parts", "warp", "warp_densepose"]
 
 _SUBMODULES = frozenset(
-    {"cli", "data", "densepose", "deploy", "evaluation", "models", "ops", "tables", "training", "visual"}
+    {"cli", "configs", "data", "densepose", "deploy", "evaluation", "models", "tables", "training", "visual"}
 )
 
 
 def __getattr__(name: str) -> Any:
-    # Only the warp is loaded at once: it needs PyTorch alone, and the others bring torchvision, Lightning, Matplotlib.
     if name in _SUBMODULES:
         return importlib.import_module(f"{__name__}.{name}")
     if name == "atlas":

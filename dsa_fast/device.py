@@ -1,4 +1,4 @@
-"""Which device a user means."""
+"""Turns the name of a device into a `torch.device`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import torch
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`.
+    """Returns the device called `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: the name is not one of these, or this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -17,5 +17,5 @@ def pick_device(name: str) -> torch.device:
     if name != "cpu" and not (name.startswith("cuda") and (index == "" or index.isdigit())):
         raise ValueError(f"device must be auto, cpu, cuda or cuda:NUMBER, got {name!r}")
     if name != "cpu" and int(index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device must be there, got {name} with {torch.cuda.device_count()} CUDA devices")
+        raise ValueError(f"device must be on this machine, got {name} with {torch.cuda.device_count()} CUDA devices")
     return torch.device(name)

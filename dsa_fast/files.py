@@ -1,4 +1,4 @@
-"""Files: written so that their names never show half of them, and their checksums."""
+"""Writes files whole or not at all, and computes their checksums."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["atomic_path", "checksum", "remove_left_over"]
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary name beside `path`; the file written there takes `path`'s name on leaving the block.
+    """Yields a temporary name in `path`'s folder. The file written there gets `path`'s name at the end of the block.
 
-    Parent folders are made. If the block raises, `path` is left as it was and the temporary file is removed. The
+    Parent folders are made. If the block raises, `path` stays as it was and the temporary file is removed. The
     temporary name keeps the suffix, because image libraries tell the format from it.
 
     Args:
-        path: where the finished file shall be.
+        path: the finished file.
 
     Yields:
         The temporary path to write to.
@@ -40,12 +40,12 @@ _TEMPORARY = re.compile(r"^\..*\.\d+-[0-9a-f]{8}(\.[^.]*)?$")
 
 
 def remove_left_over(folder: str | os.PathLike[str], before: float) -> int:
-    """Removes the temporary files of writers that were killed, from a folder and those in it.
+    """Removes the temporary files that killed writers left in a folder and its subfolders.
 
     Args:
-        folder: where `atomic_path` was used.
-        before: seconds since the epoch; only files last changed before it are removed, so that a writer that is at
-            work keeps its own.
+        folder: the folder where `atomic_path` was used.
+        before: seconds since the epoch. Only files last changed before it are removed, so that running writers keep
+            theirs.
 
     Returns:
         How many were removed.
@@ -62,7 +62,7 @@ def remove_left_over(folder: str | os.PathLike[str], before: float) -> int:
 
 
 def checksum(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Returns the SHA-256 of a file in hexadecimal."""
     with Path(path).open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Files of network weights: downloaded, read without running pickled code, and loaded by name."""
+"""Files of network weights: download them, read them without running pickled code, and load them by name."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["download_state", "load_named", "read_state"]
 
 
 def read_state(source: str | os.PathLike[str], *, name: str, known: str, model: str) -> dict[str, Tensor]:
-    """Reads a state dict from a file (with `weights_only=True`: no pickled code is run).
+    """Reads a state dict from a file. No pickled code is run (`weights_only=True`).
 
     Args:
         source: the file.
-        name: the argument that named the file, for errors.
-        known: everything that the argument may be, for errors.
-        model: the torchvision model whose names the file has, for errors.
+        name: the argument that named the file. This and the next two are for errors.
+        known: all that the argument may be.
+        model: the torchvision model whose names the file has.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -49,13 +49,13 @@ def download_state(weights: Any, *, name: str, what: str, argument: str, otherwi
 
     Args:
         weights: a member of one of torchvision's weights enums.
-        name: the option that asked for them, for errors.
-        what: the weights in words, for errors.
-        argument: the argument that takes a file instead, for errors.
-        otherwise: a further way out, for errors.
+        name: the option that asked for them. This and the rest are for errors.
+        what: the weights in words.
+        argument: the argument that takes a file instead.
+        otherwise: a further way out.
 
     Raises:
-        ValueError: they can't be downloaded; the message says how to bring them by hand.
+        ValueError: the download fails; the message says how to bring the file by hand.
     """
     try:
         state: dict[str, Tensor] = weights.get_state_dict(
@@ -72,7 +72,7 @@ def download_state(weights: Any, *, name: str, what: str, argument: str, otherwi
 
 
 def load_named(module: nn.Module, state: Mapping[str, Tensor], *, prefix: str = "", source: str = "state") -> None:
-    """Loads the entries of `state` named `prefix` + the module's own names; other entries are left out.
+    """Loads the entries of `state` named `prefix` + the module's own names, and skips all others.
 
     Counters of batches (`num_batches_tracked`) may be missing, as they are in old files.
 
@@ -87,12 +87,9 @@ def load_named(module: nn.Module, state: Mapping[str, Tensor], *, prefix: str = 
         if prefix + k in state and state[prefix + k].shape != v.shape
     ]
     if missing or wrong:
-        parts = []
-        if missing:
-            parts.append(f"{len(missing)} names are missing: {_few(missing)}")
-        if wrong:
-            parts.append(f"{len(wrong)} shapes differ: {_few(wrong)}")
-        raise ValueError(f"{source} does not fit this network: {'; '.join(parts)}")
+        groups = ((missing, "names are missing"), (wrong, "shapes differ"))
+        found = "; ".join(f"{len(names)} {words}: {_few(names)}" for names, words in groups if names)
+        raise ValueError(f"{source} does not fit this network: {found}")
     module.load_state_dict({k: state[prefix + k] for k in own if prefix + k in state}, strict=False)
 
 
@@ -101,6 +98,4 @@ def _few(names: list[str], limit: int = 4) -> str:
 
 
 def _describe(state: object) -> str:
-    if isinstance(state, dict):
-        return f"a dict with {_few([str(k) for k in state])}"
-    return f"a {type(state).__name__}"
+    return f"a dict with {_few([str(k) for k in state])}" if isinstance(state, dict) else type(state).__name__

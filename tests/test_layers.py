@@ -1,15 +1,30 @@
-"""Imports run one way and in no circle, and the warp and the encoder bring no library that only training needs."""
+"""Imports run one way and in no circle, and what is imported brings no library that only training needs."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import dsa_fast
+import dsa_fast.data
+import dsa_fast.deploy
+import dsa_fast.ops
+from dsa_fast.deploy import BatchRange, NamedImages, export
+from tests.deploy.deployed import save_checkpoint, smooth_images
+
 ROOT = Path(__file__).resolve().parents[1]
-TRAINING_ONLY = ("lightning", "matplotlib", "tensorboard", "jsonargparse")
+TRAINING_ONLY = {"lightning", "pytorch_lightning", "matplotlib", "tensorboard", "jsonargparse"}
+
+
+def imported(code: str) -> set[str]:
+    """The top-level modules that a new interpreter has after `code`."""
+    code += "; import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
 
 
 def test_imports_run_one_way() -> None:
@@ -20,8 +35,43 @@ def test_imports_run_one_way() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("code", ["import dsa_fast", "import dsa_fast.deploy", "import dsa_fast.models"])
-def test_imports_bring_no_library_of_training(code: str) -> None:
-    check = f"{code}; import sys; print([name for name in {TRAINING_ONLY!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        ("import dsa_fast, dsa_fast.ops", {"torchvision", "PIL", "rich", "yaml"}),
+        ("import dsa_fast.data", {"torchvision", "rich", "h5py", "scipy"}),
+        (
+            "import dsa_fast.deploy",
+            {"torchvision", "rich", "onnx", "onnxruntime", "openvino", "faiss", "pyarrow", "av"},
+        ),
+        ("import dsa_fast.models", {"rich"}),
+    ],
+)
+def test_packages_import_only_what_they_need(code: str, unwanted: set[str]) -> None:
+    found = imported(code)
+    assert "torch" in found and found & (TRAINING_ONLY | unwanted) == set()
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".onnx"])
+def test_loading_an_encoder_imports_no_library_of_training(tmp_path: Path, suffix: str) -> None:
+    path = save_checkpoint(tmp_path / "x.ckpt")
+    if suffix == ".onnx":
+        images = NamedImages(smooth_images(2), "patches")
+        export(path, path.with_suffix(".onnx"), images=images, batch=BatchRange(1, 1, 2))
+        path = path.with_suffix(".onnx")
+    code = (
+        "import numpy, dsa_fast; "
+        f"encoder = dsa_fast.Encoder.load({str(path)!r}); "
+        "assert encoder(numpy.zeros((9, 9, 3), numpy.uint8)).shape == (128,)"
+    )
+    found = imported(code)
+    assert found & TRAINING_ONLY == set()
+    assert ("torchvision" in found) == (suffix == ".ckpt")  # an exported file needs none of our networks
+
+
+@pytest.mark.parametrize("package", [dsa_fast, dsa_fast.ops, dsa_fast.data, dsa_fast.deploy])
+def test_every_public_name_is_there(package: object) -> None:
+    names = package.__all__  # type: ignore[attr-defined]
+    assert len(set(names)) == len(names)
+    assert [name for name in names if getattr(package, name, None) is None] == []
+    assert not any(type(getattr(package, name)).__name__ == "module" for name in names)

@@ -75,7 +75,7 @@ void draw(const Surface& surface, const std::vector<Point>& points, uint32_t sho
       const float dy = static_cast<float>(y) + 0.5f - a.y;
       for (int32_t x = x0; x <= x1; ++x) {
         const float dx = static_cast<float>(x) + 0.5f - a.x;
-        // Barycentric weights of b and c. Edges belong to both of their triangles, so that no gap opens.
+        // Barycentric weights of b and c. An edge belongs to both its triangles: no gap opens.
         const float wb = (cx * dy - dx * cy) * inverse;
         const float wc = (dx * by - bx * dy) * inverse;
         if (!(wb >= -1e-5f && wc >= -1e-5f && wb + wc <= 1.0f + 1e-5f)) continue;
@@ -111,72 +111,3 @@ void draw_bodies_cpu(const BodiesArgs& args) {
 }
 
 }  // namespace dsa_fast
-
-#ifdef DSA_FAST_TORCH
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
-
-namespace dsa_fast {
-namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-template <typename T>
-const T* checked(const Tensor& tensor, const char* name, ScalarType type, std::initializer_list<int64_t> shape) {
-  bool good =
-      tensor.scalar_type() == type && tensor.is_contiguous() && tensor.dim() == static_cast<int64_t>(shape.size());
-  int64_t k = 0;
-  for (const int64_t n : shape) {
-    good = good && tensor.size(k) == n;
-    ++k;
-  }
-  STD_TORCH_CHECK(good, "dsa_fast: ", name, " has another shape, dtype or layout than draw_bodies takes");
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-Tensor draw_bodies_op(const Tensor& vertices, const Tensor& uv, const Tensor& part, const Tensor& bones,
-                      const Tensor& weight, const Tensor& faces, const Tensor& maps, const Tensor& shown,
-                      int64_t height, int64_t width) {
-  STD_TORCH_CHECK(vertices.dim() == 2 && faces.dim() == 2 && maps.dim() == 4,
-                  "dsa_fast: vertices, faces and maps must have 2, 2 and 4 dimensions");
-  STD_TORCH_CHECK(height >= 0 && width >= 0 && (width == 0 || height <= std::numeric_limits<int32_t>::max() / width),
-                  "dsa_fast: height * width must be in 0..2^31-1");
-  BodiesArgs args{};
-  args.N = maps.size(0), args.J = maps.size(1), args.H = height, args.W = width;
-  Surface& s = args.surface;
-  s.V = vertices.size(0), s.F = faces.size(0);
-  s.vertices = checked<float>(vertices, "vertices", ScalarType::Float, {s.V, 3});
-  s.uv = checked<float>(uv, "uv", ScalarType::Float, {s.V, 2});
-  s.part = checked<uint8_t>(part, "part", ScalarType::Byte, {s.V});
-  s.bones = checked<int32_t>(bones, "bones", ScalarType::Int, {s.V, 2});
-  s.weight = checked<float>(weight, "weight", ScalarType::Float, {s.V});
-  s.faces = checked<int32_t>(faces, "faces", ScalarType::Int, {s.F, 3});
-  args.maps = checked<float>(maps, "maps", ScalarType::Float, {args.N, args.J, 3, 4});
-  args.shown = checked<int32_t>(shown, "shown", ScalarType::Int, {args.N});
-  const auto in_range = [](const int32_t* values, int64_t n, int64_t limit) {
-    return std::all_of(values, values + n, [&](int32_t value) { return value >= 0 && value < limit; });
-  };
-  STD_TORCH_CHECK(in_range(s.bones, 2 * s.V, args.J) && in_range(s.faces, 3 * s.F, s.V),
-                  "dsa_fast: bones and faces must hold indices of bones and vertices");
-  STD_TORCH_CHECK(std::all_of(s.part, s.part + s.V, [](uint8_t p) { return p >= 1 && p <= 24; }),
-                  "dsa_fast: part must hold 1..24");
-  Tensor iuv = torch::stable::empty({args.N, 3, height, width}, ScalarType::Byte, std::nullopt, maps.device());
-  args.iuv = static_cast<uint8_t*>(iuv.mutable_data_ptr());
-  draw_bodies_cpu(args);
-  return iuv;
-}
-
-}  // namespace
-}  // namespace dsa_fast
-
-STABLE_TORCH_LIBRARY_FRAGMENT(dsa_fast, m) {
-  m.def(
-      "draw_bodies(Tensor vertices, Tensor uv, Tensor part, Tensor bones, Tensor weight, Tensor faces, Tensor maps, "
-      "Tensor shown, int height, int width) -> Tensor");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(dsa_fast, CPU, m) { m.impl("draw_bodies", TORCH_BOX(&dsa_fast::draw_bodies_op)); }
-#endif  // DSA_FAST_TORCH

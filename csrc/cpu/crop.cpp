@@ -9,7 +9,7 @@
 namespace dsa_fast {
 namespace {
 
-// Writes each pixel's part (0..23, or -1) to parts [H, W] and how far the parts reach (crop.h) to reach [24, 4].
+// Writes each pixel's part (0..23, or -1) to parts [H, W], and the parts' extents (crop.h) to reach [24, 4].
 template <typename T>
 void label_image(const IuvMap& map, int64_t b, int8_t* parts, int32_t* reach) {
   std::fill_n(reach, kParts * kReaches, 0);
@@ -60,45 +60,18 @@ void copy_image(const CropArgs& a, int64_t b, const int8_t* parts, const int32_t
 }  // namespace
 
 void crop_cpu(const CropArgs& args) {
-  const auto label =
-      visit_iuv_dtype(args.iuv.dtype, [](auto tag) { return &label_image<typename decltype(tag)::type>; });
-  visit_dtype(args.img_dtype, [&](auto in) {
-    visit_dtype(args.out_dtype, [&](auto out) {
-      const int64_t pixels = args.iuv.H * args.iuv.W;
-      parallel_for(args.iuv.B, pixels + kParts * args.C * args.S * args.S, [&](int64_t begin, int64_t end) {
-        std::vector<int8_t> parts(static_cast<size_t>(pixels));
-        std::vector<int32_t> reach(kParts * kReaches), columns(static_cast<size_t>(args.S));
-        for (int64_t b = begin; b < end; ++b) {
-          label(args.iuv, b, parts.data(), reach.data());
-          copy_image<typename decltype(in)::type, typename decltype(out)::type>(args, b, parts.data(), reach.data(),
-                                                                                columns);
-        }
-      });
+  const auto label = IuvTypes::visit(args.iuv.dtype, [](auto tag) { return &label_image<TypeOf<decltype(tag)>>; });
+  AnyTypes::visit(args.img_dtype, args.out_dtype, [&](auto in, auto out) {
+    const int64_t pixels = args.iuv.H * args.iuv.W;
+    parallel_for(args.iuv.B, pixels + kParts * args.C * args.S * args.S, [&](int64_t begin, int64_t end) {
+      std::vector<int8_t> parts(static_cast<size_t>(pixels));
+      std::vector<int32_t> reach(kParts * kReaches), columns(static_cast<size_t>(args.S));
+      for (int64_t b = begin; b < end; ++b) {
+        label(args.iuv, b, parts.data(), reach.data());
+        copy_image<TypeOf<decltype(in)>, TypeOf<decltype(out)>>(args, b, parts.data(), reach.data(), columns);
+      }
     });
   });
 }
 
 }  // namespace dsa_fast
-
-#ifdef DSA_FAST_TORCH
-#include "../crop_args.h"
-
-namespace dsa_fast {
-namespace {
-
-Tensor crop_op(const Tensor& img, const Tensor& iuv, int64_t size, const std::vector<double>& fill, bool mask,
-               ScalarType dtype) {
-  Tensor out = empty_dsap(img, iuv, size, dtype);
-  crop_cpu(crop_args(img, iuv, size, fill, mask, out));
-  return out;
-}
-
-}  // namespace
-}  // namespace dsa_fast
-
-STABLE_TORCH_LIBRARY_FRAGMENT(dsa_fast, m) {
-  m.def("crop(Tensor img, Tensor iuv, int size, float[] fill, bool mask, ScalarType dtype) -> Tensor");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(dsa_fast, CPU, m) { m.impl("crop", TORCH_BOX(&dsa_fast::crop_op)); }
-#endif  // DSA_FAST_TORCH

@@ -1,8 +1,8 @@
 // warp_densepose on the CPU; ../densepose.h says what the results mean.
 //
-// A row of a head that is stretched over the box's columns serves every row of the box that lies between it and its
-// neighbour. The fine channels are stretched only between the first and the last column where the coarse ones see a
-// person, and u and v are read only where they are wanted.
+// A row of a head, once stretched over the box's columns, serves every row of the box between it and its neighbour. The
+// fine channels are stretched only between the first and the last column where the coarse ones see a person. u and v
+// are read only for pixels of a part.
 #include "../densepose.h"
 
 #include <algorithm>
@@ -21,7 +21,7 @@ constexpr int64_t kBlockRows = 16;  // rows of a box that are worth a unit of wo
 
 // ---- what depends on the processor ---------------------------------------------------------------------------------
 
-struct Samples {  // of columns, as Sample has them
+struct Samples {  // the Sample of each column
   const int32_t *i0, *i1;
   const float *w0, *w1;
 };
@@ -39,7 +39,7 @@ using Stretch = void (*)(const float* row, const Samples& at, int64_t begin, int
 using FindPerson = void (*)(const RowPair& rows, int64_t channels, int64_t begin, int64_t end, int32_t* person);
 // best[x] = the highest channel.
 using FindBest = void (*)(const RowPair& rows, int64_t channels, int64_t begin, int64_t end, int32_t* best);
-// Values between four neighbours: corner[0], [1] above, [2], [3] below, which out may overwrite.
+// Values between four neighbours: corner[0], [1] above, [2], [3] below. out may overwrite a corner.
 using BlendCorners = void (*)(const float* const corner[4], const float* x0, const float* x1, float y0, float y1,
                               int64_t n, float* out);
 
@@ -128,17 +128,17 @@ void stretch_plain(const float* row, const Samples& at, int64_t begin, int64_t e
   stretch_body(row, at, begin, end, out);
 }
 
-DSA_FAST_KERNELS(plain, )  // without an instruction for fma it is slow, and gives the same
+DSA_FAST_KERNELS(plain, )  // without an fma instruction it is slow, with the same results
 
 #ifdef DSA_FAST_X86
 DSA_FAST_AVX2 void stretch_avx2(const float* row, const Samples& at, int64_t begin, int64_t end, float* out) {
   stretch_body(row, at, begin, end, out);
 }
 
-// Neighbouring columns read neighbouring values: where 16 columns need no more than 32 of them, these are loaded and
-// picked from, which is quicker than gathering each.
+// Neighbouring columns read neighbouring values. Where 16 columns need at most 32 of them, loading these and permuting
+// is quicker than gathering.
 DSA_FAST_AVX512 void stretch_avx512(const float* row, const Samples& at, int64_t begin, int64_t end, float* out) {
-  const int64_t length = at.i1[end - 1] + 1;  // of the row, as far as it is wanted
+  const int64_t length = at.i1[end - 1] + 1;  // of the row that is read
   for (int64_t x = begin; x < end; x += 16) {
     const int64_t n = std::min<int64_t>(16, end - x), first = at.i0[x], wanted = at.i1[x + n - 1] + 1 - first;
     if (wanted > 32) {
@@ -176,8 +176,7 @@ const Kernels& kernels() {
   return chosen;
 }
 
-// ---- heads, of any element type and layout
-// ---------------------------------------------------------------------------
+// ---- heads, of any element type and layout --------------------------------------------------------------------------
 
 // Writes columns begin..end - 1 of a channel's row to out[begin..end - 1].
 template <typename T>
@@ -204,12 +203,12 @@ void load_corners(const Head& head, int64_t n, const Sample& y, const Samples& a
   }
 }
 
-// The last two rows of one instance's head that were stretched, with the columns that were.
+// The last two stretched rows of one instance's head, and their stretched columns.
 class StretchedRows {
  public:
   StretchedRows(const Head& head, int64_t channels, DType dtype)
       : head_(head), channels_(channels), direct_(dtype == DType::kFloat32 && head.stride[3] == 1) {
-    load_ = visit_network_dtype(dtype, [](auto tag) -> Load { return &load_row<typename decltype(tag)::type>; });
+    load_ = NetworkTypes::visit(dtype, [](auto tag) -> Load { return &load_row<TypeOf<decltype(tag)>>; });
   }
 
   void start(int64_t n, const Samples& at, int64_t columns, int64_t head_width) {
@@ -223,7 +222,7 @@ class StretchedRows {
     loaded_.resize(static_cast<size_t>(head_width));
   }
 
-  // Both rows of a Sample, stretched at least between two columns.
+  // Both rows of a Sample, stretched at least from column begin to end - 1.
   RowPair between(const Sample& y, int64_t begin, int64_t end) {
     const float* top = get(y.i0, y.i1, begin, end);
     return {top, get(y.i1, y.i0, begin, end), step_, y.w0, y.w1};
@@ -236,7 +235,7 @@ class StretchedRows {
     std::vector<float> values;  // [channels, columns]
   };
 
-  // Row y, not at the cost of row `other`.
+  // Row y; keeps row `other`.
   const float* get(int64_t y, int64_t other, int64_t begin, int64_t end) {
     Row& row = rows_[0].y == y || (rows_[1].y != y && rows_[0].y != other) ? rows_[0] : rows_[1];
     if (row.y != y) {
@@ -266,7 +265,7 @@ class StretchedRows {
 
   const Head head_;
   const int64_t channels_;
-  const bool direct_;  // rows can be read where they are
+  const bool direct_;  // rows are read in place
   Load load_ = nullptr;
   int64_t n_ = 0, step_ = 0;
   Samples at_{};
@@ -291,8 +290,7 @@ class ChartReader {
         width_(width),
         coarse_(charts.coarse, charts.K, charts.dtype),
         fine_(charts.fine, kFineChannels, charts.dtype) {
-    load_ =
-        visit_network_dtype(charts.dtype, [](auto tag) -> Load { return &load_corners<typename decltype(tag)::type>; });
+    load_ = NetworkTypes::visit(charts.dtype, [](auto tag) -> Load { return &load_corners<TypeOf<decltype(tag)>>; });
   }
 
   // Calls f(Pixels) for the rows of the n-th of `groups` parts of an instance's box, from top to bottom.
@@ -366,13 +364,13 @@ class ChartReader {
   StretchedRows coarse_, fine_;
   Load load_ = nullptr;
   std::vector<int32_t> i0_, i1_;            // Samples of the visible columns
-  std::vector<float> w0_, w1_;              //
+  std::vector<float> w0_, w1_;              // likewise
   std::vector<int32_t> mark_;               // of each column: whether a person, then the best channel
   std::vector<int32_t> x_, column_, part_;  // of each foreground pixel, as are all below
   std::vector<float> x0_, x1_, corner_[4], v_;
 };
 
-// Into how many parts each box is cut, for all threads to have work.
+// The number of parts that each box is cut into, to give all threads work.
 int64_t groups_of(const Charts& charts, int64_t height) {
   if (charts.N == 0) return 1;
   return std::clamp<int64_t>((num_threads() + charts.N - 1) / charts.N, 1, std::max<int64_t>(1, height / kBlockRows));
@@ -426,10 +424,8 @@ class Painter {
         const int64_t texel = hit.texel.part * plane_ + c * cells_ + hit.texel.cell;
         if (a_.reduce == Reduce::kLast) {
           out_[texel] = convert<Out>(value);
-        } else if constexpr (std::is_same_v<In, uint8_t>) {
-          sum_[static_cast<size_t>(texel)] += value;
         } else {
-          sum_[static_cast<size_t>(texel)] += widen(value);
+          sum_[static_cast<size_t>(texel)] += to_sum(value);
         }
       }
     }
@@ -444,14 +440,14 @@ class Painter {
         const Sum* total = sum_.data() + p * plane_ + c * cells_;
         Out* channel = out_ + p * plane_ + c * cells_;
         for (int64_t k = 0; k < cells_; ++k) {
-          channel[k] = n[k] == 0 ? fill : convert<Out>(static_cast<Wide<In>>(total[k]) / static_cast<Wide<In>>(n[k]));
+          channel[k] = n[k] == 0 ? fill : convert<Out>(mean_of<In>(total[k], n[k]));
         }
       }
     }
   }
 
  private:
-  using Sum = std::conditional_t<std::is_same_v<In, uint8_t>, int64_t, Wide<In>>;
+  using Sum = SumOf<In>;
   const WarpDensePoseArgs& a_;
   const int64_t cells_, plane_;  // of one channel, of one part
   Out* out_ = nullptr;           // [24, C, S, S]
@@ -538,10 +534,8 @@ void densepose_iuv(const DensePoseIuvArgs& a) {
 }  // namespace
 
 void warp_densepose_cpu(const WarpDensePoseArgs& args) {
-  visit_dtype(args.img_dtype, [&](auto in) {
-    visit_dtype(args.out_dtype,
-                [&](auto out) { warp_densepose<typename decltype(in)::type, typename decltype(out)::type>(args); });
-  });
+  AnyTypes::visit(args.img_dtype, args.out_dtype,
+                  [&](auto in, auto out) { warp_densepose<TypeOf<decltype(in)>, TypeOf<decltype(out)>>(args); });
 }
 
 void densepose_iuv_cpu(const DensePoseIuvArgs& args) {
@@ -549,44 +543,3 @@ void densepose_iuv_cpu(const DensePoseIuvArgs& args) {
 }
 
 }  // namespace dsa_fast
-
-#ifdef DSA_FAST_TORCH
-#include "../densepose_args.h"
-
-namespace dsa_fast {
-namespace {
-
-Tensor warp_densepose_op(const Tensor& img, const Tensor& coarse_segm, const Tensor& fine_segm, const Tensor& u,
-                         const Tensor& v, const Tensor& boxes, const Tensor& image_index, int64_t size,
-                         const std::vector<double>& fill, const std::string& reduce, ScalarType dtype) {
-  const Charts charts = charts_of(coarse_segm, fine_segm, u, v, boxes);
-  Tensor out = empty_parts(img, charts, size, dtype);
-  warp_densepose_cpu(warp_densepose_args(img, charts, boxes, image_index, size, fill, reduce, out));
-  return out;
-}
-
-Tensor densepose_iuv_op(const Tensor& coarse_segm, const Tensor& fine_segm, const Tensor& u, const Tensor& v,
-                        const Tensor& boxes, int64_t height, int64_t width, ScalarType dtype) {
-  const Charts charts = charts_of(coarse_segm, fine_segm, u, v, boxes);
-  Tensor out = empty_maps(boxes, height, width, dtype);
-  densepose_iuv_cpu(densepose_iuv_args(charts, out));
-  return out;
-}
-
-}  // namespace
-}  // namespace dsa_fast
-
-STABLE_TORCH_LIBRARY_FRAGMENT(dsa_fast, m) {
-  m.def(
-      "warp_densepose(Tensor img, Tensor coarse_segm, Tensor fine_segm, Tensor u, Tensor v, Tensor boxes, "
-      "Tensor image_index, int size, float[] fill, str reduce, ScalarType dtype) -> Tensor");
-  m.def(
-      "densepose_iuv(Tensor coarse_segm, Tensor fine_segm, Tensor u, Tensor v, Tensor boxes, int height, int width, "
-      "ScalarType dtype) -> Tensor");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(dsa_fast, CPU, m) {
-  m.impl("warp_densepose", TORCH_BOX(&dsa_fast::warp_densepose_op));
-  m.impl("densepose_iuv", TORCH_BOX(&dsa_fast::densepose_iuv_op));
-}
-#endif  // DSA_FAST_TORCH

@@ -1,59 +1,26 @@
-// Threads: PyTorch's own pool inside PyTorch, plain threads in the library that is built without it.
+// Threads: PyTorch's own pool inside PyTorch (../torch/parallel.cpp), plain threads without it (../standalone).
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-
-#ifdef DSA_FAST_TORCH
-#include <torch/csrc/stable/ops.h>
-#else
-#include <exception>
-#include <thread>
-#include <vector>
-#endif
+#include <functional>
 
 namespace dsa_fast {
 
-inline int64_t num_threads() {
-#ifdef DSA_FAST_TORCH
-  return torch::stable::get_num_threads();
-#else
-  return std::max<int64_t>(1, std::thread::hardware_concurrency());
-#endif
-}
+using RangeBody = std::function<void(int64_t begin, int64_t end)>;
+
+int64_t num_threads();
+
+// Calls body(begin, end) on ranges that together cover [0, n) once, of at least grain items where threads share them.
+void parallel_ranges(int64_t n, int64_t grain, const RangeBody& body);
 
 // Waking threads costs as much as touching about this many elements.
 constexpr int64_t kWorthAThread = 32768;
 
-// Calls f(begin, end) on ranges that together cover [0, n) once; on several threads where it is worth it, an item
-// touching item_elements elements.
+// Calls f(begin, end) likewise, on several threads where that is worth it. An item touches item_elements elements.
 template <typename F>
 void parallel_for(int64_t n, int64_t item_elements, const F& f) {
-  const int64_t grain = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, item_elements));
-#ifdef DSA_FAST_TORCH
-  torch::stable::parallel_for(0, n, grain, f);
-#else
-  const int64_t workers = std::min((n + grain - 1) / grain, num_threads());
-  if (workers <= 1) {
-    if (n > 0) f(int64_t{0}, n);
-    return;
-  }
-  std::vector<std::exception_ptr> errors(static_cast<size_t>(workers));
-  std::vector<std::thread> threads;
-  for (int64_t k = 0; k < workers; ++k) {
-    threads.emplace_back([&, k] {
-      try {
-        f(n * k / workers, n * (k + 1) / workers);
-      } catch (...) {
-        errors[static_cast<size_t>(k)] = std::current_exception();
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  for (const std::exception_ptr& error : errors) {
-    if (error) std::rethrow_exception(error);
-  }
-#endif
+  parallel_ranges(n, std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, item_elements)), std::cref(f));
 }
 
 }  // namespace dsa_fast

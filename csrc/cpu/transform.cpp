@@ -1,8 +1,8 @@
 // train_transform on the CPU; ../transform.h says what the results mean.
 //
-// An image at a time, and of an image a row at a time: its pixels stay in the first-level cache from the stored bytes
-// to both results. As the nearest neighbour repeats stored pixels when it enlarges, and all copies of one land on one
-// texel, Reduce::kLast looks at each stored pixel once, when the last of its copies has been made.
+// A thread takes an image at a time, and a row of it at a time: its pixels stay in the first-level cache from the
+// stored bytes to both results. When a map grows, its nearest neighbour repeats stored pixels, and all copies of one
+// land on one texel. Reduce::kLast looks at each stored pixel once, when its last copy has been made.
 #include "../transform.h"
 
 #include <algorithm>
@@ -34,13 +34,11 @@ DSA_FAST_INLINE void rows_body(const float* const* row, const float* weight, int
   for (int64_t j = 1; j < taps; ++j) {
     const float* next = row[j];
     const float w = weight[j];
-    for (int64_t x = 0; x < n; ++x) level[x] = __builtin_fmaf(next[x], w, level[x]);
+    for (int64_t x = 0; x < n; ++x) level[x] = multiply_add(next[x], w, level[x]);
   }
   for (int64_t x = 0; x < n; ++x) {
-    const float capped = level[x] < 255.0f ? level[x] : 255.0f;
-    const float rounded = (capped + 8388608.0f) - 8388608.0f;  // 2^23 leaves no room for a fraction
-    level[x] = rounded;
-    value[x] = (rounded - mean) / std;
+    level[x] = round_level(level[x]);
+    value[x] = normalized(level[x], mean, std);
   }
 }
 
@@ -65,7 +63,7 @@ DSA_FAST_KERNELS(plain, )
 void columns_plain(const float* row, const int32_t* index, const float* weight, int64_t taps, int64_t n, float* out) {
   for (int64_t x = 0; x < n; ++x) {
     float sum = row[index[x]] * weight[x];
-    for (int64_t j = 1; j < taps; ++j) sum = __builtin_fmaf(row[index[j * n + x]], weight[j * n + x], sum);
+    for (int64_t j = 1; j < taps; ++j) sum = multiply_add(row[index[j * n + x]], weight[j * n + x], sum);
     out[x] = sum;
   }
 }
@@ -90,7 +88,7 @@ DSA_FAST_AVX2 void columns_avx2(const float* row, const int32_t* index, const fl
   }
   for (; x < n; ++x) {
     float sum = row[index[x]] * weight[x];
-    for (int64_t j = 1; j < taps; ++j) sum = __builtin_fmaf(row[index[j * n + x]], weight[j * n + x], sum);
+    for (int64_t j = 1; j < taps; ++j) sum = multiply_add(row[index[j * n + x]], weight[j * n + x], sum);
     out[x] = sum;
   }
 }
@@ -119,23 +117,11 @@ const Kernels& kernels() {
 
 // ---- the tables of a call ------------------------------------------------------------------------------------------
 
-// The weights along one axis.
-struct Axis {
-  int64_t limit, most = 1;       // room for weights, and how many are used at most
-  std::vector<TapRange> range;   // [out]
-  std::vector<float> weight;     // [out, limit]
+struct Axis : AxisTaps {
   std::vector<int32_t> nearest;  // [out]: the map's row or column
 
-  Axis(int64_t in, int64_t out) : limit(tap_limit(in, out)) {
-    const auto n = static_cast<size_t>(out);
-    range.resize(n);
-    weight.resize(n * static_cast<size_t>(limit));
-    nearest.resize(n);
-    for (size_t i = 0; i < n; ++i) {
-      range[i] = resize_taps(in, out, static_cast<int64_t>(i), weight.data() + i * static_cast<size_t>(limit));
-      nearest[i] = static_cast<int32_t>(dsa_fast::nearest(in, out, static_cast<int64_t>(i)));
-      most = std::max<int64_t>(most, range[i].count);
-    }
+  Axis(int64_t in, int64_t out) : AxisTaps(in, out) {
+    for (int64_t i = 0; i < out; ++i) nearest.push_back(static_cast<int32_t>(dsa_fast::nearest(in, out, i)));
   }
 };
 
@@ -183,8 +169,8 @@ class Worker {
       std::fill(sum_.begin(), sum_.end(), 0);
       std::fill(count_.begin(), count_.end(), 0);
     } else {
-      visit_network_dtype(a_.dsap_dtype, [&](auto tag) {
-        using Out = typename decltype(tag)::type;
+      NetworkTypes::visit(a_.dsap_dtype, [&](auto tag) {
+        using Out = TypeOf<decltype(tag)>;
         std::fill_n(parts<Out>(), kParts * plane(), convert<Out>(0.0f));
       });
     }
@@ -201,7 +187,7 @@ class Worker {
       if (mean) {
         collect(plan, nearest);
       } else if (y + 1 == y_end_ || vertical_.nearest[size(row + 1)] != nearest) {
-        visit_network_dtype(a_.dsap_dtype, [&](auto tag) { scatter<typename decltype(tag)::type>(plan, nearest); });
+        NetworkTypes::visit(a_.dsap_dtype, [&](auto tag) { scatter<TypeOf<decltype(tag)>>(plan, nearest); });
       }
       for (int64_t c = 0; c < 3; ++c) {
         float* shown = shown_.data() + c * a_.W;
@@ -215,7 +201,7 @@ class Worker {
       show(y);
     }
     if (mean) {
-      visit_network_dtype(a_.dsap_dtype, [&](auto tag) { average<typename decltype(tag)::type>(); });
+      NetworkTypes::visit(a_.dsap_dtype, [&](auto tag) { average<TypeOf<decltype(tag)>>(); });
     }
   }
 
@@ -228,7 +214,7 @@ class Worker {
     return static_cast<Out*>(a_.dsap) + b_ * kParts * plane();
   }
 
-  // The tables of columns, cropped and mirrored as this image is.
+  // The tables of columns, cropped and mirrored like this image.
   void list_columns(const Plan& plan) {
     const int64_t n = x_end_ - x_begin_;
     sources_.clear();
@@ -255,7 +241,7 @@ class Worker {
     const Kernels& kernel = kernels();
     const TapRange range = vertical_.range[size(row)];
     const int64_t n = x_end_ - x_begin_;
-    // Rows come in order, so that a stored row is needed by the next few only; slot r % most holds stored row r.
+    // Rows come in order, and only the next few need a stored row. Slot r % most holds stored row r.
     for (int64_t r = std::max<int64_t>(rows_done_, range.start); r < range.start + range.count; ++r) {
       for (int64_t c = 0; c < 3; ++c) {
         const uint8_t* from =
@@ -361,7 +347,7 @@ class Worker {
   std::vector<float> resized_;   // [3, most, W]: stored rows with their columns resized
   std::vector<const float*> taps_;
   std::vector<float> level_, value_;  // [3, W]: 0..255, and normalised
-  std::vector<float> shown_;          // [3, W]: value_ with what is outside and what is erased
+  std::vector<float> shown_;          // [3, W]: value_, and 0 outside the photo and where erased
   std::vector<float> interleaved_;    // [W, 3]
   std::vector<int32_t> sum_;          // [24, S, S, 3]
   std::vector<int32_t> count_;        // [24, S, S]
@@ -378,39 +364,3 @@ void train_transform_cpu(const TransformArgs& args) {
 }
 
 }  // namespace dsa_fast
-
-#ifdef DSA_FAST_TORCH
-#include "../transform_args.h"
-
-namespace dsa_fast {
-namespace {
-
-std::tuple<Tensor, Tensor> train_transform_op(const Tensor& images, const Tensor& iuv, const Tensor& plan,
-                                              const std::optional<Tensor>& mirror, int64_t height, int64_t width,
-                                              int64_t pad, int64_t size, const std::vector<double>& mean,
-                                              const std::vector<double>& std, const std::string& reduce,
-                                              ScalarType dtype, ScalarType dsap_dtype, bool channels_last) {
-  Tensor full = empty_full(images, plan, height, width, dtype, channels_last);
-  Tensor dsap = empty_parts(images, plan, size, dsap_dtype);
-  const TransformArgs args =
-      transform_args(images, iuv, plan, mirror, height, width, pad, size, mean, std, reduce, full, dsap, channels_last);
-  for (int64_t b = 0; b < args.B; ++b) {
-    STD_TORCH_CHECK(args.plan[b].index >= 0 && args.plan[b].index < args.N, "dsa_fast: plan's index must be in 0..",
-                    args.N - 1, ", got ", args.plan[b].index);
-  }
-  train_transform_cpu(args);
-  return {full, dsap};
-}
-
-}  // namespace
-}  // namespace dsa_fast
-
-STABLE_TORCH_LIBRARY_FRAGMENT(dsa_fast, m) {
-  m.def(
-      "train_transform(Tensor images, Tensor iuv, Tensor plan, Tensor? mirror, int height, int width, int pad, "
-      "int size, float[] mean, float[] std, str reduce, ScalarType dtype, ScalarType dsap_dtype, bool channels_last) "
-      "-> (Tensor, Tensor)");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(dsa_fast, CPU, m) { m.impl("train_transform", TORCH_BOX(&dsa_fast::train_transform_op)); }
-#endif  // DSA_FAST_TORCH

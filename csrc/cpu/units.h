@@ -1,4 +1,4 @@
-// How the work of a warp is cut for threads.
+// How a warp's work is cut for threads.
 #pragma once
 
 #include <algorithm>
@@ -9,16 +9,16 @@
 
 namespace dsa_fast {
 
-// One image, and a range of its parts. Who works on a unit scans the whole IUV map in raster order and writes only the
-// unit's parts, so that the result does not depend on how many units or threads there are.
+// One image, and a range of its parts. A unit's worker scans the whole IUV map in raster order and writes the unit's
+// parts only: the result does not depend on the number of units or threads.
 struct Unit {
   int64_t b;
   int32_t part_begin, part_end;
 };
 
 // Calls f(for_each_unit) on several threads; f calls for_each_unit(run), which calls run(unit) for the thread's units.
-// A unit is an image or, when there are fewer images than threads, a range of an image's parts; its run looks at every
-// pixel and writes part_elements for each of its parts.
+// A unit is an image or, with fewer images than threads, a range of an image's parts. Its run looks at every pixel and
+// writes part_elements for each of its parts.
 template <typename F>
 void parallel_units(int64_t images, int64_t pixels, int64_t part_elements, const F& f) {
   if (images == 0) return;

@@ -10,7 +10,7 @@
 namespace dsa_fast {
 namespace {
 
-// A foreground pixel of one row, and where it lands.
+// A foreground pixel of one row, and its texel.
 struct Hit {
   int32_t x;
   Texel texel;
@@ -29,12 +29,7 @@ int64_t collect_hits(const IuvMap& map, int64_t b, int64_t y, int64_t x0, int64_
   const int64_t step = map.stride[3];
   int64_t n = 0;
   for (int64_t x = x0; x < x1; ++x) {
-    Texel texel;
-    if constexpr (std::is_same_v<T, uint8_t>) {
-      texel = texel_of(i[x * step], u[x * step], v[x * step], size);
-    } else {
-      texel = texel_of(to_float(i[x * step]), to_float(u[x * step]), to_float(v[x * step]), size);
-    }
+    const Texel texel = texel_of(i[x * step], u[x * step], v[x * step], size);
     if (texel.part >= part_begin && texel.part < part_end) hits[n++] = {static_cast<int32_t>(x), texel};
   }
   return n;
@@ -43,8 +38,7 @@ int64_t collect_hits(const IuvMap& map, int64_t b, int64_t y, int64_t x0, int64_
 using CollectHits = decltype(&collect_hits<float>);
 
 CollectHits collect_hits_for(DType iuv_dtype) {
-  return visit_iuv_dtype(iuv_dtype,
-                         [](auto tag) -> CollectHits { return &collect_hits<typename decltype(tag)::type>; });
+  return IuvTypes::visit(iuv_dtype, [](auto tag) -> CollectHits { return &collect_hits<TypeOf<decltype(tag)>>; });
 }
 
 // Calls f(y, hits, n) for all hits of the unit, in raster order.
@@ -89,7 +83,7 @@ void warp_last(const WarpArgs& a) {
 
 template <typename In, typename Out>
 void warp_mean(const WarpArgs& a) {
-  using Sum = std::conditional_t<std::is_same_v<In, uint8_t>, int64_t, Wide<In>>;
+  using Sum = SumOf<In>;
   const CollectHits collect = collect_hits_for(a.iuv.dtype);
   const int64_t cells = a.S * a.S;
   const int64_t plane = a.C * cells;
@@ -109,13 +103,8 @@ void warp_mean(const WarpArgs& a) {
           const In* row = img + c * a.img_stride[1] + y * a.img_stride[2];
           Sum* channel = sum.data() + c * cells;
           for (int64_t k = 0; k < n; ++k) {
-            const In value = row[hits[k].x * a.img_stride[3]];
-            Sum& total = channel[(hits[k].texel.part - unit.part_begin) * plane + hits[k].texel.cell];
-            if constexpr (std::is_same_v<In, uint8_t>) {
-              total += value;
-            } else {
-              total += widen(value);
-            }
+            channel[(hits[k].texel.part - unit.part_begin) * plane + hits[k].texel.cell] +=
+                to_sum(row[hits[k].x * a.img_stride[3]]);
           }
         }
       });
@@ -127,7 +116,7 @@ void warp_mean(const WarpArgs& a) {
           const Sum* total = sum.data() + (p * a.C + c) * cells;
           Out* channel = out + (p * a.C + c) * cells;
           for (int64_t k = 0; k < cells; ++k) {
-            channel[k] = n[k] == 0 ? fill : convert<Out>(static_cast<Wide<In>>(total[k]) / static_cast<Wide<In>>(n[k]));
+            channel[k] = n[k] == 0 ? fill : convert<Out>(mean_of<In>(total[k], n[k]));
           }
         }
       }
@@ -178,12 +167,10 @@ void backward(const WarpBackwardArgs& a) {
 
 void warp_cpu(const WarpArgs& args) {
   if (warp_bytes_can(args)) return warp_bytes(args);
-  visit_dtype(args.img_dtype, [&](auto in) {
-    visit_dtype(args.out_dtype, [&](auto out) {
-      using In = typename decltype(in)::type;
-      using Out = typename decltype(out)::type;
-      args.reduce == Reduce::kLast ? warp_last<In, Out>(args) : warp_mean<In, Out>(args);
-    });
+  AnyTypes::visit(args.img_dtype, args.out_dtype, [&](auto in, auto out) {
+    using In = TypeOf<decltype(in)>;
+    using Out = TypeOf<decltype(out)>;
+    args.reduce == Reduce::kLast ? warp_last<In, Out>(args) : warp_mean<In, Out>(args);
   });
 }
 
@@ -202,71 +189,8 @@ void warp_count_cpu(const CountArgs& args) {
 }
 
 void warp_backward_cpu(const WarpBackwardArgs& args) {
-  visit_float_dtype(args.grad_dtype, [&](auto grad) {
-    visit_float_dtype(args.grad_img_dtype,
-                      [&](auto img) { backward<typename decltype(grad)::type, typename decltype(img)::type>(args); });
-  });
+  GradientTypes::visit(args.grad_dtype, args.grad_img_dtype,
+                       [&](auto grad, auto img) { backward<TypeOf<decltype(grad)>, TypeOf<decltype(img)>>(args); });
 }
 
 }  // namespace dsa_fast
-
-#ifdef DSA_FAST_TORCH
-#include "../torch_args.h"
-
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
-namespace dsa_fast {
-namespace {
-
-// glibc maps memory of this size anew for each tensor: a page fault for every 4 KiB costs more than the warp itself.
-// Transparent huge pages, where the system grants them to who asks, are 512 times as large.
-constexpr int64_t kAlwaysMapped = int64_t{32} << 20;
-constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
-
-void prefer_huge_pages([[maybe_unused]] const Tensor& tensor, [[maybe_unused]] int64_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  if (bytes < kAlwaysMapped) return;
-  const auto data = reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr());
-  const uintptr_t begin = (data + kHugePage - 1) / kHugePage * kHugePage;
-  const uintptr_t end = (data + static_cast<uintptr_t>(bytes)) / kHugePage * kHugePage;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: it may fail
-#endif
-}
-
-Tensor warp_op(const Tensor& img, const Tensor& iuv, int64_t size, const std::vector<double>& fill,
-               const std::string& reduce, ScalarType dtype) {
-  Tensor out = empty_dsap(img, iuv, size, dtype);
-  prefer_huge_pages(out, out.numel() * static_cast<int64_t>(out.element_size()));
-  warp_cpu(warp_args(img, iuv, size, fill, reduce, out));
-  return out;
-}
-
-Tensor warp_count_op(const Tensor& iuv, int64_t size) {
-  Tensor count = empty_count(iuv, size);
-  warp_count_cpu(count_args(iuv, size, count));
-  return count;
-}
-
-Tensor warp_backward_op(const Tensor& grad, const Tensor& iuv, const std::string& reduce, ScalarType dtype) {
-  Tensor grad_img = empty_grad_img(grad, iuv, dtype);
-  warp_backward_cpu(warp_backward_args(grad, iuv, reduce, grad_img));
-  return grad_img;
-}
-
-}  // namespace
-}  // namespace dsa_fast
-
-STABLE_TORCH_LIBRARY(dsa_fast, m) {
-  m.def("warp(Tensor img, Tensor iuv, int size, float[] fill, str reduce, ScalarType dtype) -> Tensor");
-  m.def("warp_count(Tensor iuv, int size) -> Tensor");
-  m.def("warp_backward(Tensor grad, Tensor iuv, str reduce, ScalarType dtype) -> Tensor");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(dsa_fast, CPU, m) {
-  m.impl("warp", TORCH_BOX(&dsa_fast::warp_op));
-  m.impl("warp_count", TORCH_BOX(&dsa_fast::warp_count_op));
-  m.impl("warp_backward", TORCH_BOX(&dsa_fast::warp_backward_op));
-}
-#endif  // DSA_FAST_TORCH

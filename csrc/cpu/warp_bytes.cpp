@@ -12,22 +12,22 @@
 namespace dsa_fast {
 namespace {
 
-constexpr int64_t kChannels = 3;  // as many as fit into a word beside the mark
+constexpr int64_t kChannels = 3;  // as many as fit into a word next to the mark
 constexpr uint32_t kMark = 1u << 24;
-constexpr int64_t kChunk = 64;    // pixels of a row looked at together
+constexpr int64_t kChunk = 64;    // pixels of a row handled together
 constexpr int64_t kBlock = 1024;  // texels spread together; their channels stay in the first-level cache
-constexpr int kGroup = 16;        // texels whose sums are known to be there, or not, together
+constexpr int kGroup = 16;        // texels that share a flag: whether they have sums
 constexpr int64_t kStreamBytes = int64_t{4} << 20;  // results from this size on are written past the caches
 
 // GCC's and clang's portable vectors.
 typedef uint32_t Ints4 __attribute__((vector_size(16)));
 
-// The sums of a texel's pixels: by channel, and of their marks, which is how many there are.
+// The sums of a texel's pixels by channel, and of their marks: the number of pixels.
 struct Sums {
   Ints4 values;
 };
 
-// What a thread keeps from image to image. All words, sums and flags are 0 between images.
+// The memory that a thread keeps. All words, sums and flags are 0 between images.
 struct Scratch {
   std::vector<uint32_t> words;  // [texels of the unit + 1], the last for pixels that land elsewhere or nowhere
   std::vector<Sums> sums;       // likewise
@@ -49,14 +49,14 @@ DSA_FAST_INLINE Bits<Out> bits_in(Out x) {
   return bits;
 }
 
-// Takes the bits as wide as arithmetic has made them.
+// Takes bits that arithmetic has widened.
 template <typename Out, typename Wider>
 DSA_FAST_INLINE void put_bits(Out* to, Wider wider) {
   const auto bits = static_cast<Bits<Out>>(wider);
   std::memcpy(to, &bits, sizeof(bits));
 }
 
-// The bits of convert<Out>(x), in a form that is vectorised: no type rounds a byte.
+// The bits of convert<Out>(x), in a form that compilers vectorise: no type rounds a byte.
 template <typename Out>
 DSA_FAST_INLINE Bits<Out> bits_of_byte(uint32_t x) {
   if constexpr (std::is_same_v<Out, uint8_t>) {
@@ -83,7 +83,7 @@ struct Range {
   int64_t begin, end;
 };
 
-// The pixels of a whole chunk from its first to its last part, to eight pixels; empty where all is background.
+// The pixels of a whole chunk from its first to its last part, in steps of eight; empty if all is background.
 DSA_FAST_INLINE Range find_foreground(const uint8_t* i) {
   uint32_t any = 0;  // bit k: one of the k-th eight pixels is not background
   for (int64_t k = 0; k < kChunk / 8; ++k) {
@@ -95,7 +95,7 @@ DSA_FAST_INLINE Range find_foreground(const uint8_t* i) {
   return {8 * __builtin_ctz(any), 8 * (32 - __builtin_clz(any))};
 }
 
-// Where the pixels of a chunk land among the unit's texels; those that land elsewhere or nowhere: at `texels`.
+// The place of a chunk's pixels among the unit's texels; `texels` for those that land elsewhere or nowhere.
 DSA_FAST_INLINE void find_texels(const uint8_t* i, const uint8_t* u, const uint8_t* v, int64_t n, int32_t size,
                                  uint32_t before, uint32_t texels, uint32_t* texel) {
   const auto cells = static_cast<uint32_t>(size * size);
@@ -152,7 +152,7 @@ DSA_FAST_INLINE void scan(const WarpArgs& a, const Unit& unit, uint32_t texels, 
       if (foreground.begin == foreground.end) continue;
       iuv[1] = iuv_row(1);
       iuv[2] = iuv_row(2);
-      for (int64_t c = 0; c < kChannels; ++c) {  // channels that there are not repeat the last one
+      for (int64_t c = 0; c < kChannels; ++c) {  // missing channels repeat the last one
         img[c] = row_of(photo + std::min(c, a.C - 1) * a.img_stride[1] + y * a.img_stride[2] + x * a.img_stride[3],
                         a.img_stride[3], n, buffers[3 + c]);
       }
@@ -169,7 +169,7 @@ template <int kShift, typename Out>
 DSA_FAST_INLINE void spread_channel(const uint32_t* __restrict words, int64_t n, Out fill, Out* __restrict to) {
   const Bits<Out> empty = bits_in(fill);
   for (int64_t k = 0; k < n; ++k) {
-    // A choice by masks: one by `?` would keep compilers from vectorising the conversion.
+    // Chooses with masks: `?` would keep compilers from vectorising the conversion.
     const auto there = static_cast<Bits<Out>>(words[k] == 0 ? 0 : -1);
     put_bits(to + k, (bits_of_byte<Out>(words[k] >> kShift & 255) & there) | (empty & ~there));
   }
@@ -200,7 +200,7 @@ template <typename Out>
 DSA_FAST_INLINE void spread_group(Sums* sums, int64_t n, int64_t channels, const Out* fill, Out* to,
                                   int64_t to_stride) {
   float sum[kChannels][kGroup], number[kGroup];
-#pragma GCC unroll 1  // else they are unrolled, and then no longer vectorised
+#pragma GCC unroll 1  // GCC would unroll them, and then not vectorise
   for (int64_t k = 0; k < n; ++k) {
     for (int64_t c = 0; c < kChannels; ++c) sum[c][k] = static_cast<float>(static_cast<int32_t>(sums[k].values[c]));
     number[k] = static_cast<float>(static_cast<int32_t>(sums[k].values[kChannels]));
@@ -233,7 +233,7 @@ DSA_FAST_INLINE void spread_sums(Sums* sums, const uint8_t* summed, int64_t begi
   }
 }
 
-// Copies past the caches; both 16-byte aligned, and bytes a multiple of 16. Null where there is no such thing.
+// Copies past the caches, from and to 16-byte aligned memory, a multiple of 16 bytes. Null if the CPU cannot.
 using Stream = void (*)(void* to, const void* from, int64_t bytes);
 
 #ifdef DSA_FAST_X86
@@ -244,7 +244,7 @@ void stream_sse2(void* to, const void* from, int64_t bytes) {
 }
 #endif
 
-// Null also where the result is small enough to stay in a cache, or its channels do not begin with cache lines.
+// Null also for a result that fits into a cache, or whose channels do not begin with cache lines.
 Stream choose_stream([[maybe_unused]] const WarpArgs& a, [[maybe_unused]] int64_t channel_bytes) {
 #ifdef DSA_FAST_X86
   const bool aligned = reinterpret_cast<uintptr_t>(a.out) % 64 == 0 && channel_bytes % 64 == 0;
@@ -327,7 +327,7 @@ void run(const WarpArgs& a) {
     Scratch scratch;
     for_each_unit([&](const Unit& unit) { run_unit(a, unit, stream, fill, scratch); });
 #ifdef DSA_FAST_X86
-    if (stream) _mm_sfence();  // what was written past the caches is there before another thread is told so
+    if (stream) _mm_sfence();  // other threads see the streamed results before they learn that this one is done
 #endif
   });
 }
@@ -340,7 +340,7 @@ bool warp_bytes_can(const WarpArgs& a) {
 }
 
 void warp_bytes(const WarpArgs& a) {
-  visit_dtype(a.out_dtype, [&](auto tag) { run<typename decltype(tag)::type>(a); });
+  AnyTypes::visit(a.out_dtype, [&](auto tag) { run<TypeOf<decltype(tag)>>(a); });
 }
 
 }  // namespace dsa_fast

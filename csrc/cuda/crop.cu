@@ -1,8 +1,7 @@
 // crop on CUDA; ../crop.h says what the results mean.
 //
-// Two launches: each pixel notes its part and widens the part's box, by integer maxima, whose result does not depend on
-// their order; then each texel copies its pixel. The kernels use no shared memory and no barrier, so that they also
-// run, thread by thread, on a CPU (tests/cpp/cuda_shim.h).
+// Two launches. Each pixel notes its part and widens the part's box with integer maxima, whose result does not depend
+// on their order. Then each texel copies its pixel. The kernels use no shared memory and no barrier.
 #include "../crop.h"
 
 #include <algorithm>
@@ -71,41 +70,16 @@ int crop_cuda(const CropArgs& args, int32_t* scratch, void* stream_pointer) {
   int32_t* parts = scratch + reaches;
   const cudaError_t error = cudaMemsetAsync(scratch, 0, static_cast<size_t>(reaches) * sizeof(int32_t), stream);
   if (error != cudaSuccess) return error;
-  visit_iuv_dtype(args.iuv.dtype, [&](auto iuv) {
-    launch(label_pixels<typename decltype(iuv)::type>, args.iuv.H * args.iuv.W, args.iuv.B, stream, args.iuv, scratch,
-           parts);
+  IuvTypes::visit(args.iuv.dtype, [&](auto iuv) {
+    launch(label_pixels<TypeOf<decltype(iuv)>>, args.iuv.H * args.iuv.W, args.iuv.B, stream, args.iuv, scratch, parts);
   });
-  visit_dtype(args.img_dtype, [&](auto in) {
-    visit_dtype(args.out_dtype, [&](auto out) {
-      for_each_channel_chunk(args.fill, args.C, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
-        launch(copy_texels<typename decltype(in)::type, typename decltype(out)::type>, kParts * args.S * args.S,
-               args.iuv.B, stream, args, fill, c_begin, c_end, scratch, parts);
-      });
+  AnyTypes::visit(args.img_dtype, args.out_dtype, [&](auto in, auto out) {
+    for_each_channel_chunk(args.fill, args.C, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
+      launch(copy_texels<TypeOf<decltype(in)>, TypeOf<decltype(out)>>, kParts * args.S * args.S, args.iuv.B, stream,
+             args, fill, c_begin, c_end, scratch, parts);
     });
   });
   return cudaGetLastError();
 }
 
 }  // namespace dsa_fast
-
-#ifdef DSA_FAST_TORCH
-#include "../crop_args.h"
-
-namespace dsa_fast {
-namespace {
-
-Tensor crop_op(const Tensor& img, const Tensor& iuv, int64_t size, const std::vector<double>& fill, bool mask,
-               ScalarType dtype) {
-  const torch::stable::accelerator::DeviceGuard guard(img.get_device_index());
-  Tensor out = empty_dsap(img, iuv, size, dtype);
-  const CropArgs args = crop_args(img, iuv, size, fill, mask, out);
-  Scratch scratch(crop_cuda_scratch(args), img);
-  check_launch(crop_cuda(args, scratch.data(), current_stream(img)));
-  return out;
-}
-
-}  // namespace
-}  // namespace dsa_fast
-
-STABLE_TORCH_LIBRARY_IMPL(dsa_fast, CUDA, m) { m.impl("crop", TORCH_BOX(&dsa_fast::crop_op)); }
-#endif  // DSA_FAST_TORCH

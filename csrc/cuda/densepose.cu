@@ -1,12 +1,11 @@
 // warp_densepose on CUDA; ../densepose.h says what the results mean.
 //
-// A thread reads one pixel of a box at a time; how many there are it sees from the box itself, so that the host need
-// not wait for it. Threads race for a texel, but only in ways whose result does not depend on their order:
+// A thread reads one pixel of a box at a time. It finds the number of pixels in the box itself: the host need not wait
+// for the boxes. Threads race for a texel, but only in ways whose result does not depend on their order:
 //   last: atomicMax of the pixels' raster indexes leaves each texel its winner; a gather then writes every texel once.
 //   mean: the pixels of a texel are chained, in the order of the race. The thread that gathers the texel sorts the
 //         chain before it sums floating point values.
-// The kernels use no shared memory and no barrier, so that they also run, thread by thread, on a CPU
-// (tests/cpp/cuda_shim.h).
+// The kernels use no shared memory and no barrier.
 #include "../densepose.h"
 
 #include <algorithm>
@@ -18,8 +17,8 @@
 namespace dsa_fast {
 namespace {
 
-// Threads for an instance's box, which may be as large as its image and mostly is much smaller: those of a large box
-// take several pixels, so that few blocks find nothing to do.
+// Threads for an instance's box, which may be as large as its image but is mostly much smaller. In a large box a thread
+// takes several pixels; few blocks find nothing to do.
 constexpr int64_t kBoxThreads = int64_t{256} * kThreads;
 
 struct ChartPixel {
@@ -97,7 +96,7 @@ __global__ void label_charts(Charts charts, int64_t height, int64_t width, int64
   }
 }
 
-// The thread of each pixel of a map asks its box. Neighbours write neighbours.
+// A thread owns a pixel of a map and reads its box. Neighbours write neighbours.
 template <typename T, typename Out>
 __global__ void write_maps(Charts charts, int64_t height, int64_t width,
                            Out* out) {  // [N, 3, H, W]
@@ -173,7 +172,6 @@ __global__ void gather_texels(Photo photos, int64_t instances, int32_t size, Red
                               int32_t* entry,              // [N, 24 * S * S]
                               int32_t* chain,              // [N, H * W] or null
                               Out* out) {                  // [N, 24, C, S, S]
-  using Sum = std::conditional_t<std::is_same_v<In, uint8_t>, int64_t, Wide<In>>;
   const int32_t cells = size * size;
   const int32_t texels = kParts * cells;
   FOR_EACH_ITEM(n, instances) {
@@ -194,18 +192,13 @@ __global__ void gather_texels(Photo photos, int64_t instances, int32_t size, Red
         } else if (reduce == Reduce::kLast) {
           target[c * cells] = convert<Out>(pixel_value<In>(photos, image, c, first));
         } else {
-          Sum sum = 0;
+          SumOf<In> sum = 0;
           int32_t count = 0;
           for (int32_t pixel = first; pixel >= 0; pixel = next[pixel]) {
-            const In value = pixel_value<In>(photos, image, c, pixel);
-            if constexpr (std::is_same_v<In, uint8_t>) {
-              sum += value;
-            } else {
-              sum += widen(value);
-            }
+            sum += to_sum(pixel_value<In>(photos, image, c, pixel));
             ++count;
           }
-          target[c * cells] = convert<Out>(static_cast<Wide<In>>(sum) / static_cast<Wide<In>>(count));
+          target[c * cells] = convert<Out>(mean_of<In>(sum, count));
         }
       }
     }
@@ -231,20 +224,17 @@ int warp_densepose_cuda(const WarpDensePoseArgs& args, int32_t* scratch, void* s
   const cudaError_t error =
       cudaMemsetAsync(entry, 0xff, sizeof(int32_t) * static_cast<size_t>(instances * texels), stream);  // -1
   if (error != cudaSuccess) return error;
-  visit_network_dtype(args.charts.dtype, [&](auto tag) {
-    launch(label_charts<typename decltype(tag)::type>, std::min(args.H * args.W, kBoxThreads), instances, stream,
-           args.charts, args.H, args.W, args.B, size, args.reduce, args.image_index, entry, chain);
+  NetworkTypes::visit(args.charts.dtype, [&](auto tag) {
+    launch(label_charts<TypeOf<decltype(tag)>>, std::min(args.H * args.W, kBoxThreads), instances, stream, args.charts,
+           args.H, args.W, args.B, size, args.reduce, args.image_index, entry, chain);
   });
   Photo photos{args.img, {}, args.B, args.C, args.H, args.W};
   std::copy_n(args.img_stride, 4, photos.stride);
-  visit_dtype(args.img_dtype, [&](auto in) {
-    visit_dtype(args.out_dtype, [&](auto out) {
-      using In = typename decltype(in)::type;
-      using Out = typename decltype(out)::type;
-      for_each_channel_chunk(args.fill, args.C, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
-        launch(gather_texels<In, Out>, texels, instances, stream, photos, instances, size, args.reduce, fill, c_begin,
-               c_end, args.image_index, entry, chain, static_cast<Out*>(args.out));
-      });
+  AnyTypes::visit(args.img_dtype, args.out_dtype, [&](auto in, auto out) {
+    using Out = TypeOf<decltype(out)>;
+    for_each_channel_chunk(args.fill, args.C, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
+      launch(gather_texels<TypeOf<decltype(in)>, Out>, texels, instances, stream, photos, instances, size, args.reduce,
+             fill, c_begin, c_end, args.image_index, entry, chain, static_cast<Out*>(args.out));
     });
   });
   return cudaGetLastError();
@@ -252,8 +242,8 @@ int warp_densepose_cuda(const WarpDensePoseArgs& args, int32_t* scratch, void* s
 
 int densepose_iuv_cuda(const DensePoseIuvArgs& args, void* stream_handle) {
   const cudaStream_t stream = static_cast<cudaStream_t>(stream_handle);
-  visit_network_dtype(args.charts.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
+  NetworkTypes::visit(args.charts.dtype, [&](auto tag) {
+    using T = TypeOf<decltype(tag)>;
     const auto run = [&](auto kernel, auto* out) {
       launch(kernel, args.H * args.W, args.charts.N, stream, args.charts, args.H, args.W, out);
     };
@@ -267,39 +257,3 @@ int densepose_iuv_cuda(const DensePoseIuvArgs& args, void* stream_handle) {
 }
 
 }  // namespace dsa_fast
-
-#ifdef DSA_FAST_TORCH
-#include "../densepose_args.h"
-
-namespace dsa_fast {
-namespace {
-
-Tensor warp_densepose_op(const Tensor& img, const Tensor& coarse_segm, const Tensor& fine_segm, const Tensor& u,
-                         const Tensor& v, const Tensor& boxes, const Tensor& image_index, int64_t size,
-                         const std::vector<double>& fill, const std::string& reduce, ScalarType dtype) {
-  const torch::stable::accelerator::DeviceGuard guard(img.get_device_index());
-  const Charts charts = charts_of(coarse_segm, fine_segm, u, v, boxes);
-  Tensor out = empty_parts(img, charts, size, dtype);
-  const WarpDensePoseArgs args = warp_densepose_args(img, charts, boxes, image_index, size, fill, reduce, out);
-  Scratch scratch(warp_densepose_cuda_scratch(args), img);
-  check_launch(warp_densepose_cuda(args, scratch.data(), current_stream(img)));
-  return out;
-}
-
-Tensor densepose_iuv_op(const Tensor& coarse_segm, const Tensor& fine_segm, const Tensor& u, const Tensor& v,
-                        const Tensor& boxes, int64_t height, int64_t width, ScalarType dtype) {
-  const torch::stable::accelerator::DeviceGuard guard(boxes.get_device_index());
-  const Charts charts = charts_of(coarse_segm, fine_segm, u, v, boxes);
-  Tensor out = empty_maps(boxes, height, width, dtype);
-  check_launch(densepose_iuv_cuda(densepose_iuv_args(charts, out), current_stream(boxes)));
-  return out;
-}
-
-}  // namespace
-}  // namespace dsa_fast
-
-STABLE_TORCH_LIBRARY_IMPL(dsa_fast, CUDA, m) {
-  m.impl("warp_densepose", TORCH_BOX(&dsa_fast::warp_densepose_op));
-  m.impl("densepose_iuv", TORCH_BOX(&dsa_fast::densepose_iuv_op));
-}
-#endif  // DSA_FAST_TORCH

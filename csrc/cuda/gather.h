@@ -1,4 +1,4 @@
-// What the kernels that gather photos' pixels into texels read.
+// Photos and fills, for the kernels that gather pixels into texels.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +23,7 @@ DSA_FAST_HD In pixel_value(const Photo& photo, int64_t b, int64_t c, int32_t pix
       photo.data)[b * photo.stride[0] + c * photo.stride[1] + y * photo.stride[2] + x * photo.stride[3]];
 }
 
-constexpr int64_t kFillChunk = 64;  // channels of one launch: their fill travels with the kernel's arguments
+constexpr int64_t kFillChunk = 64;  // channels of a launch: their fill travels with the kernel's arguments
 
 struct Fill {
   double value[kFillChunk];

@@ -1,7 +1,7 @@
-// How the kernels of this folder are launched, on a GPU and, by tests/cpp/cuda_shim.h, on a CPU.
+// Launches this folder's kernels on a GPU or, compiled as plain C++ with host_shim.h, on a CPU.
 //
-// A kernel's grid is y over items (images, instances) and x over the elements of an item. It need not cover them: a
-// kernel loops, in 64 bits, over what is beyond.
+// A grid's y covers items (images, instances), its x the elements of an item. A kernel loops, in 64 bits, over those
+// beyond the grid.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 #if defined(__CUDACC__)
 #include <cuda_runtime.h>
 #else
-#include "cuda_shim.h"
+#include "host_shim.h"
 #endif
 
 #ifndef DSA_FAST_MAX_BLOCKS
@@ -43,38 +43,3 @@ void launch(void (*kernel)(Params...), int64_t elements, int64_t items, [[maybe_
 }
 
 }  // namespace dsa_fast
-
-#ifdef DSA_FAST_TORCH
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/macros.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/shim_utils.h>
-
-#include <optional>
-
-namespace dsa_fast {
-
-inline cudaStream_t current_stream(const torch::stable::Tensor& tensor) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
-  return static_cast<cudaStream_t>(stream);
-}
-
-// Memory for the kernels queued next on the current stream. PyTorch's allocator hands memory out in the order of the
-// stream: the scratch may go before they have run.
-class Scratch {
- public:
-  Scratch(int64_t count, const torch::stable::Tensor& like)
-      : tensor_(torch::stable::empty({count}, torch::headeronly::ScalarType::Int, std::nullopt, like.device())) {}
-
-  int32_t* data() { return static_cast<int32_t*>(tensor_.mutable_data_ptr()); }
-
- private:
-  torch::stable::Tensor tensor_;
-};
-
-inline void check_launch(int error) { STD_CUDA_CHECK(static_cast<cudaError_t>(error)); }
-
-}  // namespace dsa_fast
-#endif  // DSA_FAST_TORCH

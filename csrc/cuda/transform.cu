@@ -1,12 +1,9 @@
 // train_transform on CUDA; ../transform.h says what the results mean.
 //
-// Three launches: the weights of the resizing (the same for all images) and empty texels; then each pixel of the full
-// images, which also enters itself into its texel; then each texel. A texel is entered by integer maxima and sums only,
-// whose result does not depend on their order. A texel's colour is made anew from the stored bytes of its winner:
-// the pixel in the full image may be erased.
-//
-// The kernels use no shared memory and no barrier, so that they also run, thread by thread, on a CPU
-// (tests/cpp/cuda_shim.h).
+// Three launches. The first makes the resizing's weights, which all images share, and empties the texels. In the second
+// each pixel of the full images is made and enters its texel, with integer maxima and sums only, whose result does not
+// depend on their order. In the third each texel is made, anew from the stored bytes of its winner: the pixel in the
+// full image may be erased. The kernels use no shared memory and no barrier.
 #include "../transform.h"
 
 #include <algorithm>
@@ -30,7 +27,7 @@ DSA_FAST_HD void fill_axis(const Axis& axis, int64_t i) {
   axis.nearest[i] = static_cast<int32_t>(nearest(axis.in, axis.out, i));
 }
 
-// What a texel needs: its winner, or the sums of its pixels' three levels and their number.
+// The int32 that a texel needs: its winner, or the sums of its pixels' three levels and their number.
 constexpr int64_t entries_of(Reduce reduce) { return reduce == Reduce::kLast ? 1 : 4; }
 
 __global__ void prepare(TransformArgs a, Axis vertical, Axis horizontal, int64_t entries, int32_t empty,
@@ -83,7 +80,7 @@ DSA_FAST_HD Levels resized(const TransformArgs& a, const Axis& vertical, const A
     for (int c = 0; c < 3; ++c) sum[c] = multiply_add(part[c], row_weight[j], sum[c]);
   }
   Levels levels;
-  for (int c = 0; c < 3; ++c) levels.c[c] = static_cast<float>(round_to_uint8(sum[c]));
+  for (int c = 0; c < 3; ++c) levels.c[c] = round_level(sum[c]);
   return levels;
 }
 
@@ -102,7 +99,7 @@ DSA_FAST_HD int32_t texel_at(const TransformArgs& a, const Axis& vertical, const
   return texel.part * size * size + texel.cell;
 }
 
-// Whether the pixel right of or below this one is a copy of the same stored label. It then wins the texel in any case.
+// Whether the pixel to the right or below copies the same stored label. It then wins the texel in any case.
 DSA_FAST_HD bool has_later_copy(const TransformArgs& a, const Axis& vertical, const Axis& horizontal, const Plan& plan,
                                 int64_t y, int64_t x, const Place& place) {
   if (x + 1 < a.W) {
@@ -213,13 +210,13 @@ int train_transform_cuda(const TransformArgs& args, int32_t* scratch, void* stre
   int32_t* entry = scratch + axis_scratch(args.w, args.W);
   launch(prepare, std::max(entries, args.H + args.W), args.B, stream, args, vertical, horizontal, entries,
          args.reduce == Reduce::kLast ? -1 : 0, entry);
-  visit_network_dtype(args.full_dtype, [&](auto tag) {
-    using Out = typename decltype(tag)::type;
+  NetworkTypes::visit(args.full_dtype, [&](auto tag) {
+    using Out = TypeOf<decltype(tag)>;
     launch(show_pixels<Out>, args.H * args.W, args.B, stream, args, vertical, horizontal, texels, entry,
            static_cast<Out*>(args.full));
   });
-  visit_network_dtype(args.dsap_dtype, [&](auto tag) {
-    using Out = typename decltype(tag)::type;
+  NetworkTypes::visit(args.dsap_dtype, [&](auto tag) {
+    using Out = TypeOf<decltype(tag)>;
     launch(show_texels<Out>, texels, args.B, stream, args, vertical, horizontal, texels, entry,
            static_cast<Out*>(args.dsap));
   });
@@ -227,30 +224,3 @@ int train_transform_cuda(const TransformArgs& args, int32_t* scratch, void* stre
 }
 
 }  // namespace dsa_fast
-
-#ifdef DSA_FAST_TORCH
-#include "../transform_args.h"
-
-namespace dsa_fast {
-namespace {
-
-std::tuple<Tensor, Tensor> train_transform_op(const Tensor& images, const Tensor& iuv, const Tensor& plan,
-                                              const std::optional<Tensor>& mirror, int64_t height, int64_t width,
-                                              int64_t pad, int64_t size, const std::vector<double>& mean,
-                                              const std::vector<double>& std, const std::string& reduce,
-                                              ScalarType dtype, ScalarType dsap_dtype, bool channels_last) {
-  const torch::stable::accelerator::DeviceGuard guard(images.get_device_index());
-  Tensor full = empty_full(images, plan, height, width, dtype, channels_last);
-  Tensor dsap = empty_parts(images, plan, size, dsap_dtype);
-  const TransformArgs args =
-      transform_args(images, iuv, plan, mirror, height, width, pad, size, mean, std, reduce, full, dsap, channels_last);
-  Scratch scratch(train_transform_cuda_scratch(args), images);
-  check_launch(train_transform_cuda(args, scratch.data(), current_stream(images)));
-  return {full, dsap};
-}
-
-}  // namespace
-}  // namespace dsa_fast
-
-STABLE_TORCH_LIBRARY_IMPL(dsa_fast, CUDA, m) { m.impl("train_transform", TORCH_BOX(&dsa_fast::train_transform_op)); }
-#endif  // DSA_FAST_TORCH

@@ -2,10 +2,9 @@
 //
 // Threads race for a texel, but only through integer maxima and sums, whose result does not depend on their order:
 //   last: atomicMax of the pixels' raster indexes leaves each texel its winner; a gather then writes every texel once.
-//   mean: the pixels of each texel are listed in a segment of their own. Where segments lie, and the order within
-//         one, does depend on the race: hence floating point segments are sorted before they are summed.
-// The kernels use no shared memory and no barrier, so that they also run, thread by thread, on a CPU
-// (tests/cpp/cuda_shim.h).
+//   mean: each texel lists its pixels in a segment of its own. The place of a segment and the order within it depend on
+//         the race; floating point segments are sorted before they are summed.
+// The kernels use no shared memory and no barrier.
 #include "../warp.h"
 
 #include <algorithm>
@@ -29,12 +28,7 @@ __global__ void label_pixels(IuvMap map, int32_t size, Reduce reduce,
       const uint32_t y = static_cast<uint32_t>(pixel) / static_cast<uint32_t>(map.W);
       const uint32_t x = static_cast<uint32_t>(pixel) % static_cast<uint32_t>(map.W);
       const T* i = static_cast<const T*>(map.data) + b * map.stride[0] + y * map.stride[2] + x * map.stride[3];
-      Texel texel;
-      if constexpr (std::is_same_v<T, uint8_t>) {
-        texel = texel_of(i[0], i[map.stride[1]], i[2 * map.stride[1]], size);
-      } else {
-        texel = texel_of(to_float(i[0]), to_float(i[map.stride[1]]), to_float(i[2 * map.stride[1]]), size);
-      }
+      const Texel texel = texel_of(i[0], i[map.stride[1]], i[2 * map.stride[1]], size);
       const int32_t t = texel.part < 0 ? -1 : texel.part * cells + texel.cell;
       if (texel_map != nullptr) texel_map[b * pixels + pixel] = t;
       if (t < 0) continue;
@@ -135,7 +129,6 @@ __global__ void gather_mean(Photo photo, int32_t size, Fill fill, int64_t c_begi
                             const int32_t* next,   // [B, 24 * S * S]
                             const int32_t* slots,  // [B, H * W]
                             Out* out) {            // [B, 24, C, S, S]
-  using Sum = std::conditional_t<std::is_same_v<In, uint8_t>, int64_t, Wide<In>>;
   const int32_t cells = size * size;
   const int32_t texels = kParts * cells;
   const int64_t pixels = photo.H * photo.W;
@@ -150,16 +143,9 @@ __global__ void gather_mean(Photo photo, int32_t size, Fill fill, int64_t c_begi
           target[c * cells] = convert<Out>(fill.value[c - c_begin]);
           continue;
         }
-        Sum sum = 0;
-        for (int32_t k = 0; k < n; ++k) {
-          const In value = pixel_value<In>(photo, b, c, segment[k]);
-          if constexpr (std::is_same_v<In, uint8_t>) {
-            sum += value;
-          } else {
-            sum += widen(value);
-          }
-        }
-        target[c * cells] = convert<Out>(static_cast<Wide<In>>(sum) / static_cast<Wide<In>>(n));
+        SumOf<In> sum = 0;
+        for (int32_t k = 0; k < n; ++k) sum += to_sum(pixel_value<In>(photo, b, c, segment[k]));
+        target[c * cells] = convert<Out>(mean_of<In>(sum, n));
       }
     }
   }
@@ -207,9 +193,9 @@ cudaError_t label(const IuvMap& map, int64_t size, Reduce reduce, int32_t* entry
     const cudaError_t error = cudaMemsetAsync(entry, reduce == Reduce::kLast ? 0xff : 0, bytes, stream);  // -1 or 0
     if (error != cudaSuccess) return error;
   }
-  visit_iuv_dtype(map.dtype, [&](auto tag) {
-    launch(label_pixels<typename decltype(tag)::type>, map.H * map.W, map.B, stream, map, static_cast<int32_t>(size),
-           reduce, entry, texel_map);
+  IuvTypes::visit(map.dtype, [&](auto tag) {
+    launch(label_pixels<TypeOf<decltype(tag)>>, map.H * map.W, map.B, stream, map, static_cast<int32_t>(size), reduce,
+           entry, texel_map);
   });
   return cudaGetLastError();
 }
@@ -235,14 +221,11 @@ int warp_cuda(const WarpArgs& args, int32_t* scratch, void* stream_handle) {
     int32_t* winner = scratch;
     const cudaError_t error = label(args.iuv, args.S, args.reduce, winner, nullptr, stream);
     if (error != cudaSuccess) return error;
-    visit_dtype(args.img_dtype, [&](auto in) {
-      visit_dtype(args.out_dtype, [&](auto out) {
-        using In = typename decltype(in)::type;
-        using Out = typename decltype(out)::type;
-        for_each_channel_chunk(args.fill, args.C, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
-          launch(gather_last<In, Out>, texels, images, stream, photo, size, fill, c_begin, c_end, winner,
-                 static_cast<Out*>(args.out));
-        });
+    AnyTypes::visit(args.img_dtype, args.out_dtype, [&](auto in, auto out) {
+      using Out = TypeOf<decltype(out)>;
+      for_each_channel_chunk(args.fill, args.C, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
+        launch(gather_last<TypeOf<decltype(in)>, Out>, texels, images, stream, photo, size, fill, c_begin, c_end,
+               winner, static_cast<Out*>(args.out));
       });
     });
     return cudaGetLastError();
@@ -264,14 +247,11 @@ int warp_cuda(const WarpArgs& args, int32_t* scratch, void* stream_handle) {
   if (args.img_dtype != DType::kUInt8) {  // sums of integers do not depend on their order
     launch(sort_segments, texels, images, stream, images, pixels, texels, count, next, slots);
   }
-  visit_dtype(args.img_dtype, [&](auto in) {
-    visit_dtype(args.out_dtype, [&](auto out) {
-      using In = typename decltype(in)::type;
-      using Out = typename decltype(out)::type;
-      for_each_channel_chunk(args.fill, args.C, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
-        launch(gather_mean<In, Out>, texels, images, stream, photo, size, fill, c_begin, c_end, count, next, slots,
-               static_cast<Out*>(args.out));
-      });
+  AnyTypes::visit(args.img_dtype, args.out_dtype, [&](auto in, auto out) {
+    using Out = TypeOf<decltype(out)>;
+    for_each_channel_chunk(args.fill, args.C, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
+      launch(gather_mean<TypeOf<decltype(in)>, Out>, texels, images, stream, photo, size, fill, c_begin, c_end, count,
+             next, slots, static_cast<Out*>(args.out));
     });
   });
   return cudaGetLastError();
@@ -295,57 +275,12 @@ int warp_backward_cuda(const WarpBackwardArgs& args, int32_t* scratch, void* str
   if (error != cudaSuccess) return error;
   DsapGrad dsap_grad{args.grad, {}};
   std::copy_n(args.grad_stride, 5, dsap_grad.stride);
-  visit_float_dtype(args.grad_dtype, [&](auto grad) {
-    visit_float_dtype(args.grad_img_dtype, [&](auto img) {
-      using Grad = typename decltype(grad)::type;
-      using Img = typename decltype(img)::type;
-      launch(gather_backward<Grad, Img>, pixels, images, stream, dsap_grad, args.reduce, images, args.C, pixels,
-             static_cast<int32_t>(args.S), entry, texel_map, static_cast<Img*>(args.grad_img));
-    });
+  GradientTypes::visit(args.grad_dtype, args.grad_img_dtype, [&](auto grad, auto img) {
+    using Img = TypeOf<decltype(img)>;
+    launch(gather_backward<TypeOf<decltype(grad)>, Img>, pixels, images, stream, dsap_grad, args.reduce, images, args.C,
+           pixels, static_cast<int32_t>(args.S), entry, texel_map, static_cast<Img*>(args.grad_img));
   });
   return cudaGetLastError();
 }
 
 }  // namespace dsa_fast
-
-#ifdef DSA_FAST_TORCH
-#include "../torch_args.h"
-
-namespace dsa_fast {
-namespace {
-
-Tensor warp_op(const Tensor& img, const Tensor& iuv, int64_t size, const std::vector<double>& fill,
-               const std::string& reduce, ScalarType dtype) {
-  const torch::stable::accelerator::DeviceGuard guard(img.get_device_index());
-  Tensor out = empty_dsap(img, iuv, size, dtype);
-  const WarpArgs args = warp_args(img, iuv, size, fill, reduce, out);
-  Scratch scratch(warp_cuda_scratch(args), img);
-  check_launch(warp_cuda(args, scratch.data(), current_stream(img)));
-  return out;
-}
-
-Tensor warp_count_op(const Tensor& iuv, int64_t size) {
-  const torch::stable::accelerator::DeviceGuard guard(iuv.get_device_index());
-  Tensor count = empty_count(iuv, size);
-  check_launch(warp_count_cuda(count_args(iuv, size, count), current_stream(iuv)));
-  return count;
-}
-
-Tensor warp_backward_op(const Tensor& grad, const Tensor& iuv, const std::string& reduce, ScalarType dtype) {
-  const torch::stable::accelerator::DeviceGuard guard(grad.get_device_index());
-  Tensor grad_img = empty_grad_img(grad, iuv, dtype);
-  const WarpBackwardArgs args = warp_backward_args(grad, iuv, reduce, grad_img);
-  Scratch scratch(warp_backward_cuda_scratch(args), grad);
-  check_launch(warp_backward_cuda(args, scratch.data(), current_stream(grad)));
-  return grad_img;
-}
-
-}  // namespace
-}  // namespace dsa_fast
-
-STABLE_TORCH_LIBRARY_IMPL(dsa_fast, CUDA, m) {
-  m.impl("warp", TORCH_BOX(&dsa_fast::warp_op));
-  m.impl("warp_count", TORCH_BOX(&dsa_fast::warp_count_op));
-  m.impl("warp_backward", TORCH_BOX(&dsa_fast::warp_backward_op));
-}
-#endif  // DSA_FAST_TORCH

@@ -1,5 +1,5 @@
-// What runs an artifact. Each back end is a library of its own, because TensorRT and TensorRT-RTX give different
-// classes the same names, and because a machine without a GPU has neither.
+// A back end runs an artifact. Each is a library of its own: TensorRT and TensorRT-RTX give different classes the same
+// names, and a machine without a GPU has neither.
 #pragma once
 
 #include <cstdint>
@@ -30,24 +30,24 @@ class Backend {
   virtual std::string description() const = 0;
   virtual Ports ports() const = 0;
 
-  // What follows is called only after check_ports, by one thread at a time.
+  // The functions below are called only after check_ports, by one thread at a time.
 
-  // images in the sidecar's layout, any number of them, at most `batch` at once, and vectors, in the host's memory.
+  // Embeds n images in the sidecar's layout, at most `batch` at once. Both pointers are to the host's memory.
   virtual void run(const uint8_t* images, int64_t n, int64_t batch, float* vectors) = 0;
-  // The same in the device's memory and a stream's order.
+  // The same, in the device's memory and in a stream's order.
   virtual void enqueue(const uint8_t* images, int64_t n, int64_t batch, float* vectors, void* stream) = 0;
 };
 
 struct BackendRequest {
   const Sidecar& sidecar;
-  std::string_view artifact;  // its bytes, there until the call returns
+  std::string_view artifact;  // its bytes, valid until the call returns
   int device;                 // number of the CUDA device
   int64_t batch;              // images run at once, at most
   int threads;                // >= 1
-  std::string precision;      // fp32, fp16, bf16 or int8: what the CPU computes in
+  std::string precision;      // that the CPU computes in: fp32, fp16, bf16 or int8
 };
 
-// What each back end's library exports, as dsa_fast_open_backend. Throws std::runtime_error.
+// Each back end's library exports this as dsa_fast_open_backend. Throws std::runtime_error.
 using OpenBackend = Backend*(const BackendRequest& request);
 constexpr const char* kOpenBackend = "dsa_fast_open_backend";
 
@@ -57,7 +57,7 @@ void check_ports(const Sidecar& sidecar, const Ports& ports);
 // Images run at once: `batch`, or the sidecar's largest for 0. Throws std::invalid_argument.
 int64_t choose_batch(const Sidecar& sidecar, int64_t batch);
 
-// The number of the CUDA device, 0 for the CPU, or std::invalid_argument where the kind of artifact does not run there.
+// The number of the CUDA device, 0 for the CPU, or std::invalid_argument if the artifact does not run there.
 int choose_device(const Sidecar& sidecar, const std::string& device);
 
 }  // namespace dsa_fast

@@ -31,7 +31,7 @@ constexpr const char* kHelp =
 usage: dsa_embed --engine FILE --out FILE.npy [options] IMAGE|FOLDER...
        dsa_embed --engine FILE --out FILE.npy [options] --list FILE
 
-The engine is a file that `dsa-fast export` wrote, with its sidecar FILE.json beside it: .onnx runs on the CPU, .engine
+The engine is a file that `dsa-fast export` wrote, with its sidecar FILE.json next to it: .onnx runs on the CPU, .engine
 on a CUDA device. What the sidecar says is checked first: the file's size and SHA-256, the engine's inputs and outputs.
 
 Images are JPEG or PNG files. A folder stands for all .jpg, .jpeg and .png files in it and in its folders, by name.
@@ -128,7 +128,7 @@ Options parse(int argc, char** argv) {
         std::cout << "dsa_embed " DSA_FAST_VERSION "\n";
         std::exit(0);
       default:
-        throw UsageError("");  // getopt has said it
+        throw UsageError("");  // getopt has printed the reason
     }
   }
   options.inputs.assign(argv + optind, argv + argc);
@@ -178,7 +178,7 @@ std::vector<std::string> find_images(const Options& options) {
   return images;
 }
 
-// Decodes and resizes images, some batches ahead of where they are used.
+// Decodes and resizes images, some batches ahead of their use.
 class Loader {
  public:
   struct Batch {
@@ -208,7 +208,7 @@ class Loader {
 
   int64_t batches() const { return (total() + size_ - 1) / size_; }
 
-  // The b-th batch, decoded; call with 0, 1, ... Its memory is used again after release(b).
+  // The b-th batch, decoded. Call with 0, 1, ... release(b) lets its memory be used again.
   Batch& wait(int64_t b) {
     Batch& batch = ring_[static_cast<size_t>(b % kAhead)];
     std::unique_lock<std::mutex> lock(mutex_);

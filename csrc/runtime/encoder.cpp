@@ -15,7 +15,7 @@
 namespace dsa_fast {
 namespace {
 
-// The threads that this process may run on: fewer than the machine has, in a container.
+// The number of threads that this process may use; in a container, fewer than the machine has.
 int available_threads() {
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -40,7 +40,7 @@ Flavour flavour_of(const std::string& kind) {
   return {"OpenVINO", "libdsa_runtime_openvino.so", false};
 }
 
-// The library stays loaded: what it started (threads, the device's context) does not end with an encoder.
+// The library stays loaded: its threads and its device context outlive an encoder.
 OpenBackend* find_backend(const std::string& artifact, const std::string& kind) {
   const Flavour flavour = flavour_of(kind);
   const std::string folder = here(), library = folder + "/" + flavour.library;
@@ -59,7 +59,7 @@ OpenBackend* find_backend(const std::string& artifact, const std::string& kind) 
 void check_pointers(const void* images, int64_t n, const void* vectors) {
   if (n < 0) throw std::invalid_argument("n must be at least 0, got " + std::to_string(n));
   if (n > 0 && (images == nullptr || vectors == nullptr))
-    throw std::invalid_argument("images and vectors must not be null");
+    throw std::invalid_argument("images and vectors must not be null, got null");
 }
 
 }  // namespace
@@ -140,7 +140,7 @@ void Encoder::embed(const uint8_t* images, int64_t n, float* vectors) {
       const auto value = static_cast<double>(vectors[i * dim() + j]);
       squares += value * value;
     }
-    // Written so that NaN fails. In bf16 the last division is rounded to 8 bits too.
+    // Written so that NaN fails. In bf16 the engine's last division, too, is rounded to 8 bits.
     const double length = std::sqrt(squares);
     if (!(std::fabs(length - 1) < 0.02)) {
       throw std::runtime_error("the engine must give vectors of length 1, got one of length " + std::to_string(length));

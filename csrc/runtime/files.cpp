@@ -35,7 +35,7 @@ std::string read_file(const std::string& path, int64_t limit) {
     throw std::runtime_error(path + " must have at most " + std::to_string(limit) + " bytes, got " +
                              std::to_string(status.st_size));
   }
-  // A pipe's size is 0: what comes is counted, too.
+  // A pipe's size is 0: its bytes are counted as they come.
   std::string bytes(static_cast<size_t>(status.st_size), '\0');
   size_t size = std::fread(bytes.data(), 1, bytes.size(), file.get());
   bytes.resize(size);

@@ -1,4 +1,4 @@
-// Reading a whole file, and writing one so that its name never shows half of it.
+// Reads whole files, and writes files that get their name only when they are whole.
 #pragma once
 
 #include <cstdint>
@@ -7,11 +7,11 @@
 
 namespace dsa_fast {
 
-// The bytes of a file; throws std::runtime_error, also where there are more than `limit`.
+// The bytes of a file. Throws std::runtime_error, also if there are more than `limit`.
 std::string read_file(const std::string& path, int64_t limit);
 
-// A temporary file beside `path`, whose folders are made. commit() gives it the name; without, it is removed. Throws
-// std::runtime_error where the disk does not take it.
+// A temporary file in the folder of `path`, which is made. commit() gives it the name; otherwise it is removed. Throws
+// std::runtime_error if it cannot be written.
 class AtomicFile {
  public:
   explicit AtomicFile(const std::string& path);
@@ -21,7 +21,7 @@ class AtomicFile {
 
   void write(const void* data, size_t bytes);
   void seek(int64_t position);  // from the start
-  void close();                 // all is on its way to the disk; only commit() may follow
+  void close();                 // only commit() may follow
   void commit();                // closes too
 
  private:
@@ -30,7 +30,7 @@ class AtomicFile {
   std::FILE* file_ = nullptr;
 };
 
-// Writes float32 [N, dim] as NumPy's .npy, row by row; N need not be known before.
+// Writes float32 [N, dim] as NumPy's .npy, row by row; N need not be known at the start.
 class NpyWriter {
  public:
   NpyWriter(const std::string& path, int64_t dim);

@@ -10,10 +10,11 @@
 #include <jpeglib.h>
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <stdexcept>
+#include <utility>
 
+#include "../cpu/capability.h"
+#include "../resize.h"
 #include "files.h"
 
 namespace dsa_fast {
@@ -47,12 +48,12 @@ void jpeg_fail(j_common_ptr info) {
   std::longjmp(errors->jump, 1);
 }
 
-// A file that ends early is an error, as it is for Pillow; other damage is not.
+// A file that ends early is an error, as in Pillow. Other damage is not.
 void jpeg_message(j_common_ptr info, int level) {
   if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF) jpeg_fail(info);
 }
 
-// Grows `image` inside the jumped-over region: the vector itself is the caller's.
+// Grows `image` inside the region that errors jump out of: the caller owns the vector.
 bool allocate(Image* image, int64_t height, int64_t width) noexcept {
   try {
     image->pixels.resize(static_cast<size_t>(height * width * 3));
@@ -69,7 +70,7 @@ int times_255th(int a, int b) {  // a * b / 255, rounded
   return ((product >> 8) + product) >> 8;
 }
 
-// The error's text, or an empty one; `row` is scratch, the caller's for the same reason.
+// Returns the error's text, or an empty one. `row` is scratch, which the caller owns for the same reason.
 const char* decode_jpeg(const uint8_t* data, size_t size, Image* image, std::vector<uint8_t>* row, JpegErrors* errors) {
   jpeg_decompress_struct info;
   info.err = jpeg_std_error(&errors->manager);
@@ -97,7 +98,7 @@ const char* decode_jpeg(const uint8_t* data, size_t size, Image* image, std::vec
     uint8_t* to = image->pixels.data() + static_cast<size_t>(info.output_scanline) * info.output_width * 3;
     JSAMPROW line = cmyk ? row->data() : to;
     jpeg_read_scanlines(&info, &line, 1);
-    // Such files hold 255 - c, 255 - m, ...; this is Pillow's way to RGB.
+    // Such files hold 255 - c, 255 - m, ... Pillow converts to RGB like this.
     for (size_t x = 0; cmyk && x < info.output_width; ++x) {
       for (size_t c = 0; c < 3; ++c) {
         const int white = line[4 * x + 3];
@@ -170,62 +171,21 @@ const char* decode_png(PngSource* source, Image* image, std::vector<png_bytep>* 
 
 // ---- the resize -----------------------------------------------------------------------------------------------------
 
-// The pixels that each output pixel of one side sums up, and their weights; PyTorch's arithmetic, float by float.
-struct Taps {
-  struct Range {
-    int64_t first, count;
-  };
-  std::vector<Range> ranges;   // [out]
-  std::vector<float> weights;  // [out, most]
-  int64_t most;
-
-  Taps(int64_t in, int64_t out) : ranges(static_cast<size_t>(out)) {
-    const float scale = static_cast<float>(in) / static_cast<float>(out);
-    const float support = scale >= 1 ? scale : 1.0f,
-                inverse = static_cast<float>(scale >= 1 ? 1.0 / static_cast<double>(scale) : 1.0);
-    most = static_cast<int64_t>(std::ceil(support)) * 2 + 1;
-    weights.resize(static_cast<size_t>(out * most));
-    for (int64_t i = 0; i < out; ++i) {
-      const auto center = static_cast<float>(static_cast<double>(scale) * (static_cast<double>(i) + 0.5));
-      const int64_t first = std::max<int64_t>(static_cast<int64_t>(static_cast<double>(center - support) + 0.5), 0);
-      const int64_t last = std::min<int64_t>(static_cast<int64_t>(static_cast<double>(center + support) + 0.5), in);
-      const int64_t count = std::clamp<int64_t>(last - first, 0, most);
-      float* weight = weights.data() + i * most;
-      float total = 0;
-      for (int64_t j = 0; j < count; ++j) {
-        const double distance = static_cast<double>(static_cast<float>(first + j) - center) + 0.5;
-        const float x = std::fabs(static_cast<float>(distance * static_cast<double>(inverse)));
-        weight[j] = x < 1 ? 1.0f - x : 0.0f;
-        total += weight[j];
-      }
-      for (int64_t j = 0; j < count && total != 0; ++j) weight[j] /= total;
-      ranges[static_cast<size_t>(i)] = {first, count};
-    }
-  }
-};
-
-// PyTorch's processors add and multiply in one rounding where they can, so this does too.
-#define DSA_FAST_INLINE inline __attribute__((always_inline))
-
-template <bool kFused>
-DSA_FAST_INLINE float add_product(float sum, float a, float b) {
-  if constexpr (kFused) return __builtin_fmaf(a, b, sum);
-  return sum + a * b;
-}
+// PyTorch fuses multiply-adds where the processor can, and only there; so does this.
 
 // One row of pixels, uint8 [in, 3] -> float [out, 3].
 template <bool kFused>
-DSA_FAST_INLINE void across_body(const uint8_t* row, const Taps& taps, float* out) {
-  const auto width = static_cast<int64_t>(taps.ranges.size());
+DSA_FAST_INLINE void across_body(const uint8_t* row, const AxisTaps& taps, float* out) {
+  const auto width = static_cast<int64_t>(taps.range.size());
   for (int64_t x = 0; x < width; ++x) {
-    const auto [first, count] = taps.ranges[static_cast<size_t>(x)];
-    const float* weight = taps.weights.data() + x * taps.most;
-    const uint8_t* pixel = row + first * 3;
+    const auto [first, count] = taps.range[static_cast<size_t>(x)];
+    const float* weight = taps.weight.data() + x * taps.limit;
+    const uint8_t* pixel = row + int64_t{first} * 3;
     float red = 0, green = 0, blue = 0;
     for (int64_t j = 0; j < count; ++j) {
-      red = add_product<kFused>(red, static_cast<float>(pixel[3 * j]), weight[j]);
-      green = add_product<kFused>(green, static_cast<float>(pixel[3 * j + 1]), weight[j]);
-      blue = add_product<kFused>(blue, static_cast<float>(pixel[3 * j + 2]), weight[j]);
+      red = multiply_add<kFused>(static_cast<float>(pixel[3 * j]), weight[j], red);
+      green = multiply_add<kFused>(static_cast<float>(pixel[3 * j + 1]), weight[j], green);
+      blue = multiply_add<kFused>(static_cast<float>(pixel[3 * j + 2]), weight[j], blue);
     }
     out[3 * x] = red;
     out[3 * x + 1] = green;
@@ -240,23 +200,20 @@ DSA_FAST_INLINE void down_body(const float* rows, int64_t n, const float* weight
   std::fill(sum, sum + n, 0.0f);
   for (int64_t j = 0; j < count; ++j) {
     const float* row = rows + j * n;
-    for (int64_t x = 0; x < n; ++x) sum[x] = add_product<kFused>(sum[x], row[x], weight[j]);
+    for (int64_t x = 0; x < n; ++x) sum[x] = multiply_add<kFused>(row[x], weight[j], sum[x]);
   }
-  // Adding and taking away 1.5 * 2^23 rounds to nearest even what is far smaller.
-  constexpr float kRound = 12582912.0f;
-  for (int64_t x = 0; x < n; ++x) {
-    const float value = (sum[x] + kRound) - kRound;
-    to[x] = static_cast<uint8_t>(value < 0 ? 0.0f : value > 255 ? 255.0f : value);
-  }
+  for (int64_t x = 0; x < n; ++x) to[x] = static_cast<uint8_t>(round_level(sum[x]));
 }
 
 struct Resizer {
-  void (*across)(const uint8_t* row, const Taps& taps, float* out);
+  void (*across)(const uint8_t* row, const AxisTaps& taps, float* out);
   void (*down)(const float* rows, int64_t n, const float* weight, int64_t count, float* sum, uint8_t* to);
 };
 
 #define DSA_FAST_RESIZER(name, target, fused)                                                                          \
-  target void across_##name(const uint8_t* row, const Taps& taps, float* out) { across_body<fused>(row, taps, out); }  \
+  target void across_##name(const uint8_t* row, const AxisTaps& taps, float* out) {                                    \
+    across_body<fused>(row, taps, out);                                                                                \
+  }                                                                                                                    \
   target void down_##name(const float* rows, int64_t n, const float* weight, int64_t count, float* sum, uint8_t* to) { \
     down_body<fused>(rows, n, weight, count, sum, to);                                                                 \
   }
@@ -266,13 +223,13 @@ DSA_FAST_RESIZER(plain, , true)
 #else
 DSA_FAST_RESIZER(plain, , false)
 #endif
-#if defined(__x86_64__) && defined(__GNUC__)
-DSA_FAST_RESIZER(fma, __attribute__((target("avx2,fma"))), true)
+#ifdef DSA_FAST_X86
+DSA_FAST_RESIZER(fma, DSA_FAST_AVX2, true)
 #endif
 
 Resizer choose_resizer() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {across_fma, down_fma};
+#ifdef DSA_FAST_X86
+  if (has_avx2()) return {across_fma, down_fma};
 #endif
   return {across_plain, down_plain};
 }
@@ -302,25 +259,28 @@ Image read_image(const std::string& path) { return decode_image(read_file(path, 
 
 void resize(const Image& image, int64_t height, int64_t width, uint8_t* to) {
   const int64_t h = image.height, w = image.width;
-  if (h < 1 || w < 1 || height < 1 || width < 1)
-    throw std::invalid_argument("the sides of an image must be at least 1");
-  if (h > kLargestImage / w || static_cast<int64_t>(image.pixels.size()) != h * w * 3) {
-    throw std::invalid_argument("an image must have height * width * 3 bytes, and 2^28 pixels at most");
+  for (const auto& [rows, columns] : {std::pair(h, w), std::pair(height, width)}) {
+    if (rows >= 1 && columns >= 1 && rows <= kLargestImage / columns) continue;
+    throw std::invalid_argument("the sides of an image must be at least 1, with at most 2^28 pixels, got " +
+                                std::to_string(rows) + " x " + std::to_string(columns));
   }
-  if (height > kLargestImage / width) throw std::invalid_argument("an image must have 2^28 pixels at most");
+  if (static_cast<int64_t>(image.pixels.size()) != h * w * 3) {
+    throw std::invalid_argument("an image must have height * width * 3 bytes, " + std::to_string(h * w * 3) + ", got " +
+                                std::to_string(image.pixels.size()));
+  }
   if (h == height && w == width) {
     std::memcpy(to, image.pixels.data(), image.pixels.size());
     return;
   }
   static const Resizer resizer = choose_resizer();
   // Along the rows first, then across them.
-  const Taps across(w, width), down(h, height);
+  const AxisTaps across(w, width), down(h, height);
   const int64_t n = width * 3;
   std::vector<float> wide(static_cast<size_t>(h * n)), sum(static_cast<size_t>(n));
   for (int64_t y = 0; y < h; ++y) resizer.across(image.pixels.data() + y * w * 3, across, wide.data() + y * n);
   for (int64_t y = 0; y < height; ++y) {
-    const auto [first, count] = down.ranges[static_cast<size_t>(y)];
-    resizer.down(wide.data() + first * n, n, down.weights.data() + y * down.most, count, sum.data(), to + y * n);
+    const auto [first, count] = down.range[static_cast<size_t>(y)];
+    resizer.down(wide.data() + first * n, n, down.weight.data() + y * down.limit, count, sum.data(), to + y * n);
   }
 }
 

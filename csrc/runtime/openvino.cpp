@@ -28,7 +28,7 @@ std::string precision_name(const ov::element::Type& type) {
 class OpenVino : public Backend {
  public:
   explicit OpenVino(const BackendRequest& request) : sidecar_(request.sidecar) {
-    // From the bytes that were checked, not from the file again.
+    // From the bytes that were checked, not from the file, which may have changed.
     const auto model = core_.read_model(std::string(request.artifact), ov::Tensor());
     const auto side = model->input(0).get_partial_shape();
     if (side.rank().is_static() && side.rank().get_length() > 0) {
@@ -61,7 +61,7 @@ class OpenVino : public Backend {
     const int64_t bytes = sidecar_.height * sidecar_.width * 3;
     for (int64_t i = 0; i < n; i += batch) {
       const int64_t count = std::min(batch, n - i);
-      // A network of a fixed batch gets zeros for the images that are not there.
+      // A network of a fixed batch gets zeros for missing images.
       shape[0] = static_cast<size_t>(fixed_ > 0 ? fixed_ : count);
       ov::Tensor input(ov::element::u8, shape);
       std::memcpy(input.data(), images + i * bytes, static_cast<size_t>(count * bytes));
@@ -81,14 +81,16 @@ class OpenVino : public Backend {
   }
 
  private:
-  // The same as Python's Encoder asks for, so that both give the same vectors.
+  // The type that Python's Encoder asks for: both return the same vectors. Asked for a type that the processor has not,
+  // OpenVINO would silently compute in bfloat16.
   ov::element::Type compute_type(const std::string& precision) {
-    if (precision == "fp16") return ov::element::f16;
-    if (precision == "fp32") return ov::element::f32;
-    if (precision == "bf16") return ov::element::bf16;
     const auto capabilities = core_.get_property("CPU", ov::device::capabilities);
-    const bool bf16 = std::find(capabilities.begin(), capabilities.end(), "BF16") != capabilities.end();
-    return bf16 ? ov::element::bf16 : ov::element::f32;
+    const auto has = [&](const char* name) {
+      return std::find(capabilities.begin(), capabilities.end(), name) != capabilities.end();
+    };
+    if (precision == "fp16") return has("FP16") ? ov::element::f16 : ov::element::f32;
+    if (precision == "int8") return has("BF16") ? ov::element::bf16 : ov::element::f32;
+    return precision == "bf16" ? ov::element::bf16 : ov::element::f32;
   }
 
   Sidecar sidecar_;

@@ -39,7 +39,8 @@ class Fields {
 
   std::string text(const char* key) const {
     const json& value = at(key);
-    if (!value.is_string() || value.get_ref<const std::string&>().empty()) fail(key, "must be a text", value);
+    if (!value.is_string() || value.get_ref<const std::string&>().empty())
+      fail(key, "must be a string that is not empty", value);
     return value.get<std::string>();
   }
 
@@ -119,7 +120,7 @@ Sidecar parse_sidecar(std::string_view text, const std::string& name) {
   }
   if (fields.has("model")) {
     const Fields model = fields.object("model");
-    for (const char* key : {"class", "stream", "trunk"}) {
+    for (const char* key : {"class", "stream", "backbone"}) {
       if (!model.has(key)) continue;
       sidecar.model += (sidecar.model.empty() ? "" : ", " + std::string(key) + " ") + model.text(key);
     }
@@ -159,7 +160,7 @@ Sidecar parse_sidecar(std::string_view text, const std::string& name) {
   if (fields.has("compute_capabilities")) {
     const json& list = fields.at("compute_capabilities");
     for (const json& item : list) {
-      if (!list.is_array() || !item.is_string()) fields.fail("compute_capabilities", "must be a list of texts", list);
+      if (!list.is_array() || !item.is_string()) fields.fail("compute_capabilities", "must be a list of strings", list);
       sidecar.compute_capabilities.push_back(item.get<std::string>());
     }
   }
@@ -176,12 +177,12 @@ std::string read_artifact(const std::string& artifact, const Sidecar& sidecar) {
   if (static_cast<int64_t>(bytes.size()) != sidecar.bytes) {
     throw std::runtime_error(artifact + " must have " + std::to_string(sidecar.bytes) +
                              " bytes, as its sidecar says, got " + std::to_string(bytes.size()) +
-                             ": it is damaged, or another file's sidecar lies beside it");
+                             ": it is damaged, or this is another file's sidecar");
   }
   const std::string digest = sha256(bytes);
   if (digest != sidecar.sha256) {
     throw std::runtime_error(artifact + " must have the SHA-256 " + sidecar.sha256 + ", as its sidecar says, got " +
-                             digest + ": it is damaged, or another file's sidecar lies beside it");
+                             digest + ": it is damaged, or this is another file's sidecar");
   }
   return bytes;
 }

@@ -1,4 +1,4 @@
-// Runs engines of TensorRT or of TensorRT-RTX, whichever's headers this is compiled with.
+// Runs engines of TensorRT or TensorRT-RTX; the headers that it is compiled with decide.
 //
 // Two slots, each with its own buffers, execution context and stream, take batches in turn: one's copies overlap the
 // other's computing. A batch size's second run and later ones are launches of one CUDA graph.
@@ -28,7 +28,7 @@ void check(cudaError_t status, const char* what) {
   if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
-// Collects the errors, which TensorRT tells its logger only.
+// Collects errors: TensorRT reports them to its logger only.
 class Log : public nvinfer1::ILogger {
  public:
   void log(Severity severity, const char* message) noexcept override {
@@ -52,7 +52,7 @@ class Log : public nvinfer1::ILogger {
   std::string text_;
 };
 
-// The device while a function runs; the caller's again afterwards.
+// Selects the device for a scope, and then the caller's again.
 class OnDevice {
  public:
   explicit OnDevice(int device) {
@@ -111,10 +111,10 @@ const char* dtype_name(nvinfer1::DataType type) {
 struct Slot {
   std::unique_ptr<nvinfer1::IExecutionContext> context;
   Stream stream;
-  Event done;                   // all that was asked of the slot
+  Event done;                   // all work queued on the slot
   DeviceBytes images, vectors;  // of the largest batch
   PinnedBytes host_images, host_vectors;
-  std::map<int64_t, Launch> graphs;  // of batch sizes that ran; null where capturing did not work
+  std::map<int64_t, Launch> graphs;  // by batch size, once it ran; null if it cannot be captured
   // Vectors on their way to the host: `waiting` of them, for `to`.
   int64_t waiting = 0;
   float* to = nullptr;
@@ -135,7 +135,7 @@ class TensorRt : public Backend {
       throw std::runtime_error("the engine was made for compute capability " + list + ", and " + gpu_ + " has " +
                                capability);
     }
-    // TensorRT tells which engines it can run here; this says what may be the reason.
+    // TensorRT decides whether it can run the engine here. This may be the reason.
     std::string hint;
     if (sidecar_.gpu && (sidecar_.gpu->compute_capability != capability || sidecar_.gpu->name != gpu_)) {
       hint = "; the engine was made on " + sidecar_.gpu->name + " (compute capability " +
@@ -153,7 +153,7 @@ class TensorRt : public Backend {
   }
 
   ~TensorRt() override {
-    // What runs still reads the buffers.
+    // Queued work still reads the buffers.
     for (Slot& slot : slots_) {
       if (slot.done != nullptr) static_cast<void>(cudaEventSynchronize(slot.done.get()));
     }
@@ -236,7 +236,7 @@ class TensorRt : public Backend {
               "the vectors cannot be copied");
       }
     } catch (...) {
-      // What was asked for before the failure still uses the slot.
+      // Work queued before the failure still uses the slot.
       static_cast<void>(cudaEventRecord(slot.done.get(), stream));
       throw;
     }
@@ -254,7 +254,7 @@ class TensorRt : public Backend {
 
   std::unique_ptr<nvinfer1::IExecutionContext> new_context() {
 #if defined(TRT_MAJOR_RTX)
-    // A graph keeps the kernels that it was captured with, so they must be the shape's own from the first run on.
+    // A graph keeps the kernels that it was captured with: they must be the shape's own from the first run on.
     const std::unique_ptr<nvinfer1::IRuntimeConfig> config(engine_->createRuntimeConfig());
     if (config == nullptr) log_.fail("the engine cannot be run");
     config->setDynamicShapesKernelSpecializationStrategy(nvinfer1::DynamicShapesKernelSpecializationStrategy::kEAGER);
@@ -264,7 +264,7 @@ class TensorRt : public Backend {
 #endif
   }
 
-  // Makes the slots, when something runs for the first time.
+  // Makes the slots before the first run.
   void prepare(int64_t batch) {
     if (slots_[1].done != nullptr) return;
     const auto most = static_cast<size_t>(std::max(batch, sidecar_.batch.min));
@@ -293,7 +293,7 @@ class TensorRt : public Backend {
     slots_ = std::move(slots);
   }
 
-  // Waits for the slot and gives its vectors to the caller.
+  // Waits for the slot and copies its vectors to the caller.
   void drain(Slot& slot) {
     check(cudaEventSynchronize(slot.done.get()), "the device failed");
     if (slot.waiting > 0)
@@ -301,9 +301,9 @@ class TensorRt : public Backend {
     slot.waiting = 0;
   }
 
-  // From slot.images to slot.vectors in the stream's order, after all that was asked of the slot before.
+  // From slot.images to slot.vectors in the stream's order, after all work queued on the slot before.
   void infer(Slot& slot, int64_t count, cudaStream_t stream) {
-    const int64_t n = std::max(count, sidecar_.batch.min);  // the images beyond are old ones
+    const int64_t n = std::max(count, sidecar_.batch.min);  // images beyond count are old ones
     auto found = slot.graphs.find(n);
     if (found != slot.graphs.end() && found->second != nullptr) {
       check(cudaGraphLaunch(found->second.get(), stream), "the CUDA graph does not run");
@@ -332,7 +332,7 @@ class TensorRt : public Backend {
     if (!slot.context->enqueueV3(stream)) log_.fail("the engine does not run");
   }
 
-  // Null where the engine cannot be captured: it is run as it is then.
+  // Returns null if the engine cannot be captured. It then runs without a graph.
   Launch capture(Slot& slot) {
     cudaStream_t stream = slot.stream.get();
     check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "no CUDA graph can be captured");

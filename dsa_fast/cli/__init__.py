@@ -1,4 +1,4 @@
-"""The `dsa-fast` command. One module a subcommand, imported only when it is asked for."""
+"""The `dsa-fast` command. Each subcommand is a module, which is imported when it is called. May import all packages."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import jsonargparse
 from dsa_fast.configs import find_config
 
 COMMANDS = {
-    "demo": "make people, train, evaluate and draw, in minutes, with nothing but this package",
+    "demo": "render people, train, evaluate and draw in minutes; needs no data",
     "synth": "render a data set of synthetic people with exact dense semantics",
     "prepare": "make the IUV maps of images, by DensePose or from keypoints",
     "fit": "train a model on a data set",
     "eval": "evaluate a checkpoint: mAP, CMC and mINP",
-    "inspect": "look into a prepared data set: coverage, parts, suspicious IUV maps, a contact sheet",
+    "inspect": "check a prepared data set: coverage, parts, suspicious IUV maps, a contact sheet",
     "pack": "put the IUV maps of a data set into one file",
-    "tables": "train and test the rows of the paper's tables, beside its numbers",
+    "tables": "train and test the rows of the paper's tables, next to its numbers",
     "rank": "draw ranked lists, curves and activation maps, and write them as a web page",
     "export": "write the MF-Stream as an ONNX file or a TensorRT engine, checked against the checkpoint",
     "embed": "turn images or video crops into vectors, by a checkpoint, an ONNX file or an engine",
@@ -27,7 +27,7 @@ COMMANDS = {
     "warp": "show a photo, its part map and its 24 part images in one picture",
 }
 
-# Commands that say something else by 1.
+# Commands whose status 1 has another meaning.
 ERROR_STATUS = {"inspect": 2}
 
 
@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after `dsa-fast`; by default those of the process.
 
     Returns:
-        The exit status: 0 when all is well, 1 for bad input that a command found, 130 after Ctrl-C, or what the
-        command gives back. (Unknown options exit with 2.)
+        The exit status: 0 for success, 1 for bad input, 130 after Ctrl-C, or the command's own. (Unknown options exit
+        with 2.)
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -86,7 +86,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 
 
 def make_parser(function: Callable[..., object], prog: str) -> jsonargparse.ArgumentParser:
-    """The parser of a command's options; of several --config files, later ones change what earlier ones say."""
+    """The parser of a command's options. Of several --config files, later ones override earlier ones."""
     summary = (function.__doc__ or "").split("\n\n")[0]
     parser = jsonargparse.ArgumentParser(prog=prog, description=summary, default_env=False)
     parser.add_argument(
@@ -95,15 +95,11 @@ def make_parser(function: Callable[..., object], prog: str) -> jsonargparse.Argu
         help="YAML file with any of the options below, or the package's small, rows/csa, ...",
     )
     parser.add_function_arguments(function, nested_key=None, as_group=False, as_positional=True)
-    for action in parser._actions:  # --from for from_, which Python keeps for itself
-        for spelt in [each for each in action.option_strings if each.endswith("_")]:
-            action.option_strings = [spelt.rstrip("_")]
-            parser._option_string_actions[spelt.rstrip("_")] = parser._option_string_actions.pop(spelt)
     return parser
 
 
 def find_configs(arguments: Sequence[str]) -> list[str]:
-    """Turns the names of the package's configurations that follow --config into the paths of their files."""
+    """Replaces the names of the package's configurations after --config by the paths of their files."""
     found = list(arguments)
     for number, argument in enumerate(arguments):
         if argument.startswith("--config="):
@@ -114,7 +110,7 @@ def find_configs(arguments: Sequence[str]) -> list[str]:
 
 
 def _split_passed_on(function: Callable[..., object], arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Takes out the options of another command that a function passes on, with their values."""
+    """Separates a function's own options from those that it passes on to another command, with their values."""
     groups = tuple(f"--{group}." for group in getattr(function, "passed_on", ()))
     own: list[str] = []
     passed_on: list[str] = []
@@ -130,7 +126,7 @@ def _split_passed_on(function: Callable[..., object], arguments: Sequence[str]) 
 
 
 def _spell_out_flags(function: Callable[..., object], arguments: Sequence[str]) -> list[str]:
-    """Lets `--flag` stand for `--flag true`, and names what comes without a name, which is what the parser knows."""
+    """Replaces `--flag` by `--flag true`, and arguments without names by named ones, for the parser."""
     flags = {f"--{name}" for name, it in signature(function).parameters.items() if it.annotation == "bool"}
     spelt = []
     for argument, following in zip(arguments, [*arguments, "--"][1:], strict=True):

@@ -13,16 +13,14 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 
 from dsa_fast.cli.fit import print_scores
-from dsa_fast.cli.synth import rendering_progress
-from dsa_fast.cli.warp import compose
+from dsa_fast.cli.synth import render_people
 from dsa_fast.data.dataset import Collate, PeopleDataset
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.registry import read_dataset
-from dsa_fast.data.synth import SynthConfig, make_dataset
+from dsa_fast.data.synth import SynthConfig
 from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.device import pick_device
@@ -34,7 +32,10 @@ from dsa_fast.models import LoadedModel, ModelConfig, build_model, load_model
 from dsa_fast.ops.warp import warp
 from dsa_fast.training import DataConfig, OptimConfig, TrainerConfig, fit
 from dsa_fast.version import __version__
-from dsa_fast.visual.pictures import curves, ranked_lists, save_picture
+from dsa_fast.visual.atlas import photo_and_parts
+from dsa_fast.visual.charts import curves
+from dsa_fast.visual.layout import save_picture, table
+from dsa_fast.visual.ranked_lists import ranked_lists
 
 MODEL = ModelConfig(backbone="resnet18", pretrained=None, width=0.25, classifier_dim=128)
 AUGMENT = AugmentConfig(size=(128, 64), dsap_size=16, pad=5)
@@ -49,13 +50,13 @@ def demo(
     device: str = "auto",
     seed: int = 0,
 ) -> None:
-    """Make people, train DSA-reID small, evaluate and draw: all in minutes on two CPU cores.
+    """Render people, train a small DSA-reID, evaluate it and draw results, in minutes on two CPU cores.
 
-    An interrupted demo goes on where it was; a finished one, or one with other options, starts anew.
+    An interrupted demo resumes. A finished one, or one with other options, starts anew.
 
     Args:
         out: folder for the people, the run, metrics.json and the pictures; new, empty, or an earlier demo's.
-        identities: people to make; half of them are trained on, the other half tested.
+        identities: people to render; half of them are for training, the other half for the test.
         cameras: cameras that see them.
         epochs: epochs to train.
         device: `auto`, `cpu` or `cuda`.
@@ -66,8 +67,7 @@ def demo(
     people, run = out / "people", out / "run"
     resumed = _claim(out, {"synth": asdict(config), "epochs": epochs, "seed": seed, "version": __version__})
     if not (people / "synth.json").exists():
-        with rendering_progress(console) as show:
-            make_dataset(people, config, overwrite=True, progress=show)
+        render_people(people, config, console, overwrite=True)
     data = read_dataset(people)
     num_ids = len({person.pid for person in data.train})
     console.print(
@@ -77,13 +77,15 @@ def demo(
         soft_wrap=True,
     )
 
+    def embed(model: LoadedModel, fused: bool = False) -> list[Embedded]:
+        embedder = ModelEmbedder(model, fused=fused, device=place)
+        return [embed_people(embedder, part) for part in (data.query, data.gallery)]
+
     lightning.seed_everything(seed, verbose=False)
     untrained = LoadedModel(build_model(num_ids, MODEL).eval().to(place), AUGMENT.size, AUGMENT.dsap_size)
     results = {
         "histogram": _score(_histograms(data.query), _histograms(data.gallery)),
-        "untrained": _score(
-            *(embed_people(ModelEmbedder(untrained, device=place), part) for part in (data.query, data.gallery))
-        ),
+        "untrained": _score(*embed(untrained)),
     }
     console.print("2/4  colour histograms and the untrained network are scored; training")
 
@@ -102,11 +104,9 @@ def demo(
     )
     trained = load_model(result.checkpoint)
     trained.model.to(place)
-    query, gallery = (embed_people(ModelEmbedder(trained, device=place), part) for part in (data.query, data.gallery))
-    results["trained"] = evaluate(*query, *gallery)
-    both_streams = ModelEmbedder(trained, fused=True, device=place)
-    fused = (embed_people(both_streams, part) for part in (data.query, data.gallery))
-    results["trained, two streams fused"] = _score(*fused)
+    query, gallery = embed(trained)
+    results["trained"] = _score(query, gallery)
+    results["trained, two streams fused"] = _score(*embed(trained, fused=True))
     console.print("3/4  trained and scored; drawing")
 
     _draw_curves(out, result.log, results)
@@ -139,8 +139,8 @@ def demo(
         f"Look at these in {out}:\n"
         "  ranked.png                 queries and their ten nearest, right and wrong marked\n"
         "  parts.png                  people, their part maps and 24 part images\n"
-        "  loss.png, map.png          the course of the training\n"
-        "  metrics.json               all figures\n"
+        "  loss.png, map.png          losses and scores during the training\n"
+        "  metrics.json               all scores\n"
         "  run/checkpoints/last.ckpt  the model, for dsa-fast eval\n"
         "  people/                    the data set in Market-1501's layout, for dsa-fast fit",
         highlight=False,
@@ -149,10 +149,10 @@ def demo(
 
 
 def _claim(out: Path, options: dict[str, Any]) -> bool:
-    """Makes the folder ready; says whether it holds the beginning of this very demo.
+    """Prepares the folder; returns whether it holds an interrupted run of this demo.
 
     Raises:
-        FileExistsError: the folder holds something else, which is left alone.
+        FileExistsError: the folder holds something else, which stays as it is.
     """
     mark = out / "demo.json"
     if mark.is_file():
@@ -193,7 +193,7 @@ def _draw_curves(out: Path, log: Path, results: dict[str, EvaluationResult]) -> 
             scores["mAP"].append((float(row["epoch"]) + 1, float(row["mAP"])))
             scores["rank 1"].append((float(row["epoch"]) + 1, float(row["R1"])))
     levels = {"mAP of colour histograms": results["histogram"].mAP}
-    picture = curves(scores, title="MF-Stream on people never seen", x_label="epoch", percent=True, levels=levels)
+    picture = curves(scores, title="MF-Stream on people not trained on", x_label="epoch", percent=True, levels=levels)
     save_picture(picture, out / "map.png")
 
 
@@ -220,8 +220,5 @@ def _draw_parts(path: Path, people: list[Person], seed: int) -> None:
         assert person.iuv_path is not None
         photo, iuv = read_image(person.path), read_iuv(person.iuv_path)
         dsap, count = warp(photo, iuv, size=AUGMENT.dsap_size, return_count=True)
-        rows.append(compose(photo, iuv, dsap, count, f"pid {person.pid}, camera {person.camid}"))
-    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
-    for number, row in enumerate(rows):
-        sheet.paste(row, (0, number * rows[0].height))
-    save_picture(sheet, path)
+        rows.append(photo_and_parts(photo, iuv, dsap, count, f"pid {person.pid}, camera {person.camid}"))
+    save_picture(table([[row] for row in rows], gap=0), path)

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from dsa_fast.cli.progress import image_progress
 from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.deploy.inputs import Item, find_items, read_items
 from dsa_fast.deploy.vector_files import PartWriter
@@ -34,19 +34,19 @@ def embed(
 ) -> None:
     """Embed images or video crops into a file: `dsa-fast embed mf.onnx FOLDER vectors.parquet`.
 
-    A killed run goes on where it was when it is started again with the same arguments.
+    To resume a killed run, start it again with the same arguments.
 
     Args:
-        encoder: checkpoint, ONNX file or engine.
+        encoder: checkpoint, ONNX file or TensorRT engine.
         source: a folder (with its subfolders), an image, a text file with one path a line, or a CSV file with the
             columns path, or video and frame (from 0), and, to cut people out, x, y, w, h in pixels.
         out: file to write, .parquet or .npz.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        backend: what runs the encoder.
+        backend: the library that runs the encoder.
         precision: of a checkpoint, or of a float ONNX file with OpenVINO.
         batch: images given to the encoder at once.
-        part: images after which the vectors are put away; so many are lost at most when it is killed.
-        skip_unreadable: leave out images that can't be read, and list them, instead of stopping.
+        part: images after which the vectors are written; a killed run loses at most this many.
+        skip_unreadable: list images that can't be read and go on without them, instead of stopping.
         workers: threads that read images.
     """
     console = Console()
@@ -56,14 +56,13 @@ def embed(
     items = find_items(source)
     writer = PartWriter(out, items, checksum(encoder) if encoder.is_file() else "", part=part)
     if writer.done:
-        console.print(f"going on: {writer.done} of {len(items)} are done", highlight=False)
+        console.print(f"resuming: {writer.done} of {len(items)} are done", highlight=False)
     start, skipped, embedded = time.perf_counter(), [], 0
-    columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"), TimeRemainingColumn())
     with (
         Encoder.load(encoder, device=device, backend=backend, precision=precision) as model,
-        Progress(*columns, console=console, transient=True) as bar,
+        image_progress(console, "embedding") as show,
     ):
-        task = bar.add_task("images", total=len(items), completed=writer.done)
+        done = writer.done
         for number, wanted in writer.missing():
             kept: list[Item] = []
             vectors: list[NDArray[np.float32]] = []
@@ -78,7 +77,8 @@ def embed(
                     found = model([image for image in images if isinstance(image, Tensor)])
                     vectors.append(np.asarray(found))
                     kept += [group[i] for i in fine]
-                bar.advance(task, len(group))
+                done += len(group)
+                show(done, len(items))
             writer.write(number, kept, np.concatenate(vectors) if vectors else np.empty((0, model.dim), np.float32))
             embedded += len(kept)
         about = repr(model)

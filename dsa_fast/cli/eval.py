@@ -17,10 +17,17 @@ from dsa_fast.data.registry import read_dataset
 from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.deploy.sidecar import SUFFIXES
 from dsa_fast.device import pick_device
-from dsa_fast.evaluation import evaluate, evaluate_distances
-from dsa_fast.evaluation.embedding import Embedded, Embedder, ModelEmbedder, embed_people, pool_multi_query
-from dsa_fast.evaluation.rerank import expand as expand_queries
-from dsa_fast.evaluation.rerank import k_reciprocal
+from dsa_fast.evaluation import (
+    Embedded,
+    Embedder,
+    ModelEmbedder,
+    embed_people,
+    evaluate,
+    evaluate_distances,
+    expand_queries,
+    k_reciprocal,
+    pool_multi_query,
+)
 from dsa_fast.files import atomic_path
 from dsa_fast.models import load_model
 
@@ -51,23 +58,23 @@ def eval(
     """Evaluate a checkpoint on a data set: `dsa-fast eval runs/fit/checkpoints/last.ckpt DIR`.
 
     Args:
-        checkpoint: file written by `dsa-fast fit`, or by `dsa-fast export`; the first argument without a name.
-        root: folder of a data set, or one up to three folders above it; or a CSV file; the second one.
-        features: instead of both, a file of stored test vectors, of any model: an .npz with query_features [Q, D],
-            query_pids [Q], query_camids [Q], and gallery_features, gallery_pids and gallery_camids.
+        checkpoint: file written by `dsa-fast fit` or `dsa-fast export`; the first argument without a name.
+        root: folder of a data set or one up to three levels above it, or a CSV file; the second argument.
+        features: instead of both, an .npz file of test vectors of any model, with query_features [Q, D], query_pids
+            [Q], query_camids [Q], gallery_features, gallery_pids and gallery_camids.
         save_features: also write the test vectors to such a file.
-        name: which data set it is; `auto` takes what is there.
+        name: the data set's name; `auto` finds it out from the folder.
         options: of the data set, such as `{kind: labeled}` for CUHK03.
         check_counts: whether the numbers of images must be the published ones.
         multi_query: pool each query over its person's images by its camera (Market-1501's gt_bbox).
         fused: use both streams' fused features, which need IUV maps; otherwise the MF-Stream alone.
-        branch: which branch's test vector is used: both, one after the other, or the global or local one alone.
+        branch: the test vector of both branches, concatenated, or of the global or local one alone.
         iuv: folder of the IUV maps; by default `iuv` inside root.
-        iuv_order: what the maps' red, green and blue hold; `auto` tells it from each file.
+        iuv_order: channel order of the maps' files; `auto` finds it out from each file.
         metric: distance of two test vectors.
         average_precision: `rectangular`, or `trapezoid` as Market-1501's own script has it.
         rerank: also score k-reciprocal re-ranking, which looks at all queries at once.
-        expand: also score queries averaged with so many of their nearest gallery images, weighted; 0: don't.
+        expand: also score query expansion by this number of nearest gallery images; 0 for none.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         batch: images in a batch.
         workers: processes that read images.

@@ -50,31 +50,31 @@ def export(
 ) -> None:
     """Write the MF-Stream as an ONNX file or a TensorRT engine: `dsa-fast export runs/fit/checkpoints/last.ckpt`.
 
-    The file comes with a sidecar, FILE.json, and is checked against the checkpoint before it takes its name.
+    Also writes a sidecar, FILE.json. The file takes its name after it has been checked against the checkpoint.
 
     Args:
         checkpoint: file written by `dsa-fast fit`.
         format: `onnx`; `tensorrt`, an engine for the GPU of this machine; or `tensorrt-rtx`, built without a GPU.
         precision: of the convolutions; `int8` is calibrated on images: see root, calibrate and
             synthetic_calibration.
-        batch: fewest, tuned-for and most images in a batch.
+        batch: smallest, preferred and largest number of images in a batch.
         layout: of the 8-bit input, `NHWC` or `NCHW`.
-        out: the file; by default beside the checkpoint, named after it, the precision and the format.
+        out: the file; by default next to the checkpoint, named after it, the precision and the format.
         root: folder of a data set: the change in mAP is measured on its test images, and int8 is calibrated on its
             training images.
-        name: which data set it is; `auto` takes what is there.
+        name: the data set's name; `auto` finds it out from the folder.
         options: of the data set, such as `{kind: labeled}` for CUHK03.
         check_counts: whether the numbers of images must be the published ones.
-        images: folder, list or file of images for the check; by default the data set's queries, the calibration images
-            or, with none of them, rendered people.
-        calibrate: folder, list or file of images like those it will see in use, for int8.
-        calibration_images: how many of them are taken, evenly spread.
+        images: folder, list or file of images for the check; by default the data set's queries, else the calibration
+            images, else rendered people.
+        calibrate: folder, list or file of images like those of the application, for int8.
+        calibration_images: number of them to take, evenly spread.
         calibration_method: range of an activation: `minmax`, or `percentile` without the outermost 0.001 %.
-        synthetic_calibration: calibrate int8 on rendered people. For trials: real images differ.
-        least_cosine: fail where the check's smallest cosine is below it; by default 0.99999 in fp32, 0.999 in fp16,
+        synthetic_calibration: calibrate int8 on rendered people. Use it for trials only, as real images differ.
+        least_cosine: fail if the check's smallest cosine is below it; by default 0.99999 in fp32, 0.999 in fp16,
             0.99 in bf16 and 0.9 in int8.
-        tf32: let an fp32 engine round the inputs of convolutions to TF32.
-        timing_cache: file of TensorRT's measurements, kept for the next build; by default beside out.
+        tf32: allow an fp32 engine to round the inputs of convolutions to TF32.
+        timing_cache: file of TensorRT's measurements, kept for the next build; by default next to out.
         compute_capabilities: GPUs that a tensorrt-rtx engine is for, such as `8.6,8.9`; by default its own choice.
         triton: also write a model repository for Triton Inference Server into this folder.
         workers: processes that read the data set's images.
@@ -127,7 +127,7 @@ def _calibration(
         return _rendered(min(count, 64), size)
     if data is None:
         raise ValueError(
-            "precision int8 needs images like those it will see in use: calibrate FOLDER, or root DATA_SET for its "
+            "precision int8 needs images like those of the application: calibrate FOLDER, or root DATA_SET for its "
             "training images (or synthetic_calibration, to try it out)"
         )
     people: list[Person] = data.train or data.gallery

@@ -37,7 +37,7 @@ def fit(
         optim: optimiser and learning rate.
         augment: how training images are varied.
         trainer: how the run goes.
-        guide: what guides the MF-Stream beside the fusion.
+        guide: what guides the MF-Stream next to the fusion.
         out: folder for checkpoints, logs and config.yaml.
         resume: go on after the last finished epoch of the run in `out`.
         seed: seed of weights, batches and transforms.

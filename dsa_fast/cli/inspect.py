@@ -24,10 +24,11 @@ from dsa_fast.densepose.map_checks import MapFacts, examine, suspicions
 from dsa_fast.densepose.parts import NUM_PARTS, PART_NAMES
 from dsa_fast.files import atomic_path
 from dsa_fast.image import read_image
+from dsa_fast.visual.charts import bars
 from dsa_fast.visual.contact_sheet import Cell, contact_sheet
-from dsa_fast.visual.pictures import bars, save_picture
+from dsa_fast.visual.layout import save_picture, table
 
-# Worst first; what stands before "size" can't be read at all.
+# Worst first. The first two can't be read at all.
 _KINDS = (
     *("image unreadable", "map unreadable", "channel order", "size"),
     *("mirrored", "left-right", "u-v", "background", "few parts", "sparse", "empty"),
@@ -38,7 +39,7 @@ _SHOWN = 10
 
 @dataclass
 class _Item:
-    """An image and its map, either of which may be missing, and what was found."""
+    """An image and its map, either of which may be missing, and the findings."""
 
     split: str
     image: Path | None
@@ -61,19 +62,19 @@ def inspect(
     pictures: int = 48,
     workers: int | None = None,
 ) -> int:
-    """Look into a prepared data set or a folder: how many images have IUV maps, what they hold, which are suspicious.
+    """Look into a prepared data set or a folder: which images have IUV maps, and which maps are suspicious.
     Exit status: 0 all is well, 1 there are suspicious maps, 2 there are unreadable files, or an error.
 
     Args:
         root: folder of a data set, or one up to three folders above it; or a CSV file; or any folder of images with
-            their maps beside them (NAME_iuv.png, NAME_IUV.png) or in a folder iuv, or store iuv.dsaiuv, in it.
+            their maps next to them (NAME_iuv.png, NAME_IUV.png) or in a folder iuv, or store iuv.dsaiuv, in it.
         out: folder for inspect.json, sheet.png (the worst first) and histograms.png.
-        name: which data set it is; `folder` takes all images in a folder; `auto` takes what is there.
+        name: the kind of data set; `folder` takes all images in a folder; `auto` detects it.
         options: of the data set, such as `{kind: labeled}` for CUHK03.
         check_counts: whether the numbers of images must be the published ones.
         iuv: folder or store of the IUV maps; by default `iuv` or `iuv.dsaiuv` inside root.
-        iuv_order: what the maps' red, green and blue hold; `auto` tells it from each file.
-        empty: share of empty maps, in which nobody was detected, that is not yet suspicious.
+        iuv_order: channel order of the maps' red, green and blue; `auto` detects it in each file.
+        empty: a larger share of empty maps (no person detected) is suspicious.
         pictures: images on the contact sheet.
         workers: threads; by default one for each core, 8 at most.
 
@@ -104,7 +105,7 @@ def inspect(
     return int(report["status"])
 
 
-# ---------------------------------------------------------------------------------------------------- what is there
+# ---------------------------------------------------------------------------------------------------- the files
 
 
 def _items(
@@ -126,7 +127,7 @@ def _items(
 
 
 def _plain(root: Path, maps: IuvMaps) -> Iterator[_Item]:
-    """Images of a folder with maps beside them or in `maps`; a map beside no image comes alone."""
+    """Images of a folder with maps next to them or in `maps`; a map without an image comes alone."""
     for place, folders, _ in os.walk(root):
         here = Path(place)
         folders[:] = sorted(each for each in folders if not each.startswith(".") and here / each != maps.root)
@@ -145,7 +146,7 @@ def _plain(root: Path, maps: IuvMaps) -> Iterator[_Item]:
 
 
 def _look(item: _Item, order: Order) -> _Item:
-    """Reads an image and its map; fills in the facts and what is wrong."""
+    """Reads an image and its map; fills in measurements and findings."""
     size = None
     if item.image is not None:
         try:
@@ -277,7 +278,7 @@ def _print(console: Console, report: dict[str, Any], items: Sequence[_Item]) -> 
 
 
 def _sheet(items: Sequence[_Item], pictures: int) -> Image.Image:
-    """Photos beside their part maps: the worst first, then others evenly from the least to the most labelled."""
+    """Photos next to their part maps: the worst first, then others evenly from the least to the most labelled."""
     ordered = sorted(items, key=_badness)
     bad, fine = [item for item in ordered if item.found], [item for item in ordered if not item.found]
     chosen = bad[:pictures]
@@ -310,9 +311,4 @@ def _histograms(items: Sequence[_Item]) -> Image.Image:
         panels.append(bars(counts.tolist(), edges.tolist(), title=title, y_label="images", percent=percent))
     often = {f"{part} {PART_NAMES[part]}": float(sum(each.pixels[part] > 0 for each in seen)) for part in range(1, 25)}
     panels.append(bars(often, title="images that show a part", y_label="images", size=(8.0, 4.0)))
-    picture = Image.new("RGB", (panels[0].width, sum(panel.height for panel in panels)), "white")
-    top = 0
-    for panel in panels:
-        picture.paste(panel, (0, top))
-        top += panel.height
-    return picture
+    return table([[panel] for panel in panels], gap=0)

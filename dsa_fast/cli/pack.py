@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
@@ -16,6 +15,7 @@ from dsa_fast.densepose.dump import read_dump
 from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.densepose.iuv_store import STORE_SUFFIX, IUVStore
 from dsa_fast.densepose.map_sources import match_names
+from dsa_fast.image import image_size
 
 
 def pack(
@@ -32,17 +32,17 @@ def pack(
 ) -> None:
     """Put a data set's IUV maps into one file, from its folder of maps or from a dump of detectron2's apply_net.py.
 
-    The file, iuv.dsaiuv beside the images by default, is taken in place of the folder `iuv` where that is not there.
+    Data sets use the file, by default iuv.dsaiuv next to the images, if there is no folder `iuv`.
 
     Args:
         root: folder of a data set, or one up to three folders above it; or a CSV file.
         out: the file to write; by default iuv.dsaiuv in the data set's folder.
-        dump: file of `apply_net.py dump`; of each image the person in the middle is taken.
-        name: which data set it is; `auto` takes what is there.
+        dump: file of `apply_net.py dump`; takes the person in the middle of each image.
+        name: the kind of data set; `auto` detects it.
         options: of the data set, such as `{kind: labeled}` for CUHK03.
         check_counts: whether the numbers of images must be the published ones.
         iuv: folder of the IUV maps; by default `iuv` inside root.
-        iuv_order: what the maps' red, green and blue hold; `auto` tells it from each file.
+        iuv_order: channel order of the maps' red, green and blue; `auto` detects it in each file.
         overwrite: replace the file if it is there.
     """
     if dump is not None and iuv is not None:
@@ -72,7 +72,7 @@ def pack(
     )
     if out is None and (home / "iuv").is_dir():
         console.print(
-            f"The folder {home / 'iuv'} is taken before it: give the file as iuv, or move the folder away.",
+            f"The folder {home / 'iuv'} takes precedence: give the file as --data.iuv, or move the folder away.",
             highlight=False,
             soft_wrap=True,
         )
@@ -92,9 +92,7 @@ def _key(data: PeopleSplits, person: Person) -> str:
 def _from_files(data: PeopleSplits, people: list[Person], order: Literal["auto", "IUV", "VUI"]) -> Iterator[Any]:
     for person in people:
         if person.iuv_path is not None:
-            with Image.open(person.path) as image:
-                size = image.height, image.width
-            yield _key(data, person), read_iuv(person.iuv_path, order=order, size=size)
+            yield _key(data, person), read_iuv(person.iuv_path, order=order, size=image_size(person.path))
 
 
 def _from_dump(data: PeopleSplits, people: list[Person], dump: Path) -> Iterator[Any]:
@@ -104,6 +102,4 @@ def _from_dump(data: PeopleSplits, people: list[Person], dump: Path) -> Iterator
     by_name = {entry.file_name: entry for entry in entries}
     for person in people:
         if person.path in matched:
-            with Image.open(person.path) as image:
-                size = image.height, image.width
-            yield _key(data, person), by_name[matched[person.path]].iuv(size)
+            yield _key(data, person), by_name[matched[person.path]].iuv(image_size(person.path))

@@ -7,8 +7,8 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,14 +29,19 @@ from rich.progress import (
 from rich.text import Text
 
 from dsa_fast.data.image_list import ImageList, list_images
+from dsa_fast.densepose.dump import read_dump
 from dsa_fast.densepose.iuv import read_iuv
-from dsa_fast.densepose.prepare import Estimator, Facts, Made, make_maps
-from dsa_fast.densepose.torchrun import Ranks
+from dsa_fast.densepose.keypoint_rcnn import PoseEstimator
+from dsa_fast.densepose.keypoints import read_keypoints
+from dsa_fast.densepose.map_sources import FromDump, FromKeypoints, FromPose, match_names
+from dsa_fast.densepose.methods import Detectron2Config, DumpConfig, KeypointsConfig, PoseConfig
+from dsa_fast.densepose.prepare import Estimator, MapSummary, Outcome, make_maps
+from dsa_fast.densepose.torchrun import Processes
 from dsa_fast.device import pick_device
 from dsa_fast.files import atomic_path, remove_left_over
 from dsa_fast.image import read_image
 from dsa_fast.visual.contact_sheet import Cell, contact_sheet
-from dsa_fast.visual.pictures import save_picture
+from dsa_fast.visual.layout import save_picture
 
 _REPORT, _SHEET = "prepare.json", "prepare.jpg"  # no PNG: a folder's image might be called so
 _SHOWN = 10  # failed images in the message
@@ -46,19 +51,11 @@ _PICTURES = 48  # on the sheet
 def prepare(
     source: Path,
     *,
-    from_: Literal["densepose", "keypoints", "pose", "dump"] = "densepose",
-    model: Path | None = None,
-    weights: Path | None = None,
-    min_size: int | None = None,
-    max_size: int | None = None,
-    min_score: float = 0.3,
-    overrides: dict[str, Any] | None = None,
-    keypoints: Path | None = None,
-    keypoint_names: Path | None = None,
-    layout: Literal["auto", "coco17", "openpose18", "market14"] = "auto",
-    min_confidence: float = 0.3,
-    pose: Literal["torchvision"] = "torchvision",
-    dump: Path | None = None,
+    method: Literal["detectron2", "keypoints", "pose", "dump"] = "detectron2",
+    detectron2: Detectron2Config = Detectron2Config(),
+    keypoints: KeypointsConfig = KeypointsConfig(),
+    pose: PoseConfig = PoseConfig(),
+    dump: DumpConfig = DumpConfig(),
     out: Path | None = None,
     name: str = "auto",
     options: dict[str, Any] | None = None,
@@ -68,62 +65,39 @@ def prepare(
     batch: int = 16,
     workers: int = 4,
 ) -> None:
-    """Make the IUV maps of a folder of images or a data set: `dsa-fast prepare DIR --model CFG.yaml --weights FILE`.
+    """Make the IUV maps of a folder of images or a data set:
+    `dsa-fast prepare DIR --detectron2.config CFG.yaml --detectron2.weights FILE`.
 
     Args:
         source: folder of images, or a data set.
-        from_: what makes the maps: detectron2's DensePose; known keypoints; a pose estimator's keypoints; or a file of
-            DensePose results that apply_net.py dump wrote.
-        model: detectron2 config file of a chart-based DensePose model.
-        weights: the weights of `model`, or those of the pose estimator (by default torchvision's, downloaded).
-        min_size: short edge of DensePose's input, pixels; by default the config's.
-        max_size: longest edge of DensePose's input, pixels; by default the config's.
-        min_score: persons that are less sure are not looked at.
-        overrides: further keys of `model`, such as `{MODEL.RPN.POST_NMS_TOPK_TEST: 100}`.
-        keypoints: file or folder of keypoints: COCO's annotations or results, OpenPose's folder, the folder of
-            market1501_body_point or one of its files, or a .npz.
-        keypoint_names: where `keypoints` names no files: the COCO annotations or the folder of images that it is of.
-        layout: which joint each row of `keypoints` is; `auto` tells by their number.
-        min_confidence: joints that are less sure are missing.
-        pose: the pose estimator.
-        dump: file of apply_net.py dump.
+        method: how to make the maps: run DensePose by `detectron2`; draw known `keypoints`; draw the keypoints that a
+            `pose` estimator finds; or take DensePose results from a `dump`. Give the options of that method only.
+        detectron2: of DensePose by detectron2.
+        keypoints: of known keypoints.
+        pose: of keypoints that torchvision's Keypoint R-CNN finds.
+        dump: of results in a file of detectron2's apply_net.py dump.
         out: folder of the maps; by default where the data set's loader looks, or `iuv` inside a plain folder.
-        name: which data set it is; `folder` takes all images in a folder; `auto` takes what is there.
+        name: the kind of data set; `folder` takes all images in a folder; `auto` detects it.
         options: of the data set, such as `{kind: labeled}` for CUHK03.
         check_counts: whether a data set's numbers of images must be the published ones.
-        splits: all images, or the training images only (at test time no maps are needed).
+        splits: all images, or the training images only (testing needs no maps).
         device: `auto`, `cpu`, `cuda`, `cuda:1`; under torchrun `auto` gives each process a GPU of its own.
         batch: images that are estimated at once.
         workers: threads that read images, in each process.
     """
     console = Console(stderr=True)
-    ranks = Ranks.from_environment()
+    processes = Processes.from_environment()
     listing = list_images(source, name=name, out=out, splits=splits, check_counts=check_counts, options=options)
     listed = listing.pairs
-    listing, estimator, settings = _estimator(
-        listing,
-        from_,
-        model=model,
-        weights=weights,
-        min_size=min_size,
-        max_size=max_size,
-        min_score=min_score,
-        overrides=overrides,
-        keypoints=keypoints,
-        keypoint_names=keypoint_names,
-        layout=layout,
-        min_confidence=min_confidence,
-        pose=pose,
-        dump=dump,
-        device=_device(device, ranks),
-        batch=batch,
-    )
+    configs = {"detectron2": detectron2, "keypoints": keypoints, "pose": pose, "dump": dump}
+    listing, estimator, settings = _estimator(listing, method, configs, _device(device, processes), batch)
+    settings = {"method": method, **settings}
     began = time.time()
     report_path = listing.out / _REPORT
-    if ranks.rank == 0:
+    if processes.rank == 0:
         _begin(report_path, settings, listing.pairs)
-    with _progress_bar(console, len(listing.pairs), ranks.rank == 0) as show, _memory_hint(batch):
-        made = make_maps(listing.pairs, estimator, batch=batch, workers=workers, ranks=ranks, progress=show)
+    with _progress_bar(console, len(listing.pairs), processes.rank == 0) as show, _memory_hint(batch):
+        made = make_maps(listing.pairs, estimator, batch=batch, workers=workers, processes=processes, progress=show)
     if made is None:
         return
     remove_left_over(listing.out, before=began)
@@ -139,80 +113,64 @@ def prepare(
 
 
 def _estimator(
-    listing: ImageList,
-    from_: str,
-    *,
-    model: Path | None,
-    weights: Path | None,
-    min_size: int | None,
-    max_size: int | None,
-    min_score: float,
-    overrides: dict[str, Any] | None,
-    keypoints: Path | None,
-    keypoint_names: Path | None,
-    layout: Literal["auto", "coco17", "openpose18", "market14"],
-    min_confidence: float,
-    pose: str,
-    dump: Path | None,
-    device: torch.device,
-    batch: int,
+    listing: ImageList, method: str, configs: Mapping[str, Any], device: torch.device, batch: int
 ) -> tuple[ImageList, Estimator, dict[str, Any]]:
-    """The images that can get a map, what makes it, and what decides over the result."""
-    needs = {"densepose": {"model": model, "weights": weights}, "keypoints": {"keypoints": keypoints}}
-    needs |= {"dump": {"dump": dump}}
-    given = {"model": model, "keypoints": keypoints, "dump": dump}
-    for option, value in needs.get(from_, {}).items():
-        if value is None:
-            raise ValueError(f"{option} must be given with --from {from_}: see dsa-fast prepare --help")
-    for option, value in given.items():
-        if value is not None and option not in needs.get(from_, {}):
-            raise ValueError(f"{option} is not for --from {from_}, got {option} {value}")
+    """The images that can get a map, the estimator that makes it, and the settings that decide the result."""
+    for other, config in configs.items():
+        if other != method and config != type(config)():
+            raise ValueError(f"options --{other}.* are for --method {other}, got --method {method}")
+    config = configs[method]
+    for option in config.required:
+        if getattr(config, option) is None:
+            raise ValueError(f"--{method}.{option} must be given with --method {method}: see dsa-fast prepare --help")
+    if method == "detectron2":
+        return _detectron2(listing, config, device)
+    if method == "keypoints":
+        return _keypoints(listing, config)
+    return _pose(listing, config, device, batch) if method == "pose" else _dump(listing, config)
+
+
+def _detectron2(
+    listing: ImageList, config: Detectron2Config, device: torch.device
+) -> tuple[ImageList, Estimator, dict[str, Any]]:
+    from dsa_fast.densepose.detectron import DensePose
+
+    densepose = DensePose(**asdict(config), device=device)
+    return listing, densepose, densepose.settings
+
+
+def _keypoints(listing: ImageList, config: KeypointsConfig) -> tuple[ImageList, Estimator, dict[str, Any]]:
+    assert config.file is not None
+    joints = _joints(config.file, config.names, listing.root)
     images = [image for image, _ in listing.pairs]
-    if model is not None and weights is not None:
-        from dsa_fast.densepose.detectron import DensePose
+    known = {image: joints[each] for image, each in match_names(images, joints, str(config.file)).items()}
+    digest = hashlib.sha256()
+    for image in sorted(known):
+        digest.update(_within(listing.root, image).encode(errors="surrogateescape"))
+        digest.update(known[image].tobytes())
+    drawing: dict[str, Any] = {"layout": config.layout, "min_confidence": config.min_confidence}
+    settings = {"keypoints_sha256": digest.hexdigest(), **drawing}
+    return _covered(listing, known), FromKeypoints(known, **drawing), settings
 
-        densepose = DensePose(
-            model,
-            weights,
-            device=device,
-            min_size=min_size,
-            max_size=max_size,
-            min_score=min_score,
-            overrides=overrides,
-        )
-        return listing, densepose, {"from": from_, **densepose.settings}
-    from dsa_fast.densepose.map_sources import FromDump, FromKeypoints, FromPose, match_names
 
-    if keypoints is not None:
-        joints = _joints(keypoints, keypoint_names, listing.root)
-        known = {image: joints[each] for image, each in match_names(images, joints, str(keypoints)).items()}
-        digest = hashlib.sha256()
-        for image in sorted(known):
-            digest.update(_within(listing.root, image).encode(errors="surrogateescape"))
-            digest.update(known[image].tobytes())
-        settings: dict[str, Any] = {"from": from_, "keypoints_sha256": digest.hexdigest()}
-        settings |= {"layout": layout, "min_confidence": min_confidence}
-        return _covered(listing, known), FromKeypoints(known, layout=layout, min_confidence=min_confidence), settings
-    if dump is not None:
-        from dsa_fast.densepose.dump import read_dump
+def _pose(
+    listing: ImageList, config: PoseConfig, device: torch.device, batch: int
+) -> tuple[ImageList, Estimator, dict[str, Any]]:
+    estimator = PoseEstimator(config.weights, device=device, batch_size=batch, min_score=config.min_score)
+    settings = {**asdict(config), "weights": None if config.weights is None else str(config.weights)}
+    return listing, FromPose(estimator, min_confidence=config.min_confidence), settings
 
-        entries = read_dump(dump)
-        matched = match_names(images, (entry.file_name for entry in entries), str(dump))
-        by_name = {entry.file_name: entry for entry in entries}
-        found = {image: by_name[each] for image, each in matched.items()}
-        return _covered(listing, found), FromDump(found), {"from": from_, "file": str(dump)}
-    from dsa_fast.densepose.keypoint_rcnn import PoseEstimator
 
-    settings = {"from": from_, "pose": pose, "weights": None if weights is None else str(weights)}
-    settings |= {"min_score": min_score, "min_confidence": min_confidence}
-    estimator = PoseEstimator(weights, device=device, batch_size=batch, min_score=min_score)
-    return listing, FromPose(estimator, min_confidence=min_confidence), settings
+def _dump(listing: ImageList, config: DumpConfig) -> tuple[ImageList, Estimator, dict[str, Any]]:
+    assert config.file is not None
+    entries = {entry.file_name: entry for entry in read_dump(config.file)}
+    matched = match_names([image for image, _ in listing.pairs], entries, str(config.file))
+    found = {image: entries[name] for image, name in matched.items()}
+    return _covered(listing, found), FromDump(found), {"file": str(config.file)}
 
 
 def _joints(keypoints: Path, names: Path | None, root: Path) -> dict[str, NDArray[np.float32]]:
-    """The joints of each image, called by its name, or by its path where that is known."""
-    from dsa_fast.densepose.keypoints import read_keypoints
-
+    """The joints of each image, by its name, or by its path if that is known."""
     try:
         if keypoints.is_dir():
             return read_keypoints(keypoints, names=root if names is None else names)
@@ -228,17 +186,17 @@ def _covered(listing: ImageList, known: Collection[Path]) -> ImageList:
     return replace(listing, pairs=[pair for pair in listing.pairs if pair[0].parent in folders])
 
 
-def _device(name: str, ranks: Ranks) -> torch.device:
+def _device(name: str, processes: Processes) -> torch.device:
     device = pick_device(name)
-    if device.type == "cuda" and name in ("auto", "cuda") and ranks.world > 1:
-        device = pick_device(f"cuda:{ranks.local % torch.cuda.device_count()}")
+    if device.type == "cuda" and name in ("auto", "cuda") and processes.world > 1:
+        device = pick_device(f"cuda:{processes.local % torch.cuda.device_count()}")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
 
 
 def _begin(report_path: Path, settings: dict[str, Any], pairs: Sequence[tuple[Path, Path]]) -> None:
-    """Notes the settings, and refuses to go on with other ones where there are maps."""
+    """Writes the settings, and refuses to continue with other ones if there are maps."""
     if report_path.is_file():
         try:
             before = json.loads(report_path.read_text())["settings"]
@@ -256,9 +214,9 @@ def _begin(report_path: Path, settings: dict[str, Any], pairs: Sequence[tuple[Pa
     _write_json(report_path, {"format": "dsa_fast.prepare", "settings": settings, "finished": False})
 
 
-def summary(listing: ImageList, made: Made, settings: dict[str, Any], maker: str) -> dict[str, Any]:
+def summary(listing: ImageList, made: Outcome, settings: dict[str, Any], maker: str) -> dict[str, Any]:
     """The report as JSON holds it: shares are of 1; images are named by paths relative to the source's folder."""
-    names = [_name(listing, number) for number in range(len(listing.pairs))]
+    names = [_within(listing.root, image) for image, _ in listing.pairs]
     there = {number: facts for number, facts in made.facts.items() if facts.labelled > 0}
 
     def spread(values: Sequence[float]) -> dict[str, float] | None:
@@ -290,20 +248,20 @@ def summary(listing: ImageList, made: Made, settings: dict[str, Any], maker: str
 
 
 def _not_covered(listing: ImageList, listed: Sequence[tuple[Path, Path]]) -> dict[str, int]:
-    """Folder -> how many of its images that were listed are not in the listing any more."""
+    """Folder -> how many of its images were dropped from the listing."""
     left = Counter(image.parent for image, _ in listed) - Counter(image.parent for image, _ in listing.pairs)
     return {_within(listing.root, folder): count for folder, count in left.items()}
 
 
-def _sheet(listing: ImageList, made: Made, maker: str) -> Image.Image:
-    """Images beside their maps, spread evenly over all that have one, or images without a map if none has."""
+def _sheet(listing: ImageList, made: Outcome, maker: str) -> Image.Image:
+    """Images next to their maps, spread evenly over all that have one; if none has, images alone."""
     numbers = sorted(made.facts) or sorted(made.failed)
     shown = [numbers[i * len(numbers) // _PICTURES] for i in range(_PICTURES)] if len(numbers) > _PICTURES else numbers
     title = f"{maker}: {len(shown) if made.facts else 0} of {len(made.facts)} maps"
     return contact_sheet([_cell(*listing.pairs[number], made.facts.get(number)) for number in shown], title=title)
 
 
-def _cell(image: Path, place: Path, facts: Facts | None) -> Cell:
+def _cell(image: Path, place: Path, facts: MapSummary | None) -> Cell:
     if facts is None:
         return Cell(None, None, (image.name,), "no map")
     try:
@@ -311,13 +269,9 @@ def _cell(image: Path, place: Path, facts: Facts | None) -> Cell:
     except ValueError:
         iuv = read_iuv(place, order="IUV")
     if not facts.labelled:
-        return Cell(read_image(image), iuv, (image.name,), "nobody found")
+        return Cell(read_image(image), iuv, (image.name,), "no person found")
     score = "" if facts.score is None else f", score {facts.score:.2f}"
     return Cell(read_image(image), iuv, (image.name, f"{facts.parts} parts, fill {facts.texels:.1%}{score}"))
-
-
-def _name(listing: ImageList, number: int) -> str:
-    return _within(listing.root, listing.pairs[number][0])
 
 
 def _within(root: Path, path: Path) -> str:
@@ -326,7 +280,7 @@ def _within(root: Path, path: Path) -> str:
     return str(path)
 
 
-def _print(console: Console, listing: ImageList, report: dict[str, Any], made: Made) -> None:
+def _print(console: Console, listing: ImageList, report: dict[str, Any], made: Outcome) -> None:
     undetected, fill = len(report["undetected"]), report["texel_fill"]
     share = f"{report['detected']} with a person ({report['detected_share']:.1%})"
     lines = [
@@ -345,7 +299,7 @@ def _print(console: Console, listing: ImageList, report: dict[str, Any], made: M
     else:
         lines.append("all maps were there already")
     for folder, count in report["not_covered"].items():
-        lines.append(f"no maps of the {count} images in {folder}: what the maps are made from knows none of them")
+        lines.append(f"no maps of the {count} images in {folder}: the source of the maps names none of them")
     lines.append(f"maps in {listing.out}; report {listing.out / _REPORT}; look at {listing.out / _SHEET}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 

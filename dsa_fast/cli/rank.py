@@ -12,21 +12,34 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from dsa_fast.cli.fit import print_scores
+from dsa_fast.cli.progress import image_progress
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.device import pick_device
-from dsa_fast.evaluation import EvaluationResult, RankedLists, evaluate
+from dsa_fast.evaluation import (
+    Embedded,
+    EvaluationResult,
+    ModelEmbedder,
+    RankedLists,
+    UnfilteredLists,
+    distance_histogram,
+    embed_people,
+    evaluate,
+    pool_multi_query,
+    unfiltered_lists,
+)
 from dsa_fast.evaluation.activation import record_activations
-from dsa_fast.evaluation.embedding import Embedded, ModelEmbedder, embed_people, pool_multi_query
-from dsa_fast.evaluation.report_data import NONE, RIGHT, SAME_CAMERA, KeptLists, distance_histogram, kept_lists
+from dsa_fast.evaluation.ranked_lists import NONE, RIGHT, SAME_CAMERA
 from dsa_fast.files import atomic_path
+from dsa_fast.image import read_picture
 from dsa_fast.models import load_model
-from dsa_fast.visual.activation import activation_sheet
-from dsa_fast.visual.pictures import cmc_curves, distances, ranked_lists, save_picture
+from dsa_fast.visual.activation import activation_grid
+from dsa_fast.visual.charts import cmc_curves, distance_distributions
+from dsa_fast.visual.layout import save_picture
+from dsa_fast.visual.ranked_lists import ranked_lists
 from dsa_fast.visual.report import write_report
 
 KIND_NAMES = ("wrong", "right", "left out: same camera", "left out: junk")
@@ -51,7 +64,7 @@ def rank(
     fused: bool = False,
     iuv: Path | None = None,
     metric: Literal["cosine", "euclidean"] = "cosine",
-    images: Literal["auto", "embed", "beside"] = "auto",
+    images: Literal["auto", "embed", "folder"] = "auto",
     height: int | None = None,
     title: str | None = None,
     device: str = "auto",
@@ -62,25 +75,25 @@ def rank(
     """Draw ranked lists, curves and activation maps: `dsa-fast rank runs/fit/checkpoints/last.ckpt DIR --out OUT`.
 
     Writes report.html, ranked.png, cmc.png, distances.png, activations.png and ranks.json. Scores, curves and distances
-    are of all queries, lists of those chosen.
+    are of all queries; lists are of the chosen ones.
 
     Args:
         checkpoint: file written by `dsa-fast fit`.
-        root: folder of a data set, or one up to three folders above it; or a CSV file.
+        root: folder of a data set or one up to three levels above it, or a CSV file.
         out: folder to write to.
-        queries: `random`, `worst` (lowest average precision first), `all`, or names of query files with commas between.
+        queries: `random`, `worst` (lowest average precision first), `all`, or names of query files separated by commas.
         count: how many random or worst queries.
-        k: how many images that count each list has; those that the protocol leaves out stand grey between them.
-        html: write report.html, one file that opens from disk and shows everything.
+        k: images that count in each list; those that the protocol leaves out are shown in grey between them.
+        html: write report.html, one file that opens from disk and shows all of it.
         activation: layer of the activation maps: `backbone` (F, which all heads read), `global`, `local`, or `none`.
-        name: which data set it is; `auto` takes what is there.
+        name: the data set's name; `auto` finds it out from the folder.
         options: of the data set, such as `{kind: labeled}` for CUHK03.
         check_counts: whether the numbers of images must be the published ones.
         multi_query: pool each query over its person's images by its camera (Market-1501's gt_bbox).
         fused: use both streams' fused features, which need IUV maps; otherwise the MF-Stream alone.
         iuv: folder of the IUV maps; by default `iuv` inside root.
         metric: distance of two test vectors.
-        images: `embed` puts them into report.html, `beside` into a folder beside it, `auto` embeds up to 64 MiB.
+        images: `embed` puts them into report.html, `folder` into a folder next to it, `auto` embeds up to 64 MiB.
         height: of the report's images, in pixels; by default 160, from 2,000 images on 112.
         title: heading of the report.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
@@ -98,7 +111,7 @@ def rank(
     if multi_query and not data.multi_query:
         raise ValueError(f"multi_query needs the queries' further images (gt_bbox), got none in {data.root}")
     if queries not in ("random", "worst", "all"):
-        _named(queries, data.query)  # a wrong name should show before the work
+        _find_by_name(queries, data.query)  # a wrong name should show before the work
 
     embedder = ModelEmbedder(loaded, fused=fused, device=place)
 
@@ -117,24 +130,24 @@ def rank(
     if multi_query:
         query = pool_multi_query(query, embed("multi_query", data.multi_query))
     result = evaluate(*query, *gallery, metric=metric)
-    chosen = choose(queries, data.query, result, count, seed)
+    chosen = pick_queries(queries, data.query, result, count, seed)
     some = Embedded(*(column[torch.from_numpy(chosen)] for column in query))
-    lists = kept_lists(*some, *gallery, k=k, metric=metric)
+    lists = unfiltered_lists(*some, *gallery, k=k, metric=metric)
     histogram = distance_histogram(*query, *gallery, metric=metric)
 
     method = ("both streams fused" if fused else "MF-Stream") + (", multi-query" if multi_query else "")
     how = {"worst": "the worst {}", "random": "{} at random", "all": "all {}"}.get(queries, "{} by name")
     how = how.format(f"{len(chosen):,}")
     save_picture(cmc_curves({method: result.cmc}), out / "cmc.png")
-    save_picture(distances(histogram, x_label=f"{metric} distance"), out / "distances.png")
-    save_picture(_lists_picture(data, lists, result, chosen), out / "ranked.png")
+    save_picture(distance_distributions(histogram, x_label=f"{metric} distance"), out / "distances.png")
+    save_picture(_draw_lists(data, lists, result, chosen), out / "ranked.png")
     written = ["cmc.png", "distances.png", "ranked.png"]
     if heat:
-        save_picture(_activation_picture(data, lists, chosen, heat[0], heat[1]), out / "activations.png")
+        save_picture(_draw_activations(data, lists, chosen, heat[0], heat[1]), out / "activations.png")
         written.append("activations.png")
     with atomic_path(out / "ranks.json") as temporary:
         about = {"checkpoint": str(checkpoint), "root": str(root), "features": method, "metric": metric}
-        rows = _rows(data, lists, result, chosen)
+        rows = _json_rows(data, lists, result, chosen)
         temporary.write_text(json.dumps({**about, **result.summary(), "queries": rows}, indent=1) + "\n")
     written.append("ranks.json")
     print_scores({method: result.summary()})
@@ -143,19 +156,11 @@ def rank(
             "checkpoint": str(checkpoint),
             "data": str(data.root),
             "features": f"{method}, {query.features.shape[1]} numbers, {metric} distance",
-            "listed": f"{how} of {len(data.query):,} queries, {k} images each and what is left out between them",
+            "listed": f"{how} of {len(data.query):,} queries, {k} images each and the left-out ones between them",
         }
         if heat:
             facts["activation"] = f"{activation}: length of the feature vector at each place, each image's own range"
-        columns = (
-            TextColumn("report"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("images,"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("images", total=None)
+        with image_progress(console, "report") as show:
             report = write_report(
                 out / "report.html",
                 data.query,
@@ -170,19 +175,21 @@ def rank(
                 facts=facts,
                 height=height,
                 images=images,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=show,
             )
-        beside = "" if report.embedded else ", with its images beside it"
-        written.insert(0, f"report.html ({report.size / 1e6:.1f} MB, {report.images} images{beside})")
+        place_of_images = "" if report.embedded else " in a folder next to it"
+        written.insert(0, f"report.html ({report.size / 1e6:.1f} MB, {report.images} images{place_of_images})")
     seconds = time.perf_counter() - start
     console.print(f"{out}: {', '.join(written)}; {seconds:.1f} s", highlight=False, soft_wrap=True)
 
 
-def choose(queries: str, people: list[Person], result: EvaluationResult, count: int, seed: int) -> NDArray[np.int64]:
-    """Places of the queries that `queries` asks for: `random`, `worst`, `all`, or file names with commas between.
+def pick_queries(
+    queries: str, people: list[Person], result: EvaluationResult, count: int, seed: int
+) -> NDArray[np.int64]:
+    """Places of the queries that `queries` selects: `random`, `worst`, `all`, or file names separated by commas.
 
     Raises:
-        ValueError: a name is no query's.
+        ValueError: no query has such a name.
     """
     if queries == "all":
         return np.arange(len(people))
@@ -191,10 +198,10 @@ def choose(queries: str, people: list[Person], result: EvaluationResult, count: 
         return order[: min(count, result.num_valid_queries)].astype(np.int64)
     if queries == "random":
         return np.sort(np.random.default_rng(seed).permutation(len(people))[:count]).astype(np.int64)
-    return _named(queries, people)
+    return _find_by_name(queries, people)
 
 
-def _named(names: str, people: list[Person]) -> NDArray[np.int64]:
+def _find_by_name(names: str, people: list[Person]) -> NDArray[np.int64]:
     places: dict[str, list[int]] = {}
     for i, person in enumerate(people):
         for key in {person.path.name, person.path.stem}:
@@ -203,15 +210,15 @@ def _named(names: str, people: list[Person]) -> NDArray[np.int64]:
     for name in (part.strip() for part in names.split(",")):
         if name not in places:
             raise ValueError(
-                "queries must be random, worst, all, or names of query files with commas between "
+                "queries must be random, worst, all, or names of query files separated by commas "
                 f"(such as {people[0].path.name}), got {name!r}"
             )
         found += places[name]
     return np.array(list(dict.fromkeys(found)), np.int64)
 
 
-def _lists_picture(
-    data: PeopleSplits, lists: KeptLists, result: EvaluationResult, chosen: NDArray[np.int64]
+def _draw_lists(
+    data: PeopleSplits, lists: UnfilteredLists, result: EvaluationResult, chosen: NDArray[np.int64]
 ) -> Image.Image:
     rows = min(_ROWS, len(chosen))
     length = int((lists.kinds[:rows] != NONE).sum(1).max())
@@ -229,8 +236,8 @@ def _lists_picture(
     )
 
 
-def _activation_picture(
-    data: PeopleSplits, lists: KeptLists, chosen: NDArray[np.int64], query_heat: Tensor, gallery_heat: Tensor
+def _draw_activations(
+    data: PeopleSplits, lists: UnfilteredLists, chosen: NDArray[np.int64], query_heat: Tensor, gallery_heat: Tensor
 ) -> Image.Image:
     """Queries, each with the best-ranked image that counts, and their maps."""
     rows = []
@@ -243,14 +250,14 @@ def _activation_picture(
             shown.append((data.gallery[top], gallery_heat[top], f"rank 1, {right}"))
         group = []
         for person, heat, text in shown:
-            with Image.open(person.path) as file:
-                group.append((file.convert("RGB"), heat, f"{text}: pid {person.pid}, camera {person.camid}"))
+            about = f"{text}: pid {person.pid}, camera {person.camid}"
+            group.append((read_picture(person.path), heat, about))
         rows.append(group)
-    return activation_sheet(rows, columns=3)
+    return activation_grid(rows, columns=3)
 
 
-def _rows(
-    data: PeopleSplits, lists: KeptLists, result: EvaluationResult, chosen: NDArray[np.int64]
+def _json_rows(
+    data: PeopleSplits, lists: UnfilteredLists, result: EvaluationResult, chosen: NDArray[np.int64]
 ) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for row, i in enumerate(chosen):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -18,7 +17,8 @@ from dsa_fast.deploy.index import VectorIndex, check_encoder
 from dsa_fast.deploy.inputs import Item, find_items, read_items
 from dsa_fast.deploy.vector_files import SUFFIXES, read_vectors
 from dsa_fast.files import atomic_path, checksum
-from dsa_fast.visual.pictures import found_lists, save_picture
+from dsa_fast.visual.layout import save_picture, to_picture
+from dsa_fast.visual.ranked_lists import search_results
 
 _SHOWN = 12  # queries in a picture and in the table
 
@@ -42,10 +42,10 @@ def search(
         index: the index's folder.
         source: vectors, .parquet or .npz; a query may also be a folder, list or file of images.
         encoder: for a query by images: the file that the vectors were made with.
-        kind: of a new index, as FAISS calls it: `Flat` is exact; `HNSW32` and `IVF256,Flat` are for millions.
-        k: how many are found for each query.
-        picture: file for a picture of the first queries and what was found.
-        json_out: file for all that was found.
+        kind: FAISS's name of a new index's kind: `Flat` is exact; `HNSW32` and `IVF256,Flat` are for millions.
+        k: number of results for each query.
+        picture: picture file of the first queries and their results.
+        json_out: JSON file of all results.
         device: of the encoder.
     """
     console = Console()
@@ -122,17 +122,14 @@ def _name(item: Item) -> str:
 
 
 def _draw(path: Path, items: Sequence[Item], found: Sequence[Sequence[tuple[Item, float]]]) -> None:
-    # Frames of a video are read in order, so all that is shown is read at once.
+    # Frames of a video are read in order, so all images of the picture are read at once.
     wanted = sorted(
         {*items, *(each for nearest in found for each, _ in nearest)},
         key=lambda item: (str(item.path), -1 if item.frame is None else item.frame, item.box or ()),
     )
-    pictures = {
-        item: Image.fromarray(image.permute(1, 2, 0).numpy())
-        for item, image in zip(wanted, _images(wanted), strict=True)
-    }
+    pictures = {item: to_picture(image) for item, image in zip(wanted, _images(wanted), strict=True)}
     rows = [
         ((pictures[item], _name(item)), [(pictures[each], f"{cosine:.3f}") for each, cosine in nearest])
         for item, nearest in zip(items, found, strict=True)
     ]
-    save_picture(found_lists(rows), path)
+    save_picture(search_results(rows), path)

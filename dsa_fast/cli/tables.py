@@ -14,9 +14,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from dsa_fast.cli import make_parser
 from dsa_fast.cli.fit import fit
-from dsa_fast.cli.synth import rendering_progress
+from dsa_fast.cli.synth import render_people
 from dsa_fast.configs import find_config, row_names
-from dsa_fast.data.synth import SynthConfig, make_dataset
+from dsa_fast.data.synth import SynthConfig
 from dsa_fast.tables import PAPER_ROWS, Training, TrainingScores, run_trainings, sweep_report, table_report
 from dsa_fast.tables.rows import rows_of
 from dsa_fast.tables.run import ROW
@@ -177,5 +177,4 @@ def _make_people(folder: Path, config: SynthConfig, console: Console) -> None:
                 f"out must be another folder when synth changes: the people in {folder} differ in {', '.join(changed)}"
             )
         return
-    with rendering_progress(console) as show:
-        make_dataset(folder, config, progress=show)
+    render_people(folder, config, console)

@@ -7,19 +7,17 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from dsa_fast.densepose.iuv import read_iuv, resize_iuv
+from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.densepose.parts import NUM_PARTS
 from dsa_fast.files import atomic_path
+from dsa_fast.image import read_image
 from dsa_fast.ops.warp import warp as warp_op
-from dsa_fast.visual.atlas import atlas, part_overlay
+from dsa_fast.visual.atlas import photo_and_parts
 
-_PAPER, _INK = (250, 250, 250), (40, 40, 45)
-_GAP, _CAPTION = 16, 24
-_PANEL_WIDTH = 640  # pixels; the photo and the part map are no wider
 _MARGIN = 0.06  # of a person's box, kept around it
 
 
@@ -41,14 +39,16 @@ def warp(
         iuv: its DensePose IUV map, an 8-bit PNG of the same size.
         out: PNG to write.
         size: height and width of a part's image, in texels.
-        order: what the map's red, green and blue hold; `auto` tells it from the file.
-        reduce: what becomes of several pixels on one texel: the last in raster order, or their mean.
+        order: channel order of the map's red, green and blue; `auto` detects it.
+        reduce: of several pixels on one texel, take the last in raster order or the mean.
         instances: image with a number per pixel, the same for all of one person; to show one person of several.
         person: that person's number in `instances`.
     """
     if out.suffix.lower() != ".png":
         raise ValueError(f'out must end in ".png", got {str(out)!r}')
-    photo = _read_photo(image)
+    if not image.is_file():
+        raise FileNotFoundError(f"image not found: {image}")
+    photo = read_image(image)
     part_map = read_iuv(iuv, order=order)
     if photo.shape != part_map.shape:
         raise ValueError(
@@ -60,7 +60,7 @@ def warp(
         photo, part_map = _one_person(photo, part_map, instances, person)
         title += f", person {person}"
     elif person is not None:
-        raise ValueError(f"person must come with instances, the image that says who is where, got person {person}")
+        raise ValueError(f"person must come with instances, the image of people's numbers, got person {person}")
     if not bool(part_map[0].any()):
         raise ValueError(f"iuv must hold labelled pixels, got background only: {iuv}")
     dsap, count = warp_op(photo, part_map, size=size, reduce=reduce, return_count=True)
@@ -69,50 +69,20 @@ def warp(
         f"{_size(photo)} pixels, {labelled / part_map[0].numel():.1%} of them labelled; {parts} of {NUM_PARTS} parts, "
         f"{float((count > 0).double().mean()):.1%} of their {size} x {size} texels touched"
     )
-    picture = compose(photo, part_map, dsap, count, f"{title}: {facts}")
+    picture = photo_and_parts(photo, part_map, dsap, count, f"{title}: {facts}")
     with atomic_path(out) as temporary:
         picture.save(temporary, format="PNG")
     Console().print(f"{facts}\nwrote {out}", highlight=False, soft_wrap=True)
 
 
-def compose(photo: Tensor, iuv: Tensor, dsap: Tensor, count: Tensor, title: str) -> Image.Image:
-    """The photo above its part map, and the 24 parts beside them; the parts' labels are the map's legend.
-
-    Args:
-        photo: uint8 [3, H, W].
-        iuv: uint8 [3, H, W].
-        dsap: [24, 3, S, S].
-        count: int [24, S, S].
-        title: a line above all.
-
-    Returns:
-        An RGB picture.
-    """
-    parts = atlas(dsap, count=count)
-    room = (parts.height - 2 * _CAPTION - _GAP) // 2
-    height, width = photo.shape[1:]
-    factor = min(_PANEL_WIDTH / width, room / height)
-    panel = max(1, round(width * factor)), max(1, round(height * factor))
-    shown = Image.fromarray(photo.permute(1, 2, 0).numpy()).resize(panel, Image.Resampling.LANCZOS)
-    overlay = part_overlay(_to_tensor(shown), resize_iuv(iuv, (panel[1], panel[0])))
-    top = _GAP + _CAPTION + _GAP // 2
-    picture = Image.new("RGB", (panel[0] + 3 * _GAP + parts.width, top + parts.height + _GAP), _PAPER)
-    draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(18)
-    font = ImageFont.load_default(max(9, int(18 * min(1, (picture.width - 2 * _GAP) / font.getlength(title)))))
-    draw.text((_GAP, _GAP), title, fill=_INK, font=font)
-    y = top
-    for caption, content in (("photo", shown), ("parts", overlay)):
-        draw.text((_GAP, y), caption, fill=_INK, font=ImageFont.load_default(15))
-        picture.paste(content, (_GAP, y + _CAPTION))
-        y += _CAPTION + panel[1] + _GAP
-    picture.paste(parts, (panel[0] + 2 * _GAP, top))
-    return picture
-
-
 def _one_person(photo: Tensor, iuv: Tensor, path: Path, person: int | None) -> tuple[Tensor, Tensor]:
     """The photo and the map cut to one person's box; the map keeps that person's pixels only."""
-    with _open(path, "instances") as file:
+    try:
+        file = Image.open(path)
+        file.load()
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"instances must be a readable image, got {path}: {error}") from error
+    with file:
         if file.mode not in ("L", "P", "I", "I;16", "1"):
             raise ValueError(f"instances must have one channel (a number per pixel), got mode {file.mode}: {path}")
         numbers = torch.from_numpy(np.array(file).astype(np.int64))
@@ -133,23 +103,6 @@ def _one_person(photo: Tensor, iuv: Tensor, path: Path, person: int | None) -> t
     rows = slice(max(0, top - margin), min(height, bottom + margin))
     columns = slice(max(0, left - margin), min(width, right + margin))
     return photo[:, rows, columns], (iuv * mine)[:, rows, columns].contiguous()
-
-
-def _read_photo(path: Path) -> Tensor:
-    """uint8 [3, H, W], upright if the camera noted which way it was held."""
-    with _open(path, "image") as file:
-        return _to_tensor(ImageOps.exif_transpose(file).convert("RGB"))
-
-
-def _open(path: Path, name: str) -> Image.Image:
-    if not path.is_file():
-        raise FileNotFoundError(f"{name} not found: {path}")
-    try:
-        file = Image.open(path)
-        file.load()
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{name} is not a readable image: {path}: {error}") from error
-    return file
 
 
 def _to_tensor(picture: Image.Image) -> Tensor:

@@ -1,4 +1,7 @@
-"""Options of whole runs as YAML files, part of the package: `small`, `tiny`, `dsa_reid`, and `rows/NAME`."""
+"""Options of whole runs as YAML files inside the package: `small`, `tiny`, `dsa_reid`, and `rows/NAME`.
+
+This package imports nothing else of `dsa_fast`.
+"""
 
 from __future__ import annotations
 
@@ -34,5 +37,5 @@ def find_config(name: str | os.PathLike[str], option: str = "config") -> Path:
 
 
 def row_names() -> list[str]:
-    """The names of the package's rows: `rows/NAME` is the configuration of each."""
+    """Returns the NAMEs of all `rows/NAME` in the package, sorted."""
     return sorted(file.stem for file in (_FOLDER / "rows").glob("*.yaml"))

@@ -1,4 +1,4 @@
-"""A plain folder with a CSV file that says who is on each image.
+"""A folder with a CSV file that lists images and their people.
 
 ```
 path,pid,camid,split,iuv
@@ -16,30 +16,30 @@ from __future__ import annotations
 import csv
 from pathlib import Path, PurePosixPath
 
-from dsa_fast.data.folders import IuvMaps, Source, image_names
+from dsa_fast.data.folders import DatasetFormat, IuvMaps, image_names
 from dsa_fast.data.people import PeopleSplits, Person
 
-__all__ = ["SOURCE"]
+__all__ = ["FORMAT"]
 
 _COLUMNS = ("path", "pid", "camid", "split")
 _SPLITS = ("train", "query", "gallery", "multi_query")
-_MOST_TABLES = 50  # so many CSV files of a folder are looked into
+_MOST_TABLES = 50  # CSV files of a folder whose headers are read
 
 
 def _read(
     folder: Path, *, iuv: Path | str | None = None, check_counts: bool = True, table: Path | str | None = None
 ) -> PeopleSplits:
-    """People listed in a CSV file.
+    """Reads the people listed in a CSV file.
 
     Args:
         folder: the folder, or the CSV file itself.
         iuv: folder of the IUV maps of rows that name none, with the images' relative paths.
-        check_counts: not used; there are no published numbers.
-        table: the CSV file's name, where a folder has several.
+        check_counts: not used, because there are no published numbers.
+        table: the CSV file's name, if a folder has several.
 
     Raises:
         FileNotFoundError: a listed image or map does not exist.
-        ValueError: a column is missing, or a row is wrong; the message says which.
+        ValueError: a column is missing, or a row is wrong; the message names it.
     """
     if folder.is_file():
         path, folder = folder, folder.parent
@@ -103,7 +103,7 @@ def _read(
 
 
 def _tables(folder: Path) -> list[Path]:
-    """The CSV files of a folder that have the columns."""
+    """Finds the CSV files of a folder that have the columns."""
     found = []
     for path in sorted(folder.glob("*.csv"))[:_MOST_TABLES]:
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
@@ -113,7 +113,7 @@ def _tables(folder: Path) -> list[Path]:
     return found
 
 
-SOURCE = Source(
+FORMAT = DatasetFormat(
     "csv",
     "a folder with a CSV file",
     "DIR/\n  people.csv            path,pid,camid,split[,iuv]\n  ...                   the images\n"

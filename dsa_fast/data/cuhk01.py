@@ -6,9 +6,9 @@ cuhk01/
   iuv/campus/0001001.png  (optional) IUV map
 ```
 
-971 people, two images by each of two cameras. The data set has no split of its own; the usual one trains on 485 people
-drawn at random and tests on the other 486. Here a split's number draws them: people are ordered by the SHA-256 of
-`cuhk01/SPLIT/PID`, and the first half trains. That is the same on every machine and in every version.
+It has 971 people with two images from each of two cameras. There is no official split. Papers usually train on 485
+random people and test on the other 486. Here the number of a split draws them: people are ordered by the
+SHA-256 of `cuhk01/SPLIT/PID`, and the first half trains. That is the same on every machine and in every version.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from dsa_fast.data.folders import IuvMaps, Source, image_names, plain_name
-from dsa_fast.data.people import PeopleSplits, Person
+from dsa_fast.data.folders import DatasetFormat, IuvMaps, image_names, plain_name
+from dsa_fast.data.people import PeopleSplits
 
-__all__ = ["SOURCE"]
+__all__ = ["FORMAT"]
 
 _NAME = re.compile(r"^(\d{4})(\d{3})\.")
 _IMAGES, _PEOPLE = 3884, 971
@@ -35,14 +35,14 @@ def _read(
     split: int | Literal["all"] = 0,
     query_camera: int = 1,
 ) -> PeopleSplits:
-    """CUHK01.
+    """Reads CUHK01.
 
     Args:
         folder: the folder with `campus`.
         iuv: folder of the IUV maps, which mirrors `campus`.
-        check_counts: compares with the published numbers.
-        split: which of the random splits; `all` puts everybody into train as well as into query and gallery, to
-            train on all of CUHK01, or to test on all of it what was trained elsewhere.
+        check_counts: compare the numbers of images and people with the published ones.
+        split: number of the random split. `all` puts everybody into train, and into query and gallery: to train on
+            all of CUHK01, or to test a model from another data set on all of it.
         query_camera: 1 or 2; the images of the other camera are the gallery.
     """
     if query_camera not in (1, 2):
@@ -58,8 +58,7 @@ def _read(
         match = _NAME.match(name)
         if match is None or int(match[1]) < 1 or not 1 <= int(match[2]) <= 4:
             raise ValueError(f"image names must be PPPPNNN.png, person and 001..004, got {name} in {place}")
-        found, camid = maps.find("campus", name), (int(match[2]) + 1) // 2
-        people.append(Person(place / name, found, int(match[1]), camid, maps.place("campus", name)))
+        people.append(maps.person(place / name, "campus", int(match[1]), (int(match[2]) + 1) // 2))
     pids = sorted({person.pid for person in people})
     if check_counts and (len(people), len(pids)) != (_IMAGES, _PEOPLE):
         raise ValueError(
@@ -92,4 +91,4 @@ def _holds(folder: Path) -> bool:
     return (folder / "campus").is_dir() or plain_name(folder) == "campus"
 
 
-SOURCE = Source("cuhk01", "CUHK01", _TREE, _holds, lambda folder: True, _read)
+FORMAT = DatasetFormat("cuhk01", "CUHK01", _TREE, _holds, lambda folder: True, _read)

@@ -1,4 +1,4 @@
-"""CUHK03 as its authors release it: all images in one MATLAB file, `cuhk-03.mat`.
+"""CUHK03 as its authors release it, with all images in one MATLAB file, `cuhk-03.mat`.
 
 Li et al., "DeepReID: Deep Filter Pairing Neural Network for Person Re-identification", CVPR 2014; the 767/700 protocol
 of Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017, is in two further files.
@@ -13,7 +13,7 @@ cuhk03/
   iuv/images_labeled/1_001_1_01.png   (optional) IUV maps, mirrored names
 ```
 
-The images are unpacked once, under the names that torchreid gives them; what it unpacked is used as it is. Camera 1 and
+The images are unpacked once, with torchreid's names. Images that torchreid unpacked are used as they are. Cameras 1 and
 2 are the two views of a pair; nobody is seen by two pairs.
 """
 
@@ -29,14 +29,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.progress import track
 
-from dsa_fast.data.folders import IuvMaps, Source, child, image_names, plain_name
+from dsa_fast.data.folders import DatasetFormat, IuvMaps, child, image_names, plain_name
 from dsa_fast.data.market import CUHK03_COUNTS
-from dsa_fast.data.people import PeopleSplits, Person
+from dsa_fast.data.people import PeopleSplits
+from dsa_fast.data.progress import progress_bar
 from dsa_fast.files import atomic_path
 
-__all__ = ["SOURCE"]
+__all__ = ["FORMAT"]
 
 _MAT = ("cuhk03_release/cuhk-03.mat", "cuhk-03.mat")
 _VIEW = 5  # images of a person by the first camera of a pair; five more by the second
@@ -51,18 +51,18 @@ def _read(
     protocol: Literal["767/700", "all"] = "767/700",
     images: Path | str | None = None,
 ) -> PeopleSplits:
-    """CUHK03 from its MATLAB files.
+    """Reads CUHK03 from its MATLAB files.
 
     Args:
         folder: the folder with `cuhk03_release` and the protocol's files.
         iuv: folder of the IUV maps.
-        check_counts: compares with the published numbers.
+        check_counts: compare the numbers of images with the published ones.
         kind: boxes drawn by hand (`labeled`) or found by a detector (`detected`).
-        protocol: `767/700`, or `all` to train on everybody, as before fine-tuning on CUHK01; there is no test then.
-        images: folder to unpack the images into, as `images_labeled` and `images_detected`; by default `folder`.
+        protocol: `767/700`, or `all` to train on everybody without a test, as before fine-tuning on CUHK01.
+        images: folder for the unpacked `images_labeled` and `images_detected`; by default `folder`.
 
     Raises:
-        ValueError: a file is not as published, or a package to read it is missing.
+        ValueError: a file is not as published, or the package that reads it is missing.
     """
     if kind not in CUHK03_COUNTS:
         raise ValueError(f"kind must be labeled or detected, got {kind!r}")
@@ -70,7 +70,7 @@ def _read(
         raise ValueError(f"protocol must be 767/700 or all, got {protocol!r}")
     name = f"cuhk03_new_protocol_config_{kind}.mat"
     if child(folder, name) is None and child(folder.parent, name) is not None:
-        folder = folder.parent  # the release's folder was given, which is inside
+        folder = folder.parent  # `cuhk03_release` itself was given
     config_path = child(folder, name)
     if config_path is None:
         raise FileNotFoundError(
@@ -81,10 +81,10 @@ def _read(
     unpacked = (folder if images is None else Path(images)) / f"images_{kind}"
     _unpack(folder, kind, unpacked, config["filelist"])
     maps = IuvMaps(folder, iuv)
-    people = []
-    for file, pid in zip(config["filelist"], config["labels"], strict=True):
-        found, place = maps.find(unpacked.name, file), maps.place(unpacked.name, file)
-        people.append(Person(unpacked / file, found, pid, int(file.split("_")[2]), place))
+    people = [
+        maps.person(unpacked / file, unpacked.name, pid, int(file.split("_")[2]))
+        for file, pid in zip(config["filelist"], config["labels"], strict=True)
+    ]
     if protocol == "all":
         return PeopleSplits(f"cuhk03-{kind}-all", folder, people, [], [])
     train, query, gallery = ([people[i - 1] for i in config[f"{split}_idx"]] for split in ("train", "query", "gallery"))
@@ -104,7 +104,7 @@ def _need(package: str, path: Path) -> ModuleType:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """`filelist` (names), `labels` (pids) and the 1-based `train_idx`, `query_idx` and `gallery_idx`."""
+    """Reads `filelist` (names), `labels` (pids) and the 1-based `train_idx`, `query_idx` and `gallery_idx`."""
     names = ("labels", "train_idx", "query_idx", "gallery_idx")
     with path.open("rb") as file:
         head = file.read(10)
@@ -141,7 +141,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _unpack(folder: Path, kind: str, out: Path, wanted: list[str]) -> None:
-    """Writes those of the wanted images that are not in `out` yet."""
+    """Writes the wanted images that are not in `out` yet."""
     missing = set(wanted) - (set(image_names(out)) if out.is_dir() else set())
     if not missing:
         return
@@ -150,12 +150,11 @@ def _unpack(folder: Path, kind: str, out: Path, wanted: list[str]) -> None:
         raise FileNotFoundError(f"CUHK03 needs {folder / _MAT[0]} to make {len(missing)} images from, got no such file")
     h5py = _need("h5py", mat_path)
     try:
-        with h5py.File(mat_path, "r") as mat:
-            for name, picture in track(
-                _pictures(mat, kind, missing), f"unpacking {kind} images", len(missing), transient=True
-            ):
+        with h5py.File(mat_path, "r") as mat, progress_bar(f"unpacking {kind} images", len(missing)) as advance:
+            for name, picture in _pictures(mat, kind, missing):
                 _write(out / name, picture)
                 missing.discard(name)
+                advance(1)
     except (KeyError, OSError, TypeError, AttributeError) as error:
         raise ValueError(f"{mat_path} must be CUHK03's cuhk-03.mat with the cells '{kind}', got: {error}") from error
     if missing:
@@ -173,10 +172,10 @@ def _write(path: Path, picture: NDArray[np.uint8]) -> None:
 
 
 def _pictures(mat: Any, kind: str, wanted: set[str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """The wanted images, uint8 [H, W, 3], with their names.
+    """Yields the names of the wanted images and their pixels, uint8 [H, W, 3].
 
-    MATLAB's arrays lie transposed in the file: a cell of camera pairs, in each a cell [10, people], in each an image
-    [3, W, H]; a cell without an image has an array of another shape.
+    MATLAB's arrays are transposed in the file: a cell of camera pairs holds cells [10, people] of images [3, W, H]. A
+    cell without an image has an array of another shape.
     """
     wanted = set(wanted)
     for pair, people in enumerate(np.ravel(mat[kind]), 1):
@@ -195,7 +194,7 @@ def _holds(folder: Path) -> bool:
     return protocol or (plain_name(folder).startswith("cuhk") and child(folder, *_MAT) is not None)
 
 
-SOURCE = Source(
+FORMAT = DatasetFormat(
     "cuhk03",
     "CUHK03",
     "cuhk03/\n  cuhk03_release/\n    cuhk-03.mat\n  cuhk03_new_protocol_config_labeled.mat\n"

@@ -1,4 +1,4 @@
-"""A torch data set of people as they are stored: uint8 images and IUV maps."""
+"""A torch data set that reads people as uint8 images and IUV maps."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class PersonItem(TypedDict):
     """One person, or (with a leading B) a batch of people.
 
     Keys:
-        image: uint8 [3, h, w], RGB.
-        iuv: uint8 [3, h, w]; all background where there is no map, or none was asked for.
-        label: the identity's number in training, or the pid as it is; int.
+        image: uint8 [3, h, w], RGB, upright.
+        iuv: uint8 [3, h, w]; all background if there is no map, or maps are not read.
+        label: the identity's number in training, or the pid; int.
         camid: camera; int.
     """
 
@@ -33,10 +33,10 @@ class PersonItem(TypedDict):
 
 
 class PersonBatch(PersonItem, total=False):
-    """A batch of people, or where to find it in all of them.
+    """A batch of people, or all people with the indices of a batch.
 
     Keys:
-        index: if given, `image` and `iuv` hold N people, and these are the batch's: int64 [B], on the host.
+        index: int64 [B], on the host. If given, `image` and `iuv` hold all N people, and these are the batch.
     """
 
     index: np.ndarray
@@ -48,7 +48,7 @@ class PeopleDataset(Dataset[PersonItem]):
     Args:
         people: the people, in order.
         labels: maps a pid to the label of the items, for training; None keeps the pid.
-        with_iuv: reads the IUV maps too; otherwise all maps are background.
+        with_iuv: read the IUV maps; False makes all maps background.
         iuv_order: channel order of the maps' files, see `read_iuv`.
     """
 
@@ -76,7 +76,7 @@ class PeopleDataset(Dataset[PersonItem]):
 
 
 class Collate:
-    """Makes a batch of items: as stored if all images have one size, else each is resized to `size`."""
+    """Makes a batch of items. They stay as they are if all images have one size; else each is resized to `size`."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size

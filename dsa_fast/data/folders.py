@@ -1,4 +1,4 @@
-"""Finding data sets and their files in folders: what all loaders share."""
+"""Finds data sets, images and IUV maps in folders. All readers of data sets share it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from dsa_fast.data.people import PeopleSplits
+from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.densepose.iuv_store import STORE_SUFFIX, IUVStore
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "DatasetFormat",
     "IuvMaps",
-    "Source",
-    "beside",
     "child",
     "image_names",
     "plain_name",
     "show_tree",
+    "side_by_side",
     "subfolders",
 ]
 
@@ -27,38 +27,38 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
 # IUV maps that `read_iuv` reads, the preferred first.
 _MAP_SUFFIXES = (".png", ".npy", ".npz")
 
-# Not data sets, though they may mirror the folders of one.
+# These are no data sets, but may mirror the folders of one.
 _SKIPPED = frozenset({"iuv", "__macosx"})
 
 
 @dataclass(frozen=True)
-class Source:
-    """A kind of data set: how to know its folder, and how to read it.
+class DatasetFormat:
+    """The layout of a data set: how to recognize its folder, and how to read it.
 
     Attributes:
-        name: what users call it, such as `market1501`.
-        title: what its authors call it.
-        tree: the folders and files it is made of, as shown when it is not found.
-        holds: whether a folder has these.
-        called: whether a folder's name says that it is this data set and no other of the same layout.
-        read: reads the folder; the keywords after `iuv` and `check_counts` are the data set's options.
+        name: the name for users, such as `market1501`.
+        title: the authors' name.
+        tree: its folders and files, shown if it is not found.
+        holds: tells whether a folder has these.
+        has_name: tells whether a folder's name is that of this data set and of no other with the same layout.
+        read: reads the folder. Its keywords after `iuv` and `check_counts` are the data set's options.
     """
 
     name: str
     title: str
     tree: str
     holds: Callable[[Path], bool]
-    called: Callable[[Path], bool]
+    has_name: Callable[[Path], bool]
     read: Callable[..., PeopleSplits]
 
 
 def plain_name(path: Path) -> str:
-    """A folder's name in lower case with letters and digits only: `Market-1501-v15.09.15` is `market1501v150915`."""
+    """Returns a folder's name in lower-case letters and digits only: `Market-1501-v15.09.15` is `market1501v150915`."""
     return "".join(letter for letter in path.absolute().name.lower() if letter.isalnum())
 
 
 def child(folder: Path, *names: str) -> Path | None:
-    """The first of `names` that exists in a folder, in any case of letters; a name may have folders in it."""
+    """Returns the first of `names` that exists in a folder, ignoring case. A name may be a path."""
     for name in names:
         if (folder / name).exists():
             return folder / name
@@ -79,7 +79,7 @@ def _any_case(folder: Path, name: str) -> Path | None:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder where data sets may lie, sorted; none where it may not be read."""
+    """Lists the subfolders that may hold data sets, sorted; none if the folder can't be read."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir())
@@ -89,7 +89,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def image_names(folder: Path) -> list[str]:
-    """Names of the images in a folder, sorted; hidden files (such as macOS's `._*`) are left out."""
+    """Lists the names of the images in a folder, sorted, without hidden files (such as macOS's `._*`)."""
     with os.scandir(folder) as entries:
         return sorted(
             entry.name
@@ -99,11 +99,11 @@ def image_names(folder: Path) -> list[str]:
 
 
 class IuvMaps:
-    """The IUV maps of a data set: files in folders that mirror those of the images, or one `IUVStore` of them.
+    """The IUV maps of a data set: files in folders that mirror those of the images, or one `IUVStore`.
 
     Args:
         root: the data set's folder.
-        iuv: folder or store of the maps; by default the folder `root/iuv`, or without it the store `root/iuv.dsaiuv`.
+        iuv: folder or store of the maps; by default the folder `root/iuv`, or else the store `root/iuv.dsaiuv`.
 
     Raises:
         FileNotFoundError: `iuv` is given and is neither.
@@ -125,9 +125,9 @@ class IuvMaps:
         self._listed: dict[str, dict[str, Path]] = {}
 
     def find(self, folder: str, name: str) -> Path | None:
-        """The map of the image `name` in `folder` (relative to the data set's), or None.
+        """Returns the map of the image `name` in `folder` (relative to the data set's), or None.
 
-        Of a store it is a path as if the store were a folder, which `read_iuv` reads.
+        For a store it is a path as if the store were a folder; `read_iuv` reads it.
         """
         stem = name.rpartition(".")[0]
         if self._store is not None:
@@ -140,19 +140,23 @@ class IuvMaps:
             if self.root.is_dir() and place.is_dir():
                 with os.scandir(place) as entries:
                     names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-                for suffix in reversed(_MAP_SUFFIXES):  # a PNG goes before an array of the same name
+                for suffix in reversed(_MAP_SUFFIXES):  # a PNG is preferred to an array of the same name
                     found = (each for each in names if each.lower().endswith(suffix))
                     maps.update({each.rpartition(".")[0]: place / each for each in found})
             self._listed[folder] = maps
         return maps.get(stem)
 
     def place(self, folder: str, name: str) -> Path:
-        """Where the map of the image `name` in `folder` belongs."""
+        """Returns the path where the map of the image `name` in `folder` belongs."""
         return self.root / folder / f"{name.rpartition('.')[0]}.png"
+
+    def person(self, image: Path, folder: str, pid: int, camid: int) -> Person:
+        """Makes the `Person` of an image whose map is looked for in `folder`."""
+        return Person(image, self.find(folder, image.name), pid, camid, self.place(folder, image.name))
 
 
 def show_tree(root: Path, lines: int = 16) -> str:
-    """What a folder holds, two levels deep and cut short: lines of text."""
+    """Lists what a folder holds, two levels deep, in at most `lines` lines of text."""
     shown = [f"{root}/"]
     for entry in _entries(root, 10):
         shown.append(f"  {entry}")
@@ -172,8 +176,8 @@ def _entries(folder: Path, limit: int) -> list[str]:
     return names if len(names) <= limit else [*names[:limit], f"... ({len(names)} entries)"]
 
 
-def beside(left: str, right: str) -> str:
-    """Two texts as two columns."""
+def side_by_side(left: str, right: str) -> str:
+    """Puts two texts into two columns."""
     columns = [text.splitlines() for text in (left, right)]
     width = max(map(len, columns[0]))
     height = max(map(len, columns))

@@ -1,4 +1,4 @@
-"""Which images need an IUV map, and where it belongs: of a data set, or of any folder."""
+"""Lists the images of a data set or a folder that need an IUV map, and the place of each map."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _list_dataset(
     people = [*data.train]
     if splits == "all":
         people += [*data.query, *data.gallery, *data.multi_query]
-    if out is None:  # the loader's: beside the images' folders, or for both kinds of CUHK03-NP beside those
+    if out is None:  # the loader's: next to the images' folders, or for CUHK03-NP next to both kinds
         _refuse_store(people)
         looked = [person.iuv_place for person in people if person.iuv_place is not None]
         out = next((it for it in _homes(data.root) if any(_within(place, it) for place in looked)), data.root / "iuv")
@@ -131,7 +131,7 @@ def _refuse_store(people: Sequence[Person]) -> None:
 
 
 def _own(place: Path, out: Path) -> bool:
-    """Whether a map that is there could be `prepare`'s; others (arrays, maps that a CSV file names) are left alone."""
+    """Whether an existing map could be `prepare`'s; others (arrays, maps named by a CSV file) are left alone."""
     return place.suffix.lower() == ".png" and _within(place, out)
 
 

@@ -8,8 +8,8 @@ MSMT17_V1/                                    or MSMT17_V2 (faces masked), with 
   iuv/train/0000/...png                            (optional) IUV maps, mirrored names
 ```
 
-The lists number people from 0; here 1 is added, because pid 0 means a distractor. The numbers of train and test start
-anew: pid 1 of `train` and pid 1 of the test are two people.
+The lists number people from 0. Here 1 is added, because pid 0 means a distractor. Train and test are numbered
+separately: pid 1 of `train` and pid 1 of the test are two people.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from dsa_fast.data.folders import IuvMaps, Source, child, image_names
+from dsa_fast.data.folders import DatasetFormat, IuvMaps, child, image_names
 from dsa_fast.data.people import PeopleSplits, Person
 
-__all__ = ["SOURCE"]
+__all__ = ["FORMAT"]
 
 _COUNTS = {"train": 32621, "query": 11659, "gallery": 82161}
 
@@ -28,14 +28,14 @@ _COUNTS = {"train": 32621, "query": 11659, "gallery": 82161}
 def _read(
     folder: Path, *, iuv: Path | str | None = None, check_counts: bool = True, with_val: bool = False
 ) -> PeopleSplits:
-    """MSMT17, both versions.
+    """Reads MSMT17, both versions.
 
     Args:
         folder: the folder of the lists.
         iuv: folder of the IUV maps, which mirrors `train` and `test`.
-        check_counts: compares with the published numbers.
-        with_val: trains on list_val.txt too (32,621 images in all); as in torchreid and fast-reid, the default is
-            list_train.txt alone. Published results differ in this.
+        check_counts: compare the numbers of images with the published ones.
+        with_val: train on list_val.txt too (32,621 images in all). The default is list_train.txt alone, as in
+            torchreid and fast-reid. Published results differ in this.
     """
     train_folder, test_folder = (_image_folder(folder, split) for split in ("train", "test"))
     maps = IuvMaps(folder, iuv)
@@ -79,8 +79,7 @@ def _read_list(folder: Path, split: str, images: Path, maps: IuvMaps) -> list[Pe
         if file not in listed[place]:
             missing.append(name)
         mirrored = f"{images.name}/{place}" if place else images.name
-        found = maps.find(mirrored, file)
-        people.append(Person(images / name, found, person + 1, camid, maps.place(mirrored, file)))
+        people.append(maps.person(images / name, mirrored, person + 1, camid))
     if missing:
         raise FileNotFoundError(
             f"{path} names {len(people)} images, of which {len(missing)} are missing in {images}, such as {missing[0]}"
@@ -94,7 +93,7 @@ def _holds(folder: Path) -> bool:
     return (folder / "list_train.txt").is_file() and (folder / "list_query.txt").is_file()
 
 
-SOURCE = Source(
+FORMAT = DatasetFormat(
     "msmt17",
     "MSMT17",
     "MSMT17_V1/              or MSMT17_V2/\n  train/                or mask_train_v2/\n    0000/...jpg\n"

@@ -1,4 +1,4 @@
-"""What every data set is read into: lists of people, one list a split."""
+"""The form that every data set is read into: one list of people for each split."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Person:
 
     Attributes:
         path: the image's file.
-        iuv_path: its IUV map's file (or its place in a store, see `IUVStore`), or None where there is none.
+        iuv_path: its IUV map's file (or its path in a store, see `IUVStore`); None if it has none.
         pid: identity; 0 is a distractor, -1 junk (Market-1501's convention).
         camid: camera, 1-based.
-        iuv_place: where its IUV map is looked for, whether there is one or not; None where none is looked for.
+        iuv_place: the path where its IUV map is looked for, whether it exists or not; None if none is looked for.
     """
 
     path: Path
@@ -32,18 +32,18 @@ class Person:
 class PeopleSplits:
     """The splits of a data set.
 
-    The pids and camids are those of the data set itself, so that the same numbers mean other people and cameras in
-    another data set, and in some (MSMT17) in another split. Nothing compares them across: training numbers the pids
-    of `train` anew, and the evaluation looks at `query` and `gallery` of one data set.
+    The pids and camids are the data set's own. The same numbers mean other people and cameras in another data set, and
+    in MSMT17 also in another split. Nothing compares them across data sets: training renumbers the pids of `train`, and
+    the evaluation uses `query` and `gallery` of one data set.
 
     Attributes:
-        name: which data set it is, such as `market1501`.
+        name: the data set's name, such as `market1501`.
         root: its folder.
         train: people to train on (no junk, no distractors).
         query: queries; all pids are above 0.
-        gallery: gallery, junk and distractors included (the evaluation knows what they are).
-        multi_query: further images of the queries' people by the queries' cameras, for multi-query tests; empty where
-            the data set has none.
+        gallery: gallery, with junk and distractors (the evaluation handles them).
+        multi_query: more images of the queries' people by the queries' cameras, for multi-query tests; empty if the
+            data set has none.
     """
 
     name: str
@@ -54,7 +54,7 @@ class PeopleSplits:
     multi_query: list[Person] = field(default_factory=list)
 
     def summary(self) -> list[tuple[str, int, int, int, int]]:
-        """One row a split: name, images, identities (junk and distractors not counted), cameras, IUV maps."""
+        """Returns one row a split: name, images, identities (without junk and distractors), cameras, IUV maps."""
         rows = []
         for name in ("train", "query", "gallery"):
             people: list[Person] = getattr(self, name)
@@ -72,7 +72,7 @@ class PeopleSplits:
             published: images of each split (`train`, `query`, `gallery`).
 
         Raises:
-            ValueError: a number differs; the message names all of both.
+            ValueError: a number differs; the message lists all numbers.
         """
         found = {split: len(getattr(self, split)) for split in published}
         if found != published:

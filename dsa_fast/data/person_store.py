@@ -1,15 +1,13 @@
-"""A whole training set as bytes in memory: on the training device where it fits, so that no files are read in the loop.
+"""Holds a whole training set as bytes in memory, on the training device if it fits, so that the loop reads no files.
 
-`PersonStore.open` decodes all people once, in threads, and keeps the result in a folder from which the next start maps
-it into memory. `choose_place` decides by measured size and free memory where the store goes; `StoreLoader` gives an
-epoch's batches from there.
+`PersonStore.open` decodes all people once, in threads, and saves the result in a folder. The next start maps it into
+memory. `choose_place` chooses its place by its size and the free memory. `StoreLoader` gives an epoch's batches.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import secrets
 import shutil
@@ -26,85 +24,55 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from dsa_fast.data.dataset import PersonBatch
 from dsa_fast.data.people import Person
+from dsa_fast.data.progress import progress_bar, say
 from dsa_fast.data.sampler import PKSampler
 from dsa_fast.data.transforms import resize
-from dsa_fast.data.verify import digest_files
+from dsa_fast.data.verify import decoding_threads, digest_files
 from dsa_fast.densepose.iuv import Order, read_iuv, resize_iuv
 from dsa_fast.files import atomic_path, remove_left_over
-from dsa_fast.image import read_image
+from dsa_fast.image import image_size, read_image
 
 __all__ = ["PersonStore", "Place", "StoreLoader", "choose_place", "measure", "say"]
 
-#: Where the people are: on the training device, in (pinned) host memory, or in their files.
+#: Place of the people: the training device, (pinned) host memory, or their files.
 Place = Literal["device", "pinned", "disk"]
 
 _FORMAT = "dsa_fast.store"
 _VERSION = 1
 _CHUNK = 64
 _MANIFEST = "manifest.json"
-# The share of free memory that a store may take: the rest is the network's.
+# The share of free memory that a store may take. The network needs the rest.
 _DEVICE_SHARE = 0.25
 _HOST_SHARE = 0.5
 
-_log = logging.getLogger(__name__)
-
-
-def say(text: str, progress: bool) -> None:
-    """Writes a line into the log, and to the terminal where one is watching."""
-    _log.info(text)
-    if progress:
-        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
-
 
 def measure(people: Sequence[Person], size: tuple[int, int], workers: int | None = None) -> tuple[int, int]:
-    """Height and width that people are stored at: their own if all images have one size, else `size`.
-
-    Only the files' headers are read.
+    """Returns the height and width of the store: the images' own if all have one size when upright, else `size`.
 
     Raises:
         ValueError: a file is missing or no image; the message names it.
     """
     chunks = [people[i : i + _CHUNK] for i in range(0, len(people), _CHUNK)]
-    with ThreadPoolExecutor(_threads(workers)) as pool:
-        sizes = set().union(*pool.map(_sizes, chunks))
+    with ThreadPoolExecutor(decoding_threads(workers)) as pool:
+        sizes = set().union(*pool.map(lambda chunk: {image_size(person.path) for person in chunk}, chunks))
     return sizes.pop() if len(sizes) == 1 else size
 
 
-def _sizes(people: Sequence[Person]) -> set[tuple[int, int]]:
-    sizes = set()
-    for person in people:
-        try:
-            with Image.open(person.path) as image:
-                sizes.add((image.height, image.width))
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"{person.path} must be a readable image, got: {error}") from error
-    return sizes
-
-
-def _threads(workers: int | None) -> int:
-    if workers is not None:
-        return max(workers, 1)
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
-
-
 def choose_place(num_bytes: int, device: torch.device, processes: int = 1) -> tuple[Place, str]:
-    """Where a store of `num_bytes` goes, and why.
+    """Chooses the place of a store of `num_bytes`, and gives the reason.
 
-    The device if the store fits in a quarter of its free memory, else host memory if it fits in half of
-    what is free there (shared by all processes of this machine), else their files. On a CPU the
-    device's memory is the host's.
+    The place is the device if the store fits in a quarter of its free memory, else host memory if it fits in half of
+    the free memory there (shared by all processes of this machine), else the files. On a CPU the device's memory is the
+    host's.
 
     Args:
         num_bytes: size of the store.
         device: the training device.
-        processes: how many training processes share this machine's memory.
+        processes: number of training processes that share this machine's memory.
     """
     tried: list[str] = []
     host = _free_host_bytes()
@@ -120,11 +88,11 @@ def choose_place(num_bytes: int, device: torch.device, processes: int = 1) -> tu
         if num_bytes <= limit:
             return place, "; ".join([*tried, f"{_gigabytes(num_bytes)} fit in {words}"])
         tried.append(f"{_gigabytes(num_bytes)} do not fit in {words}")
-    return "disk", "; ".join(tried) or "how much memory is free is not known"
+    return "disk", "; ".join(tried) or "the free memory is not known"
 
 
 def _free_host_bytes() -> int | None:
-    """Memory that programs can still have; None where the system does not say."""
+    """Returns the free memory of the host; None if the system does not tell."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -147,7 +115,7 @@ class PersonStore:
 
     Attributes:
         images: uint8 [N, 3, h, w], RGB.
-        iuv: uint8 [N, 3, h, w], channels I, U, V; all background where there is no map.
+        iuv: uint8 [N, 3, h, w], channels I, U, V; all background if there is no map.
     """
 
     images: Tensor
@@ -155,7 +123,7 @@ class PersonStore:
 
     @property
     def num_bytes(self) -> int:
-        """How much memory it takes."""
+        """Its size in memory."""
         return self.images.numel() + self.iuv.numel()
 
     def __len__(self) -> int:
@@ -172,22 +140,22 @@ class PersonStore:
         workers: int | None = None,
         progress: bool = False,
     ) -> PersonStore:
-        """Decodes people in threads, or maps what an earlier call left in `cache` into memory.
+        """Decodes people in threads, or maps the result of an earlier call in `cache` into memory.
 
-        If all images have one size they are stored as they are. Otherwise each that is not of `size` is resized to it
-        (maps by nearest neighbour), as the training transform would do first thing: the network sees the same pixels.
+        If all images have one size they are stored as they are. Otherwise each is resized to `size` (maps by nearest
+        neighbor). The training transform would do the same first, so the network sees the same pixels.
 
         The cache is a folder for this list of people with `manifest.json` and one file of bytes. It is valid as long
-        as all paths, sizes and times of change are the same; otherwise it is made anew. Where it cannot be written, or
-        the disk is too full, the store is made in memory, and a line says so.
+        as all paths, sizes and modification times are the same; otherwise it is rebuilt. If it can't be written, or the
+        disk is too full, the store is made in memory, and the log says so.
 
         Args:
             people: the people.
             size: height and width of the network's input, for images of unequal sizes.
             iuv_order: channel order of the maps' files, see `read_iuv`.
-            cache: folder for the caches of any number of lists; None for none.
+            cache: folder for the caches of any number of lists; None for no cache.
             workers: threads; by default one for each core, 8 at most.
-            progress: shows a progress bar, and says what is done.
+            progress: show a progress bar and messages.
 
         Raises:
             ValueError: there are no people, or a file is missing or broken; the message names it.
@@ -204,7 +172,7 @@ class PersonStore:
                 say(f"store: {_gigabytes(store.num_bytes)} mapped from {folder}", progress)
                 return store
             if complaint:
-                say(f"store: {folder} is made anew: {complaint}", progress)
+                say(f"store: {folder} is rebuilt: {complaint}", progress)
         height, width = measure(people, size, workers)
         fill = partial(_fill, people, iuv_order=iuv_order, workers=workers, progress=progress)
         shape = (2, len(people), 3, height, width)
@@ -214,7 +182,7 @@ class PersonStore:
                 if room < 1.02 * np.prod(shape):
                     raise OSError(f"the disk has only {_gigabytes(room)} free")
                 with _alone(folder, progress) as alone:
-                    store, _ = _map(folder, key, len(people), size)  # what another process has made meanwhile
+                    store, _ = _map(folder, key, len(people), size)  # another process may have made it
                     if store is not None:
                         return store
                     if alone:
@@ -227,10 +195,10 @@ class PersonStore:
         return cls(*torch.from_numpy(memory).unbind())
 
     def to(self, device: torch.device) -> PersonStore:
-        """The store on a device.
+        """Copies the store to a device.
 
         Raises:
-            ValueError: the device has not as much memory.
+            ValueError: the device has too little free memory.
         """
         if self.images.device == device:
             return self
@@ -243,12 +211,12 @@ class PersonStore:
             ) from error
 
     def pin(self) -> PersonStore:
-        """The store in memory that a GPU reads without the processor's help."""
+        """Copies the store to page-locked memory, which a GPU reads without the processor."""
         return PersonStore(self.images.pin_memory(), self.iuv.pin_memory())
 
 
 def _existing(folder: Path) -> Path:
-    """The nearest folder above that exists."""
+    """Returns the nearest existing parent."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder
@@ -262,7 +230,7 @@ def _folder_name(people: Sequence[Person], iuv_order: str) -> str:
 
 
 def _map(folder: Path, key: str, people: int, size: tuple[int, int]) -> tuple[PersonStore | None, str | None]:
-    """The store in a folder; or None and what is wrong with it (None: there is nothing)."""
+    """Returns the store in a folder, or None and the reason (None if the folder has none)."""
     try:
         manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text())
     except FileNotFoundError:
@@ -280,7 +248,7 @@ def _map(folder: Path, key: str, people: int, size: tuple[int, int]) -> tuple[Pe
         path = folder / str(manifest["file"])
         if path.parent != folder or path.stat().st_size != np.prod(shape):
             return None, f"{path.name} is not whole"
-        mapped = np.memmap(path, np.uint8, "c", shape=shape)  # what is written to it stays in memory
+        mapped = np.memmap(path, np.uint8, "c", shape=shape)  # "c": writes stay in memory
     except (OSError, KeyError, TypeError, ValueError) as error:
         return None, f"{type(error).__name__}: {error}"
     return PersonStore(*torch.from_numpy(mapped).unbind()), None
@@ -288,7 +256,7 @@ def _map(folder: Path, key: str, people: int, size: tuple[int, int]) -> tuple[Pe
 
 @contextmanager
 def _alone(folder: Path, progress: bool) -> Iterator[bool]:
-    """Makes the folder and keeps other processes out of this block; False where the file system knows no locks."""
+    """Makes the folder and locks this block to one process. Yields False if the file system has no locks."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as file:
         try:
@@ -307,12 +275,12 @@ def _alone(folder: Path, progress: bool) -> Iterator[bool]:
 def _write(
     folder: Path, key: str, shape: tuple[int, ...], size: tuple[int, int], fill: Callable[[np.ndarray], None]
 ) -> PersonStore:
-    """Fills a new file of bytes, and takes it in place of what the folder holds."""
+    """Fills a new file of bytes, which replaces the folder's old one."""
     num_bytes, (height, width) = int(np.prod(shape)), shape[-2:]
     name = f"people-{secrets.token_hex(4)}.bin"
     with atomic_path(folder / name) as temporary:
         with temporary.open("wb") as file:
-            if hasattr(os, "posix_fallocate"):  # a disk that gets full later would kill the process
+            if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process
                 os.posix_fallocate(file.fileno(), 0, num_bytes)
             else:
                 file.truncate(num_bytes)
@@ -340,17 +308,13 @@ def _write(
 
 
 def _fill(people: Sequence[Person], to: np.ndarray, *, iuv_order: Order, workers: int | None, progress: bool) -> None:
-    """Decodes people into to, uint8 [2, N, 3, h, w]: images, then maps; what has no map is left as it is."""
+    """Decodes people into `to`, uint8 [2, N, 3, h, w]: images, then maps. Missing maps are not written."""
     starts = range(0, len(people), _CHUNK)
-    columns = (TextColumn("reading people"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with (
-        Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress) as bar,
-        ThreadPoolExecutor(_threads(workers)) as pool,
-    ):
-        task = bar.add_task("people", total=len(people))
+    bar = progress_bar("reading people", len(people), progress)
+    with bar as advance, ThreadPoolExecutor(decoding_threads(workers)) as pool:
         try:
             for done in pool.map(partial(_fill_chunk, people, to, iuv_order), starts):
-                bar.advance(task, done)
+                advance(done)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -369,20 +333,20 @@ def _fill_chunk(people: Sequence[Person], to: np.ndarray, iuv_order: Order, star
 
 
 class StoreLoader:
-    """An epoch's batches from a store; what the training loop needs of a data loader.
+    """Gives an epoch's batches from a store, in place of a data loader.
 
-    A store on the training device is not copied: a batch holds all people and the indices of its own, which
-    `augment_batch` reads where they lie. From host memory, a batch's people are copied to a CUDA device on a stream
-    of their own, two batches ahead of the step.
+    A store on the training device is not copied: a batch holds all people and its own indices, and `augment_batch`
+    reads them in place. From host memory, a batch's people are copied to a CUDA device on a separate stream, two
+    batches ahead of the step.
 
     Args:
         store: the people, on `device` or in host memory (pinned, for CUDA).
         labels: of each person, int64 [N].
         camids: of each person, int64 [N].
         batch_sampler: gives each batch's indices.
-        device: where batches go.
-        whole: whether batches hold the whole store and indices; by default where it is on `device`.
-        ahead: batches that are copied before they are asked for.
+        device: the training device.
+        whole: whether batches hold the whole store and indices; by default if the store is on `device`.
+        ahead: batches that are copied in advance.
     """
 
     def __init__(
@@ -448,5 +412,5 @@ class StoreLoader:
             current = torch.cuda.current_stream(self.device)
             current.wait_event(event)
             for tensor in (batch["image"], batch["iuv"]):
-                tensor.record_stream(current)  # so that its memory is not given away before the step has read it
+                tensor.record_stream(current)  # keeps its memory until the step has read it
         return batch

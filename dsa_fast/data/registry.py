@@ -1,4 +1,4 @@
-"""`read_dataset`: any of the known data sets, found by itself in a folder."""
+"""`read_dataset` finds and reads any known data set in a folder."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from dsa_fast.data import csv_table, cuhk01, cuhk03, market, msmt17
-from dsa_fast.data.folders import Source, beside, plain_name, show_tree, subfolders
+from dsa_fast.data.folders import DatasetFormat, plain_name, show_tree, side_by_side, subfolders
 from dsa_fast.data.people import PeopleSplits
 
 __all__ = ["DATASETS", "holds_dataset", "read_dataset"]
 
-# The order decides between sources that hold the same folder: the more particular first.
-_SOURCES = (csv_table.SOURCE, *market.SOURCES, cuhk03.SOURCE, cuhk01.SOURCE, msmt17.SOURCE, market.OWN)
+# If a folder has several formats, the first one counts: more specific ones come first.
+_FORMATS = (csv_table.FORMAT, *market.FORMATS, cuhk03.FORMAT, cuhk01.FORMAT, msmt17.FORMAT, market.OWN)
 
-#: The names that `read_dataset` knows besides `auto`.
-DATASETS = tuple(source.name for source in _SOURCES)
+#: The names that `read_dataset` knows, without `auto`.
+DATASETS = tuple(format.name for format in _FORMATS)
 
 _ALIASES = {
     "market": "market1501",
@@ -29,7 +29,7 @@ _ALIASES = {
     "marketlayout": "market-layout",
 }
 
-# root/msmt17/MSMT17_V2/MSMT17_V2: as deep as known layouts go.
+# The deepest known layout: root/msmt17/MSMT17_V2/MSMT17_V2.
 _DEPTH = 3
 
 
@@ -41,86 +41,86 @@ def read_dataset(
     check_counts: bool = True,
     **options: Any,
 ) -> PeopleSplits:
-    """Lists the images of a data set, with who is on them, and where their IUV maps are.
+    """Lists the images of a data set with their people, cameras and IUV maps.
 
-    The data set may lie in `root` itself or up to three folders deeper, so that the folders that torchreid, fast-reid
-    and reid-strong-baseline work with can be given as they are (`data` for `data/market1501/Market-1501-v15.09.15`).
+    The data set may be in `root` itself or up to three folders deeper, so the folders of torchreid, fast-reid and
+    reid-strong-baseline work as they are (`data` for `data/market1501/Market-1501-v15.09.15`).
 
     Args:
         root: a folder, or a CSV file.
-        name: one of `DATASETS`; `auto` takes what is there, if it is one data set only.
+        name: one of `DATASETS`; `auto` takes the only data set in `root`.
         iuv: folder of the IUV maps, which mirrors the data set's folders, or a store of them (`dsa-fast pack`); by
-            default the folder `iuv` or the store `iuv.dsaiuv` in it.
-        check_counts: compares the numbers of images with the published ones.
+            default the folder `iuv` or the store `iuv.dsaiuv` in the data set.
+        check_counts: compare the numbers of images with the published ones.
         options: of the data set: `distractors_500k` (market1501); `kind` (cuhk03, cuhk03-np), `protocol` and `images`
             (cuhk03); `split` and `query_camera` (cuhk01); `with_val` (msmt17); `table` (csv).
 
     Raises:
-        FileNotFoundError: `root` does not exist, no data set is found in it (the message shows the tree that is
-            expected beside the one that is there), or files of it are missing.
-        ValueError: `name` or an option is unknown, there are several data sets in `root`, the numbers of images are
-            not the published ones, or a file is not as it should be.
+        FileNotFoundError: `root` does not exist, no data set is found in it (the message shows the expected tree next
+            to the one found), or files are missing.
+        ValueError: `name` or an option is unknown, `root` holds several data sets, the numbers of images are not the
+            published ones, or a file is wrong.
     """
     root = Path(root).expanduser()
-    wanted = _source(name)
+    wanted = _format(name)
     if not root.exists():
         raise FileNotFoundError(f"root must be a data set's folder, got {root}: no such folder")
     if root.is_file():
-        if root.suffix.lower() != ".csv" or wanted not in (None, csv_table.SOURCE):
+        if root.suffix.lower() != ".csv" or wanted not in (None, csv_table.FORMAT):
             raise FileNotFoundError(f"root must be a data set's folder or a CSV file, got the file {root}")
-        found = [(csv_table.SOURCE, root)]
+        found = [(csv_table.FORMAT, root)]
     else:
         found = _find(root, wanted, None if iuv is None else Path(iuv).resolve())
     if not found:
         raise FileNotFoundError(_not_found(root, wanted))
     if len(found) > 1:
-        listed = "\n".join(f"  {source.name:14} {folder}" for source, folder in found)
-        hint = "name one of them" if len({source for source, _ in found}) > 1 else "give its own folder as root"
+        listed = "\n".join(f"  {format.name:14} {folder}" for format, folder in found)
+        hint = "name one of them" if len({format for format, _ in found}) > 1 else "give its own folder as root"
         raise ValueError(f"root must hold one data set, got {len(found)} in {root}: {hint}\n{listed}")
-    source, folder = found[0]
-    allowed = [key for key in inspect.signature(source.read).parameters if key not in ("folder", "iuv", "check_counts")]
+    format, folder = found[0]
+    allowed = [key for key in inspect.signature(format.read).parameters if key not in ("folder", "iuv", "check_counts")]
     unknown = sorted(set(options) - set(allowed))
     if unknown:
         raise ValueError(
-            f"options of {source.name} must be among {', '.join(allowed) or '(it has none)'}, got {', '.join(unknown)}"
+            f"options of {format.name} must be among {', '.join(allowed) or '(it has none)'}, got {', '.join(unknown)}"
         )
-    return source.read(folder, iuv=iuv, check_counts=check_counts, **options)
+    return format.read(folder, iuv=iuv, check_counts=check_counts, **options)
 
 
 def holds_dataset(root: Path | str) -> bool:
-    """Whether `read_dataset` would find a data set, or several, in a folder."""
+    """Tells whether `read_dataset` would find one or more data sets in a folder."""
     return bool(_find(Path(root).expanduser(), None, None))
 
 
-def _source(name: str) -> Source | None:
-    """The source of a name, None for `auto`."""
+def _format(name: str) -> DatasetFormat | None:
+    """Returns the format with a name, None for `auto`."""
     if name == "auto":
         return None
     plain = plain_name(Path(name))
-    for source in _SOURCES:
-        if plain == plain_name(Path(source.name)) or _ALIASES.get(plain) == source.name:
-            return source
+    for format in _FORMATS:
+        if plain == plain_name(Path(format.name)) or _ALIASES.get(plain) == format.name:
+            return format
     raise ValueError(f"name must be auto or one of {', '.join(DATASETS)}, got {name!r}")
 
 
-def _find(root: Path, wanted: Source | None, iuv: Path | None) -> list[tuple[Source, Path]]:
-    """The data sets in a folder; none is looked for inside another, or in the IUV maps, whose folders mirror one."""
-    found: list[tuple[Path, list[Source], list[Source]]] = []
+def _find(root: Path, wanted: DatasetFormat | None, iuv: Path | None) -> list[tuple[DatasetFormat, Path]]:
+    """Finds the data sets in a folder. Data sets and IUV maps (whose folders mirror one) are not searched inside."""
+    found: list[tuple[Path, list[DatasetFormat], list[DatasetFormat]]] = []
     level = [root]
     for _ in range(_DEPTH + 1):
         deeper: list[Path] = []
         for folder in level:
             if iuv is not None and folder.resolve() == iuv:
                 continue
-            holding = [source for source in _SOURCES if source.holds(folder)]
+            holding = [format for format in _FORMATS if format.holds(folder)]
             if holding:
-                found.append((folder, holding, [source for source in holding if source.called(folder)]))
+                found.append((folder, holding, [format for format in holding if format.has_name(folder)]))
             else:
                 deeper += subfolders(folder)
         level = deeper
     if wanted is None:
         return [(named[0], folder) for folder, _, named in found]
-    # A folder of the same layout will do under any name that is not another data set's.
+    # A folder of the same layout counts under any name, except the name of another data set.
     sure = [(wanted, folder) for folder, _, named in found if wanted in named]
     others = [
         (wanted, folder) for folder, holding, named in found if wanted in holding and named[0] in (wanted, market.OWN)
@@ -128,10 +128,10 @@ def _find(root: Path, wanted: Source | None, iuv: Path | None) -> list[tuple[Sou
     return sure or others
 
 
-def _not_found(root: Path, wanted: Source | None) -> str:
+def _not_found(root: Path, wanted: DatasetFormat | None) -> str:
     there = f"Found:\n{show_tree(root)}"
     if wanted is not None:
-        return f"no {wanted.title} in {root}\n{beside(f'Expected:{chr(10)}{wanted.tree}', there)}"
+        return f"no {wanted.title} in {root}\n{side_by_side(f'Expected:{chr(10)}{wanted.tree}', there)}"
     trees = "\n".join(
         [
             "Expected one of:",
@@ -143,4 +143,4 @@ def _not_found(root: Path, wanted: Source | None) -> str:
             "  a CSV file with path,pid,camid,split               csv",
         ]
     )
-    return f"no known data set in {root} (looked {_DEPTH} folders deep)\n{beside(trees, there)}"
+    return f"no known data set in {root} (looked {_DEPTH} folders deep)\n{side_by_side(trees, there)}"

@@ -1,4 +1,4 @@
-"""P x K batches: P identities, K images of each (Hermans et al., "In Defense of the Triplet Loss", 2017)."""
+"""Samples P x K batches: P identities, K images of each (Hermans et al., "In Defense of the Triplet Loss", 2017)."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ from torch.utils.data import Sampler
 
 
 class PKSampler(Sampler[list[int]]):
-    """A batch sampler of P identities x K images; an epoch shows every image at least once.
+    """A batch sampler of P identities x K images. An epoch shows every image at least once.
 
-    Each epoch, an identity's images are shuffled and cut into groups of K; a group that is short is filled with
-    other images of the same identity (each as seldom as possible). The groups, identity after identity in random
-    order, are dealt out to the epoch's batches in turn, so that no batch has an identity twice. Batches that then
-    lack identities are completed with further groups of random others. So an epoch has at least as many batches as the
-    largest identity has groups, however few the others have. A batch is laid out identity by identity:
-    [a a a a b b b b ...].
+    In each epoch, an identity's images are shuffled and cut into groups of K. A short group is filled with other images
+    of the same identity (each as rarely as possible). The groups are dealt to the epoch's batches in turn, identity
+    after identity in random order, so no batch has an identity twice. Batches that lack identities are completed with
+    more groups of random others. So an epoch has at least as many batches as the largest identity has groups. A batch
+    is laid out identity by identity: [a a a a b b b b ...].
 
-    The batches depend on `seed` and the epoch alone. Several processes draw the same batches and take turns; each
-    gets the same number of them, so that some batches may come twice in an epoch.
+    The batches depend only on `seed` and the epoch. Several processes draw the same batches and take turns. Each gets
+    the same number of batches, so some batches may come twice in an epoch.
 
     Args:
         pids: identity of each image in the data set, [N].
         p: identities in a batch.
         k: images of each identity.
         seed: seed of the draws.
-        rank: this process's number.
-        world_size: how many processes there are.
+        rank: number of this process.
+        world_size: number of processes.
 
     Raises:
         ValueError: p or k is below 1, rank is outside 0..world_size-1, or there are fewer than p identities.
@@ -57,12 +56,12 @@ class PKSampler(Sampler[list[int]]):
         self._num_batches = max(-(-sum(groups) // p), max(groups))
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose batches the next iteration gives (the training loop calls this)."""
+        """Sets the epoch of the next iteration. The training loop calls this."""
         self.epoch = epoch
 
     @property
     def sampler(self) -> PKSampler:
-        """Itself: Lightning calls `set_epoch` on a batch sampler's sampler."""
+        """This sampler itself: Lightning calls `set_epoch` on a batch sampler's sampler."""
         return self
 
     def __len__(self) -> int:
@@ -87,7 +86,7 @@ class PKSampler(Sampler[list[int]]):
         return [np.concatenate(list(batches[i].values())).tolist() for i in rng.permutation(len(batches))]
 
     def _groups(self, images: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-        """All of one identity's images in groups of K, the last one filled up."""
+        """Returns all of one identity's images in groups of K. The last group is filled up."""
         order = rng.permutation(images)
         short = -len(order) % self.k
         if short:

@@ -1,8 +1,8 @@
-"""From stored uint8 images and IUV maps to what a step needs, on the device they lie on.
+"""Turns stored uint8 images and IUV maps into the inputs of a step, on their device.
 
-The full image is resized, flipped, cropped, normalised and erased; the DSAP images are warped from the same flip and
-crop, before the erasing (which hits the full image only). `augment_batch` does it in one operator,
-`augment_batch_reference` in plain steps, with the same result.
+The full image is resized, flipped, cropped, normalized and erased. The DSAP images are warped after the same flip and
+crop, before the erasing (which hits the full image only). `augment_batch` does it with one operator,
+`train_transform`; `augment_batch_reference` does it in plain steps, with the same result.
 """
 
 from __future__ import annotations
@@ -29,24 +29,23 @@ from dsa_fast.ops.warp import warp
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How training images are varied.
+    """Options of the augmentation of training images.
 
     Attributes:
         size: height and width of the network's input, in pixels.
         dsap_size: S, height and width of each part image, in texels.
-        pad: pixels of the mean colour added on each side before the random crop; 0 for no crop.
-        flip: probability of the horizontal flip (left and right parts are swapped with it).
-        flip_table: path of DensePose's `UV_symmetry_transforms.mat`, which says what a mirrored part's u and v are; by
-            default the closed form of `dsa_fast.densepose.flip_iuv`. The training reads it; `augment_batch` is given
-            its numbers.
+        pad: pixels of the mean color added on each side before the random crop; 0 for no crop.
+        flip: probability of the horizontal flip, which also swaps left and right parts.
+        flip_table: path of DensePose's `UV_symmetry_transforms.mat`, a table of u and v of mirrored parts; by default
+            the closed form of `dsa_fast.densepose.flip_iuv`. `flip_lut` reads it for `augment_batch`.
         erase: probability of random erasing.
         erase_area: smallest and largest share of the image that is erased.
         erase_aspect: smallest and largest height / width of the erased box.
-        reduce: which pixel a texel shows, `last` or `mean` (see `dsa_fast.warp`).
-        parts: how part images are made: `warp`, or `crop` for the paper's CSA (see `dsa_fast.crop_parts`), which is for
-            comparison, and slower.
-        iuv_drop: probability of each part to be missing in an image's IUV map, as in a map of a worse DensePose.
-        iuv_noise: standard deviation of a shift of (u, v), drawn for each part of each image; 1 is a part's whole side.
+        reduce: how several pixels on a texel are combined, `last` or `mean` (see `dsa_fast.warp`).
+        parts: `warp` makes part images as in the paper; `crop` makes the paper's CSA (see `dsa_fast.crop_parts`) for
+            comparison, and is slower.
+        iuv_drop: probability that a part is missing in an image's IUV map, as in maps of a worse DensePose.
+        iuv_noise: standard deviation of a shift of (u, v), drawn for each part of each image; 1 is a part's side.
     """
 
     size: tuple[int, int] = (256, 128)
@@ -89,10 +88,10 @@ class Draws:
 
     Attributes:
         top, left: corner of the crop in the padded image, int64 [B], in pixels.
-        flip: which images are mirrored, bool [B].
-        erase: boxes (top, left, height, width) in the cropped image, int64 [B, 4]; height 0: none.
-        dropped: parts that are taken out of the maps, bool [B, 24]; None: no part of any.
-        shift: what is added to the parts' u and v, float32 [B, 24, 2]; None: nothing.
+        flip: whether an image is mirrored, bool [B].
+        erase: boxes (top, left, height, width) in the cropped image, int64 [B, 4]; height 0 for none.
+        dropped: parts to remove from the maps, bool [B, 24]; None for none.
+        shift: offsets of the parts' u and v, float32 [B, 24, 2]; None for none.
     """
 
     top: Tensor
@@ -104,7 +103,7 @@ class Draws:
 
     @classmethod
     def sample(cls, batch_size: int, config: AugmentConfig, generator: torch.Generator) -> Draws:
-        """Draws for `batch_size` images; equal generator states give equal draws, whatever the device."""
+        """Draws for `batch_size` images. Equal generator states give equal draws, whatever the device."""
 
         def uniform(*shape: int) -> Tensor:
             return torch.rand(*shape, generator=generator, dtype=torch.float64)
@@ -112,7 +111,7 @@ class Draws:
         height, width = config.size
         top, left = (uniform(2, batch_size) * (2 * config.pad + 1)).long()
         flip = uniform(batch_size) < config.flip
-        # Of ten boxes the first that fits, as torchvision's RandomErasing does it.
+        # Take the first of ten boxes that fits, as torchvision's RandomErasing does.
         low, high = config.erase_area
         area = (low + (high - low) * uniform(batch_size, 10)) * height * width
         low, high = (math.log(value) for value in config.erase_aspect)
@@ -126,7 +125,7 @@ class Draws:
         box_height, box_width = box_height * erased, box_width * erased
         box_top = (uniform(batch_size) * (height - box_height + 1)).long()
         box_left = (uniform(batch_size) * (width - box_width + 1)).long()
-        # Last, and only where they are asked for: the other draws are the same with and without.
+        # Last, and only on request, so that the other draws are the same with and without.
         dropped = uniform(batch_size, NUM_PARTS) < config.iuv_drop if config.iuv_drop else None
         shift = None
         if config.iuv_noise:
@@ -135,7 +134,7 @@ class Draws:
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, antialiased when shrinking, rounded: uint8 [B, 3, h, w] -> uint8 [B, 3, *size]."""
+    """Resizes bilinearly, antialiased when shrinking, and rounds: uint8 [B, 3, h, w] -> uint8 [B, 3, *size]."""
     if images.shape[-2:] == torch.Size(size):
         return images
     resized = functional.interpolate(images.float(), size, mode="bilinear", antialias=True, align_corners=False)
@@ -143,7 +142,7 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def normalize(images: Tensor) -> Tensor:
-    """[..., 3, H, W] in 0..255 -> float32 with ImageNet's mean at 0 and standard deviation 1."""
+    """Normalizes [..., 3, H, W] in 0..255 to float32 with ImageNet's mean at 0 and standard deviation 1."""
     mean, std = _mean_std(images.device)
     return (images - mean) / std
 
@@ -154,13 +153,13 @@ _MEAN, _STD = ((torch.tensor(values) * 255).tolist() for values in (MEAN, STD))
 
 @lru_cache
 def _mean_std(device: torch.device) -> tuple[Tensor, Tensor]:
-    """[3, 1, 1] each, in 0..255; kept, because copying them to a GPU at each step would wait for it."""
+    """[3, 1, 1] each, in 0..255. Cached, because a copy to a GPU at each step would wait."""
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) * 255 for values in (MEAN, STD))
     return mean, std
 
 
 def eval_transform(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """The test images: [B, 3, h, w] uint8 -> normalised float32 [B, 3, *size]."""
+    """Resizes and normalizes test images: uint8 [B, 3, h, w] -> float32 [B, 3, *size]."""
     return normalize(resize(images, size))
 
 
@@ -176,27 +175,26 @@ def augment_batch(
     channels_last: bool = False,
     mirror: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The training images and their parts, from the same draws.
+    """Makes the training images and their parts from the same draws.
 
     Args:
         images: uint8 [B, 3, h, w]; with `indices`, [N, 3, h, w]: all stored people.
-        iuv: uint8, of the same shape, all background where a map is missing.
+        iuv: uint8, of the same shape; all background if a map is missing.
         draws: `Draws.sample(...)`.
-        config: sizes and paddings; the probabilities are in `draws` already.
-        indices: which stored people are the batch, int64 [B], on the CPU; they are read where they lie.
+        config: sizes and padding. The probabilities are already in `draws`.
+        indices: the stored people of the batch, int64 [B], on the CPU. They are read in place.
         dtype: of the images.
         dsap_dtype: of the DSAP images; by default `dtype`.
-        channels_last: lays the images out as [B, H, W, 3] in memory.
-        mirror: a table of mirrored (U, V) instead of the closed form, such as `flip_lut` has it; see
-            `train_transform`.
+        channels_last: lay the images out as [B, H, W, 3] in memory.
+        mirror: a table of mirrored (U, V) from `flip_lut`, instead of the closed form; see `train_transform`.
 
     Returns:
-        Normalised images [B, 3, H, W], and part images [B, 24, 3, S, S] (DSAP, or crops) in which untouched texels are
-        0, the mean colour (paper, section 3.1).
+        Normalized images [B, 3, H, W], and part images [B, 24, 3, S, S] (DSAP, or crops). Untouched texels are 0, the
+        mean color (paper, section 3.1).
 
     Raises:
         IndexError: an index is outside 0..N-1.
-        TypeError, ValueError: see `train_transform`; or `indices` and `draws` are not of one length.
+        TypeError, ValueError: see `train_transform`; or `indices` and `draws` differ in length.
     """
     plan = _plan(draws, indices, len(images))
     disturbed = draws.dropped is not None or draws.shift is not None
@@ -231,10 +229,10 @@ def augment_batch(
 
 
 def flip_lut(config: AugmentConfig) -> Tensor | None:
-    """What `augment_batch` takes as `mirror`: the numbers of `config.flip_table`; None without one.
+    """Reads `config.flip_table` as `augment_batch` takes it for `mirror`; None without a table.
 
     Raises:
-        FileNotFoundError, ValueError: see `SymmetryTable.load`; ValueError too where a package is missing to read it.
+        FileNotFoundError, ValueError: see `SymmetryTable.load`; also ValueError if the package to read it is missing.
     """
     if config.flip_table is None:
         return None
@@ -245,7 +243,7 @@ def flip_lut(config: AugmentConfig) -> Tensor | None:
 
 
 def _plan(draws: Draws, indices: Sequence[int] | np.ndarray | Tensor | None, stored: int) -> Tensor:
-    """What the operator needs of the draws, int32 [B, 8]."""
+    """Makes the operator's plan from the draws, int32 [B, 8]."""
     batch = len(draws.top)
     chosen = torch.arange(batch) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
     if chosen.shape != (batch,) or (indices is None and batch != stored):
@@ -258,13 +256,13 @@ def _plan(draws: Draws, indices: Sequence[int] | np.ndarray | Tensor | None, sto
 
 
 def augment_batch_reference(images: Tensor, iuv: Tensor, draws: Draws, config: AugmentConfig) -> tuple[Tensor, Tensor]:
-    """`augment_batch` in plain steps, to test it and to measure it against; float32.
+    """Does `augment_batch` in plain steps, for tests and comparisons; float32.
 
     Args:
         images: uint8 [B, 3, h, w].
         iuv: uint8 [B, 3, h, w].
         draws: `Draws.sample(...)`.
-        config: sizes and paddings.
+        config: sizes and padding.
 
     Returns:
         See `augment_batch`.
@@ -288,14 +286,14 @@ def part_images(
     size: int = 32,
     reduce: Literal["last", "mean"] = "last",
 ) -> Tensor:
-    """The normalised part images of photos, float32 [B, 24, 3, S, S]; untouched texels are 0.
+    """Makes the normalized part images of photos, float32 [B, 24, 3, S, S]. Untouched texels are 0.
 
     Args:
         images: uint8 [B, 3, H, W].
         iuv: their maps, [B, 3, H, W].
-        parts: how they are made, `warp` or `crop`.
+        parts: `warp` or `crop`.
         size: S.
-        reduce: which pixel a texel shows; of `warp` alone.
+        reduce: how several pixels on a texel are combined; for `warp` only.
     """
     if parts == "crop":
         return normalize(crop_parts(images, iuv, size=size, fill=_MEAN, dtype=torch.float32))
@@ -353,11 +351,11 @@ def grid_iuv(
 
 
 def disturb_iuv(iuv: Tensor, draws: Draws) -> Tensor:
-    """Maps that lack the dropped parts and in which (u, v) are shifted part by part: uint8 [B, 3, h, w] -> the same."""
+    """Removes the dropped parts from maps and shifts (u, v) of the others: uint8 [B, 3, h, w] -> the same shape."""
     if draws.dropped is None and draws.shift is None:
         return iuv
     part = iuv[:, 0].long()
-    part = (part * (part <= NUM_PARTS)).flatten(1)  # [B, h * w]; 0 is what is no part
+    part = (part * (part <= NUM_PARTS)).flatten(1)  # [B, h * w]; 0 is no part
     out = iuv.clone()
     if draws.shift is not None:
         shift = functional.pad(draws.shift, (0, 0, 1, 0)).to(iuv.device, non_blocking=True) * 255  # [B, 25, 2]
@@ -371,7 +369,7 @@ def disturb_iuv(iuv: Tensor, draws: Draws) -> Tensor:
 
 
 def _crop(x: Tensor, draws: Draws, config: AugmentConfig) -> Tensor:
-    """Zero padding (the mean colour, background) and each image's own crop, [B, 3, H, W] -> the same shape."""
+    """Pads with zeros (the mean color, background) and crops each image: [B, 3, H, W] -> the same shape."""
     height, width = config.size
     rows = (draws.top[:, None] + torch.arange(height)).to(x.device, non_blocking=True)
     columns = (draws.left[:, None] + torch.arange(width)).to(x.device, non_blocking=True)

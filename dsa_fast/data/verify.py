@@ -1,4 +1,4 @@
-"""Decodes every image and IUV map before training starts, so that a broken file is named then and not in epoch 40."""
+"""Decodes every image and IUV map before training starts, so that a broken file is found then and not in epoch 40."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from dsa_fast.data.people import Person
+from dsa_fast.data.progress import progress_bar
 from dsa_fast.densepose.iuv import Order, read_iuv
 from dsa_fast.densepose.iuv_store import in_store
 from dsa_fast.files import atomic_path
+from dsa_fast.image import read_picture
 
-__all__ = ["digest_files", "verify_files"]
+__all__ = ["decoding_threads", "digest_files", "verify_files"]
 
 _CHUNK = 64
 _SHOWN = 10
@@ -34,19 +32,19 @@ def verify_files(
     workers: int | None = None,
     progress: bool = False,
 ) -> bool:
-    """Decodes all files of people, in threads, and names those that can't be used.
+    """Decodes all files of people, in threads, and raises if any can't be used.
 
     Args:
-        people: whose files; a file that comes twice is read once.
-        with_iuv: reads the IUV maps too, and checks that they have their images' sizes.
+        people: the people. A file that comes twice is read once.
+        with_iuv: read the IUV maps too, and check that they have their images' sizes.
         iuv_order: channel order of the maps' files, see `read_iuv`.
-        stamp: file that remembers a check without complaints; as long as all paths, sizes and times of change are the
-            same, the next check with this stamp only looks at these.
+        stamp: file that records a check without complaints. As long as all paths, sizes and modification times are the
+            same, the next check with this stamp decodes nothing.
         workers: threads; by default one for each core, 8 at most.
-        progress: shows a progress bar.
+        progress: show a progress bar.
 
     Returns:
-        Whether files were decoded (False: the stamp was good).
+        Whether files were decoded (False if the stamp was valid).
 
     Raises:
         ValueError: files are missing or broken; the message names the first ten and counts them all.
@@ -57,19 +55,15 @@ def verify_files(
         raise ValueError(_complaint(missing, len(files)))
     if stamp is not None and _stamped(stamp) == digest:
         return False
-    if workers is None:
-        workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
     chunks = [files[i : i + _CHUNK] for i in range(0, len(files), _CHUNK)]
     bad: list[str] = []
-    columns = (TextColumn("checking files"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress) as bar,
-        ThreadPoolExecutor(workers) as pool,
+        progress_bar("checking files", len(files), progress) as advance,
+        ThreadPoolExecutor(decoding_threads(workers)) as pool,
     ):
-        task = bar.add_task("files", total=len(files))
         for chunk, complaints in zip(chunks, pool.map(partial(_check, iuv_order), chunks), strict=True):
             bad += complaints
-            bar.advance(task, len(chunk))
+            advance(len(chunk))
     if bad:
         raise ValueError(_complaint(bad, len(files)))
     if stamp is not None:
@@ -78,8 +72,15 @@ def verify_files(
     return True
 
 
+def decoding_threads(workers: int | None = None) -> int:
+    """The number of threads that decode files: `workers`, or one for each core, 8 at most."""
+    if workers is not None:
+        return max(workers, 1)
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+
+
 def digest_files(files: Sequence[tuple[Path, Path | None]], iuv_order: str) -> tuple[str, list[str]]:
-    """A digest of all paths, sizes and times of change, and complaints about files that are missing."""
+    """Returns a digest of all paths, sizes and modification times, and complaints about missing files."""
     state, missing = hashlib.sha256(iuv_order.encode()), []
     for pair in files:
         for path in pair:
@@ -107,12 +108,9 @@ def _check(iuv_order: Order, files: Sequence[tuple[Path, Path | None]]) -> list[
     complaints = []
     for path, iuv_path in files:
         try:
-            with Image.open(path) as image:
-                image.load()
-                width, height = image.size
-        # Whatever a decoder stumbles over (Pillow raises many kinds), the file is what has to be named.
-        except Exception as error:
-            complaints.append(f"{path}: {error}")
+            width, height = read_picture(path).size
+        except ValueError as error:
+            complaints.append(str(error))
             continue
         if iuv_path is not None:
             try:

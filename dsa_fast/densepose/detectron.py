@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 
 from dsa_fast.densepose.person_choice import choose_person
-from dsa_fast.densepose.prepare import Found
+from dsa_fast.densepose.prepare import PersonMap
 from dsa_fast.files import checksum
 from dsa_fast.image import read_image
+from dsa_fast.ops.warp_densepose import to_iuv
+from dsa_fast.weights import load_named
 
 __all__ = ["DensePose", "read_weights"]
 
@@ -55,14 +57,14 @@ class _Heads:
 class DensePose:
     """Images -> IUV maps, by one of detectron2's chart-based DensePose models.
 
-    What `DefaultPredictor` does to one image is done to a batch: bilinear resize so that the short edge is
-    `min_size` unless the long one would exceed `max_size`, the network, boxes scaled back. Images are batched when
-    their padded inputs have one shape, so nothing is padded more than it would be alone. The DensePose head runs for
-    one person of each image only, whom `choose_person` picks; persons below `min_score` are not looked at.
+    Does for a batch what `DefaultPredictor` does for one image: resizes bilinearly so that the short edge is `min_size`
+    unless the long one would exceed `max_size`, runs the network, and scales the boxes back. Images share a batch only
+    if their padded inputs have the same shape, so no image gets more padding than it would alone. The DensePose head
+    runs for one person in each image, the one that `choose_person` picks. Persons below `min_score` are ignored.
 
     Args:
         config: a detectron2 YAML file, such as `densepose_rcnn_R_50_FPN_s1x.yaml`; the file that its `_BASE_` names
-            must lie beside it.
+            must be next to it.
         weights: its weights, .pkl as in DensePose's model zoo or .pth. No code in them is run.
         device: where the network runs.
         min_size: short edge of the network's input, pixels; by default the config's INPUT.MIN_SIZE_TEST.
@@ -89,7 +91,7 @@ class DensePose:
         min_score: float = 0.3,
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
-        for name, path in (("model", config), ("weights", weights)):
+        for name, path in (("config", config), ("weights", weights)):
             if not path.is_file():
                 raise FileNotFoundError(f"{name} must be a file, got {path}: no such file")
         if not 0 <= min_score <= 1:
@@ -111,10 +113,10 @@ class DensePose:
             raise ValueError(f"min_size and max_size must be at least 1, got {self._min} and {self._max}")
         self.device = torch.device(device)
         self.model = _build(cfg, config)
-        _load_weights(self.model, weights, config)
+        load_named(self.model, read_weights(weights), source=f"weights {str(weights)!r}")
         self._keep_one_person()
         self._sizes: list[tuple[int, int]] = []
-        #: What decides over the result, to tell another run's options from these.
+        #: The options that change the result, to compare runs.
         self.settings = {
             "config_sha256": hashlib.sha256(cfg.dump().encode()).hexdigest(),
             "weights_sha256": checksum(weights),
@@ -141,18 +143,18 @@ class DensePose:
         return _Loaded(torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))), size)
 
     @torch.inference_mode()
-    def estimate(self, batch: Sequence[_Loaded]) -> list[Found | None]:
+    def estimate(self, batch: Sequence[_Loaded]) -> list[PersonMap | None]:
         """The person of each image."""
         inputs = [{"image": each.pixels, "height": each.size[0], "width": each.size[1]} for each in batch]
         people = [result["instances"] for result in self.model.inference(inputs)]
         # A batch without anybody has no DensePose outputs at all.
         there = [i for i, person in enumerate(people) if len(person) and person.has("pred_densepose")]
-        found: list[Found | None] = [None] * len(batch)
+        found: list[PersonMap | None] = [None] * len(batch)
         if there:
             maps = _chart_maps([people[i] for i in there], [batch[i].size for i in there])
             scores = torch.cat([people[i].scores for i in there]).tolist()
             for i, iuv, score in zip(there, maps, scores, strict=True):
-                found[i] = Found(iuv, score)
+                found[i] = PersonMap(iuv, score)
         return found
 
     def _input_size(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -162,7 +164,7 @@ class DensePose:
         return height, width
 
     def _keep_one_person(self) -> None:
-        """The heads that follow the box head are run through this method, with everybody who was detected."""
+        """Cuts the detections to one person before the heads that follow the box head."""
         heads = self.model.roi_heads
         with_boxes = heads.forward_with_given_boxes
 
@@ -173,15 +175,13 @@ class DensePose:
 
 
 def _chosen(instances: Any) -> Any:
-    """The instances of one image, cut to the one person that it is about, if there is one."""
+    """The detections in one image, cut to the person that it shows, if there is one."""
     best = choose_person(instances.pred_boxes.tensor, instances.scores, instances.image_size)
     return instances[:0] if best is None else instances[best]
 
 
 def _chart_maps(people: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
     """uint8 [3, H, W] for each of one-person instances, in their images, on the CPU."""
-    from dsa_fast.densepose import to_iuv
-
     maps: dict[int, Tensor] = {}
     for size in set(sizes):
         numbers = [i for i, each in enumerate(sizes) if each == size]
@@ -208,20 +208,20 @@ def _read_config(path: Path) -> Any:
     try:
         cfg.merge_from_file(str(path), allow_unsafe=False)
     except (KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError, yaml.YAMLError) as error:
-        raise ValueError(f"model must be a detectron2 config of a DensePose model, got {path}: {error}") from error
+        raise ValueError(f"config must be a detectron2 config of a DensePose model, got {path}: {error}") from error
     return cfg
 
 
 def _check_chart_model(cfg: Any, path: Path) -> None:
     if not cfg.MODEL.DENSEPOSE_ON or cfg.MODEL.ROI_HEADS.NAME != "DensePoseROIHeads":
         raise ValueError(
-            f"model must be a config of a DensePose model, got {path}, whose heads are {cfg.MODEL.ROI_HEADS.NAME}"
+            f"config must be that of a DensePose model, got {path}, whose heads are {cfg.MODEL.ROI_HEADS.NAME}"
         )
     head = cfg.MODEL.ROI_DENSEPOSE_HEAD
     if "Embedding" in head.PREDICTOR_NAME or head.CSE.EMBEDDERS:
         raise ValueError(
-            f"model must predict charts (part, u, v), got {path}, whose {head.PREDICTOR_NAME} predicts continuous "
-            "surface embeddings (CSE); take one of DensePose's chart-based configs, such as "
+            f"config must be that of a model that predicts charts (part, u, v), got {path}, whose "
+            f"{head.PREDICTOR_NAME} predicts continuous surface embeddings (CSE); take a chart-based one, such as "
             "densepose_rcnn_R_50_FPN_s1x.yaml"
         )
 
@@ -236,22 +236,8 @@ def _build(cfg: Any, path: Path) -> Any:
     except (KeyError, ValueError, AssertionError) as error:
         raise ValueError(f"no model can be built from {path}: {error}") from error
     if not hasattr(model, "roi_heads"):
-        raise ValueError(f"model must be a GeneralizedRCNN, got {path} with {type(model).__name__}")
+        raise ValueError(f"config must be that of a GeneralizedRCNN, got {path} with {type(model).__name__}")
     return model
-
-
-def _load_weights(model: torch.nn.Module, path: Path, config: Path) -> None:
-    given = read_weights(path)
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    shapes = [name for name, value in given.items() if name in own and own[name].shape != value.shape]
-    # A batch norm's counter was added later than some weights; it is used in training only.
-    missing = [name for name in model.state_dict() if name not in given and not name.endswith("num_batches_tracked")]
-    if shapes or missing:
-        wrong = [f"{name} is {list(given[name].shape)}, must be {list(own[name].shape)}" for name in shapes]
-        wrong += [f"{name} is missing" for name in missing]
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ValueError(f"weights must be those of {config}, got {path}: {'; '.join(wrong[:3])}{more}")
-    model.load_state_dict({name: value for name, value in given.items() if name in own}, strict=False)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """Files of detectron2's `apply_net.py dump`: DensePose results of many images, read without detectron2.
 
 Such a file is a `torch.save` (before 2020 a `pickle.dump`) of a list with a dict for each image: `file_name`, `scores`
-[N], `pred_boxes_XYXY` [N, 4] and `pred_densepose`, which holds objects of DensePose's own classes. It is read by
-`unpickle`, which runs nothing of it. The classes may be of any module, so that copies of the project will do.
+[N], `pred_boxes_XYXY` [N, 4] and `pred_densepose`, which holds objects of DensePose's own classes. `unpickle` reads it
+and runs no code from it. The classes may come from any module, so copies of the project work too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["DumpEntry", "DumpPerson", "read_dump"]
 
 _CHART = frozenset({"DensePoseChartResult", "DensePoseChartResultWithConfidences"})
 _QUANTIZED, _COMPRESSED, _OLD = "DensePoseChartResultQuantized", "DensePoseChartResultCompressed", "DensePoseResult"
-# Known, to say what is wrong with them.
+# Listed for a clear error message.
 _EMBEDDINGS = frozenset({"DensePoseEmbeddingPredictorOutput", "DensePoseEmbeddingPredictorOutputWithConfidences"})
 _HEADS = frozenset(
     {
@@ -71,14 +71,14 @@ class DumpEntry:
 
     Attributes:
         file_name: the image's path, as it was where the dump was made.
-        people: the detected people, as in the file: surest first.
+        people: the detected people in the file's order, highest score first.
     """
 
     file_name: str
     people: tuple[DumpPerson, ...]
 
     def choose(self, size: tuple[int, int]) -> int | None:
-        """Whom the image shows if it is a crop of one person: an index into `people`, or None; see `choose_person`."""
+        """Index into `people` of the person that the crop was cut for, or None; see `choose_person`."""
         boxes = torch.tensor([person.box for person in self.people]).view(-1, 4)
         return choose_person(boxes, torch.tensor([person.score for person in self.people]), size)
 
@@ -87,7 +87,7 @@ class DumpEntry:
 
         Args:
             size: (height, width) of the image.
-            person: index into `people`; by default whom `choose` takes. If that is nobody, the map is all background.
+            person: index into `people`; by default the choice of `choose`. If that is None, the map is all background.
 
         Returns:
             uint8 [3, height, width].
@@ -118,9 +118,8 @@ def read_dump(path: str | os.PathLike[str]) -> list[DumpEntry]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no dump, is cut short, damaged, asks for anything but tensors and these classes, or
-            holds results that are no parts with (u, v): CSE embeddings, or network outputs not yet converted. The
-            message names the file.
+        ValueError: the file is no dump, is cut short or damaged, asks for anything but tensors and these classes, or
+            holds results without parts and (u, v): CSE embeddings, or raw network outputs. The message names the file.
     """
     images = read_values(path, _CLASSES)
     if isinstance(images, Call):
@@ -236,7 +235,7 @@ def _class(call: Call) -> str:
 
 
 def _what(call: Call) -> str:
-    """What is wrong with an object that is no result."""
+    """Why an object is not a result."""
     kind = _class(call)
     if kind in _EMBEDDINGS:
         return (
@@ -244,7 +243,7 @@ def _what(call: Call) -> str:
             "run apply_net.py with a chart model, such as densepose_rcnn_R_50_FPN_s1x"
         )
     if kind in _HEADS:
-        return f"got {kind}: what the network put out, not yet results; write it with apply_net.py dump"
+        return f"got {kind}: raw network outputs, not results; write the file with apply_net.py dump"
     return f"got {kind}"
 
 

@@ -40,7 +40,7 @@ _STRAY_LIMIT = 0.05
 def read_iuv(path: str | os.PathLike[str], *, order: Order = "auto", size: tuple[int, int] | None = None) -> Tensor:
     """Reads an IUV map from a lossless 8-bit, 3-channel image file, a NumPy file, or a store.
 
-    With `order="auto"` the order of an image's channels is told from the file, by the first of these that decides:
+    With `order="auto"` the order of an image's channels comes from the file, by the first of these rules that decides:
 
     1. the PNG text chunk that `write_iuv` leaves;
     2. I never exceeds 24: if only one of the outer channels keeps to that, it is I;
@@ -50,8 +50,8 @@ def read_iuv(path: str | os.PathLike[str], *, order: Order = "auto", size: tuple
 
     A `.npy` file holds one array [H, W, 3] or [3, H, W]; an `.npz` file that array alone or under the name `iuv`, or
     the two arrays of a DensePose result, `labels` [H, W] and `uv` [2, H, W]. An array of uint8 is read as the pixels
-    of an image are. One of floating point holds I in 0..24 and u, v in [0, 1]; which outer channel is I is told by
-    these ranges, and u and v become round(255 u) and round(255 v). No pickled object is loaded.
+    of an image are. One of floating point holds I in 0..24 and u, v in [0, 1]; these ranges decide
+    which outer channel is I, and u and v become round(255 u) and round(255 v). No pickled object is loaded.
 
     Args:
         path: the file; or a path into a store, as if that were a folder (`iuv.dsaiuv/query/0002_c1s1_000451_03`).
@@ -102,7 +102,7 @@ def write_iuv(path: str | os.PathLike[str], iuv: Tensor, *, text: Mapping[str, s
     Args:
         path: the file; its name must end in ".png".
         iuv: uint8 [3, H, W], channels I, U, V, on any device.
-        text: further PNG text chunks, such as who made the map.
+        text: further PNG text chunks, such as the name of the maker.
 
     Raises:
         TypeError: `iuv` is not a uint8 tensor.
@@ -138,8 +138,8 @@ def flip_iuv(iuv: Tensor, table: SymmetryTable | None = None) -> Tensor:
     No value is read on the host, so it may be captured in a CUDA graph.
 
     With a `table`, (u, v) becomes what DensePose's own table has at row floor(255 v) and column floor(255 u) of the old
-    part. For uint8 that is exact; the result is rounded to it. Flipping twice then gives back what the table makes of
-    it, twice rounded: the table is measured on a mesh and is not its own inverse to the last digit.
+    part. For uint8 that is exact; the result is rounded to it. Flipping twice then returns
+    the input only approximately: the table is measured on a mesh and is not exactly its own inverse.
 
     Args:
         iuv: [..., 3, H, W], channels I, U, V; uint8, or floating point with u and v in [0, 1].
@@ -161,7 +161,7 @@ def flip_iuv(iuv: Tensor, table: SymmetryTable | None = None) -> Tensor:
         is_part = is_part & (part == part.floor())
     torso = is_part & (part <= 2)
     if table is not None:
-        # Rows 1..24 of the table; what is no part reads row 0 and is not used.
+        # Pixels without a part read row 0, and the result is not used.
         index = torch.where(is_part, part, torch.ones_like(part)).long() - 1
         row, column = ((x if is_byte else (x.nan_to_num(0.0).clamp(0, 1) * 255).floor()).long() for x in (v, u))
         values = as_lut(table).to(iuv.device) if is_byte else table.values.to(iuv.device, iuv.dtype)
@@ -237,7 +237,7 @@ def _read_pixels(path: Path) -> tuple[np.ndarray, Literal["IUV", "VUI"] | None]:
                     f"IUV map {path} must be in a lossless format such as PNG, got {image.format}: "
                     "lossy compression mixes part labels"
                 )
-            # Pillow reduces 16-bit RGB to 8 bits without a word; only the undecoded tile tells.
+            # Pillow reduces 16-bit RGB to 8 bits silently. Only the undecoded tile shows it.
             if image.mode != "RGB" or any(";16" in str(tile) for tile in getattr(image, "tile", ())):
                 raise ValueError(
                     f"IUV map {path} must have 3 channels of 8 bits (I, U, V), got {image.format} of mode {image.mode}"

@@ -185,7 +185,7 @@ def in_store(path: Path) -> tuple[IUVStore, str] | None:
 
 @lru_cache(maxsize=16)
 def _opened(path: Path, changed: int, size: int) -> IUVStore:
-    """An open store; one that was written anew has another time of change, and is opened anew."""
+    """An open store. A rewritten file has another time of change and is opened again."""
     return IUVStore(path)
 
 

@@ -23,16 +23,16 @@ _EVEN = 2.0
 
 
 class PoseEstimator:
-    """Pictures of people -> COCO's 17 keypoints of the person that each picture is about.
+    """Finds COCO's 17 keypoints of the person that each picture shows.
 
-    A picture is about the person that `choose_person` picks: by score and overlap with the picture's middle half.
+    `choose_person` picks that person: by score and overlap with the picture's middle half.
 
     Args:
         weights: a file with a state dict of `torchvision.models.detection.keypointrcnn_resnet50_fpn` (read with
             `weights_only=True`); None takes torchvision's, downloaded once into torch.hub's cache.
         device: where the network runs.
         batch_size: pictures at once.
-        min_score: someone whose score is lower is not looked at.
+        min_score: persons with a lower score are ignored.
         min_size: pixels that the network enlarges a picture's short side to.
 
     Raises:
@@ -69,7 +69,7 @@ class PoseEstimator:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Tensor]) -> list[NDArray[np.float32] | None]:
-        """Keypoints of the person that each picture is about.
+        """Keypoints of the person that each picture shows.
 
         Args:
             images: uint8 [3, H, W] each, RGB, on any device; sizes may differ.
@@ -77,7 +77,7 @@ class PoseEstimator:
         Returns:
             For each picture float32 [17, 3]: x and y in pixels (pixel (r, c) has its centre at c + 0.5, r + 0.5), and
             a confidence in [0, 1], the logistic function of the heat map's value less 2, which is not calibrated.
-            None where nobody is found.
+            None where no person is found.
 
         Raises:
             TypeError: an image is not a uint8 tensor.

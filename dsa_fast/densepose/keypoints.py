@@ -1,8 +1,7 @@
 """Keypoint IUV: part, u and v of people whose 2D joints are known, without DensePose.
 
-The synthetic people's body (`dsa_fast.data.synth.body`) is posed so that its joints fall on the given ones, and
-projected; `posing` says how. It is coarser than DensePose: the body is an average one in tight clothes, its turn and
-depth are guessed from the joints, and nothing but the joints is looked at.
+Poses a body (`body.posing`) so that its joints fall on the given ones, and projects it. The result is coarser than
+DensePose's: the body is an average one in tight clothes, its turn and depth are guesses, and the image is not used.
 """
 
 from __future__ import annotations
@@ -18,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsa_fast.densepose.posing import POINTS, draw
+from dsa_fast.densepose.body.points import POINTS
+from dsa_fast.densepose.body.posing import draw_people
 
 __all__ = ["LAYOUTS", "Layout", "iuv_from_keypoints", "read_keypoints"]
 
 Array = NDArray[np.floating[Any]]
 
-#: Which joint each row of a person's keypoints is. "auto" tells it from their number.
+#: Which joint each row of a person's keypoints is. "auto" finds it by their number.
 Layout = Literal["auto", "coco17", "openpose18", "market14"]
 
 
@@ -48,6 +48,9 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
         *(*_sided("right", *_ARM), *_sided("left", *_ARM), *_sided("right", *_LEG), *_sided("left", *_LEG)),
     ),
 }
+#: Names of the images, for a file that has none.
+Names = str | os.PathLike[str] | Mapping[int, str] | Iterable[str] | None
+
 _MAT_SPLITS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 _BY_COUNT = {len(names): layout for layout, names in LAYOUTS.items()}
 # OpenPose's 25: the 18 with the middle of the hips in between, and toes and heels at the end.
@@ -63,10 +66,10 @@ def iuv_from_keypoints(
 ) -> Tensor:
     """Draws the IUV maps of people from their 2D joints ("keypoint IUV", coarser than DensePose's).
 
-    A trunk is needed: a hip, and a shoulder, the neck or a point of the head; or both shoulders (or the neck) and a
-    point of the head; or both hips and a knee. Else the map is all background. The head is drawn with the trunk. A limb
-    is drawn as far as its joints are known: an elbow or knee that is missing is put between its neighbours, a thigh
-    whose knee and ankle are missing goes on along the trunk, and else what hangs from a missing joint is left out.
+    A map needs a trunk: a hip, and a shoulder, the neck or a point of the head; or both shoulders (or the neck) and a
+    point of the head; or both hips and a knee. Otherwise it is all background. The head is drawn with the trunk. A limb
+    is drawn as far as its joints are known: a missing elbow or knee is put between its neighbors; a thigh
+    whose knee and ankle are missing continues the trunk. Otherwise, bones below a missing joint are left out.
 
     Args:
         keypoints: a tensor or an array, [N, K, 2] or [N, K, 3]: x (right) and y (down) in pixels, where pixel (row r,
@@ -74,7 +77,7 @@ def iuv_from_keypoints(
             x, y or the confidence is not finite, or the confidence is below `min_confidence`. Joints may lie
             outside the picture.
         size: (H, W) of the maps, pixels.
-        layout: which joint each row is; "auto" tells by K: 17, 18 or 14. See `LAYOUTS`.
+        layout: which joint each row is; "auto" finds it by K: 17, 18 or 14. See `LAYOUTS`.
         min_confidence: see above.
 
     Returns:
@@ -115,15 +118,11 @@ def iuv_from_keypoints(
     has = np.zeros((len(values), len(POINTS)), bool)
     rows = [POINTS.index(name) for name in names]
     points[:, rows], has[:, rows] = values[..., :2], known
-    return draw(points, has, (int(size[0]), int(size[1])))
+    return draw_people(points, has, (int(size[0]), int(size[1])))
 
 
-def read_keypoints(
-    path: str | os.PathLike[str],
-    *,
-    names: str | os.PathLike[str] | Mapping[int, str] | Iterable[str] | None = None,
-) -> dict[str, NDArray[np.float32]]:
-    """Reads the keypoints of many pictures. Where a picture has several people, the surest (by the sum) is taken.
+def read_keypoints(path: str | os.PathLike[str], *, names: Names = None) -> dict[str, NDArray[np.float32]]:
+    """Reads the keypoints of many pictures; of several people in one, those with the highest sum of confidences.
 
     What `path` may be:
 
@@ -131,9 +130,9 @@ def read_keypoints(
     - COCO results (a JSON list of {image_id, keypoints}). Where an image_id is a number, `names` must map it to a file
       name: a mapping, or the path of the COCO annotations that the results are of.
     - A folder of OpenPose's NAME_keypoints.json, with 18 or 25 joints; 25 are cut to 18. A picture's key is NAME.
-    - An HDF5 file of market1501_body_point (`*.mat`). `names` must be the folder of the pictures that it is of, or
-      their names; they are taken in order. Or the folder of its three files; `names` must be the folder of Market-1501,
-      and keys are `bounding_box_train/0002_c1s1_000451_03.jpg`. Needs h5py.
+    - An HDF5 file of market1501_body_point (`*.mat`). `names` must be the folder of its pictures, or their names in
+      order. Or the folder of its three files: `names` must be the folder of Market-1501, and keys are paths such as
+      `bounding_box_train/0002_c1s1_000451_03.jpg`. Needs h5py.
     - A `.npz` with the arrays `names` [N] and `keypoints` [N, K, 2 or 3].
 
     Args:
@@ -203,9 +202,7 @@ def _coco_names(images: object, source: Path) -> dict[int, str]:
     return {image["id"]: image["file_name"] for image in images}
 
 
-def _read_coco(
-    path: Path, names: str | os.PathLike[str] | Mapping[int, str] | Iterable[str] | None
-) -> dict[str, NDArray[np.float32]]:
+def _read_coco(path: Path, names: Names) -> dict[str, NDArray[np.float32]]:
     content = _json(path)
     annotated = isinstance(content, dict)
     if isinstance(content, dict):
@@ -283,16 +280,14 @@ def _read_npz(path: Path) -> dict[str, NDArray[np.float32]]:
     return dict(zip(names.tolist(), values, strict=True))
 
 
-def _read_mat(
-    path: Path, names: str | os.PathLike[str] | Mapping[int, str] | Iterable[str] | None
-) -> dict[str, NDArray[np.float32]]:
+def _read_mat(path: Path, names: Names) -> dict[str, NDArray[np.float32]]:
     try:
         import h5py
     except ImportError as error:
         raise ImportError(f"reading {path} needs h5py: pip install 'dsa-fast[matlab]'") from error
     if names is None or isinstance(names, Mapping):
         raise ValueError(
-            f"{path} has no file names: names (--keypoint_names) must be the folder of its pictures, such as "
+            f"{path} has no file names: names (--keypoints.names) must be the folder of its pictures, such as "
             "bounding_box_train, or their names in order"
         )
     if isinstance(names, (str, os.PathLike)):
@@ -322,9 +317,7 @@ def _mat_files(folder: Path) -> dict[str, Path] | None:
     return files if all(file.is_file() for file in files.values()) else None
 
 
-def _read_mat_folder(
-    folder: Path, names: str | os.PathLike[str] | Mapping[int, str] | Iterable[str] | None
-) -> dict[str, NDArray[np.float32]]:
+def _read_mat_folder(folder: Path, names: Names) -> dict[str, NDArray[np.float32]]:
     if not isinstance(names, (str, os.PathLike)):
         raise ValueError(f"{folder} has no file names: names must be the folder of Market-1501")
     table: dict[str, NDArray[np.float32]] = {}

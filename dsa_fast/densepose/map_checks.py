@@ -1,8 +1,8 @@
-"""What an IUV map holds, and what is suspicious about it.
+"""Measures IUV maps, and finds suspicious ones.
 
-Whether a map is mirrored can be told from the map alone. A chart is seen from outside the body only, so on every image
-its u and v run around each other in the same sense, whatever the pose and the side. A map mirrored without its labels,
-or one whose left and right, or u and v, were exchanged, has some or all parts running the other way.
+The map alone shows whether it is mirrored. A chart is seen from outside the body only, so its u and v run around each
+other in the same sense in every image, pose and view. In a map mirrored without its labels, or with left and right, or
+u and v, exchanged, some or all parts run the other way.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ __all__ = ["MapFacts", "examine", "suspicions"]
 
 # Left and right of these charts are mirror images of each other in (u, v); of the others they are turned.
 _LIMBS = tuple(range(7, 23))
-_LEAST_PIXELS = 20  # of a part, to tell how its u and v run
-_SURE = 0.3  # so far from 0 must a sense be to be believed
+_LEAST_PIXELS = 20  # of a part, to measure the sense of its u and v
+_SURE = 0.3  # a sense closer to 0 is not believed
 _TEXELS = 32  # of a part, each way
 _FEW_LABELLED, _FEW_PARTS, _STRAY = 0.02, 3, 0.05
 
 
 @dataclass(frozen=True)
 class MapFacts:
-    """What a map holds.
+    """Measurements of a map.
 
     Attributes:
         size: (height, width).
@@ -39,8 +39,8 @@ class MapFacts:
         limbs: in which sense u and v run on arms and legs: 1 as they should, -1 mirrored, 0 in all ways; NaN where
             too little is seen.
         body: the same of torso, hands, feet and head.
-        upright: 1 if what DensePose has below is below on torso and legs, 0 if it is at the side, -1 above; NaN where
-            too little is seen.
+        upright: of torso and legs: 1 if they are the right way up, 0 if they lie on the side, -1 if they are upside
+            down; NaN where too little is seen.
     """
 
     size: tuple[int, int]
@@ -89,7 +89,7 @@ def examine(iuv: Tensor) -> MapFacts:
 
 
 def suspicions(facts: MapFacts) -> dict[str, str]:
-    """What is suspicious about a map, and a sentence about each; empty if nothing is.
+    """Names each suspicious property of a map, with a sentence about it; empty if there is none.
 
     - "empty": no pixel has a part.
     - "sparse": less than 2 % of the pixels have one.
@@ -121,7 +121,7 @@ def suspicions(facts: MapFacts) -> dict[str, str]:
 
 
 def _senses(part: NDArray[np.uint8], u: NDArray[np.uint8], v: NDArray[np.uint8]) -> tuple[float, float, float]:
-    """limbs, body and upright of `MapFacts`, from the differences of pixels and those beside and below them."""
+    """limbs, body and upright of `MapFacts`, from the differences between neighboring pixels."""
     # Farther apart in a larger picture, so that the rounding to bytes matters little.
     step = max(1, round(part.shape[0] / 64))
     if min(part.shape) <= step:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsa_fast.densepose.keypoints import Layout, iuv_from_keypoints
-from dsa_fast.densepose.prepare import Found
+from dsa_fast.densepose.prepare import PersonMap
 from dsa_fast.image import read_image
 
 __all__ = ["FromDump", "FromKeypoints", "FromPose", "match_names"]
@@ -28,7 +28,7 @@ class FromKeypoints:
     """Draws keypoint IUV from joints that are known.
 
     Args:
-        keypoints: image -> float32 [K, 3], x, y and confidence; images that are not in it have nobody.
+        keypoints: image -> float32 [K, 3], x, y and confidence; other images get an empty map.
         layout: which joint each row is, see `iuv_from_keypoints`.
         min_confidence: joints below it are missing.
     """
@@ -46,7 +46,7 @@ class FromKeypoints:
     def load(self, image: Path) -> _Joints:
         return _Joints(self.keypoints.get(image), _image_size(image))
 
-    def estimate(self, batch: Sequence[_Joints]) -> list[Found | None]:
+    def estimate(self, batch: Sequence[_Joints]) -> list[PersonMap | None]:
         joints, size = [each.joints for each in batch], batch[0].size
         return _drawn(joints, size, layout=self.layout, min_confidence=self.min_confidence)
 
@@ -75,7 +75,7 @@ class FromPose:
     def load(self, image: Path) -> Tensor:
         return read_image(image)
 
-    def estimate(self, batch: Sequence[Tensor]) -> list[Found | None]:
+    def estimate(self, batch: Sequence[Tensor]) -> list[PersonMap | None]:
         size = batch[0].shape[1], batch[0].shape[2]
         return _drawn(self.pose(batch), size, layout="coco17", min_confidence=self.min_confidence)
 
@@ -88,7 +88,7 @@ class _Result(Protocol):
 
 
 class _Entry(Protocol):
-    """What is used of a `DumpEntry`."""
+    """The used part of a `DumpEntry`."""
 
     @property
     def people(self) -> Sequence[_Result]: ...
@@ -100,7 +100,7 @@ class FromDump:
     """Takes the maps from a file of detectron2's `apply_net.py dump`.
 
     Args:
-        entries: image -> its entry; images that are not in it have nobody.
+        entries: image -> its entry; other images get an empty map.
     """
 
     maker = "DensePose"
@@ -111,26 +111,26 @@ class FromDump:
     def group(self, size: tuple[int, int]) -> Hashable:
         return None
 
-    def load(self, image: Path) -> Found | None:
+    def load(self, image: Path) -> PersonMap | None:
         entry, size = self.entries.get(image), _image_size(image)
         chosen = None if entry is None else entry.choose(size)
         if entry is None or chosen is None:
             return None
-        return Found(entry.iuv(size, chosen), entry.people[chosen].score)
+        return PersonMap(entry.iuv(size, chosen), entry.people[chosen].score)
 
-    def estimate(self, batch: Sequence[Found | None]) -> Sequence[Found | None]:
+    def estimate(self, batch: Sequence[PersonMap | None]) -> Sequence[PersonMap | None]:
         return batch
 
 
 def match_names(images: Iterable[Path], names: Iterable[str], where: str) -> dict[Path, str]:
-    """Which of the names, as another program wrote them, means which image.
+    """Finds the image that each name means, as another program wrote it.
 
-    A name means the image with the same file name (or the same but for the suffix, if it has none). Where several
-    images are called so, it is the one of which most folders are the same, counted from the file upwards.
+    A name means the image with the same file name, or with the same stem if the name has no suffix. Of several such
+    images it means the one with most folders in common, counted from the file upwards.
 
     Args:
         images: paths.
-        names: file names or paths, of whatever machine.
+        names: file names or paths, from any machine.
         where: the file that the names are from, for messages.
 
     Returns:
@@ -167,7 +167,7 @@ def match_names(images: Iterable[Path], names: Iterable[str], where: str) -> dic
 
 
 def _same_end(image: Path, steps: list[str]) -> int:
-    """How many folders above the file are called the same."""
+    """How many folders above the file have the same name."""
     count = 0
     for own, other in zip(reversed(image.absolute().parts[:-1]), reversed(steps[:-1]), strict=False):
         if own != other:
@@ -178,19 +178,19 @@ def _same_end(image: Path, steps: list[str]) -> int:
 
 def _drawn(
     joints: Sequence[NDArray[np.float32] | None], size: tuple[int, int], *, layout: Layout, min_confidence: float
-) -> list[Found | None]:
-    found: list[Found | None] = [None] * len(joints)
+) -> list[PersonMap | None]:
+    found: list[PersonMap | None] = [None] * len(joints)
     # A file may hold people of several layouts: they are told apart by their numbers of joints.
     for rows in {len(each) for each in joints if each is not None}:
         numbers = [i for i, each in enumerate(joints) if each is not None and len(each) == rows]
         people = np.stack([each for each in joints if each is not None and len(each) == rows])
         maps = iuv_from_keypoints(people, size, layout=layout, min_confidence=min_confidence).cpu()
         for i, iuv in zip(numbers, maps, strict=True):
-            found[i] = Found(iuv, None) if bool(iuv[0].any()) else None
+            found[i] = PersonMap(iuv, None) if bool(iuv[0].any()) else None
     return found
 
 
 def _image_size(image: Path) -> tuple[int, int]:
-    """(height, width), after reading the image as a whole, so that a broken one is told from one without people."""
+    """(height, width); reads the whole image, so that a broken one is an error and not an empty map."""
     pixels = read_image(image)
     return pixels.shape[1], pixels.shape[2]

@@ -11,13 +11,8 @@ https://arxiv.org/abs/1812.08967): first left with right (24 to 13), then back w
 from __future__ import annotations
 
 __all__ = [
-    "MERGED_NAMES",
-    "MERGE_13_TO_8",
-    "MERGE_24_TO_13",
-    "MIRROR",
-    "NUM_PARTS",
-    "PART_COLORS",
-    "PART_NAMES",
+    *("MERGED_NAMES", "MERGE_13_TO_8", "MERGE_24_TO_13"),
+    *("MIRROR", "NUM_PARTS", "PART_COLORS", "PART_NAMES", "UPRIGHT"),
 ]
 
 #: How many parts there are, background not counted.
@@ -25,31 +20,12 @@ NUM_PARTS = 24
 
 #: Name of each label, 0 (background) to 24.
 PART_NAMES: tuple[str, ...] = (
-    "background",
-    "torso back",
-    "torso front",
-    "right hand",
-    "left hand",
-    "left foot",
-    "right foot",
-    "right upper leg back",
-    "left upper leg back",
-    "right upper leg front",
-    "left upper leg front",
-    "right lower leg back",
-    "left lower leg back",
-    "right lower leg front",
-    "left lower leg front",
-    "left upper arm front",
-    "right upper arm front",
-    "left upper arm back",
-    "right upper arm back",
-    "left lower arm front",
-    "right lower arm front",
-    "left lower arm back",
-    "right lower arm back",
-    "right head",
-    "left head",
+    *("background", "torso back", "torso front", "right hand", "left hand", "left foot", "right foot"),
+    *("right upper leg back", "left upper leg back", "right upper leg front", "left upper leg front"),
+    *("right lower leg back", "left lower leg back", "right lower leg front", "left lower leg front"),
+    *("left upper arm front", "right upper arm front", "left upper arm back", "right upper arm back"),
+    *("left lower arm front", "right lower arm front", "left lower arm back", "right lower arm back"),
+    *("right head", "left head"),
 )
 
 #: Label that each label becomes when the picture is mirrored: the other side's. 0, 1 and 2 stay.
@@ -60,100 +36,40 @@ MIRROR: tuple[int, ...] = (
 
 #: The 13 left/right-merged parts, each a tuple of part ids (1..24).
 MERGE_24_TO_13: tuple[tuple[int, ...], ...] = (
-    (1,),
-    (2,),
-    (3, 4),
-    (5, 6),
-    (7, 8),
-    (9, 10),
-    (11, 12),
-    (13, 14),
-    (15, 16),
-    (17, 18),
-    (19, 20),
-    (21, 22),
-    (23, 24),
+    *((1,), (2,), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16), (17, 18)),
+    *((19, 20), (21, 22), (23, 24)),
 )
 
 #: The 8 back/front-merged parts, each a tuple of 0-based indices into MERGE_24_TO_13.
-MERGE_13_TO_8: tuple[tuple[int, ...], ...] = (
-    (0, 1),
-    (2,),
-    (3,),
-    (4, 5),
-    (6, 7),
-    (8, 9),
-    (10, 11),
-    (12,),
-)
+MERGE_13_TO_8: tuple[tuple[int, ...], ...] = ((0, 1), (2,), (3,), (4, 5), (6, 7), (8, 9), (10, 11), (12,))
 
 #: Names of the 8 merged parts, in the order of MERGE_13_TO_8.
 MERGED_NAMES: tuple[str, ...] = (
-    "torso",
-    "hand",
-    "foot",
-    "upper leg",
-    "lower leg",
-    "upper arm",
-    "lower arm",
-    "head",
+    *("torso", "hand", "foot", "upper leg"),
+    *("lower leg", "upper arm", "lower arm", "head"),
 )
 
 #: 8-bit R, G, B of each label, 0 to 24. All differ. A pair shares its hue: right is the vivid one, left the dark one.
 PART_COLORS: tuple[tuple[int, int, int], ...] = (
     (0, 0, 0),
-    (130, 130, 140),
-    (225, 225, 235),
-    (255, 105, 180),
-    (165, 40, 105),
-    (120, 80, 40),
-    (205, 145, 85),
-    (255, 85, 70),
-    (160, 35, 30),
-    (255, 150, 40),
-    (175, 90, 5),
-    (255, 215, 50),
-    (165, 130, 0),
-    (190, 235, 60),
-    (105, 140, 10),
-    (20, 130, 50),
-    (80, 215, 110),
-    (0, 125, 115),
-    (55, 215, 200),
-    (15, 105, 155),
-    (80, 190, 250),
-    (30, 60, 165),
-    (95, 135, 255),
-    (190, 125, 255),
-    (110, 50, 175),
+    *((130, 130, 140), (225, 225, 235), (255, 105, 180), (165, 40, 105)),
+    *((120, 80, 40), (205, 145, 85), (255, 85, 70), (160, 35, 30)),
+    *((255, 150, 40), (175, 90, 5), (255, 215, 50), (165, 130, 0)),
+    *((190, 235, 60), (105, 140, 10), (20, 130, 50), (80, 215, 110)),
+    *((0, 125, 115), (55, 215, 200), (15, 105, 155), (80, 190, 250)),
+    *((30, 60, 165), (95, 135, 255), (190, 125, 255), (110, 50, 175)),
 )
 
-#: How each part (1..24, at index part-1) is turned to be looked at: what runs down the picture, and what runs to the
-#: right. As stored, u runs down and v to the right: ("u", "v"). Found from real maps: where a part faces the camera
-#: on an upright person, u and v grow in these directions, so that nothing is upside down or mirrored.
+#: How to turn each part (1..24, at index part-1) for viewing: the direction that runs down the picture, and the one
+#: that runs to the right. As stored, u runs down and v to the right: ("u", "v"). Measured on real maps: where a part
+#: faces the camera on an upright person, u and v grow in these directions, so no part is upside down or mirrored.
 UPRIGHT: tuple[tuple[str, str], ...] = (
-    ("u", "v"),  # torso back
-    ("u", "-v"),  # torso front
-    ("v", "-u"),  # hands, hanging: fingers down
-    ("v", "-u"),
-    ("u", "v"),  # feet, seen from in front: toes down
-    ("-u", "-v"),
-    ("u", "v"),  # upper legs, back
-    ("u", "-v"),
-    ("-u", "v"),  # upper legs, front
-    ("-u", "-v"),
-    ("-u", "v"),  # lower legs, back
-    ("-u", "-v"),
-    ("u", "-v"),  # lower legs, front
-    ("u", "v"),
-    ("u", "v"),  # upper arms, front
-    ("u", "-v"),
-    ("u", "-v"),  # upper arms, back
-    ("u", "v"),
-    ("-u", "-v"),  # lower arms, front
-    ("-u", "v"),
-    ("u", "-v"),  # lower arms, back
-    ("u", "v"),
-    ("-v", "u"),  # the head's halves: 23's right edge meets 24's left edge in the middle of the face
-    ("-v", "u"),
+    *(("u", "v"), ("u", "-v")),  # torso: back, front
+    *(("v", "-u"), ("v", "-u")),  # hands, hanging: fingers down
+    *(("u", "v"), ("-u", "-v")),  # feet, seen from in front: toes down
+    *(("u", "v"), ("u", "-v"), ("-u", "v"), ("-u", "-v")),  # upper legs: back, front
+    *(("-u", "v"), ("-u", "-v"), ("u", "-v"), ("u", "v")),  # lower legs: back, front
+    *(("u", "v"), ("u", "-v"), ("u", "-v"), ("u", "v")),  # upper arms: front, back
+    *(("-u", "-v"), ("-u", "v"), ("u", "-v"), ("u", "v")),  # lower arms: front, back
+    *(("-v", "u"), ("-v", "u")),  # the head's halves: 23's right edge meets 24's left edge in the middle of the face
 )

@@ -1,4 +1,4 @@
-"""Which of several detected people a crop is of."""
+"""Chooses the person that a crop shows, out of several detected ones."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ __all__ = ["choose_person"]
 
 
 def choose_person(boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> int | None:
-    """Picks the person that a re-identification crop was cut for: sure of itself, and over the crop's centre.
+    """Picks the person that a re-identification crop was cut for: a high score, and over the crop's center.
 
     The crop's window is its middle half each way: rows H/4 to 3H/4 and columns W/4 to 3W/4. Each person is worth
-    its score times the share of the window that its box covers. The person worth most is taken; of equals the one
-    whose box covers more of the crop, then the first. Who covers nothing of the window is never taken, nor is one
-    whose score is not positive, or whose score or box is not finite.
+    its score times the share of the window that its box covers. The highest value wins; ties go to the box that
+    covers more of the crop, then to the first. A person is never chosen if its box covers nothing of the window, its
+    score is not positive, or a number is not finite.
 
-    So somebody at the edge, however clearly seen, gives way to the person in the middle, and somebody small in the
-    background of the middle gives way to the person in front, whose box covers more of the window.
+    So a person in the middle wins over a clearly visible one at the edge, and a person in front wins over a small one
+    in the background, whose box covers less of the window.
 
     Args:
         boxes: [N, 4] as x0, y0, x1, y1 in the crop's pixels; they may leave the crop.
-        scores: [N], higher is surer.
+        scores: [N], higher is better.
         size: (height, width) of the crop.
 
     Returns:
-        The person's index, 0..N-1, or None if nobody can be taken.
+        The person's index, 0..N-1, or None if no person qualifies.
 
     Raises:
         ValueError: a shape is wrong, or `size` is not positive.

@@ -1,8 +1,8 @@
 """Makes the IUV maps of many images: in batches, resumable, by one process or several.
 
-A map that is there is not made again, so a run that was killed goes on where it was: files appear whole or not at all
-(`dsa_fast.files`). Images are put into batches by the whole list, whatever is done already, and a batch of which one
-map is missing is estimated as a whole. So an interrupted run ends with the same bytes as one that was not.
+Existing maps are not made again, so a killed run continues where it stopped. Files appear whole or not at all
+(`dsa_fast.files`). Batches are formed from the whole list of images, and a batch with one missing map is estimated as a
+whole. So an interrupted run ends with the same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ from torch import Tensor
 
 from dsa_fast.densepose.iuv import read_iuv, write_iuv
 from dsa_fast.densepose.parts import NUM_PARTS
-from dsa_fast.densepose.torchrun import Ranks
+from dsa_fast.densepose.torchrun import Processes
+from dsa_fast.image import image_size
 from dsa_fast.ops.warp import warp
 
-__all__ = ["Estimator", "Facts", "Found", "Made", "make_maps"]
+__all__ = ["Estimator", "MapSummary", "Outcome", "PersonMap", "make_maps"]
 
-#: PNG text chunks of a map: who made it, and how sure it was that there is a person.
+#: PNG text chunks of a map: its maker, and the person's score.
 MAKER_KEY, SCORE_KEY = "dsa_fast:maker", "dsa_fast:score"
 
-_TEXELS = 32  # of a part, each way: what the fill is counted on
+_TEXELS = 32  # of a part, each way, to count the filled ones
 _LOADED_AHEAD = 2  # batches
 
 
-class Found(NamedTuple):
-    """A person in an image.
+class PersonMap(NamedTuple):
+    """The map of a person in an image.
 
     Attributes:
         iuv: uint8 [3, H, W], on the CPU.
-        score: how sure the estimator is, 0..1; None if it does not say.
+        score: the estimator's confidence, 0..1; None if it gives none.
     """
 
     iuv: Tensor
@@ -48,10 +49,10 @@ class Found(NamedTuple):
 
 
 class Estimator(Protocol):
-    """What makes maps out of images.
+    """Makes maps out of images.
 
     Attributes:
-        maker: what the maps are called, such as `DensePose`.
+        maker: the name of this kind of map, such as `DensePose`.
     """
 
     maker: str
@@ -62,16 +63,16 @@ class Estimator(Protocol):
     def load(self, image: Path) -> Any:
         """Reads an image; called in threads. Raises ValueError or OSError if it can't be used."""
 
-    def estimate(self, batch: Sequence[Any]) -> Sequence[Found | None]:
-        """The person of each loaded image, None where nobody is found."""
+    def estimate(self, batch: Sequence[Any]) -> Sequence[PersonMap | None]:
+        """The person in each loaded image, None where no person is found."""
 
 
-class Facts(NamedTuple):
-    """What a map holds.
+class MapSummary(NamedTuple):
+    """Measurements of a map.
 
     Attributes:
-        score: of the person; None if it is not known.
-        labelled: share of the pixels that have a part; 0 where nobody was found.
+        score: of the person; None if unknown.
+        labelled: share of the pixels that have a part; 0 if no person was found.
         parts: how many of the 24 parts.
         texels: share of the 24 x 32 x 32 texels that pixels reach.
     """
@@ -83,18 +84,18 @@ class Facts(NamedTuple):
 
 
 @dataclass
-class Made:
-    """What became of the images.
+class Outcome:
+    """The outcome of a run.
 
     Attributes:
-        facts: image's number -> its map.
-        failed: image's number -> why it has none.
-        new: how many maps were made now.
-        seconds: how long it took.
-        estimating: seconds of these in which the estimator was at work; the rest was waiting for images.
+        facts: image's number -> the summary of its map.
+        failed: image's number -> the reason why it has none.
+        new: number of maps made now.
+        seconds: duration of the run.
+        estimating: seconds in which the estimator worked; the rest was waiting for images.
     """
 
-    facts: dict[int, Facts] = field(default_factory=dict)
+    facts: dict[int, MapSummary] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     new: int = 0
     seconds: float = 0.0
@@ -107,25 +108,25 @@ def make_maps(
     *,
     batch: int = 16,
     workers: int = 4,
-    ranks: Ranks | None = None,
+    processes: Processes | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Made | None:
+) -> Outcome | None:
     """Makes the maps that are missing.
 
-    Where nobody is found the map is written too, all background, so that it is not looked for again; `Facts.labelled`
-    tells. A file that can't be read as the map of its image is made anew. An image that can't be used is noted and
-    left out; the next run tries it again.
+    An image without a person gets a map that is all background (`MapSummary.labelled` is 0), so that the next run does
+    not try again. A file that can't be read as the map of its image is replaced. An image that can't be used is
+    recorded as failed; the next run tries it again.
 
     Args:
         pairs: image and map (PNG) of each.
-        estimator: what makes them.
+        estimator: makes them.
         batch: images that are estimated at once.
         workers: threads that read images.
-        ranks: the processes that share the work; all of them must give the same pairs.
+        processes: those that share the work; all of them must give the same pairs.
         progress: called with the number of images that all processes have dealt with.
 
     Returns:
-        What became of all images; None on all ranks but 0.
+        The outcome; None in all processes but that of rank 0.
 
     Raises:
         OSError: a map can't be written.
@@ -134,11 +135,11 @@ def make_maps(
     for name, value in (("batch", batch), ("workers", workers)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    ranks = Ranks() if ranks is None else ranks
+    processes = Processes() if processes is None else processes
     start = time.perf_counter()
     with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(2) as writers:
         try:
-            run = _Run(pairs, estimator, readers, writers, ranks, progress or (lambda done: None))
+            run = _Run(pairs, estimator, readers, writers, processes, progress or (lambda done: None))
             run.work(batch)
         except BaseException:
             readers.shutdown(wait=False, cancel_futures=True)
@@ -146,17 +147,17 @@ def make_maps(
             raise
     mine = run.made
     mine.seconds = time.perf_counter() - start
-    all_made = ranks.gather(
+    all_made = processes.gather(
         [list(mine.facts.items()), list(mine.failed.items()), mine.new, mine.estimating], waiting=progress
     )
     if all_made is None:
         return None
-    total = Made(seconds=time.perf_counter() - start)
+    total = Outcome(seconds=time.perf_counter() - start)
     for facts, failed, new, estimating in all_made:
-        total.facts.update((number, Facts(*each)) for number, each in facts)
+        total.facts.update((number, MapSummary(*each)) for number, each in facts)
         total.failed.update(failed)
         total.new += new
-        total.estimating += estimating / ranks.world
+        total.estimating += estimating / processes.world
     return total
 
 
@@ -169,21 +170,27 @@ class _Run:
         estimator: Estimator,
         readers: ThreadPoolExecutor,
         writers: ThreadPoolExecutor,
-        ranks: Ranks,
+        processes: Processes,
         progress: Callable[[int], None],
     ) -> None:
-        self.pairs, self.readers, self.writers, self.ranks, self.progress = pairs, readers, writers, ranks, progress
+        self.pairs, self.readers, self.writers, self.processes, self.progress = (
+            pairs,
+            readers,
+            writers,
+            processes,
+            progress,
+        )
         self.estimator = estimator
         self.sizes: list[tuple[int, int] | str] = []
-        self.made = Made()
-        self.writing: deque[tuple[list[int], list[Future[Facts]]]] = deque()
+        self.made = Outcome()
+        self.writing: deque[tuple[list[int], list[Future[MapSummary]]]] = deque()
 
     def work(self, batch: int) -> None:
-        sizes = self.sizes = list(self.readers.map(_size, [image for image, _ in self.pairs]))
+        sizes = self.sizes = list(self.readers.map(_size_or_error, [image for image, _ in self.pairs]))
         unusable = {number: size for number, size in enumerate(sizes) if isinstance(size, str)}
         batches = _batches(sizes, self.estimator.group, batch)
-        self.ranks.agree(_digest(self.pairs, batches))
-        if self.ranks.rank == 0:
+        self.processes.agree(_digest(self.pairs, batches))
+        if self.processes.rank == 0:
             self.made.failed.update(unusable)
             self.advance(len(unusable))
         for numbers, loading in self.loaded(batches):
@@ -196,7 +203,7 @@ class _Run:
     def loaded(self, batches: list[list[int]]) -> Iterator[tuple[list[int], list[Future[Any]]]]:
         """Batches with a missing map, as they are claimed, and their images' loading a little ahead."""
         ahead: deque[tuple[list[int], list[Future[Any]]]] = deque()
-        for claimed in self.ranks.claim(len(batches)):
+        for claimed in self.processes.claim(len(batches)):
             numbers = batches[claimed]
             places, sizes = [self.pairs[n][1] for n in numbers], [self.sizes[n] for n in numbers]
             there = list(self.readers.map(_facts_of_file, places, sizes))
@@ -232,7 +239,7 @@ class _Run:
                 futures.append(self.writers.submit(self.write, number, found))
         self.writing.append((missing, futures))
 
-    def write(self, number: int, found: Found | None) -> Facts:
+    def write(self, number: int, found: PersonMap | None) -> MapSummary:
         size = self.sizes[number]
         iuv = torch.zeros(3, int(size[0]), int(size[1]), dtype=torch.uint8) if found is None else found.iuv
         if tuple(iuv.shape) != (3, *size):
@@ -250,16 +257,14 @@ class _Run:
         self.advance(len(numbers))
 
     def advance(self, count: int) -> None:
-        self.progress(self.ranks.advance(count))
+        self.progress(self.processes.advance(count))
 
 
-def _size(image: Path) -> tuple[int, int] | str:
-    """(height, width) by the file's header, or what is wrong with it."""
+def _size_or_error(image: Path) -> tuple[int, int] | str:
     try:
-        with Image.open(image) as file:
-            return file.height, file.width
-    except (OSError, SyntaxError, ValueError) as error:
-        return f"{image} must be a readable image, got: {error}"
+        return image_size(image)
+    except ValueError as error:
+        return str(error)
 
 
 def _batches(
@@ -278,8 +283,8 @@ def _digest(pairs: Sequence[tuple[Path, Path]], batches: list[list[int]]) -> str
     return hashlib.sha256(json.dumps([listed, batches]).encode(errors="surrogateescape")).hexdigest()
 
 
-def _facts_of_file(place: Path, size: tuple[int, int] | str) -> Facts | None:
-    """What the map in a file holds; None if there is none, or none of this size."""
+def _facts_of_file(place: Path, size: tuple[int, int] | str) -> MapSummary | None:
+    """Measures the map in a file; None if there is none of this size."""
     if isinstance(size, str) or not place.is_file():
         return None
     try:
@@ -294,10 +299,10 @@ def _facts_of_file(place: Path, size: tuple[int, int] | str) -> Facts | None:
     return _facts(iuv, None if score is None else float(score))
 
 
-def _facts(iuv: Tensor, score: float | None) -> Facts:
+def _facts(iuv: Tensor, score: float | None) -> MapSummary:
     _, count = warp(iuv, iuv, size=_TEXELS, return_count=True)
     touched = (count > 0).view(NUM_PARTS, -1)
-    return Facts(
+    return MapSummary(
         score,
         float((iuv[0] > 0).double().mean()),
         int(touched.any(1).sum()),

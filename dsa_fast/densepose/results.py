@@ -60,7 +60,7 @@ def place_in_image(iuv: Tensor, box: Sequence[float] | Tensor, size: tuple[int, 
     """Puts a box's IUV map where the box is in its image.
 
     As detectron2 has it, the box is (x0, y0, x1 - x0, y1 - y0) with each number truncated to an integer, and width and
-    height at least 1. What reaches beyond the image is cut off.
+    height at least 1. Pixels beyond the image are cut off.
 
     Args:
         iuv: uint8 [3, h, w] of the box.

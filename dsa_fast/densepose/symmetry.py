@@ -1,8 +1,8 @@
-"""DensePose's own table of what a mirrored picture does to (u, v): `UV_symmetry_transforms.mat`.
+"""DensePose's own table of (u, v) under mirroring: `UV_symmetry_transforms.mat`.
 
 The file is part of DensePose's data (`densepose_data`, not in its repository). It holds two cell arrays of 1 x 24,
 `U_transforms` and `V_transforms`, each with a 256 x 256 matrix for every part. A point (u, v) of part i becomes, on the
-mirrored part, u' = U_transforms[i][floor(255 v), floor(255 u)], and v' likewise: the row is v's, the column u's.
+mirrored part, u' = U_transforms[i][floor(255 v), floor(255 u)], and v' in the same way: rows are v's, columns u's.
 """
 
 from __future__ import annotations

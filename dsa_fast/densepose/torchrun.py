@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-__all__ = ["Ranks"]
+__all__ = ["Processes"]
 
 _PREFIX = "dsa_fast.prepare"
 _PIECE = 1 << 20  # bytes of a message; the store takes values of a few MiB at most
@@ -20,11 +20,11 @@ _POLL = 0.2  # seconds
 _TIMEOUT = timedelta(minutes=30)  # of one answer by another process
 
 
-class Ranks:
-    """This process's place among those that share the work.
+class Processes:
+    """The processes that share the work, seen from one of them.
 
-    Who is free takes the next piece of work, by adding 1 to a counter in the key-value store that `torchrun` keeps
-    anyway. So each piece is done by exactly one process, and a slow GPU takes fewer.
+    A free process takes the next piece of work by adding 1 to a counter in `torchrun`'s key-value store. So exactly one
+    process does each piece, and a slow GPU takes fewer.
 
     Attributes:
         rank: number of this process, 0..world-1.
@@ -37,8 +37,8 @@ class Ranks:
         self._done = 0
 
     @classmethod
-    def from_environment(cls) -> Ranks:
-        """The place that `torchrun` gave in RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; alone without them.
+    def from_environment(cls) -> Processes:
+        """Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, which `torchrun` sets; without them it is alone.
 
         Raises:
             ValueError: only some of these variables are there, or the processes do not find each other.
@@ -58,7 +58,7 @@ class Ranks:
         return cls(store, rank, world, int(os.environ.get("LOCAL_RANK", rank)))
 
     def claim(self, count: int) -> Iterator[int]:
-        """The pieces of work 0..count-1 that are this process's, each asked for when the one before was taken."""
+        """Yields the pieces of work of this process, out of 0..count-1; asks for one at a time."""
         if self._store is None:
             yield from range(count)
             return
@@ -82,14 +82,14 @@ class Ranks:
             )
 
     def advance(self, count: int) -> int:
-        """Notes that `count` images more are done; returns how many all processes have done together."""
+        """Adds `count` to the images done; returns the total of all processes."""
         if self._store is None:
             self._done += count
             return self._done
         return int(self._store.add(f"{_PREFIX}/done", count))
 
     def gather(self, value: Any, waiting: Callable[[int], None] | None = None) -> list[Any] | None:
-        """Sends a value (of what JSON knows) to rank 0.
+        """Sends a value that JSON can hold to rank 0.
 
         Args:
             value: this process's.

@@ -1,4 +1,4 @@
-"""Running batches on a GPU: CUDA graphs, copies that overlap, and what the caller's stream may expect."""
+"""Runs batches on a GPU: CUDA graphs, overlapping copies, and order with the caller's stream."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch import Tensor
 from dsa_fast.deploy.image_batch import chunks
 from dsa_fast.deploy.sidecar import BatchRange, InputSpec
 
-#: (images, out, handle of the stream): enqueues one batch.
+#: Enqueues one batch: (images, out, handle of the stream).
 Enqueue = Callable[[Tensor, Tensor, int], None]
 
-#: Sizes that get a CUDA graph, captured when first needed. Above, launching takes less time than the kernels, and the
-#: caller's own memory is read without a copy.
+#: Batch sizes that get a CUDA graph, captured at first use. In larger batches launching takes less time than the
+#: kernels, and the caller's own memory is read without a copy.
 GRAPH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-_ALIGNMENT = 256  # bytes, of the tensors that TensorRT is given
+_ALIGNMENT = 256  # bytes, of the tensors given to TensorRT
 _HOST_CHUNK = 64  # images copied at once
 
 
 def graph_size(count: int, batch: BatchRange) -> int | None:
-    """The smallest size with a graph that holds `count` images and that the network takes; None if there is none."""
+    """Returns the smallest size with a graph that holds `count` images and that the network takes, or None."""
     return next((size for size in GRAPH_SIZES if size >= max(count, batch.min) and size <= batch.max), None)
 
 
 class _Graph:
     def __init__(self, graph: Any, images: Tensor, out: Tensor, enqueue: Enqueue) -> None:
         self.graph, self.images, self.out = graph, images, out
-        self.enqueue = enqueue  # what was captured belongs to it, and must live as long
+        self.enqueue = enqueue  # owns the captured memory, so it must live as long
 
 
 class _Slot:
@@ -50,14 +50,14 @@ class CudaRunner:
     """Runs a network on one GPU for any thread and any number of images.
 
     Args:
-        session: makes a function that enqueues one batch; called once for plain runs and once for each graph, because a
-            TensorRT context that was captured must not run anything else.
-        spec: of the input.
+        session: makes a function that enqueues one batch. It is called once for plain runs and once for each graph,
+            because a captured TensorRT context must not run anything else.
+        spec: the input.
         dim: length of a vector.
-        batch: batches that the network takes; larger ones are split, smaller ones padded.
+        batch: batches that the network takes. Larger ones are split, smaller ones padded.
         device: the GPU.
         graphs: whether batches up to 64 run as CUDA graphs.
-        cuda: `torch.cuda`, or what stands in for it.
+        cuda: `torch.cuda`, or a stand-in for tests.
         pin: whether buffers on the host are page-locked.
     """
 
@@ -84,9 +84,9 @@ class CudaRunner:
         self._lock = threading.Lock()
 
     def from_device(self, images: Tensor) -> Tensor:
-        """Vectors of images that lie on the GPU.
+        """Embeds images that lie on the GPU.
 
-        Nothing waits: the work follows what the caller's current stream holds, and that stream goes on after it.
+        The host does not wait. The caller's current stream runs first, then this work, and then that stream again.
 
         Args:
             images: uint8, contiguous, [N, ...] in the input's layout.
@@ -101,17 +101,17 @@ class CudaRunner:
             with self.cuda.stream(self._compute):
                 for start, stop in chunks(len(images), self.batch.max):
                     self._run(images[start:stop], out[start:stop])
-            for tensor in (images, out):  # their memory is not given to others before the work is done
+            for tensor in (images, out):  # keeps their memory until the work is done
                 tensor.record_stream(self._compute)
             caller.wait_stream(self._compute)
         return out
 
     def from_host(self, count: int, fill: Callable[[int, int, Tensor], None]) -> Tensor:
-        """Vectors of images that come from the host: while one batch is computed, the next is made and copied.
+        """Embeds images from the host. While one batch is computed, the next is filled and copied.
 
         Args:
             count: N, the number of images.
-            fill: fill(start, stop, buffer) writes images start to stop into a buffer, uint8 [B, ...] in the layout.
+            fill: fill(start, stop, buffer) writes images start..stop-1 into a buffer, uint8 [B, ...] in the layout.
 
         Returns:
             float32 [N, dim], on the host.
@@ -127,7 +127,7 @@ class CudaRunner:
                     self._collect(slot, result)
                     fill(start, stop, slot.host[: stop - start])
                     self._send(slot, start, stop)
-            finally:  # also if `fill` raises: nothing may be pending when the buffers are used next
+            finally:  # also if `fill` raises: nothing may be pending at the next use of the buffers
                 for slot in self._slots:
                     self._collect(slot, result)
         return result
@@ -176,7 +176,7 @@ class CudaRunner:
         images = torch.zeros(self.spec.shape(size), dtype=torch.uint8, device=self.device)
         out = torch.zeros(size, self.dim, device=self.device)
         enqueue, handle = self._session(), self._compute.cuda_stream
-        for _ in range(3):  # what is allocated, compiled or chosen at the first runs must not be captured
+        for _ in range(3):  # first runs allocate, compile and choose kernels, which must not be captured
             enqueue(images, out, handle)
         self._compute.synchronize()
         graph = self.cuda.CUDAGraph()

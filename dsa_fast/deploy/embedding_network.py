@@ -1,19 +1,18 @@
-"""The MF-Stream as it goes to production: 8-bit images in, unit vectors out, nothing of the training left."""
+"""The MF-Stream for production: 8-bit images in, unit vectors out, without the parts that only training needs."""
 
 from __future__ import annotations
 
 import copy
 import math
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dsa_fast.models import DSAReID
-from dsa_fast.models.backbone import IBN
-from dsa_fast.models.timm_backbone import TimmBackbone
+if TYPE_CHECKING:  # `models` brings torchvision, which an exported file does not need
+    from dsa_fast.models import DSAReID
 
 Layout = Literal["NHWC", "NCHW"]
 FloatPrecision = Literal["fp32", "fp16", "bf16"]
@@ -22,15 +21,15 @@ DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, 
 
 
 class EmbeddingNetwork(nn.Module):
-    """uint8 images -> unit vectors, with the normalisation inside and the batch norms folded into the convolutions.
+    """uint8 images -> unit vectors, with normalization inside and batch norms folded into the convolutions.
 
-    The vectors are those of `DSAReID.embed` scaled to length 1: each half has length 1 there, so both are divided by
-    the square root of 2 here. All cosines, and with them every ranking, stay the same, and the inner product of two
-    vectors is their cosine. The convolutions run in `precision`; normalisation, pooling and scaling in float32.
+    The vectors are those of `DSAReID.embed` scaled to length 1. Each half has length 1 there, so both are divided by
+    the square root of 2 here. All cosines and rankings stay the same, and the inner product of two vectors is their
+    cosine. The convolutions run in `precision`; normalization, pooling and scaling run in float32.
 
     Args:
-        model: the trained network; it is copied and left as it is.
-        layout: of the input: `NHWC`, as decoders and cameras give images, or `NCHW`.
+        model: the trained network. It is copied, not changed.
+        layout: of the input: `NHWC`, the layout of decoders and cameras, or `NCHW`.
         precision: of the convolutions.
 
     Attributes:
@@ -54,7 +53,7 @@ class EmbeddingNetwork(nn.Module):
         self.dim = sum(model.embed_dims)
         self.stream = copy.deepcopy(model.mf_stream).eval().requires_grad_(False)
         fold_batch_norms(self.stream)
-        # A trained `BNNeck` belongs to the test vector.
+        # A trained `BNNeck` is part of the test vector.
         self.neck_global, self.neck_local = (
             nn.Identity() if norm is None else copy.deepcopy(norm).eval().requires_grad_(False)
             for norm in ((None, None) if model.neck_f is None else (model.neck_f.whole, model.neck_f.local))
@@ -66,7 +65,7 @@ class EmbeddingNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] (or [B, 3, H, W]) RGB -> float32 [B, dim], each of length 1."""
-        x = images.float()  # before the permutation: TensorRT takes 8-bit inputs for nothing but a cast
+        x = images.float()  # before the permutation: TensorRT only casts 8-bit inputs
         if self.layout == "NHWC":
             x = x.permute(0, 3, 1, 2)
         maps = self.stream.backbone(((x - self.mean) * self.scale).to(self.dtype))
@@ -85,16 +84,15 @@ class EmbeddingNetwork(nn.Module):
 def fold_batch_norms(module: nn.Module) -> None:
     """Replaces every convolution and the batch norm after it by one convolution with a bias, in place.
 
-    The pairs are `convN` and `bnN` of one module, and neighbours in a sequence, as in torchvision's ResNets. IBN-a and
-    the inside of a timm backbone stay as they are: half of an IBN cannot be folded, and timm's batch norms hold
-    activations. The runtimes fold what they can there.
+    The pairs are `convN` and `bnN` of one module, and neighbors in a sequence, as in torchvision's ResNets. Modules
+    that keep their batch norms (`keeps_batch_norms`) stay as they are, and the runtimes fold what they can there.
 
     Raises:
-        ValueError: a batch norm has no convolution that it could be folded into.
+        ValueError: a batch norm has no convolution to be folded into.
     """
     children = dict(module.named_children())
     for name, child in children.items():
-        if isinstance(child, (IBN, TimmBackbone)):
+        if getattr(child, "keeps_batch_norms", False):
             continue
         if not isinstance(child, nn.BatchNorm2d):
             fold_batch_norms(child)

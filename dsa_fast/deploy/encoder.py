@@ -1,11 +1,11 @@
-"""One way to get vectors: from a checkpoint, an ONNX file or an engine, by whatever runs it best."""
+"""`Encoder` turns images into vectors with a checkpoint, an ONNX file or an engine."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -21,33 +21,32 @@ from dsa_fast.deploy.onnx import require
 from dsa_fast.deploy.sidecar import BatchRange, InputSpec, OutputSpec, Sidecar, read_sidecar
 from dsa_fast.deploy.tensorrt import Engine
 from dsa_fast.device import pick_device
-from dsa_fast.models.checkpoint import load_model
 
 Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 EncoderPrecision = Literal["auto", "fp32", "fp16", "bf16"]
 
-_HOST_BATCH = 32  # on a CPU larger batches gain nothing and leave the caches
+_HOST_BATCH = 32  # on a CPU larger batches gain nothing and do not fit the caches
 
 
 class HostBackend(Protocol):
-    """Runs a batch on the CPU, for any thread: uint8 in the layout -> float32 [B, dim]."""
+    """Runs a batch on the CPU, from any thread: uint8 in the layout -> float32 [B, dim]."""
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]: ...
 
 
 class Encoder:
-    """Images -> vectors of length 1, whose inner products are cosines. Threads may share one.
+    """Images -> vectors of length 1, whose inner products are cosines. Threads may share an encoder.
 
-    Made by `Encoder.load`.
+    `Encoder.load` makes one.
 
     Attributes:
         path: the file that it was loaded from.
-        backend: what runs it: torch, onnxruntime, openvino, tensorrt or tensorrt-rtx.
+        backend: the library that runs it: torch, onnxruntime, openvino, tensorrt or tensorrt-rtx.
         device: where it runs.
         size: height and width that images are resized to, as in the evaluation.
         dim: length of a vector.
-        precision: of the convolutions.
-        sidecar: what the file says of itself; None for a checkpoint.
+        precision: of the convolutions as they are computed; `int8` for a quantized file.
+        sidecar: the description of an exported file; None for a checkpoint.
     """
 
     def __init__(
@@ -85,20 +84,22 @@ class Encoder:
 
         Args:
             path: `.ckpt`, `.onnx` or `.engine`.
-            device: `auto`, `cpu`, `cuda`, `cuda:1`. `auto` is a GPU where the backend can use one.
-            backend: what runs it. `auto`: PyTorch for a checkpoint; its own library for an engine; for ONNX,
-                ONNX Runtime on a GPU, and on a CPU OpenVINO where it is installed (it is faster), else ONNX Runtime.
-            precision: of the convolutions, for a checkpoint, and for a floating-point ONNX file by OpenVINO; `auto` is
-                the file's own (float32 for a checkpoint).
-            threads: on the CPU; None for as many as PyTorch uses.
-            cuda_graphs: on a GPU, run batches up to 64 as CUDA graphs (not by ONNX Runtime).
-            compile: for a checkpoint, `torch.compile` it. Each new batch size may take seconds at its first use.
-            runtime_cache: file in which TensorRT-RTX keeps the kernels that it compiles; default FILE.cache beside it.
+            device: `auto`, `cpu`, `cuda`, `cuda:1`. `auto` is a GPU if the backend can use one.
+            backend: the library that runs it. `auto` is PyTorch for a checkpoint and the engine's own library for an
+                engine. For ONNX it is ONNX Runtime on a GPU; on a CPU it is OpenVINO if that is installed (it is
+                faster), else ONNX Runtime.
+            precision: of the convolutions, for a checkpoint, and for a floating-point ONNX file with OpenVINO. `auto`
+                is the file's own (float32 for a checkpoint). On a processor without float16, OpenVINO computes fp16
+                in float32.
+            threads: on the CPU; None for PyTorch's number.
+            cuda_graphs: on a GPU, run batches up to 64 as CUDA graphs (not with ONNX Runtime).
+            compile: for a checkpoint, use `torch.compile`. Each new batch size may take seconds at its first use.
+            runtime_cache: file for the kernels that TensorRT-RTX compiles; by default FILE.cache next to the engine.
 
         Raises:
             FileNotFoundError: the file or its sidecar is missing.
-            ValueError: the file is damaged, does not fit this machine (the message says what differs), the library is
-                not installed, or an option does not go with the file.
+            ValueError: the file is damaged, does not fit this machine (the message names the difference), the library
+                is not installed, or an option does not go with the file.
         """
         path = Path(path)
         if backend not in get_args(Backend):
@@ -127,6 +128,8 @@ class Encoder:
     def _load_checkpoint(
         cls, path: Path, device: torch.device, precision: str, graphs: bool, compiled: bool
     ) -> Encoder:
+        from dsa_fast.models import load_model  # it brings torchvision, which an exported file does not need
+
         loaded = load_model(path)
         precision = "fp32" if precision == "auto" else precision
         network = EmbeddingNetwork(loaded.model, precision=precision)  # type: ignore[arg-type]
@@ -153,8 +156,8 @@ class Encoder:
         if backend == "openvino":
             if place.type != "cpu":
                 raise ValueError(f"device must be cpu for OpenVINO, got {place}")
-            precision = sidecar.precision if precision == "auto" else precision
-            run = _OpenVino(path, sidecar, precision, threads)
+            run = _OpenVino(path, sidecar, sidecar.precision if precision == "auto" else precision, threads)
+            precision = sidecar.precision if sidecar.precision == "int8" else run.precision
         else:
             if precision not in ("auto", sidecar.precision):
                 raise ValueError(
@@ -187,15 +190,16 @@ class Encoder:
         Args:
             images: RGB, of any sizes (they are resized as in the evaluation): uint8 arrays [H, W, 3] or [B, H, W, 3],
                 uint8 tensors [3, H, W] or [B, 3, H, W] on any device, PIL images, paths of files, or a sequence of
-                single ones. A CUDA tensor of the network's size, in the memory format of its layout (channels_last for
-                NHWC), is read where it lies, and nothing waits for the GPU.
+                single ones. PIL images and files are turned upright by their EXIF orientation. A CUDA tensor of the
+                network's size, in the memory format of its layout (channels_last for NHWC), is read in place, and the
+                host does not wait for the GPU.
 
         Returns:
             float32 [D] for one image, [N, D] for many: a tensor on the images' device if they were tensors, else an
             array. Vectors have length 1.
 
         Raises:
-            TypeError: it is no image, or not of 8 bits.
+            TypeError: `images` is of another type, or not of 8 bits.
             ValueError: wrong shapes, or a file can't be read.
         """
         given = ImageBatch(images)
@@ -224,7 +228,7 @@ class Encoder:
         return result
 
     def embed_batch(self, images: Tensor) -> Tensor:
-        """Vectors of one batch exactly as the network runs it, neither split nor padded.
+        """Embeds one batch exactly as the network runs it, neither split nor padded.
 
         Args:
             images: uint8 [B, 3, H, W] of the network's size, B within `batch`.
@@ -249,7 +253,7 @@ class Encoder:
         return torch.from_numpy(np.array(self._run(to_layout(images.cpu(), self.spec.layout).numpy())))
 
     def close(self) -> None:
-        """Keeps what TensorRT-RTX compiled on this machine for the next start; other backends have nothing to keep."""
+        """Saves the kernels that TensorRT-RTX compiled on this machine, for the next start."""
         if self._on_close is not None:
             self._on_close()
 
@@ -276,7 +280,7 @@ def torch_runner(
     graphs: bool = True,
     compiled: bool = False,
 ) -> HostBackend | CudaRunner:
-    """Runs a network by PyTorch, on the device it lies on."""
+    """Runs a network with PyTorch, on the network's device."""
     module: Callable[[Tensor], Tensor] = torch.compile(network, dynamic=False) if compiled else network
 
     def on_host(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -306,7 +310,7 @@ class _OnnxCpu:
         options.log_severity_level = 3
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no common base of their own
+        except Exception as error:  # its exceptions have no base class of their own
             raise ValueError(f"{path} must run in ONNX Runtime {runtime.__version__}, got: {error}") from error
         (given,), (made,) = self._session.get_inputs(), self._session.get_outputs()
         _check_tensors(path, sidecar, (given.name, given.shape), (made.name, made.shape))
@@ -316,16 +320,18 @@ class _OnnxCpu:
         return vectors
 
 
+_OPENVINO_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+
+
 class _OpenVino:
     def __init__(self, path: Path, sidecar: Sidecar, precision: str, threads: int) -> None:
         openvino = require("openvino", "openvino")
         core = openvino.Core()
-        if precision == "int8":  # what is left beside the 8-bit convolutions
-            precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
+        precision = openvino_precision(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         options = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[precision],
+            "INFERENCE_PRECISION_HINT": _OPENVINO_TYPES[precision],
         }
         try:
             self._model = core.compile_model(str(path), "CPU", options)
@@ -334,8 +340,10 @@ class _OpenVino:
         given, made = self._model.input(0), self._model.output(0)
         shapes = [[-1 if size.is_dynamic else size.get_length() for size in x.partial_shape] for x in (given, made)]
         _check_tensors(path, sidecar, (given.any_name, shapes[0]), (made.any_name, shapes[1]))
-        self._rescale = precision != "fp32"  # it runs the last lines of the graph in that precision too
-        self._requests = threading.local()  # a request must not be shared by threads
+        hint = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()  # may be less than the request
+        self.precision = next(name for name, kind in _OPENVINO_TYPES.items() if kind == hint)
+        self._rescale = self.precision != "fp32"  # OpenVINO runs the end of the graph in that precision too
+        self._requests = threading.local()  # threads must not share a request
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         if not hasattr(self._requests, "own"):
@@ -344,6 +352,23 @@ class _OpenVino:
         if self._rescale:
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors
+
+
+def openvino_precision(precision: str, capabilities: Sequence[str]) -> str:
+    """Chooses the floating-point precision that OpenVINO computes a file in.
+
+    Args:
+        precision: of the file, or asked for: fp32, fp16, bf16 or int8.
+        capabilities: the processor's OPTIMIZATION_CAPABILITIES, such as BF16.
+
+    Returns:
+        fp32, fp16 or bf16. For int8 it is that of all that is not an 8-bit convolution.
+    """
+    if precision == "int8":
+        return "bf16" if "BF16" in capabilities else "fp32"
+    if precision == "fp16" and "FP16" not in capabilities:
+        return "fp32"  # asked for fp16, OpenVINO would silently use bfloat16, which has three bits less
+    return precision
 
 
 def _onnx_cuda(path: Path, sidecar: Sidecar, device: torch.device) -> CudaRunner:
@@ -378,13 +403,13 @@ def _onnx_cuda(path: Path, sidecar: Sidecar, device: torch.device) -> CudaRunner
         sidecar.output.dim,
         sidecar.batch,
         device,
-        graphs=False,  # its session allocates as it runs
+        graphs=False,  # its session allocates while it runs
         stream=stream,
     )
 
 
 def _check_tensors(path: Path, sidecar: Sidecar, given: tuple[str, list[Any]], made: tuple[str, list[Any]]) -> None:
-    """Raises ValueError unless the file's input and output are those of the sidecar."""
+    """Raises ValueError unless the file's input and output match the sidecar."""
     expected = [
         (sidecar.input.name, list(sidecar.input.shape(-1))[1:]),
         (sidecar.output.name, [sidecar.output.dim]),

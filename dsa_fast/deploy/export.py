@@ -1,4 +1,4 @@
-"""From a checkpoint to a file that is ready to run, with its sidecar: whole and checked, or not there at all."""
+"""Exports a checkpoint to a file that is ready to run, with its sidecar. A file is checked before it gets its name."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dsa_fast.data.people import PeopleSplits
-from dsa_fast.deploy import parity as parities
 from dsa_fast.deploy.embedding_network import EmbeddingNetwork
 from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.deploy.image_batch import to_layout
 from dsa_fast.deploy.onnx import CalibrationMethod, require, write_int8_onnx, write_onnx
+from dsa_fast.deploy.parity import check_parity, compare_scores, compare_vectors
 from dsa_fast.deploy.sidecar import (
     SUFFIXES,
     BatchRange,
@@ -33,13 +33,15 @@ from dsa_fast.deploy.sidecar import (
 )
 from dsa_fast.deploy.tensorrt import build_engine, describe_gpu, library, version_key
 from dsa_fast.files import checksum
-from dsa_fast.models import LoadedModel, load_model
 from dsa_fast.version import __version__
+
+if TYPE_CHECKING:
+    from dsa_fast.models import LoadedModel
 
 
 @dataclass(frozen=True)
 class NamedImages:
-    """Images of the input's size, and where they are from.
+    """Images of the input's size, and their origin.
 
     Attributes:
         images: uint8 [N, 3, H, W].
@@ -69,22 +71,22 @@ def export(
     workers: int = 0,
     progress: bool = False,
 ) -> Sidecar:
-    """Exports a checkpoint and checks the result against it. If anything fails, what was at `out` is left as it was.
+    """Exports a checkpoint and checks the result against it. If anything fails, `out` stays as it was.
 
     Args:
         checkpoint: file of `dsa-fast fit`.
-        out: the file to write; its sidecar stands beside it, OUT.json.
-        images: what parity is checked on.
+        out: the file to write. Its sidecar OUT.json is written next to it.
+        images: images for the check of parity.
         format: `onnx`, or an engine: `tensorrt` (needs its GPU) or `tensorrt-rtx` (needs none to build).
         precision: of the convolutions; `int8` needs `calibration`.
-        batch: the batches it must take, and the one that engines are tuned for.
+        batch: batch sizes that it must take, and the size that engines are tuned for.
         layout: of the input.
-        calibration: images like those it will see in use, from which the ranges of int8 are taken.
+        calibration: images like those in use. The ranges of int8 are taken from them.
         calibration_method: see `write_int8_onnx`.
-        data: a data set on which the change in mAP is measured too.
-        least_cosine: parity below it fails; None for the precision's own limit, `parity.LEAST_COSINE`.
+        data: a data set on which the change in mAP is measured.
+        least_cosine: the export fails below it; None for the precision's own limit, `parity.LEAST_COSINE`.
         tf32: see `build_engine`.
-        timing_cache: see `build_engine`; None keeps it beside `out` as OUT.timing.
+        timing_cache: see `build_engine`; None keeps it next to `out` as OUT.timing.
         compute_capabilities: see `build_engine`.
         workers: processes that read the data set's images.
         progress: shows a progress bar for the data set.
@@ -96,11 +98,13 @@ def export(
         FileNotFoundError: there is no checkpoint.
         ValueError: an option is wrong, a library is missing or fails, or parity is too low.
     """
+    from dsa_fast.models import load_model
+
     for name, value, known in (("format", format, get_args(Kind)), ("precision", precision, get_args(Precision))):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     if precision == "int8" and calibration is None:
-        raise ValueError("precision int8 needs calibration: images like those it will see in use")
+        raise ValueError("precision int8 needs calibration: images like those in use")
     if format == "tensorrt" and not torch.cuda.is_available():
         library("tensorrt")
         raise ValueError("format tensorrt needs the GPU that the engine is for, got a machine without one")
@@ -125,7 +129,7 @@ def export(
                 onnx_file,
                 onnx_sidecar.input,
                 batch,
-                flavour=format,
+                kind=format,
                 tf32=tf32,
                 timing_cache=timing_cache,
                 compute_capabilities=compute_capabilities,
@@ -145,7 +149,7 @@ def export(
         figures = _parity(made, onnx_file, loaded, images, data, precision, least_cosine, workers, progress)
         sidecar = replace(sidecar, parity=figures, **_identity(made, path.name))
         write_sidecar(made, sidecar)
-        # The sidecar goes last: until then the new file does not fit the old one, and is refused.
+        # The sidecar is last: until then the new file does not match the old sidecar, and is refused.
         made.replace(path)
         sidecar_path(made).replace(sidecar_path(path))
     return sidecar
@@ -201,7 +205,7 @@ def _parity(
     workers: int,
     progress: bool,
 ) -> dict[str, Any]:
-    """Parity of what was made; where it can't run here, of the ONNX file it was built from, and why."""
+    """Checks the parity of `made`, or of its ONNX file if an engine can't run here, and says why."""
     figures: dict[str, Any] = {"of": "this file"}
     if made.suffix != ".onnx" and not torch.cuda.is_available():
         figures = {"of": "the ONNX file that it was built from", "reason": "this machine has no GPU to run the engine"}
@@ -213,10 +217,10 @@ def _parity(
             raise
         return {"of": "nothing", "reason": f"no installed library runs bf16 here: {error}", "batches": {}}
     with encoder:
-        figures |= {"inputs": images.name, **parities.compare(encoder, loaded, images.images)}
-        parities.check(figures, precision, least)
+        figures |= {"inputs": images.name, **compare_vectors(encoder, loaded, images.images)}
+        check_parity(figures, precision, least)
         if data is not None:
-            figures["scores"] = parities.compare_scores(encoder, loaded, data, workers=workers, progress=progress)
+            figures["scores"] = compare_scores(encoder, loaded, data, workers=workers, progress=progress)
     return figures
 
 

@@ -1,4 +1,4 @@
-"""What an encoder is given: one image or thousands, in any of the forms that people have them in."""
+"""Reads the images given to an encoder: one or thousands, as arrays, tensors, PIL images or paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from dsa_fast.data.transforms import resize
-from dsa_fast.image import read_image
+from dsa_fast.image import read_image, upright
 
 #: One image: uint8 [H, W, 3] (NumPy), uint8 [3, H, W] (torch), PIL, or the path of a file; all RGB.
 OneImage = NDArray[np.uint8] | Tensor | Image.Image | str | os.PathLike[str]
@@ -23,16 +23,16 @@ Images = OneImage | Sequence[OneImage]
 
 
 class ImageBatch:
-    """Images of any form, to be read in pieces.
+    """Images in any form, read in pieces.
 
     Attributes:
         single: one image was given, not a batch of one.
-        family: whether the answer shall be a NumPy array or a tensor.
-        device: where the images lie; vectors of tensors go back there.
+        family: type of the answer, a NumPy array or a tensor.
+        device: of the images. Vectors of tensors go back there.
 
     Raises:
-        TypeError: it is no image, or not of 8 bits.
-        ValueError: wrong shape, or no image at all.
+        TypeError: `images` is of another type, or not of 8 bits.
+        ValueError: a shape is wrong, or the sequence is empty.
     """
 
     def __init__(self, images: Images) -> None:
@@ -48,7 +48,7 @@ class ImageBatch:
             _check(given.dtype == np.uint8, given.dtype)
             if given.ndim not in (3, 4) or given.shape[-1] != 3 or 0 in given.shape[:-1]:
                 raise ValueError(f"images must have shape [H, W, 3] or [B, H, W, 3] as arrays, got {list(given.shape)}")
-            # PyTorch takes neither what can't be written nor what runs backwards, as BGR turned by [..., ::-1] does.
+            # PyTorch takes no read-only arrays and no negative strides, which BGR flipped by [..., ::-1] has.
             fine = given.flags.writeable and min(given.strides) >= 0
             whole = torch.from_numpy(given if fine else given.copy())
             self._batch = (whole[None] if self.single else whole).permute(0, 3, 1, 2)
@@ -78,10 +78,10 @@ class ImageBatch:
         return len(self._items) if self._batch is None else len(self._batch)
 
     def read(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
-        """The images from `start` to `stop`, resized: uint8 [B, 3, *size], on their device.
+        """Returns images start..stop-1 resized: uint8 [B, 3, *size], on their device.
 
         Raises:
-            TypeError, ValueError: an image of the sequence is none; the message says which.
+            TypeError, ValueError: an item of the sequence is not an image; the message gives its index.
         """
         if self._batch is not None:
             return resize(self._batch[start:stop], size)
@@ -94,7 +94,7 @@ class ImageBatch:
             if isinstance(item, (str, os.PathLike)):
                 return read_image(Path(item))[None]
             if isinstance(item, Image.Image):
-                item = np.array(item.convert("RGB"))
+                item = np.array(upright(item))
             elif not (isinstance(item, (np.ndarray, Tensor)) and item.ndim == 3):
                 got = f"shape {list(item.shape)}" if isinstance(item, (np.ndarray, Tensor)) else type(item).__name__
                 raise TypeError(
@@ -107,7 +107,7 @@ class ImageBatch:
         return one.to(self.device)
 
     def deliver(self, vectors: Tensor) -> NDArray[np.float32] | Tensor:
-        """Vectors [N, D] in the family of the images; [D] for a single image."""
+        """Converts vectors [N, D] to the type of the images; [D] for a single image."""
         if self.single:
             vectors = vectors[0]
         return vectors.to(self.device) if self.family == "torch" else vectors.cpu().numpy()
@@ -119,10 +119,10 @@ def _check(fine: bool, dtype: object) -> None:
 
 
 def chunks(count: int, most: int) -> list[tuple[int, int]]:
-    """Cuts `count` images into pieces of `most`, the last of them shorter."""
+    """Splits `count` images into (start, stop) of at most `most`."""
     return [(start, min(start + most, count)) for start in range(0, count, most)]
 
 
 def to_layout(images: Tensor, layout: str) -> Tensor:
-    """uint8 [B, 3, H, W] -> contiguous in the layout; no copy where it lies so already."""
+    """uint8 [B, 3, H, W] -> contiguous in the layout; not copied if it is so already."""
     return (images.permute(0, 2, 3, 1) if layout == "NHWC" else images).contiguous()

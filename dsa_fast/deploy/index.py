@@ -1,7 +1,7 @@
-"""A FAISS index on disk (https://github.com/facebookresearch/faiss) and the table of what its vectors are of.
+"""A FAISS index on disk (https://github.com/facebookresearch/faiss) with a table of the images of its vectors.
 
-A folder: `current.json` names the index and the table that belong together; a change writes new ones and then this
-file, so that a killed run leaves the state before it.
+An index is a folder. `current.json` names the index file and the table that belong together. A change writes new files
+and then `current.json`, so a killed run leaves the state before it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _FORMAT, _VERSION, _MARK = "dsa_fast.index", 1, "current.json"
 
 @dataclass(frozen=True)
 class Hits:
-    """The nearest of each query.
+    """The nearest vectors of each query.
 
     Attributes:
-        rows: int64 [Q, k], rows of the table, nearest first; -1 where the index found fewer.
-        cosines: float32 [Q, k]; -1 there.
+        rows: int64 [Q, k], rows of the table, nearest first; -1 if the index found fewer.
+        cosines: float32 [Q, k]; -1 for the same.
     """
 
     rows: NDArray[np.int64]
@@ -40,9 +40,9 @@ class VectorIndex:
     """An index in a folder. Vectors are compared by their cosine.
 
     Attributes:
-        folder: where it is.
+        folder: the folder.
         kind: FAISS's description of the index, such as `Flat` or `HNSW32`.
-        encoder: checksum of the file whose vectors it holds.
+        encoder: checksum of the file that made its vectors.
         dim: length of a vector.
     """
 
@@ -59,12 +59,12 @@ class VectorIndex:
 
         Args:
             folder: a new or empty folder.
-            vectors: what it shall hold.
-            kind: FAISS's factory string: `Flat` compares with all; `HNSW32` and `IVF256,Flat` search a part, for
-                millions.
+            vectors: the vectors to hold.
+            kind: FAISS's factory string. `Flat` compares with all vectors; `HNSW32` and `IVF256,Flat` search a part,
+                for millions.
 
         Raises:
-            FileExistsError: the folder holds something.
+            FileExistsError: the folder is not empty.
             ValueError: FAISS is not installed, does not know the kind, or needs more vectors to train it.
         """
         faiss = require("faiss", "search")
@@ -91,8 +91,8 @@ class VectorIndex:
         """Reads an index.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: it is damaged; the message says which file.
+            FileNotFoundError: the folder holds no index.
+            ValueError: a file is damaged; the message names it.
         """
         faiss = require("faiss", "search")
         folder = Path(folder)
@@ -119,7 +119,7 @@ class VectorIndex:
         """Adds vectors and writes the index.
 
         Raises:
-            ValueError: they are of another length or another encoder.
+            ValueError: they have another length, or another encoder made them.
         """
         if vectors.vectors.shape[1] != self.dim:
             raise ValueError(f"vectors must have length {self.dim}, got {vectors.vectors.shape[1]}")
@@ -137,14 +137,14 @@ class VectorIndex:
         self._write()
 
     def search(self, vectors: NDArray[np.float32], k: int = 10) -> Hits:
-        """The nearest of each query.
+        """Finds the nearest vectors of each query.
 
         Args:
             vectors: float32 [Q, D].
-            k: how many; fewer if the index holds fewer.
+            k: number of vectors; fewer if the index holds fewer.
 
         Raises:
-            ValueError: another length, or k below 1.
+            ValueError: the length is another, or k is below 1.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise ValueError(f"vectors must have shape [Q, {self.dim}], got {list(vectors.shape)}")
@@ -154,7 +154,7 @@ class VectorIndex:
         return Hits(rows.astype(np.int64), np.where(rows < 0, np.float32(-1), cosines))
 
     def item(self, row: int) -> Item:
-        """What a row is of."""
+        """Returns the image of a row."""
         return self._table.item(row)
 
     def _write(self) -> None:
@@ -182,7 +182,7 @@ class VectorIndex:
 
 
 def check_encoder(index: str, vectors: str) -> None:
-    """Raises ValueError where two checksums are known and differ."""
+    """Raises ValueError if both checksums are known and differ."""
     if index and vectors and index != vectors:
         raise ValueError(
             f"vectors must be made by the file that the index was made with ({index[:12]}...), got another's "

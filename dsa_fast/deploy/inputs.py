@@ -1,4 +1,4 @@
-"""What `dsa-fast embed` reads: folders, lists, and people cut out of images and videos."""
+"""Reads the inputs of `dsa-fast embed`: folders, lists, and people cut out of images and videos."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Item:
 
     Attributes:
         path: of the image or video.
-        frame: of the video, from 0 in the order of display; None for an image.
-        box: x, y, width and height in pixels that are cut out; None for the whole image.
+        frame: number of the video frame, from 0 in display order; None for an image.
+        box: x, y, width and height of a crop in pixels of the upright image; None for the whole image.
     """
 
     path: Path
@@ -37,17 +37,16 @@ class Item:
 
 
 def find_items(source: str | os.PathLike[str]) -> list[Item]:
-    """What a source lists, in a fixed order.
+    """Lists the images of a source, in a fixed order.
 
     Args:
-        source: a folder (its images and those of its subfolders), an image file, a text file with one path a line, or a
-            CSV file with the columns `path`, or `video` and `frame` (from 0); and where people shall be cut out x, y, w
-            and h, in pixels. Paths in a file are relative to its folder. Of a video, the rows are embedded in the order
-            of the frames.
+        source: a folder (with its subfolders), an image file, a text file with one path a line, or a CSV file. The CSV
+            file has the columns `path`, or `video` and `frame` (from 0), and to crop people also x, y, w and h, in
+            pixels. Paths in a file are relative to its folder. The rows of a video are sorted by frame.
 
     Raises:
         FileNotFoundError: there is no such source.
-        ValueError: it lists nothing, or a row is wrong; the message names the line.
+        ValueError: it lists no image, or a row is wrong; the message names the line.
     """
     source = Path(source)
     if source.suffix.lower() == ".csv" and source.is_file():
@@ -56,7 +55,7 @@ def find_items(source: str | os.PathLike[str]) -> list[Item]:
 
 
 def find_images(source: str | os.PathLike[str]) -> list[Path]:
-    """The image files of a folder and its subfolders, of a list (one path a line), or a single one; sorted by name.
+    """Lists the image files of a folder and its subfolders (sorted), of a text file (one path a line), or a single one.
 
     Raises:
         FileNotFoundError: there is no such source.
@@ -112,12 +111,12 @@ def _read_table(source: Path) -> list[Item]:
 
 
 def read_items(items: Sequence[Item], *, workers: int = 2, ahead: int = 64) -> Iterator[Tensor | ValueError]:
-    """Reads items in order: uint8 [3, h, w] each, or the error where one can't be read.
+    """Reads items in order. Yields uint8 [3, h, w] for each, or the error if it can't be read.
 
     Args:
-        items: what to read; the frames of a video next to each other and in order, as `find_items` gives them.
+        items: the items, with the frames of a video next to each other and in order, as from `find_items`.
         workers: threads that decode image files.
-        ahead: files that are read before they are asked for.
+        ahead: files that are read in advance.
     """
     for is_video, group in groupby(items, key=lambda item: item.frame is not None):
         if is_video:
@@ -172,7 +171,7 @@ def _read_video(path: Path, items: Sequence[Item]) -> Iterator[Tensor | ValueErr
 
 
 def crop(image: Tensor, box: tuple[int, int, int, int] | None) -> Tensor:
-    """Cuts a box (x, y, width, height) out of uint8 [3, H, W]; what lies outside the image is left out.
+    """Cuts a box (x, y, width, height) out of uint8 [3, H, W]. The box is clipped to the image.
 
     Raises:
         ValueError: the box lies wholly outside.

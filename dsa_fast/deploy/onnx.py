@@ -1,4 +1,4 @@
-"""The network as an ONNX file, in floating point or in 8-bit integers."""
+"""Writes the network as an ONNX file, in floating point or in 8-bit integers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CalibrationMethod = Literal["minmax", "percentile"]
 
 #: Convolutions in bfloat16 came with version 22.
 OPSET, OPSET_BF16 = 20, 22
-_CALIBRATION_BATCH = 4  # every layer's maps of so many images are in memory at once
+_CALIBRATION_BATCH = 4  # images whose maps of all layers are in memory at once
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -39,11 +39,11 @@ def require(module: str, extra: str) -> ModuleType:
 
 
 def write_onnx(network: EmbeddingNetwork, path: Path, spec: InputSpec, output: OutputSpec) -> None:
-    """Writes a network by PyTorch's `torch.export`-based exporter, with a dynamic batch.
+    """Writes a network with PyTorch's `torch.export`-based exporter, with a dynamic batch.
 
     Args:
-        network: what to write; its layout must be `spec`'s.
-        path: the file; it is written whole or not at all by the caller's temporary folder.
+        network: the network; its layout must be `spec`'s.
+        path: the file. Callers write to a temporary folder, so that no half file takes its name.
         spec: name and size of the input.
         output: name of the output.
 
@@ -86,19 +86,20 @@ def write_int8_onnx(
     input_name: str = "images",
     method: CalibrationMethod = "minmax",
 ) -> None:
-    """Quantises the convolutions of a float32 ONNX file by explicit Q/DQ pairs.
+    """Quantizes the convolutions of a float32 ONNX file with explicit Q/DQ pairs.
 
-    Weights by channel, activations by tensor. Everything is symmetric (no zero points) and biases stay in floating
-    point: the form that ONNX Runtime, OpenVINO, TensorRT and TensorRT-RTX all run in integers. The shortcut of a block
-    reads the quantised tensor that its first convolution reads, so that the sum can join the convolution before it.
+    Weights are quantized by channel, activations by tensor. Everything is symmetric (no zero points), and biases stay
+    in floating point. ONNX Runtime, OpenVINO, TensorRT and TensorRT-RTX all run this form in integers. The shortcut of
+    a block reads the quantized tensor that its first convolution reads, so the sum can be fused with the convolution
+    before it.
 
     Args:
         source: the float32 file.
         path: the file to write.
-        images: uint8, in the shape and layout of the file's input: what the ranges are taken from.
+        images: uint8, in the shape and layout of the file's input. The ranges are taken from them.
         input_name: name of the input.
-        method: range of an activation: `minmax`, all that was seen, or `percentile`, all but the outermost 0.001 %
-            (several times slower).
+        method: range of an activation: `minmax` takes all values, `percentile` all but the outermost 0.001 % (several
+            times slower).
 
     Raises:
         ValueError: there are no images, the method is unknown, or onnxruntime is not installed.
@@ -113,7 +114,7 @@ def write_int8_onnx(
     images = images[: len(images) // stride * stride]
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        """Gives the images of a range one by one; the quantiser sets the ranges."""
+        """Gives the images of a range one by one. The quantizer sets the ranges."""
 
         def __init__(self) -> None:
             self.place, self.end = 0, len(images)
@@ -146,13 +147,13 @@ def write_int8_onnx(
                 "ActivationSymmetric": True,
                 "WeightSymmetric": True,
                 "QuantizeBias": False,
-                "CalibStridedMinMax": stride,  # whatever its name, it bounds the memory of every method
+                "CalibStridedMinMax": stride,  # despite its name, it bounds the memory of every method
             },
         )
 
 
 def count_ops(path: Path) -> dict[str, int]:
-    """How many nodes of each kind a file has."""
+    """Counts the nodes of each kind in a file."""
     onnx = require("onnx", "onnx")
     counts: dict[str, int] = {}
     for node in onnx.load(str(path), load_external_data=False).graph.node:
@@ -162,7 +163,7 @@ def count_ops(path: Path) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the libraries' advice on their own insides; errors still raise."""
+    """Hides the libraries' logs and warnings. Errors still raise."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,8 +1,8 @@
-"""How far an exported file's vectors are from those of the checkpoint that it was made of."""
+"""Compares the vectors of an exported file with those of its checkpoint."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,34 +11,34 @@ from torch.nn import functional
 from dsa_fast.data.people import PeopleSplits
 from dsa_fast.data.transforms import normalize
 from dsa_fast.deploy.encoder import Encoder
-from dsa_fast.evaluation import evaluate
-from dsa_fast.evaluation.embedding import embed_people
-from dsa_fast.models import LoadedModel
 
-#: An export whose vectors are farther away than this is a failure. In 8 bits it depends on the network: a figure to
-#: look at, and a floor that only a broken file falls below.
+if TYPE_CHECKING:
+    from dsa_fast.models import LoadedModel
+
+#: An export with a smaller cosine has failed. In 8 bits the cosine depends on the network: look at it. Only a broken
+#: file falls below this floor.
 LEAST_COSINE: dict[str, float] = {"fp32": 0.99999, "fp16": 0.999, "bf16": 0.99, "int8": 0.9}
 
 _SINGLES = 16  # images embedded one by one
 
 
 def embed_exactly(loaded: LoadedModel, images: Tensor) -> Tensor:
-    """The checkpoint's own vectors of uint8 [N, 3, H, W] of its input's size: float32 [N, D]."""
+    """Embeds uint8 [N, 3, H, W] of the input's size with the checkpoint itself: float32 [N, D]."""
     return torch.cat([loaded.model.embed(normalize(part)) for part in images.split(32)])
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of each row of a [N, D] with the same row of b, in float64."""
+    """Returns the cosine of each row of a [N, D] with the same row of b, in float64."""
     return functional.cosine_similarity(a.double(), b.double(), dim=1)
 
 
-def compare(encoder: Encoder, loaded: LoadedModel, images: Tensor) -> dict[str, Any]:
-    """Cosines with the checkpoint's vectors at the smallest, the tuned and the largest batch.
+def compare_vectors(encoder: Encoder, loaded: LoadedModel, images: Tensor) -> dict[str, Any]:
+    """Computes cosines with the checkpoint's vectors at the smallest, the tuned and the largest batch.
 
     Args:
         encoder: of the exported file.
         loaded: the checkpoint, on the CPU.
-        images: uint8 [N, 3, H, W], of the input's size; repeated where a batch needs more.
+        images: uint8 [N, 3, H, W], of the input's size; repeated if a batch needs more.
 
     Returns:
         {"runtime": str, "images": N, "batches": {"1": {"cosine_min", "cosine_mean"}, ...}}.
@@ -57,11 +57,14 @@ def compare(encoder: Encoder, loaded: LoadedModel, images: Tensor) -> dict[str, 
 def compare_scores(
     encoder: Encoder, loaded: LoadedModel, data: PeopleSplits, *, workers: int = 0, progress: bool = False
 ) -> dict[str, Any]:
-    """mAP and rank 1 of the checkpoint and of the exported file on a data set, and the change of mAP.
+    """Measures mAP and rank 1 of the checkpoint and of the exported file on a data set.
 
     Returns:
         {"data": name, "mAP_checkpoint", "mAP", "mAP_change", "R1_checkpoint", "R1"}, all as shares of 1.
     """
+    from dsa_fast.evaluation import evaluate
+    from dsa_fast.evaluation.embedding import embed_people
+
     results = []
     for embedder, name in ((loaded, "checkpoint"), (encoder, "export")):
         query, gallery = (
@@ -83,12 +86,12 @@ def compare_scores(
 
 
 def runtime_name(encoder: Encoder) -> str:
-    """What ran it and where, such as `openvino on cpu (bf16)`."""
+    """Returns library, device and precision, such as `openvino on cpu (bf16)`."""
     return f"{encoder.backend} on {encoder.device} ({encoder.precision})"
 
 
-def check(parity: dict[str, Any], precision: str, least: float | None = None) -> None:
-    """Raises ValueError where a batch's smallest cosine is below what its precision promises, or `least`."""
+def check_parity(parity: dict[str, Any], precision: str, least: float | None = None) -> None:
+    """Raises ValueError if a batch's smallest cosine is below `least`, by default the precision's limit."""
     limit = LEAST_COSINE[precision] if least is None else least
     for size, figures in parity["batches"].items():
         if not figures["cosine_min"] >= limit:

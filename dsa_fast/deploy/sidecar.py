@@ -1,4 +1,4 @@
-"""Exported files and their sidecars: what a file is, what goes in and out, and whether it is still what was exported.
+"""Sidecars: JSON files that describe exported files and hold their checksums.
 
 The sidecar of `mf.onnx` is `mf.onnx.json`. It is written last, so a file without one was never finished.
 """
@@ -25,7 +25,7 @@ SUFFIXES: dict[str, str] = {"onnx": ".onnx", "tensorrt": ".engine", "tensorrt-rt
 
 @dataclass(frozen=True)
 class BatchRange:
-    """Images in a batch: the fewest, the number it is tuned for, and the most."""
+    """Images in a batch: the minimum, the number that is tuned for, and the maximum."""
 
     min: int = 1
     opt: int = 8
@@ -43,7 +43,7 @@ class BatchRange:
         """`"1,8,64"` -> the range; `"16"` stands for `"16,16,16"`.
 
         Raises:
-            ValueError: it is not of that form, or the numbers are not in order.
+            ValueError: `text` has another form, or the numbers are not in order.
         """
         try:
             numbers = [int(part) for part in text.split(",")]
@@ -58,7 +58,7 @@ class BatchRange:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What goes in: RGB images of one size.
+    """The input: RGB images of one size.
 
     Attributes:
         name: the tensor's name.
@@ -66,7 +66,7 @@ class InputSpec:
         layout: `NHWC` or `NCHW`.
         height, width: in pixels.
         channels: always `RGB`.
-        mean, std: what the graph itself subtracts and divides by, for images in 0..1; for information.
+        mean, std: the graph subtracts and divides by them, for images in 0..1; for information.
     """
 
     height: int
@@ -87,13 +87,13 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """What comes out: vectors of length 1.
+    """The output: vectors of length 1.
 
     Attributes:
         name: the tensor's name.
         dtype: always `float32`.
         dim: length of a vector.
-        normalized: always true: the graph ends with the scaling to length 1.
+        normalized: always true, because the graph ends with the scaling to length 1.
     """
 
     dim: int
@@ -104,23 +104,22 @@ class OutputSpec:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What an exported file is.
+    """The description of an exported file.
 
     Attributes:
         kind: format of the file.
         file: its name, without a folder.
         bytes: its size.
         sha256: its checksum, in hexadecimal.
-        model: of which network and checkpoint.
-        input, output: the contract.
+        model: the network and its checkpoint.
+        input, output: the tensors.
         precision: of the convolutions.
-        batch: the batches it takes.
+        batch: the batch sizes that it takes.
         versions: of the libraries that wrote it.
-        gpu: the GPU that it was built on, {"name", "compute_capability"}; None for files not bound to one.
-        parity: how far its vectors are from the checkpoint's, and over what; see `dsa_fast.deploy.parity`.
-        compute_capabilities: what a tensorrt-rtx engine was built for, such as ["8.6"]; None for TensorRT-RTX's own
-            default.
-        calibration: how an int8 file was calibrated; None for others.
+        gpu: the GPU that it was built on, {"name", "compute_capability"}; None for files that fit any.
+        parity: figures of the comparison with the checkpoint; see `dsa_fast.deploy.parity`.
+        compute_capabilities: the GPUs of a tensorrt-rtx engine, such as ["8.6"]; None for TensorRT-RTX's default.
+        calibration: images and method that an int8 file was calibrated with; None for others.
     """
 
     kind: Kind
@@ -139,7 +138,7 @@ class Sidecar:
     calibration: dict[str, Any] | None = None
 
     def to_json(self) -> str:
-        """The sidecar's text."""
+        """Returns the sidecar's text."""
         return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
 
 
@@ -156,25 +155,25 @@ def write_sidecar(path: str | os.PathLike[str], sidecar: Sidecar) -> None:
 
 
 def read_sidecar(path: str | os.PathLike[str]) -> Sidecar:
-    """Reads the sidecar of an exported file and checks that the file is the one it describes.
+    """Reads the sidecar of an exported file and checks that it describes this file.
 
     Args:
         path: the exported file, not its sidecar.
 
     Raises:
         FileNotFoundError: the file or its sidecar is missing.
-        ValueError: the sidecar is damaged or of a newer format, or the file's size or checksum is another; the
-            message says what differs.
+        ValueError: the sidecar is damaged or of a newer format, or the file's size or checksum differs; the message
+            names the difference.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"an exported file must be there, got {path}: no such file")
-    beside = sidecar_path(path)
-    if not beside.is_file():
+    description = sidecar_path(path)
+    if not description.is_file():
         raise FileNotFoundError(
-            f"{path} must have its sidecar {beside.name} beside it, got none: copy both files, or export it again"
+            f"{path} must have its sidecar {description.name} next to it, got none: copy both files, or export again"
         )
-    sidecar = parse_sidecar(beside)
+    sidecar = parse_sidecar(description)
     size = path.stat().st_size
     if size != sidecar.bytes:
         raise ValueError(f"{path} must have {sidecar.bytes} bytes as its sidecar says, got {size}: it is damaged")
@@ -188,10 +187,10 @@ def read_sidecar(path: str | os.PathLike[str]) -> Sidecar:
 
 
 def parse_sidecar(path: Path) -> Sidecar:
-    """Reads a sidecar alone.
+    """Reads a sidecar without its file.
 
     Raises:
-        ValueError: it is no sidecar, or of another version of the format.
+        ValueError: `path` is not a sidecar, or has another version of the format.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
-"""TensorRT and TensorRT-RTX: building engines, and running them.
+"""Builds and runs engines of TensorRT and TensorRT-RTX.
 
-Both libraries are driven through the API that TensorRT 10, TensorRT 11 and TensorRT-RTX share: strongly typed
-networks, named tensors, `execute_async_v3`. Precision is in the ONNX file: no builder flag changes it.
+The code uses the API that TensorRT 10, TensorRT 11 and TensorRT-RTX share: strongly typed networks, named tensors,
+`execute_async_v3`. The ONNX file sets the precision; no builder flag changes it.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from dsa_fast.deploy.onnx import require
 from dsa_fast.deploy.sidecar import BatchRange, InputSpec, Sidecar
 from dsa_fast.files import atomic_path
 
-#: Kinds of artifacts that are engines.
-Flavour = Literal["tensorrt", "tensorrt-rtx"]
+#: Kinds of exported files that are engines.
+EngineKind = Literal["tensorrt", "tensorrt-rtx"]
 
 _MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
-def library(flavour: Flavour) -> ModuleType:
-    """The Python module of a flavour.
+def library(kind: EngineKind) -> ModuleType:
+    """Imports the Python module of a kind of engine.
 
     Raises:
         ValueError: it is not installed.
     """
-    return require(_MODULES[flavour], flavour)
+    return require(_MODULES[kind], kind)
 
 
-def version_key(flavour: Flavour) -> str:
-    """The flavour's name among a sidecar's versions."""
-    return _MODULES[flavour]
+def version_key(kind: EngineKind) -> str:
+    """Returns the kind's key in a sidecar's versions."""
+    return _MODULES[kind]
 
 
 def build_engine(
@@ -44,31 +44,31 @@ def build_engine(
     spec: InputSpec,
     batch: BatchRange,
     *,
-    flavour: Flavour,
+    kind: EngineKind,
     tf32: bool = False,
     timing_cache: Path | None = None,
     compute_capabilities: Sequence[str] | None = None,
 ) -> bytes:
-    """Builds an engine from an ONNX file. TensorRT needs the GPU it is for; TensorRT-RTX needs none.
+    """Builds an engine from an ONNX file. TensorRT needs the target GPU; TensorRT-RTX needs no GPU.
 
     Args:
-        source: the ONNX file, in the precision that the engine shall have.
+        source: the ONNX file, in the precision of the engine.
         spec: the input's name and size.
         batch: the optimisation profile.
-        flavour: which library builds.
+        kind: the library that builds.
         tf32: lets float32 convolutions round their inputs to TF32.
-        timing_cache: a file of measured kernels, read if it is there and written afterwards. TensorRT-RTX measures
-            nothing while building and leaves it alone.
-        compute_capabilities: GPUs that a TensorRT-RTX engine is for, such as ["8.6", "8.9"]; None for its default,
-            8.0, 8.6, 8.9, 12.0 and later.
+        timing_cache: a file of measured kernels, read if it exists and written afterwards. TensorRT-RTX measures
+            nothing and ignores it.
+        compute_capabilities: GPUs of a TensorRT-RTX engine, such as ["8.6", "8.9"]; None for its default, 8.0, 8.6,
+            8.9, 12.0 and later.
 
     Raises:
-        ValueError: the library is not installed, a compute capability is not one it builds for, or it can't read or
-            build the network; the message holds what it logged.
+        ValueError: the library is not installed, does not build for a compute capability, or can't read or build the
+            network; the message holds its log.
     """
-    trt = library(flavour)
-    if compute_capabilities is not None and flavour != "tensorrt-rtx":
-        raise ValueError(f"compute_capabilities are chosen for tensorrt-rtx alone, got {list(compute_capabilities)}")
+    trt = library(kind)
+    if compute_capabilities is not None and kind != "tensorrt-rtx":
+        raise ValueError(f"compute_capabilities are only for tensorrt-rtx, got {list(compute_capabilities)}")
     log = make_logger(trt)
     builder = trt.Builder(log)
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # may be the only way
@@ -76,7 +76,7 @@ def build_engine(
     parser = trt.OnnxParser(network, log)
     if not parser.parse(source.read_bytes()):
         errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-        raise ValueError(f"{flavour} {trt.__version__} must be able to read {source.name}, got: {errors}")
+        raise ValueError(f"{kind} {trt.__version__} must be able to read {source.name}, got: {errors}")
     config = builder.create_builder_config()
     if not tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
@@ -84,16 +84,16 @@ def build_engine(
     profile = builder.create_optimization_profile()
     profile.set_shape(spec.name, *(spec.shape(size) for size in (batch.min, batch.opt, batch.max)))
     config.add_optimization_profile(profile)
-    keeps_timings = timing_cache is not None and flavour == "tensorrt"
+    keeps_timings = timing_cache is not None and kind == "tensorrt"
     if keeps_timings:
         assert timing_cache is not None
         blob = timing_cache.read_bytes() if timing_cache.is_file() else b""
         cache = config.create_timing_cache(blob)
-        if not config.set_timing_cache(cache, False):  # of another GPU or version: begin anew
+        if not config.set_timing_cache(cache, False):  # from another GPU or version: start a new one
             config.set_timing_cache(config.create_timing_cache(b""), False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise ValueError(f"{flavour} {trt.__version__} must be able to build {source.name}, got: {log.told()}")
+        raise ValueError(f"{kind} {trt.__version__} must be able to build {source.name}, got: {log.told()}")
     if keeps_timings:
         assert timing_cache is not None
         with atomic_path(timing_cache) as temporary:
@@ -121,7 +121,7 @@ def _choose_gpus(trt: ModuleType, config: Any, compute_capabilities: Sequence[st
 
 
 def make_logger(trt: ModuleType) -> Any:
-    """A logger that keeps errors for the exception that follows, and shows nothing."""
+    """Makes a logger that prints nothing and keeps errors for the exception that follows."""
 
     class Log(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -139,24 +139,25 @@ def make_logger(trt: ModuleType) -> Any:
 
 
 def check_fits(sidecar: Sidecar, installed: str, gpu: dict[str, str] | None) -> None:
-    """Says what differs between the machine that an engine was built for and this one.
+    """Checks that this machine is like the one that an engine was built for.
 
     Args:
-        sidecar: of the engine.
+        sidecar: the engine's.
         installed: version of the installed library.
         gpu: name and compute capability of the GPU here; None without one.
 
     Raises:
-        ValueError: another version of the library, another GPU, or none.
+        ValueError: the version of the library or the GPU differs, or there is no GPU; the message names all
+            differences.
     """
-    flavour: Any = sidecar.kind
+    kind: Any = sidecar.kind
     differences = []
-    built = sidecar.versions.get(version_key(flavour), "unknown")
+    built = sidecar.versions.get(version_key(kind), "unknown")
     if built != installed:
-        differences.append(f"it was built by {flavour} {built}, and {installed} is installed")
+        differences.append(f"it was built by {kind} {built}, and {installed} is installed")
     if gpu is None:
         differences.append("it needs an NVIDIA GPU, and there is none that PyTorch can use")
-    elif flavour == "tensorrt":
+    elif kind == "tensorrt":
         was = sidecar.gpu or {}
         for key, name in (("compute_capability", "compute capability"), ("name", "GPU")):
             if was.get(key) != gpu[key]:
@@ -171,7 +172,7 @@ def check_fits(sidecar: Sidecar, installed: str, gpu: dict[str, str] | None) -> 
 
 
 def describe_gpu(device: torch.device | None = None) -> dict[str, str] | None:
-    """Name and compute capability of a GPU, or None where there is none."""
+    """Returns name and compute capability of a GPU, or None if there is none."""
     if not torch.cuda.is_available():
         return None
     major, minor = torch.cuda.get_device_capability(device)
@@ -181,24 +182,24 @@ def describe_gpu(device: torch.device | None = None) -> dict[str, str] | None:
 class Engine:
     """A loaded engine: batches of images on the device -> vectors on the device, enqueued on a stream.
 
-    All that it runs shares one workspace, so it must run on one stream at a time.
+    All sessions share one workspace, so use one stream at a time.
 
     Args:
         path: the engine.
-        sidecar: what it is.
+        sidecar: its description.
         device: the GPU.
-        runtime_cache: file in which TensorRT-RTX keeps the kernels it compiles on this machine; None for none.
+        runtime_cache: file for the kernels that TensorRT-RTX compiles on this machine; None for none.
 
     Raises:
-        ValueError: the library is missing, the engine does not fit this machine, or is not what its sidecar says.
+        ValueError: the library is missing, or the engine does not fit this machine or its sidecar.
     """
 
     def __init__(
         self, path: Path, sidecar: Sidecar, device: torch.device, *, runtime_cache: Path | None = None
     ) -> None:
-        flavour: Any = sidecar.kind
-        self._flavour: str = flavour
-        self._trt = trt = library(flavour)
+        kind: Any = sidecar.kind
+        self._kind: str = kind
+        self._trt = trt = library(kind)
         check_fits(sidecar, trt.__version__, describe_gpu(device))
         self.path, self.sidecar, self.device, self.runtime_cache = path, sidecar, device, runtime_cache
         self._log = make_logger(trt)
@@ -209,20 +210,20 @@ class Engine:
             self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
                 reasons = " | ".join([*diagnose(trt, self._runtime, plan), self._log.told()])
-                raise ValueError(f"{path} must load in {self._flavour} {trt.__version__}, got: {reasons}")
+                raise ValueError(f"{path} must load in {self._kind} {trt.__version__}, got: {reasons}")
         check_tensors(trt, self._engine, sidecar)
         self._workspace = torch.empty(max(self._engine.device_memory_size_v2, 1), dtype=torch.uint8, device=device)
 
     def session(self) -> Callable[[Tensor, Tensor, int], None]:
-        """A function that enqueues a batch, with an execution context of its own: enqueue(images, out, stream).
+        """Makes a function that enqueues a batch in an execution context of its own: enqueue(images, out, stream).
 
         `images` is uint8, contiguous, in the sidecar's layout, with a batch of its range; `out` float32 [B, dim],
-        contiguous; `stream` a CUDA stream's handle. It raises ValueError where the engine refuses the shape and
-        RuntimeError where it fails.
+        contiguous; `stream` a CUDA stream's handle. It raises ValueError if the engine refuses the shape and
+        RuntimeError if it fails.
         """
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         with torch.cuda.device(self.device):
-            if self._flavour == "tensorrt-rtx":
+            if self._kind == "tensorrt-rtx":
                 context = self._engine.create_execution_context(self._configure(strategy))
             else:
                 context = self._engine.create_execution_context(strategy)
@@ -246,18 +247,18 @@ class Engine:
     def _configure(self, strategy: Any) -> Any:
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
-        # Kernels for a new batch are compiled before it runs, not while it does: a captured graph keeps what it has.
+        # Compile kernels for a new batch size before it runs, not later: a captured graph keeps its first kernels.
         config.dynamic_shapes_kernel_specialization_strategy = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
         if self.runtime_cache is not None:
             if self._cache is None:
                 self._cache = config.create_runtime_cache()
-                if self.runtime_cache.is_file():  # one of another GPU or version is refused and begun anew
+                if self.runtime_cache.is_file():  # one from another GPU or version is refused and replaced
                     self._cache.deserialize(self.runtime_cache.read_bytes())
             config.set_runtime_cache(self._cache)
         return config
 
     def save_runtime_cache(self) -> None:
-        """Keeps the kernels that TensorRT-RTX compiled, for the next start."""
+        """Saves the kernels that TensorRT-RTX compiled, for the next start."""
         if self._cache is None or self.runtime_cache is None:
             return
         blob = bytes(memoryview(self._cache.serialize()))
@@ -265,11 +266,11 @@ class Engine:
             with atomic_path(self.runtime_cache) as temporary:
                 temporary.write_bytes(blob)
         except OSError as error:  # a read-only folder: only the next start is slower
-            warnings.warn(f"the runtime cache was not kept: {error}", stacklevel=2)
+            warnings.warn(f"the runtime cache was not saved: {error}", stacklevel=2)
 
 
 def diagnose(trt: ModuleType, runtime: Any, plan: bytes) -> list[str]:
-    """Why an engine is not valid here, in the library's own words such as UNSUPPORTED_CC; [] where it can't tell."""
+    """Returns the library's reasons why an engine is not valid here, such as UNSUPPORTED_CC; [] if it has none."""
     if not hasattr(runtime, "get_engine_validity"):  # TensorRT-RTX has it
         return []
     _, bits = runtime.get_engine_validity(plan[: runtime.engine_header_size])
@@ -278,7 +279,7 @@ def diagnose(trt: ModuleType, runtime: Any, plan: bytes) -> list[str]:
 
 
 def check_tensors(trt: ModuleType, engine: Any, sidecar: Sidecar) -> None:
-    """Raises ValueError unless the engine's tensors are those of the sidecar."""
+    """Raises ValueError unless the engine's tensors match the sidecar."""
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     expected = [sidecar.input.name, sidecar.output.name]
     if sorted(names) != sorted(expected):

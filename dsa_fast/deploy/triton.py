@@ -1,4 +1,4 @@
-"""A model repository for Triton Inference Server (https://github.com/triton-inference-server/server)."""
+"""Writes a model repository for Triton Inference Server (https://github.com/triton-inference-server/server)."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _QUEUE_MICROSECONDS = 500
 def write_repository(
     path: str | os.PathLike[str], repository: str | os.PathLike[str], *, name: str | None = None
 ) -> Path:
-    """Puts an exported file into a model repository, with batching of concurrent requests configured.
+    """Puts an exported file into a model repository and configures batching of concurrent requests.
 
-    Layout: REPOSITORY/NAME/config.pbtxt and REPOSITORY/NAME/1/model.onnx (or model.plan), its sidecar beside it.
+    Layout: REPOSITORY/NAME/config.pbtxt and REPOSITORY/NAME/1/model.onnx (or model.plan), with the sidecar next to it.
 
     Args:
         path: an ONNX file or a TensorRT engine of `dsa-fast export`.
-        repository: the folder that `tritonserver --model-repository` is given; other models in it are left alone.
-        name: of the model; by default the file's, without suffix.
+        repository: the folder for `tritonserver --model-repository`. Other models in it are not touched.
+        name: of the model; by default the file's name without suffix.
 
     Returns:
         The model's folder.
 
     Raises:
         FileNotFoundError, ValueError: see `read_sidecar`; also ValueError for a TensorRT-RTX engine, for which Triton
-            has no backend, and for a name that is no folder's name.
+            has no backend, and for a name that a folder can't have.
     """
     path, repository = Path(path), Path(repository)
     sidecar = read_sidecar(path)
@@ -62,7 +62,7 @@ def write_repository(
 
 
 def config(sidecar: Sidecar, name: str, backend: str) -> str:
-    """The text of config.pbtxt."""
+    """Returns the text of config.pbtxt."""
     spec, output, batch = sidecar.input, sidecar.output, sidecar.batch
     dims = ", ".join(str(size) for size in spec.shape(batch.max)[1:])
     preferred = ", ".join(str(size) for size in sorted({batch.opt, batch.max}))

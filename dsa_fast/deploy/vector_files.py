@@ -1,4 +1,4 @@
-"""Vectors on disk, beside what they are of: written in parts, so that a killed run goes on where it was."""
+"""Files of vectors with the images they are of. They are written in parts, so that a killed run can continue."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ NO_FRAME = -1
 
 @dataclass(frozen=True)
 class Vectors:
-    """Vectors and what they are of.
+    """Vectors and the images they are of.
 
     Attributes:
         vectors: float32 [N, D].
         paths: str [N], images or videos.
         frames: int64 [N], frame of the video; -1 for an image.
-        boxes: int64 [N, 4], x, y, width and height that were cut out; width 0 for the whole image.
-        encoder: checksum of the file that made them, or "" if unknown; vectors of different files don't compare.
+        boxes: int64 [N, 4], x, y, width and height of the crop; width 0 for the whole image.
+        encoder: checksum of the file that made them, or "" if unknown. Vectors of different files can't be compared.
     """
 
     vectors: NDArray[np.float32]
@@ -45,7 +45,7 @@ class Vectors:
         return len(self.paths)
 
     def item(self, row: int) -> Item:
-        """What a row is of."""
+        """Returns the image of a row."""
         frame, box = int(self.frames[row]), tuple(int(value) for value in self.boxes[row])
         return Item(
             Path(str(self.paths[row])),
@@ -55,7 +55,7 @@ class Vectors:
 
 
 def columns(items: Sequence[Item]) -> dict[str, NDArray[Any]]:
-    """The columns `paths`, `frames` and `boxes` of items."""
+    """Returns the columns `paths`, `frames` and `boxes` of items."""
     return {
         "paths": np.array([str(item.path) for item in items], dtype=np.str_),
         "frames": np.array([NO_FRAME if item.frame is None else item.frame for item in items], dtype=np.int64),
@@ -64,22 +64,22 @@ def columns(items: Sequence[Item]) -> dict[str, NDArray[Any]]:
 
 
 class PartWriter:
-    """Collects the vectors of a list of items in OUT.parts, and puts them together in the end.
+    """Collects the vectors of a list of items in OUT.parts, and joins them at the end.
 
-    Nothing is written before the first part, so that an encoder that does not load leaves nothing behind.
+    Nothing is written before the first part, so an encoder that does not load leaves no files.
 
     Args:
-        out: the file to make, `.parquet` or `.npz`.
-        items: all that is to be embedded.
-        encoder: checksum of what embeds.
-        part: items in a part; what is lost when the run is killed is at most one.
+        out: the file to write, `.parquet` or `.npz`.
+        items: all items to embed.
+        encoder: checksum of the encoder's file.
+        part: items in a part. A killed run loses at most one part.
 
     Attributes:
-        done: items whose parts are there already.
+        done: items in parts that were finished before.
 
     Raises:
-        FileExistsError: `out` is there, or OUT.parts is of another list, part size or encoder.
-        ValueError: another suffix.
+        FileExistsError: `out` exists, or OUT.parts belongs to another list, part size or encoder.
+        ValueError: `out` has another suffix.
     """
 
     def __init__(self, out: Path, items: Sequence[Item], encoder: str, *, part: int = 4096) -> None:
@@ -98,7 +98,7 @@ class PartWriter:
         if self._mark.is_file():
             if self._mark.read_text() != self._plan:
                 raise FileExistsError(
-                    f"{self.folder} must be of this list and encoder to go on, got another's: remove it to begin anew"
+                    f"{self.folder} must be of this list and encoder to continue, got another's: remove it to restart"
                 )
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise FileExistsError(f"{self.folder} must be free or an interrupted run's, got other files")
@@ -108,7 +108,7 @@ class PartWriter:
         return self.folder / f"{number:06d}.npz"
 
     def missing(self) -> Iterator[tuple[int, Sequence[Item]]]:
-        """The parts that are still to be made: number and items."""
+        """Yields number and items of each unfinished part."""
         for number, items in enumerate(self.parts):
             if not self._file(number).is_file():
                 yield number, items
@@ -123,13 +123,13 @@ class PartWriter:
             np.savez(file, **arrays)
 
     def finish(self) -> int:
-        """Puts the parts together and removes them.
+        """Joins the parts and removes them.
 
         Returns:
             The number of vectors.
 
         Raises:
-            ValueError: not one item could be embedded.
+            ValueError: no item could be embedded.
         """
         parts = [read_vectors(self._file(number)) for number in range(len(self.parts))]
         parts = [part for part in parts if len(part)]
@@ -142,8 +142,7 @@ class PartWriter:
 
 
 def write_vectors(path: Path, parts: Sequence[Vectors]) -> None:
-    """Writes parts one after the other, as Parquet or .npz. Columns: path, frame, x, y, w, h, vector (or the arrays of
-    `Vectors`)."""
+    """Writes all parts to one file: Parquet (columns path, frame, x, y, w, h, vector) or .npz (arrays of `Vectors`)."""
     if path.suffix == ".npz":
         fields = ("vectors", "paths", "frames", "boxes")
         arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in fields}
@@ -172,7 +171,7 @@ def read_vectors(path: str | os.PathLike[str]) -> Vectors:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no such file.
+        ValueError: the file is of another kind, or damaged.
     """
     path = Path(path)
     if not path.is_file():

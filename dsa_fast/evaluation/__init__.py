@@ -1,23 +1,36 @@
-"""Scoring by the re-ID protocol, ranked lists, and a plain comparison by colour. Pictures are in `.pictures`."""
+"""Test vectors of people, and how well they find each other again: scores, ranked lists, re-ranking.
+
+It is for whoever measures a model or a method of their own: `embed_people` makes the vectors, `evaluate` scores them by
+the Market-1501 protocol. May import `data`, `models` and everything below them; needs no Lightning and no Matplotlib.
+"""
 
 from __future__ import annotations
 
 from dsa_fast.evaluation.color_histogram import histogram_features
-from dsa_fast.evaluation.metrics import (
-    EvaluationResult,
-    RankedLists,
-    evaluate,
-    evaluate_distances,
-    pool_images,
-    rank_list,
-)
+from dsa_fast.evaluation.embedding import Embedded, Embedder, ModelEmbedder, embed_people, pool_multi_query
+from dsa_fast.evaluation.metrics import EvaluationResult, evaluate, evaluate_distances, pool_images
+from dsa_fast.evaluation.pair_distances import DistanceHistogram, distance_histogram
+from dsa_fast.evaluation.ranked_lists import RankedLists, UnfilteredLists, rank_list, unfiltered_lists
+from dsa_fast.evaluation.rerank import KReciprocal, expand_queries, k_reciprocal
 
 __all__ = [
+    "DistanceHistogram",
+    "Embedded",
+    "Embedder",
     "EvaluationResult",
+    "KReciprocal",
+    "ModelEmbedder",
     "RankedLists",
+    "UnfilteredLists",
+    "distance_histogram",
+    "embed_people",
     "evaluate",
     "evaluate_distances",
+    "expand_queries",
     "histogram_features",
+    "k_reciprocal",
     "pool_images",
+    "pool_multi_query",
     "rank_list",
+    "unfiltered_lists",
 ]

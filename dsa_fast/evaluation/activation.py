@@ -1,13 +1,12 @@
-"""Where the MF-Stream responds: activation maps. `dsa_fast.visual.activation` draws them.
+"""Activation maps: where the MF-Stream responds. `dsa_fast.visual.activation` draws them.
 
-A map's value at a place is the length (L2 norm over the channels) of the feature vector there: as every layer ends with
-a ReLU and is averaged over places, long vectors are what the test vector is made of. Each image's map is stretched to
-0..255 by itself, so that maps say *where* an image is read, not whether one image excites the network more than
-another.
+A map's value at a place is the length (L2 norm over the channels) of the feature vector there. Every layer ends with a
+ReLU and is averaged over places, so that long vectors make up the test vector. Each image's map is stretched to 0..255
+by itself: maps show *where* the network reads an image, not whether one image excites it more than another.
 
-Place (i, j) of a map stands for what lies around pixel (16 i, 16 j) of the network's input, not around the middle of
-that 16 x 16 square: each of the backbone's strides reads symmetrically around every second place, from the first on.
-Maps are drawn accordingly, with their corner places on the image's upper and left border.
+Place (i, j) of a map is centred on pixel (16 i, 16 j) of the network's input, not on the middle of that 16 x 16 square:
+each of the backbone's strides reads symmetrically around every second place, from the first on. Maps are drawn
+accordingly, with their corner places on the image's upper and left border.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def energy(features: Tensor) -> Tensor:
 
 @contextmanager
 def record_activations(stream: MFStream, layer: Layer = "backbone") -> Iterator[list[Tensor]]:
-    """Records the activation maps of whatever passes through an MF-Stream within the block.
+    """Records the activation maps of all batches that pass through an MF-Stream within the block.
 
     ```python
     with record_activations(loaded.model.mf_stream) as maps:
@@ -56,11 +55,11 @@ def record_activations(stream: MFStream, layer: Layer = "backbone") -> Iterator[
     maps = torch.cat(maps)  # uint8 [len(people), h, w], in the people's order
     ```
 
-    Hooks do the work: a graph that `torch.compile` made before the block is not seen.
+    It uses hooks, which a graph that `torch.compile` made before the block does not call.
 
     Args:
-        stream: the stream, as it is (`model.mf_stream`).
-        layer: which map; `backbone` is there in every model.
+        stream: the stream, not compiled (`model.mf_stream`).
+        layer: which map; every model has `backbone`.
 
     Yields:
         A list that grows by one uint8 tensor [B, h, w] with each batch; see `energy`.

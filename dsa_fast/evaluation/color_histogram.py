@@ -1,4 +1,4 @@
-"""Colour histograms: what plain colour matching achieves, to compare learnt features with."""
+"""Colour histograms: features of plain colour matching, to compare learnt features with."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _CHUNK_PIXELS = 1 << 22
 def histogram_features(
     images: Tensor, *, space: Literal["hsv", "rgb"] = "hsv", bins: int = 8, stripes: int = 6
 ) -> Tensor:
-    """Joint colour histograms of horizontal stripes, as unit vectors whose dot product is the Hellinger similarity.
+    """Makes joint colour histograms of horizontal stripes: unit vectors whose dot product is the Hellinger similarity.
 
     Each stripe's histogram counts its pixels over `bins` x `bins` x `bins` colours and is divided by the number of
-    pixels; the square root is taken, and the stripes weigh the same. For non-negative vectors of unit length, cosine
-    and Euclidean distance give the same order.
+    pixels. The square root of it is taken, and all stripes have the same weight. For vectors of unit length, cosine and
+    Euclidean distance give the same order.
 
     Args:
         images: uint8 [N, 3, H, W], RGB, on any device.
         space: "hsv" (the hue of grey is 0) or "rgb".
         bins: bins of each of the three channels, 1..256.
-        stripes: how many stripes, top to bottom, of equal height to within a row; 1 is the whole image.
+        stripes: number of stripes, top to bottom, of equal height to within a row; 1 is the whole image.
 
     Returns:
         float32 [N, stripes * bins**3], on the images' device.

@@ -16,7 +16,7 @@ from dsa_fast.data.dataset import Collate, PeopleDataset
 from dsa_fast.data.people import Person
 from dsa_fast.data.transforms import eval_transform, normalize, part_images, resize
 from dsa_fast.densepose.iuv import Order, resize_iuv
-from dsa_fast.evaluation import pool_images
+from dsa_fast.evaluation.metrics import pool_images
 from dsa_fast.models import DSAReID, LoadedModel
 from dsa_fast.models.mf_stream import Branches
 
@@ -24,7 +24,7 @@ __all__ = ["Embedded", "Embedder", "ModelEmbedder", "branch_slice", "embed_peopl
 
 
 class Embedded(NamedTuple):
-    """Test vectors and what `evaluate` needs beside them.
+    """Test vectors, with the labels that `evaluate` needs.
 
     Attributes:
         features: float32 [N, D], on the CPU.
@@ -38,7 +38,7 @@ class Embedded(NamedTuple):
 
 
 class Embedder(Protocol):
-    """Turns stored images into test vectors: `dsa_fast.Encoder` is one, `ModelEmbedder` another."""
+    """Turns stored images into test vectors, such as `dsa_fast.Encoder` and `ModelEmbedder`."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -49,13 +49,13 @@ class Embedder(Protocol):
 
 
 class ModelEmbedder:
-    """An `Embedder` of a loaded model, and the one that can fuse both streams or give a single branch.
+    """An `Embedder` of a loaded model, which can also fuse both streams or give a single branch.
 
     Args:
         loaded: the model, on `device`, and its input sizes.
         fused: gives the fused vectors of both streams, which need IUV maps; otherwise those of the MF-Stream.
         branch: gives the part of the vectors that is the global or the local branch's own test vector.
-        device: where the model lies.
+        device: the model's device.
 
     Raises:
         ValueError: the model was built without this branch.
@@ -128,7 +128,7 @@ def embed_people(
 
 
 def branch_slice(model: DSAReID, branch: Branches) -> slice:
-    """Where in a model's test vectors a branch's own vector is; each branch has length 1 in them.
+    """The columns of a branch's own vector in a model's test vectors. Each branch has length 1 in them.
 
     Raises:
         ValueError: the model was built without this branch.
@@ -144,10 +144,10 @@ def branch_slice(model: DSAReID, branch: Branches) -> slice:
 
 
 def pool_multi_query(query: Embedded, shots: Embedded, reduce: Literal["mean", "max"] = "mean") -> Embedded:
-    """The queries of a multi-query test: each query's vector is pooled over its person's images by its camera.
+    """Pools each query's vector over its person's images by its camera, for a multi-query test.
 
     As in Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015, where the images are those of
-    Market-1501's `gt_bbox`. There are as many queries as before.
+    Market-1501's `gt_bbox`. The number of queries stays the same.
 
     Args:
         query: the single queries; one without any image in `shots` keeps its vector.

@@ -1,12 +1,12 @@
-"""What may follow a first ranking: k-reciprocal re-ranking and query expansion. Neither is ever on by default.
+"""Second steps after a first ranking: k-reciprocal re-ranking and query expansion. Neither is ever on by default.
 
-Both look at all queries and the gallery at once, which a search in the field cannot, and figures with and without them
-do not compare.
+Both look at all queries and the gallery at once, which a search in the field cannot do. Scores with and without them
+are not comparable.
 
 k-reciprocal re-ranking is that of Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding",
-CVPR 2017 (https://arxiv.org/abs/1701.08398), on squared Euclidean distances, as in the authors' code. Its matrices of
-all images by all images are never made: the encodings are sparse, and distances are given for a block of queries at a
-time. Query expansion is that of Chum et al., "Total Recall", ICCV 2007 (average), and of Radenovic et al.,
+CVPR 2017 (https://arxiv.org/abs/1701.08398), on squared Euclidean distances, as in the authors' code. It
+makes no matrix of all images by all images: the encodings are sparse, and distances are computed for a block of queries
+at a time. Query expansion is that of Chum et al., "Total Recall", ICCV 2007 (average), and of Radenovic et al.,
 https://arxiv.org/abs/1711.02512, section 3.2 (weighted by the similarity to the power of alpha).
 """
 
@@ -17,10 +17,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dsa_fast.evaluation.metrics import Features, Metric, _features, _for_op, _sortable
+from dsa_fast.evaluation.inputs import Features, Metric, as_real, check_feature_pair, check_metric
+from dsa_fast.evaluation.ordering import sortable
 from dsa_fast.ops import rank as rank_ops
 
-__all__ = ["KReciprocal", "expand", "k_reciprocal"]
+__all__ = ["KReciprocal", "expand_queries", "k_reciprocal"]
 
 _ROWS = 256  # images looked at together
 _VALUES = 1 << 22  # values of an intermediate result
@@ -35,7 +36,7 @@ class _Sparse(NamedTuple):
 
 
 class KReciprocal:
-    """Re-ranked distances, float32, for `evaluate_distances(reranked, ...)`; made by `k_reciprocal`.
+    """Re-ranked distances, float32, for `evaluate_distances(reranked, ...)`. `k_reciprocal` makes it.
 
     `reranked(start, stop)` gives those of the queries start .. stop - 1 to the whole gallery, [stop - start, G].
     """
@@ -63,18 +64,18 @@ class KReciprocal:
 
         Args:
             start: the first query.
-            stop: the one behind the last.
+            stop: the one after the last.
 
         Returns:
             float32 [stop - start, G], in 0..1 for the usual lambda_value.
 
         Raises:
-            ValueError: the queries are not there.
+            ValueError: the range is not within the queries.
         """
         if not 0 <= start <= stop <= self.num_queries:
             raise ValueError(f"start and stop must be in 0..{self.num_queries}, ascending, got {start} and {stop}")
         out = torch.empty((stop - start, self.num_gallery), dtype=torch.float32, device=self._features.device)
-        # Steps of the product do not depend on the block asked for.
+        # The product's steps do not depend on the block that the caller wants, so that its bits do not either.
         for group in range(start // _ROWS * _ROWS, stop, _ROWS):
             low, high = max(group, start), min(group + _ROWS, stop)
             original = self._original(group, min(group + _ROWS, self.num_queries))[low - group : high - group]
@@ -122,23 +123,23 @@ def k_reciprocal(
     lambda_value: float = 0.3,
     metric: Metric = "cosine",
 ) -> KReciprocal:
-    """k-reciprocal re-ranking; score the result by `evaluate_distances(result, query_pids, ...)`.
+    """Re-ranks by k-reciprocal neighbours. `evaluate_distances(result, query_pids, ...)` scores the result.
 
     Neighbours at equal distance are ordered by their index, queries first. On the CPU the neighbours are exact. The
-    encoding takes 20 bytes for each of its weights (about 130 an image), beside a copy of the features.
+    encoding takes 20 bytes for each of its weights (about 130 an image), in addition to a copy of the features.
 
     Args:
         query_features: [Q, D], a tensor or array.
         gallery_features: [G, D], on the same device.
-        k1: how many neighbours an image's k-reciprocal ones are among; below Q + G.
-        k2: how many neighbours' encodings are averaged; 1 is none but its own.
+        k1: number of nearest neighbours that k-reciprocal ones are chosen from; below Q + G.
+        k2: number of neighbours whose encodings are averaged; 1 takes the image's own alone.
         lambda_value: weight of the original distance, in [0, 1].
         metric: "cosine" divides features by their length first; the distance is the Euclidean one, squared.
 
     Raises:
         ValueError: wrong shapes, mixed devices, features that are not finite, or a parameter out of range.
     """
-    query, gallery = _pair(query_features, gallery_features)
+    query, gallery = (as_real(part) for part in check_feature_pair(query_features, gallery_features))
     count = len(query) + len(gallery)
     if not 1 <= k1 < count:
         raise ValueError(f"k1 must be in 1..{count - 1}, below the number of images, got {k1}")
@@ -146,12 +147,11 @@ def k_reciprocal(
         raise ValueError(f"k2 must be in 1..k1 + 1 = {k1 + 1}, got {k2}")
     if not 0 <= lambda_value <= 1:
         raise ValueError(f"lambda_value must be in [0, 1], got {lambda_value}")
-    if metric not in ("cosine", "euclidean"):
-        raise ValueError(f'metric must be "cosine" or "euclidean", got {metric!r}')
+    check_metric(metric)
     num_queries = len(query)
     features = torch.empty((count, query.shape[1]), dtype=torch.float32, device=query.device)
     scale = 1.0
-    if metric == "euclidean":  # all distances are relative, so that a power of two changes nothing but overflow
+    if metric == "euclidean":  # distances are relative: a power of two only keeps them from overflowing
         largest = max(float(part.abs().max()) for half in (query, gallery) for part in half.split(4096))
         scale = 2.0 ** -int(torch.frexp(torch.tensor(largest, dtype=torch.float64)).exponent) if largest > 0 else 1.0
     for half, begin in ((query, 0), (gallery, num_queries)):
@@ -168,25 +168,25 @@ def k_reciprocal(
     return KReciprocal(features, num_queries, farthest.float(), encoding, lambda_value)
 
 
-def expand(query_features: Features, gallery_features: Features, *, k: int = 10, alpha: float = 3.0) -> Tensor:
-    """Query expansion: each query becomes a weighted mean of itself and its k nearest gallery images, by the cosine.
+def expand_queries(query_features: Features, gallery_features: Features, *, k: int = 10, alpha: float = 3.0) -> Tensor:
+    """Expands queries: each becomes a weighted mean of itself and its k gallery images of the largest cosine.
 
-    All vectors are brought to unit length. The query's weight is 1, an image's is its cosine with the query (0 where
+    All vectors are scaled to unit length. The query's weight is 1, an image's is its cosine with the query (0 where
     that is negative) to the power of alpha.
 
     Args:
         query_features: [Q, D], a tensor or array.
         gallery_features: [G, D], on the same device.
-        k: how many images, in 1..G.
-        alpha: 0 weighs all alike (average query expansion).
+        k: number of images, in 1..G.
+        alpha: 0 gives all the same weight (average query expansion).
 
     Returns:
-        float32 [Q, D], of unit length, to be scored by `evaluate` in the queries' place.
+        float32 [Q, D], of unit length, for `evaluate` in place of the queries.
 
     Raises:
         ValueError: wrong shapes, mixed devices, features that are not finite, or a parameter out of range.
     """
-    query, gallery = _pair(query_features, gallery_features)
+    query, gallery = (as_real(part) for part in check_feature_pair(query_features, gallery_features))
     if not 1 <= k <= len(gallery):
         raise ValueError(f"k must be in 1..{len(gallery)}, got {k}")
     if not alpha >= 0:
@@ -206,21 +206,6 @@ def expand(query_features: Features, gallery_features: Features, *, k: int = 10,
     return out
 
 
-def _pair(query_features: Features, gallery_features: Features) -> tuple[Tensor, Tensor]:
-    query = _for_op(_features("query_features", query_features))
-    gallery = _for_op(_features("gallery_features", gallery_features))
-    if query.shape[1] != gallery.shape[1]:
-        raise ValueError(
-            "query_features and gallery_features must have the same number of columns, "
-            f"got {query.shape[1]} and {gallery.shape[1]}"
-        )
-    if query.device != gallery.device:
-        raise ValueError(
-            f"query_features and gallery_features must be on one device, got {query.device} and {gallery.device}"
-        )
-    return query, gallery
-
-
 def _nearest(query: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k nearest rows by the Euclidean distance, int64 [Q, k], and the farthest, [Q]; equal ones by their index."""
     if query.device.type == "cpu":
@@ -238,7 +223,7 @@ def _nearest_torch(query: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tens
         for start in range(0, len(gallery), step):
             part = slice(start, start + step)
             order[:, part] = squares[part] - 2 * (rows.double() @ gallery[part].double().T)
-        keys = _sortable(order).to(torch.int64).mul_(1 << 32).add_(column)
+        keys = sortable(order).to(torch.int64).mul_(1 << 32).add_(column)
         near.append(keys.topk(k, dim=1, largest=False, sorted=True).indices)
         far.append(order.argmax(1))
     return torch.cat(near), torch.cat(far)

@@ -124,7 +124,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` [..., 3, H, W], uint8 RGB or float (already normalised) -> float, the same shape."""
+        """`x` [..., 3, H, W], uint8 RGB or float (already normalized) -> float, the same shape."""
         return (x.to(self.mean.dtype) - self.mean) / self.std if x.dtype == torch.uint8 else x
 
 
@@ -161,6 +161,9 @@ class IBN(nn.Module):
     Args:
         channels: of the map.
     """
+
+    #: Half of it can't be folded into a convolution.
+    keeps_batch_norms = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -223,7 +226,7 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W], float and normalised -> F [B, out_channels, H/16, W/16]."""
+        """Images [B, 3, H, W], float and normalized -> F [B, out_channels, H/16, W/16]."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         out: Tensor = self.layer3(self.layer2(self.layer1(x)))
         return out

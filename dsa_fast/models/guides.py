@@ -23,7 +23,7 @@ SELF, AVERAGE = "self", "ema"
 
 @dataclass(frozen=True)
 class GuideConfig:
-    """How dense semantics guide the MF-Stream, beside the fusion of the streams.
+    """How dense semantics guide the MF-Stream, next to the fusion of the streams.
 
     Attributes:
         fade: share of the training, at its end, in which the DSAG-Stream's part in the fused features falls to 0.
@@ -175,7 +175,7 @@ def merged_masks(iuv: Tensor) -> Tensor:
 def focus_loss(maps: Tensor, iuv: Tensor) -> Tensor:
     """The share of each local branch's activation that lies outside its part's places, and next to none of them.
 
-    A place of the branch's map is inside where any of its pixels, or of its 8 neighbours', is of the part. Images
+    A place of the branch's map is inside where any of its pixels, or of its 8 neighbors', is of the part. Images
     count for the parts that they show.
 
     Args:
@@ -222,7 +222,7 @@ def relations_divergence(student: Tensor, teacher: Tensor, temperature: float = 
     """
 
     def likeness(x: Tensor) -> Tensor:
-        x = _centred(x.unsqueeze(1) if x.ndim == 2 else x).transpose(0, 1)
+        x = _centered(x.unsqueeze(1) if x.ndim == 2 else x).transpose(0, 1)
         cosines = x @ x.transpose(1, 2) / temperature  # [parts, B, B]
         own = torch.eye(len(cosines[0]), dtype=torch.bool, device=x.device)
         return functional.log_softmax(cosines.masked_fill(own, -1e4), dim=-1).flatten(0, 1)
@@ -239,16 +239,16 @@ def features_distance(student: Tensor, teacher: Tensor) -> Tensor:
         student: [B, D] or [B, parts, D].
         teacher: the same; no gradient flows to it.
     """
-    return (1 - (_centred(student) * _centred(teacher.detach())).sum(dim=-1)).mean()
+    return (1 - (_centered(student) * _centered(teacher.detach())).sum(dim=-1)).mean()
 
 
-def _centred(x: Tensor) -> Tensor:
+def _centered(x: Tensor) -> Tensor:
     x = x.float()
     return functional.normalize(x - x.mean(dim=0, keepdim=True), dim=-1)
 
 
 class Guides(nn.Module):
-    """What a training keeps beside its network: the dense decoder; and the guides' losses.
+    """What a training keeps next to its network: the dense decoder; and the guides' losses.
 
     Args:
         config: weights and options.

@@ -38,6 +38,9 @@ class TimmBackbone(nn.Module):
         ValueError: timm has no such network, it has no feature map at stride 16, or weights can't be had or don't fit.
     """
 
+    #: timm's batch norms hold activations.
+    keeps_batch_norms = True
+
     in_scale: Tensor | None
     in_shift: Tensor | None
 
@@ -97,7 +100,7 @@ class TimmBackbone(nn.Module):
                 parameter.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W], float and normalised -> F [B, out_channels, H/16, W/16]."""
+        """Images [B, 3, H, W], float and normalized -> F [B, out_channels, H/16, W/16]."""
         if self.in_scale is not None and self.in_shift is not None:
             images = images * self.in_scale + self.in_shift
         out: Tensor = self.net(images)[-1]

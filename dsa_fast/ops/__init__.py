@@ -1,1 +1,27 @@
-"""Operators: one module per operator with its signature, checks, fake and autograd registration."""
+"""The compiled operators. One module holds one operator: its signature, checks, fake and autograd registration.
+
+`plain_reference` computes the same slowly, for tests. This package imports PyTorch and nothing else of `dsa_fast`.
+"""
+
+from dsa_fast.ops.bodies import Surface, draw_bodies
+from dsa_fast.ops.crop import crop_parts
+from dsa_fast.ops.rank import Lists, nearest, pair_distances, rank_matches, rank_rows
+from dsa_fast.ops.train_transform import train_transform
+from dsa_fast.ops.warp import warp
+from dsa_fast.ops.warp_densepose import ChartOutput, to_iuv, warp_densepose
+
+__all__ = [
+    "ChartOutput",
+    "Lists",
+    "Surface",
+    "crop_parts",
+    "draw_bodies",
+    "nearest",
+    "pair_distances",
+    "rank_matches",
+    "rank_rows",
+    "to_iuv",
+    "train_transform",
+    "warp",
+    "warp_densepose",
+]

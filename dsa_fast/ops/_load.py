@@ -1,4 +1,4 @@
-"""Loads the compiled libraries into PyTorch and remembers why the CUDA one is not there, where it is not."""
+"""Loads the compiled libraries into PyTorch, and remembers the reason if the CUDA library is missing."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _FOLDER = Path(__file__).resolve().parent.parent
 
 
 def _load(path: Path) -> str | None:
-    """Loads a library; returns None, or the dynamic loader's words where it does not load."""
+    """Loads a library; returns None, or the dynamic loader's error if it fails."""
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        return str(error.__cause__ or error)  # PyTorch's own error names the file alone
+        return str(error.__cause__ or error)  # PyTorch's own error only names the file
     return None
 
 
@@ -38,7 +38,7 @@ def load_cuda(path: Path = _FOLDER / "_C_cuda.abi3.so", note: Path = _FOLDER / "
     """Loads the CUDA kernels.
 
     Returns:
-        None where they are loaded, else the reason why not: as the build noted it, or the loader's own words.
+        None if they are loaded, else the reason: from the build's note, or from the dynamic loader.
     """
     build = json.loads(note.read_text()) if note.exists() else {"cuda": True}
     if not build["cuda"]:
@@ -56,10 +56,10 @@ cuda_missing: str | None = load_cuda()
 
 
 def require_cuda() -> None:
-    """Makes sure that the CUDA kernels are there.
+    """Checks that the CUDA kernels are loaded.
 
     Raises:
-        RuntimeError: They are not; the message says exactly why.
+        RuntimeError: They are not; the message gives the reason.
     """
     if cuda_missing is not None:
         raise RuntimeError(f"dsa_fast has no CUDA kernels here: {cuda_missing}")

@@ -1,4 +1,4 @@
-"""Draws posed bodies as IUV maps; `csrc/bodies.h` states what a result means."""
+"""Draws posed bodies as IUV maps. `csrc/bodies.h` defines the result."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Surface(NamedTuple):
 
 
 def draw_bodies(surface: Surface, maps: Tensor, shown: Tensor, size: tuple[int, int]) -> Tensor:
-    """IUV maps of people who share one surface.
+    """Draws the IUV map of each person. All share one surface.
 
     Args:
-        surface: what they share.
-        maps: float32 [N, J, 3, 4], of each person's bones: from the rest pose to x (right) and y (down), pixels, and
-            z towards the camera. Contiguous, on the CPU.
-        shown: int32 [N], likewise; bit p is set where part p is shown.
+        surface: the surface.
+        maps: float32 [N, J, 3, 4], one affine map for each bone of each person: from the rest pose to x (right) and y
+            (down) in pixels, and z towards the camera. Contiguous, on the CPU.
+        shown: int32 [N], contiguous, on the CPU; bit p is set if part p is drawn.
         size: (height, width) of the maps.
 
     Returns:

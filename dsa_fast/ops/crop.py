@@ -1,9 +1,9 @@
-"""Part images cropped, not warped: the "coarsely semantically aligned" variant, CSA (https://arxiv.org/abs/1812.08967).
+"""Crops part images instead of warping them: the "coarsely semantically aligned" variant, CSA.
 
-The paper (section 4.4, table 4) says "24 cropped part images (without alignment within a part region)" and no more.
-Here a part's image is the smallest box around the part's pixels, brought to one size by nearest neighbour, and only
-the part's own pixels are in it: as with the warp, a part image holds its part and nothing else, and what differs is
-where in the image a pixel lies.
+The paper (section 4.4, table 4 of https://arxiv.org/abs/1812.08967) says "24 cropped part images (without alignment
+within a part region)" and no more. Here a part's image is the smallest box around the part's pixels, resized by nearest
+neighbor, with only the part's own pixels in it. So a part image holds its part and nothing else, as with the warp, but
+its pixels lie in other places.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dsa_fast.ops import _load
-from dsa_fast.ops.warp import _DTYPES, MAX_SIZE, PARTS, _check_tensors, _fill_values, _names
+from dsa_fast.ops.warp import PARTS, _check_options, _check_tensors
 
 
 def crop_parts(
@@ -26,21 +26,20 @@ def crop_parts(
     mask: bool = True,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Cuts each body part out of a photo and brings it to one size.
+    """Cuts each body part out of a photo and resizes it to one size.
 
     Texel (r, c) of a part's image copies the pixel in row ``(2 r + 1) h // (2 size)`` and column
-    ``(2 c + 1) w // (2 size)`` of the part's bounding box, h pixels high and w wide. Which pixels belong to a part is
-    as in :func:`dsa_fast.warp`, and so are fill, casts, determinism, and that CPU and CUDA give the same bits. There is
-    no gradient.
+    ``(2 c + 1) w // (2 size)`` of the part's bounding box, h pixels high and w wide. A part has the same
+    pixels as in `dsa_fast.warp`. Fill, casts and determinism are the same too, and CPU and CUDA give the same
+    bits. There is no gradient.
 
     Args:
         img: Photos, [B, C, H, W] or [C, H, W]; uint8, float16, bfloat16, float32 or float64. Need not be contiguous.
         iuv: Their DensePose maps, [B, 3, H, W] or [3, H, W], channels I, U, V, on the same device; as in
-            :func:`dsa_fast.warp`.
+            `dsa_fast.warp`.
         size: Height and width of a part's image, in 1..4096.
-        fill: What the image of a part without pixels holds, and what stands for other parts and the background in the
-            box: a number, or C numbers, in the units of ``img``.
-        mask: Whether only the part's own pixels are copied; otherwise the box is copied whole.
+        fill: Value of all texels without a pixel of the part: a number, or C numbers, in the units of ``img``.
+        mask: Copy only the part's own pixels; False copies the whole box.
         dtype: The result's; by default that of ``img``. Values are cast, not rescaled.
 
     Returns:
@@ -49,22 +48,14 @@ def crop_parts(
     Raises:
         TypeError: An argument is of the wrong type or dtype.
         ValueError: A shape, device, size or fill is wrong, or ``img`` requires a gradient.
-        RuntimeError: The tensors are on a CUDA device but the CUDA kernels are not there; the message says why.
+        RuntimeError: The tensors are on a CUDA device but the CUDA kernels are missing; the message gives the reason.
     """
     batched = _check_tensors(img, iuv)
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"size must be an int, got {type(size).__name__}")
-    if not 1 <= size <= MAX_SIZE:
-        raise ValueError(f"size must be in 1..{MAX_SIZE}, got {size}")
+    dtype, values = _check_options(img, size, fill, "last", dtype)
     if not isinstance(mask, bool):
         raise TypeError(f"mask must be a bool, got {type(mask).__name__}")
-    if dtype is None:
-        dtype = img.dtype
-    elif dtype not in _DTYPES:
-        raise TypeError(f"dtype must be {_names(_DTYPES)}, got {dtype}")
     if img.requires_grad and torch.is_grad_enabled():
-        raise ValueError("img must not require a gradient, for crop_parts has none: pass img.detach()")
-    values = _fill_values(fill, img.shape[-3])
+        raise ValueError("img must not require a gradient, because crop_parts has none: pass img.detach()")
     if img.is_cuda:
         _load.require_cuda()
     if not batched:

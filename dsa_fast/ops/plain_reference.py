@@ -1,4 +1,4 @@
-"""The operators once more, plainly: what every kernel must equal. Slow, and meant for tests only."""
+"""The operators in plain Python. Every kernel must equal them. They are slow, and for tests only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def warp_reference(
     reduce: str = "last",
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Computes what :func:`dsa_fast.warp` means, one pixel at a time.
+    """Computes `dsa_fast.warp` one pixel at a time.
 
     Args:
         img: Photos, [B, C, H, W].
@@ -57,7 +57,7 @@ def crop_reference(
     mask: bool = True,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Computes what :func:`dsa_fast.crop_parts` means, one texel at a time; the arguments are the same, batched."""
+    """Computes `dsa_fast.crop_parts` one texel at a time. The arguments are the same, with a batch dimension."""
     batch, channels = img.shape[:2]
     fills = [float(value) for value in fill] if isinstance(fill, Sequence) else [float(fill)] * channels
     out = torch.empty(batch, 24, channels, size, size, dtype=torch.float64)
@@ -130,14 +130,14 @@ def _mean(values: list[Tensor]) -> float:
 def to_iuv_reference(
     coarse_segm: Tensor, fine_segm: Tensor, u: Tensor, v: Tensor, box: Tensor, size: tuple[int, int]
 ) -> Tensor:
-    """Makes one instance's IUV map with PyTorch's own operators, as DensePose's converter would and a photo needs it.
+    """Makes one instance's IUV map with PyTorch's own operators, as DensePose's converter does, in the photo's size.
 
     Args:
         coarse_segm: Scores [1, 2 or 15, h, w]; half precision is converted to float32 first, as are all heads.
         fine_segm: Scores [1, 25, h, w].
         u: [1, 25, h, w].
         v: [1, 25, h, w].
-        box: x0, y0, x1, y1, float32 [4]; its box of whole pixels must be of a size that can be resampled.
+        box: x0, y0, x1, y1, float32 [4]; its box of whole pixels must have a size that can be resampled.
         size: (height, width) of the photo.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Ranks of the right matches, and nearest neighbours, on the CPU without a distance matrix; see `csrc/rank.h`.
+"""Ranks of the correct matches, and nearest neighbors, on the CPU without a distance matrix; see `csrc/rank.h`.
 
-The order is that of keys computed in float64 and compared as float32, ties going to the lower index. Results are exact,
+Items are ordered by keys computed in float64 and compared as float32. Ties go to the lower index. Results are exact,
 and the same for any number of threads and any block size.
 """
 
@@ -21,14 +21,14 @@ class Lists(NamedTuple):
 
     Attributes:
         offsets: int64 [Q + 1], ascending from 0.
-        items: int64 [offsets[Q]], places in the gallery, no one twice for a query.
+        items: int64 [offsets[Q]], rows of the gallery, each at most once for a query.
     """
 
     offsets: Tensor
     items: Tensor
 
     def of(self, start: int, stop: int) -> Lists:
-        """The lists of the queries start .. stop - 1."""
+        """Returns the lists of the queries start .. stop - 1."""
         offsets = self.offsets[start : stop + 1]
         first, last = int(offsets[0]), int(offsets[-1])
         return Lists(offsets - first, self.items[first:last])
@@ -37,16 +37,16 @@ class Lists(NamedTuple):
 def rank_matches(
     query: Tensor, gallery: Tensor, ignored: Tensor, matches: Lists, left_out: Lists, *, cosine: bool, block: int
 ) -> Tensor:
-    """The ranks of each query's matches.
+    """Returns the ranks of each query's matches.
 
     Args:
         query: float32 or float64 [Q, D], finite, on the CPU.
-        gallery: float32 or float64 [G, D], likewise.
-        ignored: bool [G], items left out of every ranking; they may be in no list.
-        matches: the right items of each query.
-        left_out: the items left out of that query's ranking; none of them a match.
-        cosine: order by the cosine, otherwise by the Euclidean distance.
-        block: queries handled together, at most MAX_BLOCK.
+        gallery: float32 or float64 [G, D], finite, on the CPU.
+        ignored: bool [G], items left out of every ranking. They must be in no list.
+        matches: the correct items of each query.
+        left_out: the items left out of that query's ranking. None of them is a match.
+        cosine: order by the cosine; False by the Euclidean distance.
+        block: queries computed together, at most MAX_BLOCK.
 
     Returns:
         int64 [len(matches.items)]: each query's ranks, from 1, ascending.
@@ -58,24 +58,24 @@ def rank_matches(
 
 
 def rank_rows(distances: Tensor, ignored: Tensor, matches: Lists, left_out: Lists) -> Tensor:
-    """`rank_matches` from given distances, float32 [Q, G] without NaN, compared as they are."""
+    """Does `rank_matches` on given distances, float32 [Q, G] without NaN."""
     ranks: Tensor = torch.ops.dsa_fast.rank_rows(distances.contiguous(), ignored, *matches, *left_out)
     return ranks
 
 
 def nearest(query: Tensor, gallery: Tensor, k: int, *, cosine: bool, block: int = MAX_BLOCK) -> tuple[Tensor, Tensor]:
-    """The k nearest items of each query, and the farthest.
+    """Finds the k nearest items of each query, and the farthest.
 
     Args:
         query: float32 or float64 [Q, D], finite, on the CPU.
-        gallery: float32 or float64 [G, D], likewise.
-        k: how many, in 1..G.
-        cosine: order by the cosine, otherwise by the Euclidean distance.
-        block: queries handled together, at most MAX_BLOCK.
+        gallery: float32 or float64 [G, D], finite, on the CPU.
+        k: number of items, in 1..G.
+        cosine: order by the cosine; False by the Euclidean distance.
+        block: queries computed together, at most MAX_BLOCK.
 
     Returns:
-        int64 [Q, k], nearest first, and int64 [Q], an item that no other is farther than by more than a rounding. Only
-        there the processor may matter.
+        int64 [Q, k], nearest first, and int64 [Q], the farthest item. Of items that are farthest up to rounding, the
+        processor may decide which one is returned.
     """
     found: Tensor = torch.ops.dsa_fast.nearest(query.contiguous(), gallery.contiguous(), k, cosine, block)
     return found[:, :k], found[:, k]
@@ -84,14 +84,14 @@ def nearest(query: Tensor, gallery: Tensor, k: int, *, cosine: bool, block: int 
 def pair_distances(
     query: Tensor, gallery: Tensor, query_index: Tensor, gallery_index: Tensor, *, cosine: bool
 ) -> Tensor:
-    """Distances of pairs of rows, float64 [n]: 1 - cos (1 for a zero vector), or the Euclidean distance squared.
+    """Returns distances of row pairs, float64 [n]: 1 - cos (1 for a zero vector), or the squared Euclidean distance.
 
     Args:
         query: float32 or float64 [Q, D], finite, on the CPU.
-        gallery: float32 or float64 [G, D], likewise.
+        gallery: float32 or float64 [G, D], finite, on the CPU.
         query_index: int64 [n], rows of `query`.
         gallery_index: int64 [n], rows of `gallery`.
-        cosine: which of the two.
+        cosine: choose 1 - cos.
     """
     distances: Tensor = torch.ops.dsa_fast.pair_distances(
         query.contiguous(), gallery.contiguous(), query_index.contiguous(), gallery_index.contiguous(), cosine

@@ -1,4 +1,4 @@
-"""From stored people to the inputs of a training step, in one pass."""
+"""Turns stored people into the inputs of a training step, in one pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from dsa_fast.ops import _load
 from dsa_fast.ops.warp import MAX_SIZE, PARTS
 
-#: Columns of a plan: one row of int32 an image.
+#: Columns of a plan; each image has one row of int32.
 PLAN = ("index", "top", "left", "flip", "erase_top", "erase_left", "erase_height", "erase_width")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _MIRROR_SHAPE = (PARTS, 2, 256, 256)
@@ -34,33 +34,36 @@ def train_transform(
     channels_last: bool = False,
     mirror: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The full images and the part images of a step, read straight from the stored people.
+    """Makes the full images and the part images of a step straight from the stored people.
 
-    The photo is resized (bilinear, antialiased where it shrinks, rounded to 8 bits), the map by nearest neighbour. Both
-    are mirrored where `flip` says so (left and right parts trade places), and cropped from the picture padded by `pad`
-    pixels of the mean colour and of background. The part images are warped from that (see `dsa_fast.warp`). The full
-    image is erased after it. `csrc/transform.h` has every rule, down to the order of additions.
+    The steps for each image of the batch:
 
-    The result is the same on CPU and CUDA, bit for bit, and does not depend on the number of threads. On CUDA, three
-    kernels are queued on the current stream; nothing waits. There are no gradients: the inputs are bytes.
+    1. Resize the photo (bilinear, antialiased if it shrinks, rounded to 8 bits) and the map (nearest neighbor).
+    2. Mirror both if `flip` is 1. Left and right parts swap.
+    3. Pad both by `pad` pixels, the photo with the mean color and the map with background, and crop them.
+    4. Warp the part images (see `dsa_fast.warp`), then erase a box of the full image.
+
+    `csrc/transform.h` has every rule, down to the order of additions. The result is the same on CPU and CUDA, bit for
+    bit, for any number of threads. On CUDA, three kernels are queued on the current stream without waiting. There are
+    no gradients, because the inputs are bytes.
 
     Args:
         images: stored photos, uint8 [N, 3, h, w], of any memory layout.
-        iuv: their maps, uint8 [N, 3, h, w], channels I, U, V; all background where there is none.
-        plan: int32 [B, 8], on the device of `images`; columns are named by `PLAN`: which stored person (0..N-1), the
-            corner of the crop in the padded picture, 1 for mirrored, and the erased box in the cropped one (height 0:
-            none). An index out of range raises on the CPU and gives zeros on CUDA, where looking at it would mean to
+        iuv: their maps, uint8 [N, 3, h, w], channels I, U, V; all background if a person has none.
+        plan: int32 [B, 8], on the device of `images`, with the columns of `PLAN`: the stored person (0..N-1), the
+            corner of the crop in the padded picture, 1 for mirrored, and the erased box in the cropped picture (height
+            0 for none). An index out of range raises on the CPU. On CUDA it gives zeros, because a check would have to
             wait.
         size: height and width of the full images.
-        mean: of red, green and blue in 0..255: the colour that becomes 0.
-        std: divides what is left after the mean, in 0..255.
+        mean: red, green and blue in 0..255 of the color that becomes 0.
+        std: divisor of red, green and blue after the mean is subtracted, in 0..255.
         pad: pixels added on each side before the crop.
         dsap_size: height and width of a part image.
-        reduce: which pixel a texel shows, `last` or `mean` (of the 8-bit values).
+        reduce: how a texel gets its value from several pixels: the `last`, or the `mean` of the 8-bit values.
         dtype: of the full images: float32, float16 or bfloat16; computed in float32 and rounded once.
-        dsap_dtype: of the part images, likewise; by default `dtype`.
+        dsap_dtype: of the part images, one of the same three; by default `dtype`.
         channels_last: lays the full images out as [B, H, W, 3] in memory (their shape stays [B, 3, H, W]).
-        mirror: uint8 [24, 2, 256, 256], on the device of `images`: what U (0) and V (1) of a part become in a mirrored
+        mirror: uint8 [24, 2, 256, 256], on the device of `images`: the new U (0) and V (1) of a part in a mirrored
             picture, at [I - 1, 0 or 1, V, U]; by default the closed form of `dsa_fast.densepose.flip_iuv`.
 
     Returns:
@@ -69,7 +72,7 @@ def train_transform(
     Raises:
         TypeError: a tensor is of another dtype, or an argument of another type.
         ValueError: a shape, a device, a size or `reduce` is wrong.
-        RuntimeError: an index of the plan is out of range (CPU), or the CUDA kernels are not there.
+        RuntimeError: an index of the plan is out of range (CPU), or the CUDA kernels are missing.
     """
     for name, tensor, expected in (
         ("images", images, torch.uint8),

@@ -1,4 +1,4 @@
-"""The warp: a photo's pixels copied to the 24 part images of DensePose (section 3.1 of https://arxiv.org/abs/1812.08967)."""
+"""Warps a photo to the 24 part images of DensePose (section 3.1 of https://arxiv.org/abs/1812.08967)."""
 
 from __future__ import annotations
 
@@ -54,29 +54,29 @@ def warp(
     dtype: torch.dtype | None = None,
     return_count: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Copies each labelled pixel to its place in the image of its body part.
+    """Copies each labeled pixel to its place in the image of its body part.
 
     A pixel of part ``i`` with surface coordinates ``u`` and ``v`` lands on row ``min(floor(u * size), size - 1)`` and
     column ``min(floor(v * size), size - 1)`` of the image ``i - 1``, computed in float32 (for a uint8 ``iuv``, where
     ``u = U / 255``, in integers: ``U * size // 255``). ``u`` and ``v`` outside [0, 1] are clamped to it. A pixel with a
-    NaN, or with a part that is no integer in 1..24, is background and is copied nowhere.
+    NaN, or with a part that is not an integer in 1..24, is background and is not copied.
 
-    The result is deterministic and the same on CPU and CUDA, bit for bit (a NaN's payload aside). On CUDA the work is
-    queued on the current stream without waiting for it, and can be captured in a CUDA graph. Under autocast nothing is
-    cast: the dtype stays as asked for. Gradients flow to ``img``.
+    The result is deterministic and the same on CPU and CUDA, bit for bit (except for a NaN's payload). On CUDA the work
+    is queued on the current stream without waiting, and can be captured in a CUDA graph. Autocast changes no dtype.
+    Gradients flow to ``img``.
 
     Args:
         img: Photos, [B, C, H, W] or [C, H, W]; uint8, float16, bfloat16, float32 or float64. Need not be contiguous.
         iuv: Their DensePose maps, [B, 3, H, W] or [3, H, W], channels I, U, V, on the same device; uint8 as in
             DensePose's files (U and V in 0..255), or float16, bfloat16 or float32 with u and v in [0, 1].
         size: Height and width of a part's image, in 1..4096.
-        fill: What texels hold that no pixel reaches: a number, or C numbers, in the units of ``img``.
-        reduce: What becomes of several pixels on one texel. ``"last"`` keeps the last in raster order (y, then x);
+        fill: Value of texels that no pixel reaches: a number, or C numbers, in the units of ``img``.
+        reduce: How several pixels on one texel are combined. ``"last"`` keeps the last in raster order (y, then x);
             its gradient goes to that pixel. ``"mean"`` averages in float32 (float64 for a float64 ``img``; uint8 is
             summed as integers); its gradient is shared equally.
         dtype: The result's, one of those of ``img``; by default that of ``img``. Values are cast, not rescaled; into
             uint8 they are rounded to nearest even and saturate.
-        return_count: Also return how many pixels reach each texel.
+        return_count: Also return the number of pixels that reach each texel.
 
     Returns:
         The part images, [B, 24, C, size, size] (without B where ``img`` has none), contiguous; with ``return_count``
@@ -85,7 +85,7 @@ def warp(
     Raises:
         TypeError: An argument is of the wrong type or dtype.
         ValueError: A shape, device, size, fill or reduce is wrong.
-        RuntimeError: The tensors are on a CUDA device but the CUDA kernels are not there; the message says why.
+        RuntimeError: The tensors are on a CUDA device but the CUDA kernels are missing; the message gives the reason.
     """
     batched = _check_tensors(img, iuv)
     dtype, values = _check_options(img, size, fill, reduce, dtype)
@@ -116,7 +116,7 @@ def _check_photos(img: Tensor) -> bool:
 
 
 def _check_tensors(img: Tensor, iuv: Tensor) -> bool:
-    """Checks all that concerns the two tensors; returns whether they have a batch dimension."""
+    """Checks the two tensors; returns whether they have a batch dimension."""
     batched = _check_photos(img)
     _check_tensor("iuv", iuv, _IUV_DTYPES)
     if iuv.dim() != img.dim() or iuv.shape[-3] != 3:
@@ -132,7 +132,7 @@ def _check_tensors(img: Tensor, iuv: Tensor) -> bool:
 def _check_options(
     img: Tensor, size: int, fill: float | Sequence[float], reduce: str, dtype: torch.dtype | None
 ) -> tuple[torch.dtype, list[float]]:
-    """Checks what is no tensor; returns the result's dtype and one fill per channel."""
+    """Checks the other arguments; returns the result's dtype and one fill per channel."""
     if isinstance(size, bool) or not isinstance(size, int):
         raise TypeError(f"size must be an int, got {type(size).__name__}")
     if not 1 <= size <= MAX_SIZE:
@@ -176,8 +176,8 @@ def _warp_backward_fake(grad: Tensor, iuv: Tensor, reduce: str, dtype: torch.dty
     return grad.new_empty((iuv.shape[0], grad.shape[2], iuv.shape[2], iuv.shape[3]), dtype=dtype)
 
 
-# The warp is linear in img (up to the constant fill) and warp_backward is its transpose, so that each is the other's
-# derivative, to any order.
+# The warp is linear in img (up to the constant fill) and warp_backward is its transpose, so each is the derivative of
+# the other, to any order.
 
 
 def _warp_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

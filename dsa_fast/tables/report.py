@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from dsa_fast.files import atomic_path
 from dsa_fast.tables.rows import PAPER_ROWS, TableRow, rows_of
 from dsa_fast.tables.run import ROW, TrainingScores
 from dsa_fast.version import __version__
+from dsa_fast.visual.layout import save_picture
+from dsa_fast.visual.table_charts import sweep_chart, table_chart
 
 METRICS = ("mAP", "R1", "R5", "R10")
-_HERE, _PAPER = "#2d5ac8", "#8a8a94"
-_LINES = ("#2d5ac8", "#e07b12", "#16964b", "#b03a9c", "#d0302c", "#0f8f9c")
 _PAPER_SETTING = "Market-1501, ResNet-50 of full width from ImageNet weights, 256 x 128, 320 epochs"
 
 
@@ -142,7 +140,7 @@ def table_report(
     }
     _write(out / "table.json", json.dumps(about, indent=2) + "\n")
     _write(out / "table.md", text)
-    _draw_table(rows, out / "table.png", people)
+    save_picture(table_chart(rows, people), out / "table.png")
     return text
 
 
@@ -214,7 +212,7 @@ def sweep_report(
     }
     _write(out / "sweep.json", json.dumps(about, indent=2) + "\n")
     _write(out / "sweep.md", text)
-    _draw_sweep(points, titles, first.title, out / "sweep.png")
+    save_picture(sweep_chart(points, titles, first.title), out / "sweep.png")
     return text
 
 
@@ -273,63 +271,3 @@ def _plus_minus(value: dict[str, Any], *, sign: bool = False) -> str:
 def _write(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
-
-
-def _draw_table(rows: Sequence[dict[str, Any]], path: Path, people: str) -> None:
-    """Two panels that share their rows: what was measured here, every seed a dot, and the paper's numbers."""
-    figure = Figure(figsize=(10.5, 1.4 + 0.36 * len(rows)), dpi=100, layout="constrained", facecolor="white")
-    here, paper = figure.subplots(1, 2, sharey=True)
-    places = [-number for number in range(len(rows))]
-    scores = [row["here"]["mAP"] for row in rows]
-    means = [score["mean"] for score in scores]
-    errors = [score["std"] or 0.0 for score in scores]
-    here.errorbar(means, places, xerr=errors, fmt="D", color=_HERE, capsize=4, markersize=6)
-    for place, score in zip(places, scores, strict=True):
-        here.plot(score["values"], [place] * len(score["values"]), ".", color=_HERE, alpha=0.5, markersize=5)
-    known = [(place, row["paper"]["mAP"]) for place, row in zip(places, rows, strict=True) if row["paper"]]
-    paper.plot([mAP for _, mAP in known], [place for place, _ in known], "D", color=_PAPER, markersize=6)
-    here.set_yticks(places, [row["row"] for row in rows])
-    here.set(xlabel="mAP, %", title=f"here: {people}")
-    paper.set(xlabel="mAP, %", title="paper: Market-1501, full size")
-    here.set_ylim(places[-1] - 0.6, 0.6)
-    for axes in (here, paper):
-        axes.grid(color="#e4e4e8", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
-
-
-def _draw_sweep(points: Sequence[dict[str, Any]], titles: Sequence[str], first: str, path: Path) -> None:
-    figure = Figure(figsize=(10.5, 4.2), dpi=100, layout="constrained", facecolor="white")
-    scores, gains = figure.subplots(1, 2)
-    for number, title in enumerate(titles):
-        color = _LINES[number % len(_LINES)]
-        for axes, name in ((scores, "mAP"), (gains, "gain")):
-            own = [point for point in points if point["row"] == title and point[name]]
-            if not own:
-                continue
-            axes.errorbar(
-                [point["strength"] for point in own],
-                [point[name]["mean"] for point in own],
-                yerr=[point[name]["std"] or 0.0 for point in own],
-                color=color,
-                marker="o",
-                capsize=3,
-                label=title,
-            )
-    scores.set(title="synthetic people", xlabel="strength of misalignment", ylabel="mAP, %")
-    gains.set(title=f"gain on {first}", xlabel="strength of misalignment", ylabel="points of mAP")
-    gains.axhline(0.0, color="#6b6b75", linewidth=1.0)
-    for axes in (scores, gains):
-        axes.grid(color="#e4e4e8", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
-    _save(figure, path)

@@ -47,11 +47,11 @@ class ReIDTask(lightning.LightningModule):
         num_ids: identities in the training set.
         model: the network.
         loss: the losses' weights.
-        optim: optimiser and learning rate.
+        optim: optimizer and learning rate.
         augment: the transform of training images.
         seed: seed of the transform's draws.
         compile: how the network is compiled for training.
-        guide: what guides the MF-Stream beside the fusion.
+        guide: what guides the MF-Stream next to the fusion.
 
     Raises:
         FileNotFoundError, ValueError: `augment.flip_table` cannot be read; see `flip_lut`.

@@ -1,4 +1,5 @@
-"""Every picture: atlases of part images, contact sheets, ranked lists, charts, activation maps and the web report.
+"""Every picture and chart: atlases of part images, contact sheets, ranked lists, curves, activation maps, web reports.
 
-May import `evaluation` and everything below it. Only `dsa_fast.cli`, `dsa_fast.tables` and users import it.
+Functions return a Pillow picture, and `layout.save_picture` writes one; `report.write_report` writes a web page. All
+colours are in `palette`. May import `evaluation` and everything below it. Only `cli`, `tables` and users import it.
 """

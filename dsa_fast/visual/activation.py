@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from matplotlib import colormaps
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
-__all__ = ["activation_sheet", "color_table", "color_table_base64", "overlay"]
+from dsa_fast.visual.layout import captioned, fit, in_rows, table
+
+__all__ = ["activation_grid", "color_table", "overlay"]
 
 _OPACITY = 0.75  # of the hottest place
 
@@ -26,11 +28,6 @@ def color_table() -> NDArray[np.uint8]:
     result: NDArray[np.uint8] = table.astype(np.uint8)
     result.setflags(write=False)
     return result
-
-
-def color_table_base64() -> str:
-    """`color_table` for a web page."""
-    return base64.b64encode(color_table().tobytes()).decode()
 
 
 def overlay(image: Image.Image, heat: Tensor) -> Image.Image:
@@ -48,46 +45,29 @@ def overlay(image: Image.Image, heat: Tensor) -> Image.Image:
     return Image.alpha_composite(image.convert("RGBA"), colored).convert("RGB")
 
 
-def activation_sheet(
+def activation_grid(
     rows: Sequence[Sequence[tuple[Image.Image, Tensor, str]]], *, columns: int = 1, height: int = 192
 ) -> Image.Image:
-    """Images, each with its heat beside it and a line of text below.
+    """Draws images, each with its heat at its right and a line of text below.
 
     Args:
         rows: groups of (image, map as for `overlay`, text), such as a query and its nearest; a group stays in a row.
-        columns: groups beside each other.
+        columns: groups in a row.
         height: of an image, in pixels.
 
     Returns:
         An RGB picture.
 
     Raises:
-        ValueError: there are no rows, or a map is none.
+        ValueError: there are no rows, or a map has a wrong shape or type.
     """
     if not any(rows):
         raise ValueError("rows must hold at least one image, got none")
-    font, line, gap = ImageFont.load_default(12), 20, 20
-    strips = []
+    groups = []
     for row in rows:
-        cells = []
+        tiles = []
         for image, heat, text in row:
-            width = max(1, round(image.width * height / image.height))
-            image = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-            cell = Image.new("RGB", (2 * width + 2, height + line), "white")
-            cell.paste(image, (0, 0))
-            cell.paste(overlay(image, heat), (width + 2, 0))
-            ImageDraw.Draw(cell).text((0, height + 3), text, fill=(35, 35, 40), font=font)
-            cells.append(cell)
-        strip = Image.new("RGB", (sum(cell.width + gap // 2 for cell in cells), height + line), "white")
-        x = 0
-        for cell in cells:
-            strip.paste(cell, (x, 0))
-            x += cell.width + gap // 2
-        strips.append(strip)
-    width = max(strip.width for strip in strips) + gap
-    picture = Image.new(
-        "RGB", (width * min(columns, len(strips)), -(-len(strips) // columns) * (height + line + 8)), "white"
-    )
-    for number, strip in enumerate(strips):
-        picture.paste(strip, (number % columns * width, number // columns * (height + line + 8)))
-    return picture
+            shown = fit(image.convert("RGB"), (math.inf, height))
+            tiles.append(captioned(table([[shown, overlay(shown, heat)]], gap=2, margin=0), [text]))
+        groups.append(table([tiles], margin=0))
+    return table(in_rows(groups, columns), gap=16)

@@ -1,4 +1,4 @@
-"""Pictures of unwarped people: the 24 part images laid out as a body, and the part map over its photo."""
+"""Unwarped people: the 24 part images laid out as a body, and the part map over its photo."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from dsa_fast.densepose.iuv import resize_iuv
 from dsa_fast.densepose.parts import NUM_PARTS, PART_COLORS, PART_NAMES, UPRIGHT
+from dsa_fast.visual.layout import fit, font, table, text_tile, to_picture, to_tensor
+from dsa_fast.visual.palette import CHECKER, FAINT, INK, PAPER
 
-__all__ = ["atlas", "part_overlay", "upright"]
+__all__ = ["atlas", "part_overlay", "photo_and_parts", "upright"]
 
-# Where each part lies, (column, row) in cells: a body seen from the front, and one from behind. A person who faces us
-# has the right hand at the picture's left; one who turns the back has it at the right.
+# Each part's place, (column, row) in cells, on a body seen from the front and on one seen from behind. A person who
+# faces us has the right hand at the picture's left. One who turns the back has it at the right.
 _FRONT = {
     **{23: (1, 0), 24: (2, 0), 16: (0, 1), 2: (1.5, 1), 15: (3, 1), 20: (0, 2), 9: (1, 2), 10: (2, 2)},
     **{19: (3, 2), 3: (0, 3), 13: (1, 3), 14: (2, 3), 4: (3, 3), 6: (1, 4), 5: (2, 4)},
@@ -24,10 +27,7 @@ _BACK = {17: (0, 1), 1: (1.5, 1), 18: (3, 1), 21: (0, 2), 8: (1, 2), 7: (2, 2), 
 _COLUMNS, _ROWS = 4, 5
 
 _CELL = 160  # pixels, about, of a part's image by default
-_PAPER = (250, 250, 250)
-_INK = (40, 40, 45)
-_FAINT = (120, 120, 125)
-_CHECKER = (158, 170)  # greys of untouched texels: white and black clothes both stand out
+_PANEL = 640  # pixels; a photo and its part map are no wider
 
 
 def upright(texture: NDArray[np.uint8], part: int) -> NDArray[np.uint8]:
@@ -62,10 +62,10 @@ def atlas(
     std: Sequence[float] | None = None,
     scale: int | None = None,
 ) -> Image.Image:
-    """Lays part images out as a picture: a body seen from the front beside one seen from behind.
+    """Lays part images out as a picture: a body seen from the front, and one seen from behind.
 
     Each part is turned upright (see `UPRIGHT`): 23 and 24 meet in a face, the chest's print can be read. Each is
-    labelled with its id, its name and its colour of `parts.PART_COLORS`. Several people lie below each other.
+    labelled with its id, its name and its colour of `parts.PART_COLORS`. Several people are below each other.
 
     Args:
         dsap: [24, C, S, S] or [B, 24, C, S, S] as `dsa_fast.warp` returns it, C = 1 or 3; uint8 in 0..255, or floating
@@ -74,15 +74,15 @@ def atlas(
             Untouched texels are then drawn as a grey checkerboard.
         labels: whether to write ids and names.
         titles: a line above each person.
-        mean: if `dsap` was normalised, the mean of each channel that was taken away ...
-        std: ... and the standard deviation that it was divided by.
+        mean: if `dsap` was normalised, the mean that was subtracted from each channel.
+        std: the standard deviation that each channel was then divided by.
         scale: pixels of the picture per texel, each way; by default a part is about 160 pixels wide.
 
     Returns:
         An RGB picture.
 
     Raises:
-        TypeError: `dsap` is no tensor of these types.
+        TypeError: `dsap` is not a tensor of these types.
         ValueError: a shape or number is wrong.
     """
     textures = _to_bytes(dsap, mean, std)  # [B, 24, S, S, 3]
@@ -100,11 +100,27 @@ def atlas(
         _figure(textures[b], None if touched is None else touched[b], scale, labels, titles[b] if titles else None)
         for b in range(people)
     ]
-    width, height = figures[0].size
-    picture = Image.new("RGB", (width, height * people), _PAPER)
-    for b, figure in enumerate(figures):
-        picture.paste(figure, (0, b * height))
-    return picture
+    return table([[figure] for figure in figures], gap=0)
+
+
+def photo_and_parts(photo: Tensor, iuv: Tensor, dsap: Tensor, count: Tensor, title: str) -> Image.Image:
+    """Draws a photo above its part map, and the 24 parts at their right; the parts' labels are the map's legend.
+
+    Args:
+        photo: uint8 [3, H, W].
+        iuv: uint8 [3, H, W].
+        dsap: [24, 3, S, S].
+        count: int [24, S, S].
+        title: a line above all.
+
+    Returns:
+        An RGB picture.
+    """
+    parts = atlas(dsap, count=count)
+    shown = fit(to_picture(photo), (_PANEL, parts.height / 2 - 36))
+    overlay = part_overlay(to_tensor(shown), resize_iuv(iuv, (shown.height, shown.width)))
+    column = [[text_tile("photo", shown.width)], [shown], [text_tile("parts", shown.width)], [overlay]]
+    return table([[table(column, gap=4, margin=0), parts]], gap=16, title=title)
 
 
 def part_overlay(image: Tensor, iuv: Tensor, *, opacity: float = 0.65) -> Image.Image:
@@ -189,16 +205,17 @@ def _figure(
     """One person's picture, from uint8 [24, S, S, 3] and bool [24, S, S]."""
     cell = textures.shape[1] * scale
     gap = max(2, cell // 16)
-    font, label_height = _label_font(cell) if labels else (None, 0)
-    heading = ImageFont.load_default(max(9, cell // 9))
+    label_size = _label_size(cell)
+    label_height = label_size + 9 if labels else 0  # with its bar
+    heading = font(max(9, cell // 9))
     top = gap + (max(12, cell // 6) if title else 0)
     pitch_x, pitch_y = cell + gap, cell + label_height + gap
     body_width = _COLUMNS * pitch_x
     width, height = 2 * body_width + 2 * gap + cell // 2, top + _ROWS * pitch_y + gap
-    picture = Image.new("RGB", (width, height), _PAPER)
+    picture = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(picture)
     if title:
-        draw.text((gap, gap), title, fill=_INK, font=heading)
+        draw.text((gap, gap), title, fill=INK, font=heading)
     for places, left, name in (
         (_FRONT, gap, "from the front"),
         (_BACK, gap + body_width + cell // 2, "from behind"),
@@ -207,13 +224,13 @@ def _figure(
             x, y = left + round(column * pitch_x), top + row * pitch_y
             if part == 23:
                 x += gap  # the two halves of the head touch
-            if font is not None:
-                draw.text((x, y), f"{part} {PART_NAMES[part]}", fill=_INK, font=font)
+            if labels:
+                draw.text((x, y), f"{part} {PART_NAMES[part]}", fill=INK, font=font(label_size))
                 draw.rectangle((x, y + label_height - 5, x + cell - 1, y + label_height - 3), fill=PART_COLORS[part])
             shown = None if touched is None else touched[part - 1]
             picture.paste(_tile(textures[part - 1], shown, part, scale), (x, y + label_height))
         if labels:
-            draw.text((left, top), name, fill=_FAINT, font=heading)
+            draw.text((left, top), name, fill=FAINT, font=heading)
     return picture
 
 
@@ -224,16 +241,12 @@ def _tile(texture: NDArray[np.uint8], touched: NDArray[np.bool_] | None, part: i
         size = len(pixels)
         square = max(1, size // 8)
         at = np.arange(size) // square
-        checker = np.where((at[:, None] + at) % 2, *_CHECKER).astype(np.uint8)
+        checker = np.where((at[:, None] + at) % 2, *CHECKER).astype(np.uint8)
         pixels = np.where(upright(touched.astype(np.uint8), part)[..., None] > 0, pixels, checker[..., None])
     return Image.fromarray(np.ascontiguousarray(pixels.repeat(scale, 0).repeat(scale, 1)))
 
 
-def _label_font(cell: int) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, int]:
-    """The largest font, up to 14 pixels, whose longest label fits a cell; and the height of a label with its bar."""
+def _label_size(cell: int) -> int:
+    """The largest font, of 6 to 14 pixels, whose longest label fits a cell."""
     longest = max((f"{part} {PART_NAMES[part]}" for part in range(1, NUM_PARTS + 1)), key=len)
-    for size in range(14, 5, -1):
-        font = ImageFont.load_default(size)
-        if font.getlength(longest) <= cell or size == 6:
-            break
-    return font, size + 9
+    return next((size for size in range(14, 6, -1) if font(size).getlength(longest) <= cell), 6)

@@ -1,4 +1,4 @@
-"""Contact sheets: photos beside their part maps, to look through many at once."""
+"""Contact sheets: photos next to their part maps, to look through many at once; and synthetic people."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
+from dsa_fast.data.synth import Camera, SynthConfig, identity_of, render_person, render_picture
+from dsa_fast.densepose.body import Pose
 from dsa_fast.densepose.iuv import resize_iuv
+from dsa_fast.densepose.parts import PART_COLORS
 from dsa_fast.visual.atlas import part_overlay
+from dsa_fast.visual.layout import captioned, fit, in_rows, table, text_tile, to_picture, to_tensor
+from dsa_fast.visual.palette import INK, LINE, WRONG
 
-__all__ = ["Cell", "contact_sheet"]
+__all__ = ["Cell", "contact_sheet", "synthetic_people"]
 
-_WIDTH, _HEIGHT, _GAP, _LINE, _TITLE = 176, 176, 8, 14, 24  # pixels
-_PAPER, _NOTHING, _INK, _BAD = (250, 250, 250), (225, 225, 230), (40, 40, 45), (200, 40, 40)
+_SIDE = 176  # pixels of a photo and its map together, each way
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A photo, its map, and what stands below them.
+    """A photo, its map, and the text below them.
 
     Attributes:
         photo: uint8 [3, H, W], or None.
         iuv: uint8 [3, H', W'], or None.
-        lines: lines of text, cut to fit.
+        lines: lines of text, shortened to fit.
         bad: a last line that stands out.
     """
 
@@ -37,7 +40,7 @@ class Cell:
 
 
 def contact_sheet(cells: Sequence[Cell], *, title: str = "", columns: int = 8) -> Image.Image:
-    """Draws photos and their maps in rows. Where a photo or a map is missing its place is grey.
+    """Draws photos and their maps in rows. The place of a missing photo or map is grey.
 
     Args:
         cells: at least one.
@@ -52,42 +55,62 @@ def contact_sheet(cells: Sequence[Cell], *, title: str = "", columns: int = 8) -
     """
     if not cells or columns < 1:
         raise ValueError(f"there must be cells and columns, got {len(cells)} cells in {columns} columns")
-    columns = min(columns, len(cells))
-    rows = -(-len(cells) // columns)
-    text_lines = max(len(cell.lines) + bool(cell.bad) for cell in cells)
-    width, height, top = _WIDTH + _GAP, _HEIGHT + text_lines * _LINE + _GAP, _TITLE if title else 0
-    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP + top), _PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
-    draw.text((_GAP, _GAP), title, fill=_INK, font=ImageFont.load_default(14))
-    for number, cell in enumerate(cells):
-        x, y = _GAP + number % columns * width, top + _GAP + number // columns * height
-        sheet.paste(_pair(cell), (x, y))
-        lines = [(line, _INK) for line in cell.lines] + [(cell.bad, _BAD)]
-        for line, (text, color) in enumerate(lines):
-            fits = text
-            while font.getlength(fits) > _WIDTH:
-                text = text[:-1]
-                fits = f"{text}..."
-            draw.text((x, y + _HEIGHT + 2 + line * _LINE), fits, fill=color, font=font)
-    return sheet
+    tiles = [
+        captioned(_pair(cell), [*((line, INK) for line in cell.lines), (cell.bad, WRONG)], size=10) for cell in cells
+    ]
+    return table(in_rows(tiles, columns), gap=8, title=title)
 
 
 def _pair(cell: Cell) -> Image.Image:
-    picture = Image.new("RGB", (_WIDTH, _HEIGHT), _NOTHING)
-    half = _WIDTH // 2 - 1
+    picture = Image.new("RGB", (_SIDE, _SIDE), LINE)
+    half = _SIDE // 2 - 1
     known = cell.photo if cell.photo is not None else cell.iuv
     if known is None:
         return picture
-    height, width = known.shape[1:]
-    factor = min(half / width, _HEIGHT / height)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    top = (_HEIGHT - size[1]) // 2
-    shown = Image.new("RGB", size, "black")
+    photo = Image.new("RGB", (known.shape[2], known.shape[1])) if cell.photo is None else to_picture(cell.photo)
+    shown = fit(photo, (half, _SIDE))
+    top = (_SIDE - shown.height) // 2
     if cell.photo is not None:
-        photo = Image.fromarray(cell.photo.permute(1, 2, 0).contiguous().numpy())
-        shown = photo.resize(size, Image.Resampling.LANCZOS)
         picture.paste(shown, (0, top))
     if cell.iuv is not None:
-        pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1)
-        picture.paste(part_overlay(pixels, resize_iuv(cell.iuv, (size[1], size[0]))), (half + 2, top))
+        overlay = part_overlay(to_tensor(shown), resize_iuv(cell.iuv, (shown.height, shown.width)))
+        picture.paste(overlay, (half + 2, top))
     return picture
+
+
+def synthetic_people(config: SynthConfig, *, people: int = 10, scale: int = 2) -> Image.Image:
+    """Draws some of a synthetic data set's people: from four sides, and as its cameras see them, with part maps.
+
+    Args:
+        config: of the data set.
+        people: how many, at most; one row each.
+        scale: pixels of the picture per pixel of an image.
+
+    Returns:
+        An RGB picture.
+    """
+    palette = np.array(PART_COLORS, np.uint8)
+    walk = Pose.of(
+        left_hip=(-0.3, 0, 0.04),
+        right_hip=(0.22, 0, -0.04),
+        left_knee=(0.15, 0, 0),
+        right_knee=(0.3, 0, 0),
+        left_shoulder=(0.3, 0, 0.15),
+        right_shoulder=(-0.3, 0, -0.15),
+        left_elbow=(-0.3, 0, 0),
+        right_elbow=(-0.4, 0, 0),
+    )
+    step, cameras = config.width * scale, range(1, min(config.cameras, 6) + 1)
+    heads = [text_tile("from four sides", 4 * step), *(text_tile(f"camera {camid}", 2 * step) for camid in cameras)]
+    rows = [[table([heads], gap=0)]]
+    for number in np.linspace(1, config.identities, min(people, config.identities)).round().astype(int).tolist():
+        identity = identity_of(config.seed, number)
+        shown = [
+            render_person(identity, walk, Camera(yaw, 0.1), height=config.height, width=config.width)[0]
+            for yaw in (0.35, 1.8, 3.5, 5.0)
+        ]
+        for camid in cameras:
+            picture, iuv = render_picture(config, number, camid, 0)
+            shown += [picture, palette[iuv[..., 0]]]
+        rows.append([Image.fromarray(np.concatenate(shown, 1).repeat(scale, 0).repeat(scale, 1))])
+    return table(rows, gap=0)

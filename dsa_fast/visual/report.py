@@ -1,7 +1,7 @@
-"""A web page of results in one file, that opens from disk: scores, curves, ranked lists, activation maps.
+"""A web page of results in one file that opens from disk: scores, curves, ranked lists, activation maps.
 
-The page needs no network and no server, and has none of it: its content security policy forbids it. It shows a page of
-queries at a time, and reads images only of those, so that thousands of queries are no burden to the browser.
+The page needs no network and no server, and its content security policy forbids both. It shows some of the queries at a
+time and decodes the images of those alone, so that a browser can handle thousands of queries.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -23,16 +23,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dsa_fast.evaluation.metrics import EvaluationResult
-from dsa_fast.evaluation.report_data import NONE, DistanceHistogram, KeptLists
+from dsa_fast.evaluation import DistanceHistogram, EvaluationResult, UnfilteredLists
+from dsa_fast.evaluation.ranked_lists import NONE
 from dsa_fast.files import atomic_path
-from dsa_fast.visual.activation import color_table_base64
-from dsa_fast.visual.pictures import Pictured
+from dsa_fast.image import read_picture
+from dsa_fast.visual.activation import color_table
+from dsa_fast.visual.charts import cmc_svg, distance_svg
+from dsa_fast.visual.palette import PAGE_DARK, PAGE_LIGHT
+from dsa_fast.visual.ranked_lists import LabeledImage
 
 __all__ = ["ImagePlace", "WrittenReport", "write_report"]
 
-#: `embed`: in the page itself; `beside`: as files in a folder beside it; `auto`: embedded up to 64 MiB.
-ImagePlace = Literal["auto", "embed", "beside"]
+#: `embed`: in the page itself; `folder`: as files in a folder next to it; `auto`: embedded up to 64 MiB.
+ImagePlace = Literal["auto", "embed", "folder"]
 
 _CHUNK = 128  # images of a data block of the page, which is parsed when one of them is shown
 _EMBED_LIMIT = 64 << 20
@@ -40,12 +43,12 @@ _QUALITY = 82
 
 
 class WrittenReport(NamedTuple):
-    """What was written.
+    """A report on disk.
 
     Attributes:
         path: the page.
-        size: its bytes, with those of the folder beside it, if there is one.
-        images: how many images it holds; each but once.
+        size: its bytes, including those of the folder next to it, if there is one.
+        images: how many images it holds, each once.
         embedded: whether they are in the page itself.
     """
 
@@ -57,9 +60,9 @@ class WrittenReport(NamedTuple):
 
 def write_report(
     path: str | os.PathLike[str],
-    queries: Sequence[Pictured],
-    gallery: Sequence[Pictured],
-    lists: KeptLists,
+    queries: Sequence[LabeledImage],
+    gallery: Sequence[LabeledImage],
+    lists: UnfilteredLists,
     result: EvaluationResult,
     *,
     chosen: Sequence[int] | NDArray[np.int64] | None = None,
@@ -72,13 +75,13 @@ def write_report(
     images: ImagePlace = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> WrittenReport:
-    """Writes the page; it appears whole or not at all. Memory holds no more than one image and one data block.
+    """Writes the page, whole or not at all. Memory holds one image and one data block at a time.
 
     Args:
         path: the file to write, such as `report.html`.
         queries: all queries that `result` is of.
-        gallery: the gallery; only images that are listed are read.
-        lists: of `kept_lists` for the chosen queries, in their order.
+        gallery: the gallery. Only listed images are read.
+        lists: of `unfiltered_lists` for the chosen queries, in their order.
         result: the scores of all queries.
         chosen: places of the listed queries among all; by default all.
         histogram: distances of all pairs.
@@ -87,12 +90,12 @@ def write_report(
         title: heading, any text.
         facts: lines for the head, such as the checkpoint's name; any text.
         height: of the images, in pixels (smaller ones stay as they are); by default 160, from 2,000 images on 112.
-        images: in the page, or beside it in a folder named like it with `_images`.
-        progress: called with the images done and their number.
+        images: in the page, or in a folder next to it, which is named like it with `_images`.
+        progress: called with the number of images done and of all images.
 
     Raises:
-        ValueError: numbers that do not fit together, an image can't be read, or the folder beside the page holds
-            something else.
+        ValueError: sizes that do not fit together, an image can't be read, or the folder of the images holds something
+            else.
     """
     path = Path(path)
     places = np.arange(len(queries)) if chosen is None else np.asarray(chosen, np.int64)
@@ -112,7 +115,7 @@ def write_report(
 
     listed = np.unique(lists.indices.numpy())
     listed = listed[listed >= 0]
-    shown: list[Pictured] = [*(queries[i] for i in places), *(gallery[i] for i in listed)]
+    shown: list[LabeledImage] = [*(queries[i] for i in places), *(gallery[i] for i in listed)]
     box = height or (160 if len(shown) < 2000 else 112)
     embed = images == "embed" or (images == "auto" and _estimate(shown, box) <= _EMBED_LIMIT)
     heat_rows: list[Tensor] | None = None
@@ -123,14 +126,16 @@ def write_report(
         "queries": _query_rows(places, listed, lists, result),
         "chunk": _CHUNK,
         "heat": None if heat_rows is None else [*heat_rows[0].shape],
-        "colors": color_table_base64() if heat_rows is not None else "",
+        "colors": "" if heat_rows is None else base64.b64encode(color_table().tobytes()).decode(),
         "total": len(queries),
     }
     fields = {
         "title": html.escape(title),
         "facts": "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in (facts or {}).items()),
         "tiles": _tiles(result, len(gallery)),
-        "charts": _cmc_svg(result.cmc) + (_histogram_svg(histogram) if histogram is not None else ""),
+        "charts": _charts(result.cmc, histogram),
+        "light": _variables(PAGE_LIGHT),
+        "dark": _variables(PAGE_DARK),
         "images_from": "data:" if embed else "data: file: 'self'",
     }
     template = resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
@@ -139,7 +144,7 @@ def write_report(
     if not embed and folder.exists() and not _is_ours(folder):
         raise ValueError(f"{folder} must be free for the report's images, but holds something else")
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
-    beside = 0
+    bytes_outside = 0
     try:
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             _write(file, _filled(head, fields))
@@ -154,7 +159,7 @@ def write_report(
                         file_name = Path(f"{number // 1000:03}") / f"{number:06}.jpg"
                         (fresh / file_name).parent.mkdir(parents=True, exist_ok=True)
                         (fresh / file_name).write_bytes(data)
-                        beside += len(data)
+                        bytes_outside += len(data)
                         thumbs.append(f"{folder.name}/{file_name.as_posix()}")
                     if progress is not None:
                         progress(number + 1, len(shown))
@@ -166,20 +171,20 @@ def write_report(
             _write(file, _filled(tail, fields))
             size = file.tell()
             file.flush()
-            if not embed:  # the images are there before the page that names them
+            if not embed:  # the images must be there before the page that names them
                 shutil.rmtree(folder, ignore_errors=True)
                 fresh.replace(folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     if embed and _is_ours(folder):  # of an earlier report of this name
         shutil.rmtree(folder, ignore_errors=True)
-    return WrittenReport(path, size + beside, len(shown), embed)
+    return WrittenReport(path, size + bytes_outside, len(shown), embed)
 
 
 def _query_rows(
-    places: NDArray[np.int64], listed: NDArray[np.int64], lists: KeptLists, result: EvaluationResult
+    places: NDArray[np.int64], listed: NDArray[np.int64], lists: UnfilteredLists, result: EvaluationResult
 ) -> list[dict[str, Any]]:
-    """One row a query; an image is named by its place among those shown: the queries, then `listed`."""
+    """One row a query. An image is named by its place among the shown: first the queries, then `listed`."""
     number = {int(item): len(places) + i for i, item in enumerate(listed)}
     rows = []
     for row, place in enumerate(places):
@@ -192,12 +197,7 @@ def _query_rows(
                 "hidden": int(lists.hidden[row]),
                 "list": [
                     [number[item], round(distance, 5), kind]
-                    for item, distance, kind in zip(
-                        lists.indices[row, :length].tolist(),
-                        lists.distances[row, :length].tolist(),
-                        lists.kinds[row, :length].tolist(),
-                        strict=True,
-                    )
+                    for item, distance, kind in zip(*(it[row, :length].tolist() for it in lists[:3]), strict=True)
                 ],
             }
         )
@@ -206,12 +206,7 @@ def _query_rows(
 
 def _jpeg(path: Path, height: int) -> bytes:
     """The image, at most `height` high and twice as wide, as JPEG."""
-    try:
-        with Image.open(path) as file:
-            file.draft("RGB", (2 * height, height))
-            image = file.convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"image can't be read: {path}: {error}") from error
+    image = read_picture(path)
     image.thumbnail((2 * height, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
@@ -224,7 +219,7 @@ def _is_ours(folder: Path) -> bool:
     return folder.is_dir() and all(names.fullmatch(p.relative_to(folder).as_posix()) for p in folder.rglob("*"))
 
 
-def _estimate(shown: Sequence[Pictured], height: int) -> int:
+def _estimate(shown: Sequence[LabeledImage], height: int) -> int:
     """Bytes of all images in base64, from 48 of them."""
     sample = np.unique(np.linspace(0, len(shown) - 1, 48).astype(int))
     return round(sum(len(_jpeg(shown[i].path, height)) for i in sample) / len(sample) * len(shown) * 4 / 3)
@@ -237,12 +232,12 @@ def _block(name: str, value: object) -> str:
 
 
 def _filled(template: str, fields: Mapping[str, str]) -> str:
-    """The template with its {{names}} replaced, in one go: what is put in is not looked at."""
+    """The template with its {{names}} replaced in one go, so that replacements are not searched for names."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], template)
 
 
 def _write(file: BinaryIO, text: str) -> None:
-    file.write(text.encode("utf-8", "xmlcharrefreplace"))  # file names may hold what is no text
+    file.write(text.encode("utf-8", "xmlcharrefreplace"))  # file names may hold bytes that are no text
 
 
 def _tiles(result: EvaluationResult, gallery: int) -> str:
@@ -253,110 +248,20 @@ def _tiles(result: EvaluationResult, gallery: int) -> str:
     return "".join(f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for name, value in tiles)
 
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT_EDGE, _TOP, _BOTTOM = 560, 300, 56, 548, 12, 256
-
-
-def _frame(ticks_x: Sequence[tuple[float, str]], ticks_y: Sequence[tuple[float, str]], x_label: str) -> Iterator[str]:
-    for y, text in ticks_y:
-        yield f'<line class="grid" x1="{_LEFT}" x2="{_RIGHT_EDGE}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
-    for x, text in ticks_x:
-        yield f'<text x="{x:.1f}" y="{_BOTTOM + 18}" text-anchor="middle">{text}</text>'
-    middle = (_LEFT + _RIGHT_EDGE) / 2
-    yield f'<text x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">{x_label}</text>'
-
-
-def _figure(caption: str, label: str, parts: Iterator[str] | Sequence[str], note: str) -> str:
-    return (
-        f'<figure><figcaption>{caption}</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{label}">{"".join(parts)}</svg><p>{note}</p></figure>'
-    )
-
-
-def _cmc_svg(cmc: NDArray[np.float64]) -> str:
-    last = len(cmc)
-
-    def x(rank: float) -> float:
-        return _LEFT + 8 + (rank - 1) / max(last - 1, 1) * (_RIGHT_EDGE - _LEFT - 16)
-
-    low = max(0.0, np.floor(10 * float(cmc[0]) - 0.5) / 10) if cmc[0] > 0.5 else 0.0
-
-    def y(share: float) -> float:
-        return _BOTTOM - (share - low) / (1 - low) * (_BOTTOM - _TOP)
-
-    ticks = [rank for rank in (1, 5, 10, 20, 30, 40, 50, 100, 200, 500) if rank <= last]
-    steps = 5 if (1 - low) > 0.45 else 4
-    grid = [low + i * (1 - low) / steps for i in range(steps + 1)]
-    points = " ".join(f"{x(rank + 1):.1f},{y(float(share)):.1f}" for rank, share in enumerate(cmc))
-    dots = (
-        f'<circle class="dot" cx="{x(rank + 1):.1f}" cy="{y(float(share)):.1f}" '
-        f'r="{4 if rank + 1 in (1, 5, 10) else 2}">'
-        f"<title>rank {rank + 1}: {share:.2%}</title></circle>"
-        for rank, share in enumerate(cmc)
-    )
-    parts = [
-        *_frame([(x(rank), str(rank)) for rank in ticks], [(y(share), f"{share:.0%}") for share in grid], "rank"),
-        f'<polyline class="curve" points="{points}"/>',
-        *dots,
-    ]
-    label = ", ".join(f"rank {k}: {cmc[k - 1]:.1%}" for k in (1, 5, 10, 20) if k <= last)
-    start = f" The axis starts at {low:.0%}." if low else ""
-    note = f"Share of queries whose first right match is at this rank or before it.{start}"
-    return _figure("Cumulative matching characteristic", f"CMC curve. {label}", parts, note)
-
-
-def _histogram_svg(histogram: DistanceHistogram) -> str:
-    edges = histogram.edges
-    shares = [counts / max(int(counts.sum()), 1) for counts in (histogram.same, histogram.different)]
-    top = max(float(max(share.max() for share in shares)), 1e-9)
-    span = edges[-1] - edges[0]
-
-    def x(distance: float) -> float:
-        return float(_LEFT + (distance - edges[0]) / span * (_RIGHT_EDGE - _LEFT))
-
-    def y(share: float) -> float:
-        return _BOTTOM - share / top * (_BOTTOM - _TOP)
-
-    step = _nice(span / 6)
-    ticks = np.arange(np.ceil(edges[0] / step), np.floor(edges[-1] / step) + 1) * step
-    grid_step = _nice(top / 4)
-    grid = np.arange(0, np.floor(top / grid_step + 1e-9) + 1) * grid_step
-    digits = max(0, -int(np.floor(np.log10(step))))
-    places = max(0, -int(np.floor(np.log10(100 * grid_step))))
-    parts = list(
-        _frame(
-            [(x(float(t)), f"{t:.{digits}f}") for t in ticks],
-            [(y(float(s)), f"{100 * s:.{places}f}%") for s in grid],
-            "distance",
+def _charts(cmc: NDArray[np.float64], histogram: DistanceHistogram | None) -> str:
+    note = "Share of queries whose first right match is at this rank or before it."
+    note += " The axis does not start at 0%." if cmc[0] > 0.5 else ""
+    charts = [("Cumulative matching characteristic", cmc_svg(cmc), note)]
+    if histogram is not None:
+        note = (
+            f"{histogram.overlap:.1%} of the two distributions is in common. A same pair is nearer than a different "
+            f"one with probability {histogram.auc:.2%}. At the dotted threshold {histogram.threshold:.3f} both err "
+            f"alike, {histogram.equal_error_rate:.1%}."
         )
-    )
-    for name, share in zip(("same", "different"), shares, strict=True):
-        outline = [(edges[0], 0.0)]
-        for i, value in enumerate(share):
-            outline += [(edges[i], value), (edges[i + 1], value)]
-        outline.append((edges[-1], 0.0))
-        points = " ".join(f"{x(float(a)):.1f},{y(float(b)):.1f}" for a, b in outline)
-        parts.append(f'<polygon class="{name}" points="{points}"/>')
-    legend = (
-        f'<span class="key same"></span>same identity ({int(histogram.same.sum()):,} pairs) '
-        f'<span class="key different"></span>different ({int(histogram.different.sum()):,} pairs). '
-    )
-    numbers = ""
-    if not np.isnan(histogram.overlap):
-        at = x(histogram.threshold)
-        parts.append(
-            f'<line class="threshold" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{_BOTTOM}">'
-            f"<title>threshold {histogram.threshold:.3f}</title></line>"
-        )
-        numbers = (
-            f"{histogram.overlap:.1%} of the two lies in common. A same pair is nearer than a different one with "
-            f"probability {histogram.auc:.2%}; at the dashed threshold {histogram.threshold:.3f} both err alike, "
-            f"{histogram.equal_error_rate:.1%}."
-        )
-    return _figure("Distances of pairs", f"Histogram of distances. {numbers}", parts, legend + numbers)
+        note = "" if np.isnan(histogram.overlap) else note
+        charts.append(("Distances of pairs", distance_svg(histogram), note))
+    return "".join(f"<figure><figcaption>{name}</figcaption>{svg}<p>{text}</p></figure>" for name, svg, text in charts)
 
 
-def _nice(step: float) -> float:
-    """1, 2 or 5 times a power of ten, at least `step`."""
-    power = 10.0 ** np.floor(np.log10(step))
-    return float(next(f * power for f in (1, 2, 5, 10) if f * power >= step * (1 - 1e-9)))
+def _variables(colors: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {value}" for name, value in colors.items())

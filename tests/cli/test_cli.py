@@ -1,4 +1,4 @@
-"""The command itself: what it does with what it is given. The subcommands are tested beside what they call."""
+"""The `dsa-fast` command: options, errors and exit status. Most subcommands are tested with the code that they call."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_demo_leaves_other_folders_alone(tmp_path: Path, capsys: pytest.CaptureF
         (["--data.root", ".", "--model.kind", "baseline", "--model.dsag", "false"], "must be left alone"),
     ],
 )
-def test_bad_options_are_told_in_a_line(
+def test_bad_options_give_one_line(
     options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:

@@ -20,7 +20,7 @@ from dsa_fast.densepose import IUVStore, flip_iuv, read_iuv, resize_iuv, write_i
 from dsa_fast.densepose.map_checks import examine, suspicions
 from dsa_fast.densepose.parts import MIRROR
 from dsa_fast.image import read_image
-from dsa_fast.visual.pictures import bars
+from dsa_fast.visual.charts import bars
 
 
 def mirrored(iuv: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
-// Gives what dsa_fast/image.h does to tests/test_runtime.py, which knows what Pillow and PyTorch do.
+// Runs dsa_fast/image.h for the Python test of the runtime, which compares it with Pillow and PyTorch.
 //
-//   image_probe resize   reads int32 h, w, H, W and [h, w, 3] bytes, again and again, and writes [H, W, 3] bytes for
-//   each image_probe decode FILE...   writes int32 h, w and [h, w, 3] bytes for each file; 0, 0 and a message for a
-//   refused one
+//   image_probe resize           reads int32 h, w, H, W and [h, w, 3] bytes, again and again; writes [H, W, 3] bytes
+//   image_probe decode FILE...   writes int32 h, w and [h, w, 3] bytes per file; 0, 0 and a message if it is refused
 #include <cstdint>
 #include <cstdio>
 #include <exception>

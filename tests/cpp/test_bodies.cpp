@@ -1,23 +1,11 @@
-// Compares drawn bodies with a plain loop over pixels and triangles, written here from csrc/bodies.h's words.
+// Compares drawn bodies with a plain loop over pixels and triangles that follows csrc/bodies.h.
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <limits>
-#include <random>
-#include <string>
-#include <vector>
 
 #include "../../csrc/bodies.h"
+#include "scaffold.h"
 
 namespace {
-
-using namespace dsa_fast;
-
-int failures = 0;
-
-void check(bool good, const std::string& what) {
-  if (!good && ++failures <= 20) std::fprintf(stderr, "FAILED: %s\n", what.c_str());
-}
 
 struct Scene {
   int64_t V, F, N, J, H, W;
@@ -26,34 +14,34 @@ struct Scene {
   std::vector<int32_t> bones, faces, shown;
 };
 
-// Triangles whose corners lie on quarters of pixels and at depths of their own, so that no test below is a close call;
-// a few are not finite or far away. Bones only shift, by quarters.
-Scene make_scene(int64_t F, int64_t N, int64_t H, int64_t W, std::mt19937_64& random) {
+// Triangles with corners on quarters of pixels, each at its own depth: no comparison below is close. A few are not
+// finite or far away. Bones shift by quarters only.
+Scene make_scene(int64_t F, int64_t N, int64_t H, int64_t W) {
   Scene s{3 * F, F, N, 3, H, W, {}, {}, {}, {}, {}, {}, {}, {}};
   const auto quarters = [&](int64_t low, int64_t high) {
-    return static_cast<float>(low * 4 + static_cast<int64_t>(random() % static_cast<uint64_t>((high - low) * 4))) / 4;
+    return static_cast<float>(low * 4 + static_cast<int64_t>(rng() % static_cast<uint64_t>((high - low) * 4))) / 4;
   };
   for (int64_t f = 0; f < F; ++f) {
-    const uint8_t part = static_cast<uint8_t>(1 + random() % 24);
+    const uint8_t part = static_cast<uint8_t>(1 + rng() % 24);
     const float x = quarters(-6, W + 6), y = quarters(-6, H + 6), z = static_cast<float>(f * 7 % F);
-    const bool bad = random() % 16 == 0;
+    const bool bad = rng() % 16 == 0;
     for (int k = 0; k < 3; ++k) {
       s.vertices.insert(s.vertices.end(), {x + quarters(-9, 9), y + quarters(-9, 9), z});
       if (bad && k == 1) {
         const float values[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 2e6f,
                                 -3e38f};
-        s.vertices[s.vertices.size() - 1 - random() % 3] = values[random() % 4];
+        s.vertices[s.vertices.size() - 1 - rng() % 3] = values[rng() % 4];
       }
-      s.uv.insert(s.uv.end(), {static_cast<float>(random() % 256) / 255, static_cast<float>(random() % 256) / 255});
+      s.uv.insert(s.uv.end(), {static_cast<float>(rng() % 256) / 255, static_cast<float>(rng() % 256) / 255});
       s.part.push_back(part);
-      const int32_t bone = static_cast<int32_t>(random() % 3);
-      s.bones.insert(s.bones.end(), {bone, static_cast<int32_t>(random() % 3)});
-      s.weight.push_back(static_cast<float>(random() % 2));
+      const int32_t bone = static_cast<int32_t>(rng() % 3);
+      s.bones.insert(s.bones.end(), {bone, static_cast<int32_t>(rng() % 3)});
+      s.weight.push_back(static_cast<float>(rng() % 2));
       s.faces.push_back(static_cast<int32_t>(3 * f + k));
     }
   }
   for (int64_t n = 0; n < N; ++n) {
-    s.shown.push_back(n == 0 ? 0 : static_cast<int32_t>(random() % (1u << 25)));
+    s.shown.push_back(n == 0 ? 0 : static_cast<int32_t>(rng() % (1u << 25)));
     for (int64_t j = 0; j < s.J; ++j) {
       s.maps.insert(s.maps.end(), {1, 0, 0, quarters(-2, 2), 0, 1, 0, quarters(-2, 2), 0, 0, 1, 0});
     }
@@ -78,7 +66,7 @@ std::vector<uint8_t> draw_plainly(const Scene& s) {
                           static_cast<double>(s.maps[static_cast<size_t>((n * s.J + bone) * 12 + 4 * row + 3)]);
               usable = usable && std::abs(p[k][row]) <= 1e6;
             }
-            // A value that is not finite spoils all three of its vertex, as 0 times it is not a number.
+            // A value that is not finite spoils its vertex's other two: 0 times it is not a number.
             for (int row = 0; row < 3; ++row) {
               usable = usable && std::isfinite(s.vertices[3 * v + static_cast<size_t>(row)]);
             }
@@ -112,10 +100,9 @@ std::vector<uint8_t> draw_plainly(const Scene& s) {
   return iuv;
 }
 
-void run(int64_t F, int64_t N, int64_t H, int64_t W, std::mt19937_64& random) {
-  const std::string name =
-      "F " + std::to_string(F) + ", N " + std::to_string(N) + ", H " + std::to_string(H) + ", W " + std::to_string(W);
-  const Scene s = make_scene(F, N, H, W, random);
+void run(int64_t F, int64_t N, int64_t H, int64_t W) {
+  const std::string name = "F, N, H, W " + show({F, N, H, W});
+  const Scene s = make_scene(F, N, H, W);
   const std::vector<uint8_t> expected = draw_plainly(s);
   std::vector<uint8_t> iuv(expected.size(), 77);
   draw_bodies_cpu(
@@ -138,16 +125,14 @@ void run(int64_t F, int64_t N, int64_t H, int64_t W, std::mt19937_64& random) {
 
 }  // namespace
 
-int main() {
-  std::mt19937_64 random(5);
+void run_tests(const std::vector<std::string>&) {
+  rng.seed(5);
   for (const int64_t F : {0, 1, 40, 300}) {
     for (const int64_t N : {0, 1, 2, 9}) {
-      run(F, N, 1, 1, random);
-      run(F, N, 24, 12, random);
-      run(F, N, 7, 33, random);
+      run(F, N, 1, 1);
+      run(F, N, 24, 12);
+      run(F, N, 7, 33);
     }
   }
-  run(5, 3, 0, 8, random);
-  if (failures > 0) std::fprintf(stderr, "%d failures\n", failures);
-  return failures > 0 ? 1 : 0;
+  run(5, 3, 0, 8);
 }

@@ -1,25 +1,12 @@
-// Compares three ways of cropping, bit for bit: the CPU kernel, the CUDA kernels (run on the CPU, cuda_shim.h), and a
-// plain loop written here from csrc/crop.h's words.
-#include <algorithm>
+// Compares three ways of cropping, bit for bit: the CPU kernel, the CUDA kernels (run on the CPU,
+// csrc/cuda/host_shim.h), and a plain loop that follows csrc/crop.h.
 #include <cmath>
-#include <cstdio>
-#include <cstring>
 #include <limits>
-#include <random>
-#include <string>
-#include <vector>
 
 #include "../../csrc/crop.h"
+#include "scaffold.h"
 
 namespace {
-
-using namespace dsa_fast;
-
-int failures = 0;
-
-void fail(const std::string& what) {
-  if (++failures <= 20) std::fprintf(stderr, "FAILED: %s\n", what.c_str());
-}
 
 struct Case {
   int64_t B, C, H, W, S;
@@ -27,24 +14,20 @@ struct Case {
   int foreground;  // of 4 pixels
 
   std::string name() const {
-    std::string text;
-    for (int64_t extent : {B, C, H, W, S}) text += std::to_string(extent) + " ";
-    return text + (real_map ? "float map " : "") + (mask ? "mask " : "") + (permuted ? "permuted " : "") +
-           (float_img ? "float img " : "") + std::to_string(foreground);
+    return show({B, C, H, W, S}) + (real_map ? "float map " : "") + (mask ? "mask " : "") +
+           (permuted ? "permuted " : "") + (float_img ? "float img " : "") + std::to_string(foreground);
   }
 };
 
-void run(const Case& k, std::mt19937_64& random) {
-  const auto below = [&](int64_t n) { return std::uniform_int_distribution<int64_t>(0, n - 1)(random); };
-  const auto size = [](int64_t n) { return static_cast<size_t>(n); };
+void run(const Case& k) {
   const int64_t pixels = k.H * k.W;
-  // Exactly as long as they must be, so that a sanitizer sees every step outside.
-  std::vector<uint8_t> img(size(k.B * k.C * pixels)), iuv(size(k.B * 3 * pixels));
+  // Of the exact length: a sanitizer sees every step outside.
+  const std::vector<uint8_t> img = random_bytes(k.B * k.C * pixels);
+  std::vector<uint8_t> iuv(size(k.B * 3 * pixels));
   std::vector<float> real_img(img.size()), real_iuv(iuv.size());
   const auto at = [&](int64_t channels, int64_t b, int64_t c, int64_t y, int64_t x) {
     return size(k.permuted ? ((b * k.W + x) * k.H + y) * channels + c : ((b * channels + c) * k.H + y) * k.W + x);
   };
-  for (uint8_t& value : img) value = static_cast<uint8_t>(below(256));
   for (size_t n = 0; n < img.size(); ++n) real_img[n] = static_cast<float>(img[n]) * 1.5f - 30.0f;
   for (int64_t b = 0; b < k.B; ++b) {
     for (int64_t y = 0; y < k.H; ++y) {
@@ -122,38 +105,33 @@ void run(const Case& k, std::mt19937_64& random) {
   std::vector<float> got(expected.size(), -1.0f);
   args.out = got.data();
   crop_cpu(args);
-  if (bytes > 0 && std::memcmp(got.data(), expected.data(), bytes) != 0) fail("cpu: " + k.name());
+  check(bytes == 0 || std::memcmp(got.data(), expected.data(), bytes) == 0, "cpu: " + k.name());
   for (int again = 0; again < 2; ++again) {  // the order of threads is drawn anew
     std::fill(got.begin(), got.end(), -1.0f);
     std::vector<int32_t> scratch(size(crop_cuda_scratch(args)), -1515870811);
-    if (crop_cuda(args, scratch.data(), nullptr) != 0) fail("cuda error: " + k.name());
-    if (bytes > 0 && std::memcmp(got.data(), expected.data(), bytes) != 0) fail("cuda: " + k.name());
+    check_cuda(crop_cuda(args, scratch.data(), nullptr), "crop_cuda");
+    check(bytes == 0 || std::memcmp(got.data(), expected.data(), bytes) == 0, "cuda: " + k.name());
   }
 }
 
 }  // namespace
 
-int main() {
-  std::mt19937_64 random(0);
-  int cases = 0;
+void run_tests(const std::vector<std::string>&) {
   for (const bool real_map : {false, true}) {
     for (const bool mask : {true, false}) {
       for (const bool permuted : {false, true}) {
         for (const bool float_img : {false, true}) {
           for (const int foreground : {0, 1, 4}) {
-            run({2, 3, 7, 5, 4, real_map, mask, permuted, float_img, foreground}, random), ++cases;
+            run({2, 3, 7, 5, 4, real_map, mask, permuted, float_img, foreground});
           }
         }
       }
     }
   }
-  run({1, 70, 9, 30, 3, false, true, false, false, 2}, random), ++cases;  // more channels than one launch takes
-  run({3, 1, 40, 33, 16, false, true, true, false, 2}, random), ++cases;
-  run({2, 3, 1, 1, 5, false, true, false, false, 4}, random), ++cases;
-  run({0, 3, 4, 4, 2, false, true, false, false, 2}, random), ++cases;
-  run({2, 0, 4, 4, 2, false, true, false, false, 2}, random), ++cases;
-  run({2, 3, 0, 4, 2, false, true, false, false, 2}, random), ++cases;
-  if (failures > 0) return 1;
-  std::printf("%d cases\n", cases);
-  return 0;
+  run({1, 70, 9, 30, 3, false, true, false, false, 2});  // more channels than one launch takes
+  run({3, 1, 40, 33, 16, false, true, true, false, 2});
+  run({2, 3, 1, 1, 5, false, true, false, false, 4});
+  run({0, 3, 4, 4, 2, false, true, false, false, 2});
+  run({2, 0, 4, 4, 2, false, true, false, false, 2});
+  run({2, 3, 0, 4, 2, false, true, false, false, 2});
 }

@@ -1,94 +1,18 @@
-// Compares the CPU and the CUDA kernels of warp_densepose, bit for bit, with a plain loop written here from the words
-// of csrc/chart.h, and with warp on the maps of that loop. Built with the CUDA kernels running on the CPU
-// (cuda_shim.h) or, by nvcc, on a GPU.
-#include <algorithm>
+// Compares the CPU and the CUDA kernels of warp_densepose, bit for bit, with a plain loop that follows csrc/chart.h,
+// and with warp on the maps of that loop. The CUDA kernels run on the CPU (csrc/cuda/host_shim.h) or, built by nvcc, on
+// a GPU.
 #include <array>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <limits>
 #include <memory>
-#include <random>
-#include <string>
-#include <vector>
-
-#if defined(__CUDACC__)
-#include <cuda_runtime.h>
-#endif
 
 #include "../../csrc/densepose.h"
+#include "scaffold.h"
 
 namespace {
 
-using namespace dsa_fast;
-
-constexpr int kSkipped = 77;
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
-
-int failures = 0;
-
-void fail(const std::string& what) {
-  if (++failures <= 20) std::fprintf(stderr, "FAILED: %s\n", what.c_str());
-}
-
-void check_cuda(int error, const char* what) {
-  if (error == 0) return;
-  std::fprintf(stderr, "%s: CUDA error %d\n", what, error);
-  std::exit(1);
-}
-
-void wait_for_device() {
-#if defined(__CUDACC__)
-  check_cuda(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
-#endif
-}
-
-// Memory that both sides see, exactly as large as asked for, so that a sanitizer sees every step outside.
-class Buffer {
- public:
-  explicit Buffer(int64_t bytes, unsigned char garbage = 0xa5) : bytes_(static_cast<size_t>(bytes)) {
-#if defined(__CUDACC__)
-    check_cuda(cudaMallocManaged(&data_, std::max<size_t>(bytes_, 1)), "cudaMallocManaged");
-#else
-    data_ = std::malloc(bytes_);
-#endif
-    if (bytes_ > 0) std::memset(data_, garbage, bytes_);
-  }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() {
-#if defined(__CUDACC__)
-    cudaFree(data_);
-#else
-    std::free(data_);
-#endif
-  }
-  template <typename T = void>
-  T* data() const {
-    return static_cast<T*>(data_);
-  }
-  size_t bytes() const { return bytes_; }
-
- private:
-  void* data_ = nullptr;
-  size_t bytes_;
-};
-
-int64_t bytes_of(DType dtype) {
-  switch (dtype) {
-    case DType::kUInt8:
-      return 1;
-    case DType::kFloat16:
-    case DType::kBFloat16:
-      return 2;
-    case DType::kFloat32:
-      return 4;
-    default:
-      return 8;
-  }
-}
 
 // Equal bits, or two NaNs, as elements of type T.
 template <typename T>
@@ -96,10 +20,10 @@ void compare(const Buffer& got, const Buffer& expected, const std::string& what)
   for (size_t k = 0; k < expected.bytes() / sizeof(T); ++k) {
     const T a = got.data<T>()[k], b = expected.data<T>()[k];
     if (std::memcmp(&a, &b, sizeof(T)) == 0 || (std::isnan(to_float(a)) && std::isnan(to_float(b)))) continue;
-    fail(what + ": element " + std::to_string(k) + " is " + std::to_string(to_float(a)) + ", expected " +
-         std::to_string(to_float(b)));
-    return;
+    return check(false, what + ": element " + std::to_string(k) + " is " + std::to_string(to_float(a)) + ", expected " +
+                            std::to_string(to_float(b)));
   }
+  check(true, what);
 }
 
 enum class Content { kSmooth, kTies, kWild };
@@ -112,10 +36,8 @@ struct Case {
 
   std::string name() const {
     constexpr const char* contents[] = {"smooth", "ties", "wild"};
-    std::string text;
-    for (int64_t extent : {N, K, h, w, B, C, H, W, S}) text += std::to_string(extent) + " ";
-    return text + "type " + std::to_string(static_cast<int>(head)) + " " + contents[static_cast<int>(content)] +
-           (permuted ? " permuted" : "");
+    return show({N, K, h, w, B, C, H, W, S}) + "type " + std::to_string(static_cast<int>(head)) + " " +
+           contents[static_cast<int>(content)] + (permuted ? " permuted" : "");
   }
 };
 
@@ -132,7 +54,7 @@ struct HeadValues {
   }
 };
 
-HeadValues make_head(const Case& k, int64_t channels, bool coordinate, std::mt19937_64& random) {
+HeadValues make_head(const Case& k, int64_t channels, bool coordinate) {
   HeadValues made{std::make_unique<Buffer>(k.N * channels * k.h * k.w * bytes_of(k.head)), {}, k.head};
   made.head.data = made.memory->data();
   const std::array<int64_t, 4> planes{channels * k.h * k.w, k.h * k.w, k.w, 1};
@@ -140,11 +62,11 @@ HeadValues make_head(const Case& k, int64_t channels, bool coordinate, std::mt19
   std::copy_n((k.permuted ? pixels : planes).data(), 4, made.head.stride);
   std::uniform_real_distribution<float> real(-0.2f, 1.2f);
   for (int64_t e = 0; e < k.N * channels * k.h * k.w; ++e) {
-    float value = coordinate ? real(random) : 5 * real(random);
-    if (k.content == Content::kTies && !coordinate) value = static_cast<float>(random() % 3);
-    if (k.content == Content::kWild && random() % 8 == 0) {
+    float value = coordinate ? real(rng) : 5 * real(rng);
+    if (k.content == Content::kTies && !coordinate) value = static_cast<float>(rng() % 3);
+    if (k.content == Content::kWild && rng() % 8 == 0) {
       constexpr float odd[] = {kNaN, kInf, -kInf, 3e38f, -3e38f, 1e-40f, -0.0f, 1.0f};
-      value = odd[random() % 8];
+      value = odd[rng() % 8];
     }
     if (k.head == DType::kFloat16) {
       made.memory->data<Half>()[e] = round_to_half(value);
@@ -157,7 +79,7 @@ HeadValues make_head(const Case& k, int64_t channels, bool coordinate, std::mt19
   return made;
 }
 
-// A side of a head: neighbours and weights of a place between pixel centres, borders repeated.
+// Neighbours and weights of pixel p along one side of a head, borders repeated.
 void neighbours(int64_t p, int64_t in, int64_t out, int64_t index[2], float weight[2]) {
   float at = static_cast<float>(p);
   if (in != out) {
@@ -197,9 +119,9 @@ int64_t best_channel(const HeadValues& head, int64_t n, int64_t channels, const 
   return best;
 }
 
-void run(const Case& k, std::mt19937_64& random) {
-  const HeadValues coarse = make_head(k, k.K, false, random), fine = make_head(k, 25, false, random);
-  const HeadValues u = make_head(k, 25, true, random), v = make_head(k, 25, true, random);
+void run(const Case& k) {
+  const HeadValues coarse = make_head(k, k.K, false), fine = make_head(k, 25, false);
+  const HeadValues u = make_head(k, 25, true), v = make_head(k, 25, true);
   const Buffer boxes(k.N * 16), index(k.N * 8);
   const float H = static_cast<float>(k.H), W = static_cast<float>(k.W);
   const float odd[][4] = {{0, 0, W, H},
@@ -217,12 +139,12 @@ void run(const Case& k, std::mt19937_64& random) {
   std::uniform_real_distribution<float> place(-0.3f, 1.0f), extent(0.0f, 1.3f);
   for (int64_t n = 0; n < k.N; ++n) {
     float* box = boxes.data<float>() + 4 * n;
-    box[0] = place(random) * W;
-    box[1] = place(random) * H;
-    box[2] = box[0] + extent(random) * W;
-    box[3] = box[1] + extent(random) * H;
-    if (n % 3 != 2) std::copy_n(odd[random() % (sizeof(odd) / sizeof(odd[0]))], 4, box);
-    index.data<int64_t>()[n] = static_cast<int64_t>(random() % static_cast<uint64_t>(k.B + 1));  // k.B is nobody's
+    box[0] = place(rng) * W;
+    box[1] = place(rng) * H;
+    box[2] = box[0] + extent(rng) * W;
+    box[3] = box[1] + extent(rng) * H;
+    if (n % 3 != 2) std::copy_n(odd[rng() % (sizeof(odd) / sizeof(odd[0]))], 4, box);
+    index.data<int64_t>()[n] = static_cast<int64_t>(rng() % static_cast<uint64_t>(k.B + 1));  // k.B is no image
   }
   const Charts charts{coarse.head, fine.head, u.head, v.head, k.head, boxes.data<float>(), k.N, k.K, k.h, k.w};
 
@@ -275,14 +197,14 @@ void run(const Case& k, std::mt19937_64& random) {
 
   // The warp of those maps.
   std::vector<double> fill(static_cast<size_t>(k.C));
-  for (double& value : fill) value = static_cast<double>(random() % 100) - 20.5;
+  for (double& value : fill) value = static_cast<double>(rng() % 100) - 20.5;
   for (const DType img_type : {DType::kUInt8, DType::kFloat32}) {
     const Buffer img(k.B * k.C * pixels * bytes_of(img_type));
     for (int64_t e = 0; e < k.B * k.C * pixels; ++e) {
       if (img_type == DType::kUInt8) {
-        img.data<uint8_t>()[e] = static_cast<uint8_t>(random());
+        img.data<uint8_t>()[e] = static_cast<uint8_t>(rng());
       } else {
-        img.data<float>()[e] = std::uniform_real_distribution<float>(-20, 280)(random);
+        img.data<float>()[e] = std::uniform_real_distribution<float>(-20, 280)(rng);
       }
     }
     for (const Reduce reduce : {Reduce::kLast, Reduce::kMean}) {
@@ -336,16 +258,7 @@ void run(const Case& k, std::mt19937_64& random) {
 
 }  // namespace
 
-int main() {
-#if defined(__CUDACC__)
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    std::printf("skipped: no GPU\n");
-    return kSkipped;
-  }
-#endif
-  std::mt19937_64 random(20180219);
-  int cases = 0;
+void run_tests(const std::vector<std::string>&) {
   // Heads of a pixel, of odd sides, larger, much larger and smaller than the photo; photos of nothing, of a row, of a
   // column, wider than a chunk; one texel for all; more channels than a launch takes; more instances than blocks.
   constexpr int64_t extents[][9] = {
@@ -358,12 +271,9 @@ int main() {
     for (const DType head : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
       for (const Content content : {Content::kSmooth, Content::kTies, Content::kWild}) {
         for (const bool permuted : {false, true}) {
-          run({e[0], e[1], e[2], e[3], e[4], e[5], e[6], e[7], e[8], head, content, permuted}, random);
-          ++cases;
+          run({e[0], e[1], e[2], e[3], e[4], e[5], e[6], e[7], e[8], head, content, permuted});
         }
       }
     }
   }
-  std::printf("%d cases, %d failures\n", cases, failures);
-  return failures == 0 ? 0 : 1;
 }

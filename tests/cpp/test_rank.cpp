@@ -1,45 +1,34 @@
-// Compares ranks and neighbours with plain loops and sorts, written here from csrc/rank.h's words, and each instruction
-// set's products with their bounds.
-#include <algorithm>
+// Compares ranks and neighbours with plain loops and sorts that follow csrc/rank.h, and each instruction set's products
+// with their bounds.
 #include <cmath>
-#include <cstdio>
 #include <limits>
 #include <memory>
-#include <random>
-#include <string>
-#include <vector>
 
-#include "../../csrc/cpu/rank_amx.h"
-#include "../../csrc/cpu/rank_product.h"
+#include "../../csrc/cpu/rank_kernels.h"
 #include "../../csrc/rank.h"
+#include "scaffold.h"
 
 namespace {
 
-using namespace dsa_fast;
-
-int failures = 0;
-
-void check(bool good, const std::string& what) {
-  if (!good && ++failures <= 20) std::fprintf(stderr, "FAILED: %s\n", what.c_str());
-}
+using rank::Kernels, rank::Side;
 
 enum class Content { kNormal, kFewValues, kEqual, kWild, kSubnormal };
 
-constexpr double kSmall = 0x1p-1062;  // of Content::kSubnormal, of float64 that is
+constexpr double kSmall = 0x1p-1062;  // of Content::kSubnormal in float64
 
-std::vector<double> make_rows(int64_t n, int64_t D, Content content, std::mt19937_64& random) {
+std::vector<double> make_rows(int64_t n, int64_t D, Content content) {
   std::vector<double> rows(static_cast<size_t>(n * D));
   std::normal_distribution<double> normal;
   for (int64_t i = 0; i < n; ++i) {
-    const double size = content == Content::kWild ? std::pow(10.0, static_cast<double>(random() % 13) - 6) : 1;
+    const double size = content == Content::kWild ? std::pow(10.0, static_cast<double>(rng() % 13) - 6) : 1;
     for (int64_t k = 0; k < D; ++k) {
       double& value = rows[static_cast<size_t>(i * D + k)];
       if (content == Content::kEqual) {
         value = 1;
       } else if (content == Content::kFewValues) {
-        value = static_cast<double>(random() % 3) - 1;
+        value = static_cast<double>(rng() % 3) - 1;
       } else {
-        value = static_cast<double>(static_cast<float>(normal(random) * size));
+        value = static_cast<double>(static_cast<float>(normal(rng) * size));
         if (content == Content::kSubnormal) value *= kSmall;
       }
     }
@@ -55,18 +44,17 @@ struct Table {
 bool key_before(float a, int64_t i, float b, int64_t j) { return a < b || (a == b && i < j); }
 
 void run(int64_t Q, int64_t G, int64_t D, Metric metric, Content content, bool wide_query, bool wide_gallery,
-         int64_t block, std::mt19937_64& random) {
-  const std::string name = "Q " + std::to_string(Q) + ", G " + std::to_string(G) + ", D " + std::to_string(D) +
-                           ", metric " + std::to_string(static_cast<int>(metric)) + ", content " +
-                           std::to_string(static_cast<int>(content)) + ", block " + std::to_string(block);
-  const std::vector<double> query = make_rows(Q, D, content, random), gallery = make_rows(G, D, content, random);
+         int64_t block) {
+  const std::string name = "Q, G, D, metric, content, block " +
+                           show({Q, G, D, static_cast<int64_t>(metric), static_cast<int64_t>(content), block});
+  const std::vector<double> query = make_rows(Q, D, content), gallery = make_rows(G, D, content);
   const std::vector<float> narrow_query(query.begin(), query.end()), narrow_gallery(gallery.begin(), gallery.end());
   const Rows q_rows{wide_query ? static_cast<const void*>(query.data()) : narrow_query.data(), wide_query, Q};
   const Rows g_rows{wide_gallery ? static_cast<const void*>(gallery.data()) : narrow_gallery.data(), wide_gallery, G};
 
-  // For the cosine, keys are told up to powers of two; those of tiny rows are no float32.
+  // The cosine's keys do not depend on powers of two; without this, tiny rows' are no float32.
   const long double unit = content == Content::kSubnormal ? 1 / static_cast<long double>(kSmall) : 1;
-  // Keys in long double: rounded to float32 they are those of float64, but for accidents that the seed avoids.
+  // Keys in long double. Rounded to float32 they equal float64's, except for accidents that the seed avoids.
   std::vector<float> keys(static_cast<size_t>(Q * G));
   for (int64_t q = 0; q < Q; ++q) {
     for (int64_t g = 0; g < G; ++g) {
@@ -83,7 +71,7 @@ void run(int64_t Q, int64_t G, int64_t D, Metric metric, Content content, bool w
   }
 
   const std::unique_ptr<bool[]> ignored(new bool[static_cast<size_t>(G)]());
-  for (int64_t g = 0; g < G; ++g) ignored[static_cast<size_t>(g)] = random() % 11 == 0;
+  for (int64_t g = 0; g < G; ++g) ignored[static_cast<size_t>(g)] = rng() % 11 == 0;
   Table matches, left_out;
   std::vector<int64_t> expected;
   for (int64_t q = 0; q < Q; ++q) {
@@ -93,10 +81,10 @@ void run(int64_t Q, int64_t G, int64_t D, Metric metric, Content content, bool w
     std::vector<bool> right(static_cast<size_t>(G));
     for (int64_t g = 0; g < G; ++g) {
       if (ignored[static_cast<size_t>(g)]) continue;
-      if (q % 5 != 4 && random() % rarity == 0) {
+      if (q % 5 != 4 && rng() % rarity == 0) {
         matches.items.push_back(g);
         right[static_cast<size_t>(g)] = true;
-      } else if (random() % 9 == 0) {
+      } else if (rng() % 9 == 0) {
         left_out.items.push_back(g);
         continue;
       }
@@ -159,7 +147,7 @@ void run(int64_t Q, int64_t G, int64_t D, Metric metric, Content content, bool w
   }
 }
 
-// What is ignored is not before a match, not even one that is infinitely far.
+// No ignored item is before a match, not even before an infinitely far one.
 void check_infinite_distances() {
   constexpr float kFar = std::numeric_limits<float>::infinity();
   const float distances[] = {kFar, kFar, 1, 2};
@@ -173,18 +161,18 @@ void check_infinite_distances() {
   check(rank == 3, "rank_rows, infinite distances: " + std::to_string(rank));
 }
 
-// Values of one sign that bfloat16 rounds the same way, as far as it can, so that the errors add up; or any values.
-std::vector<float> make_values(int64_t n, bool worst, std::mt19937_64& random) {
+// Values of one sign that bfloat16 rounds the same way and as far as it can: the errors add up. Or any values.
+std::vector<float> make_values(int64_t n, bool worst) {
   std::vector<float> values(static_cast<size_t>(n));
   std::normal_distribution<float> normal(0, 0.3f);
-  for (float& value : values) value = worst ? 0.5f + 0x1p-9f - 0x1p-18f - 0x1p-24f : normal(random);
+  for (float& value : values) value = worst ? 0.5f + 0x1p-9f - 0x1p-18f - 0x1p-24f : normal(rng);
   return values;
 }
 
-void run_product(const Kernels& kernel, const std::string& name, int64_t D, bool worst, std::mt19937_64& random) {
+void run_product(const Kernels& kernel, const std::string& name, int64_t D, bool worst) {
   constexpr int64_t kQueries = 41, kItems = 75;
   const auto whole = [](int64_t n, int64_t of) { return (n + of - 1) / of * of; };
-  const std::vector<float> q = make_values(kQueries * D, worst, random), g = make_values(kItems * D, worst, random);
+  const std::vector<float> q = make_values(kQueries * D, worst), g = make_values(kItems * D, worst);
   const Side query{{q.data(), false, kQueries}, D, std::vector<double>(kQueries, 1.0), {}};
   const Side items{{g.data(), false, kItems}, D, std::vector<double>(kItems, 1.0), {}};
   const int64_t rows = whole(kQueries, kernel.rows), columns = whole(kItems, kernel.columns);
@@ -220,20 +208,19 @@ void run_product(const Kernels& kernel, const std::string& name, int64_t D, bool
 
 }  // namespace
 
-int main() {
-  std::mt19937_64 random(20170711);
-  int cases = 0;
-  std::vector<std::pair<std::string, const Kernels*>> all{{"plain", &kernels_plain()}};
+void run_tests(const std::vector<std::string>&) {
+  rng.seed(20170711);
+  std::vector<std::pair<std::string, const Kernels*>> all{{"plain", &rank::kernels_plain()}};
 #ifdef DSA_FAST_X86
-  if (capability() != Capability::kPlain) all.emplace_back("avx2", &kernels_avx2());
-  if (capability() == Capability::kAvx512) all.emplace_back("avx512", &kernels_avx512());
+  if (capability() != Capability::kPlain) all.emplace_back("avx2", &rank::kernels_avx2());
+  if (capability() == Capability::kAvx512) all.emplace_back("avx512", &rank::kernels_avx512());
 #endif
 #ifdef DSA_FAST_AMX
-  if (has_amx()) all.emplace_back("amx", &kernels_amx());
+  if (has_amx()) all.emplace_back("amx", &rank::kernels_amx());
 #endif
   for (const auto& [name, kernel] : all) {
     for (const int64_t D : {1, 5, 32, 300, 512, 1100}) {
-      for (const bool worst : {false, true}) run_product(*kernel, name, D, worst, random);
+      for (const bool worst : {false, true}) run_product(*kernel, name, D, worst);
     }
   }
   // One item, a tile and its neighbours, a depth and its neighbours, several tiles and ranges.
@@ -246,17 +233,13 @@ int main() {
         for (const int64_t block : {int64_t{1}, int64_t{4}, int64_t{1000}}) {
           const bool small = e[1] < 500;
           if (!small && block != (e[0] > 64 ? 1000 : 4)) continue;
-          run(e[0], e[1], e[2], metric, content, random() % 3 == 0, random() % 3 == 0, block, random);
-          ++cases;
+          run(e[0], e[1], e[2], metric, content, rng() % 3 == 0, rng() % 3 == 0, block);
         }
       }
     }
   }
   for (const int64_t D : {8, 64, 700}) {
-    run(9, 300, D, Metric::kCosine, Content::kSubnormal, true, true, 4, random);
-    ++cases;
+    run(9, 300, D, Metric::kCosine, Content::kSubnormal, true, true, 4);
   }
   check_infinite_distances();
-  std::printf("%d cases, %d failures\n", cases, failures);
-  return failures == 0 ? 0 : 1;
 }

@@ -8,48 +8,24 @@
 #include <jpeglib.h>
 #include <png.h>
 
-#include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
-#include <random>
-#include <stdexcept>
-#include <string>
 
 #include "../../csrc/runtime/files.h"
 #include "dsa_fast/image.h"
+#include "scaffold.h"
 
 namespace {
 
-using namespace dsa_fast;
 using nlohmann::json;
-
-int checks = 0, failures = 0;
-
-void check(bool good, const std::string& what) {
-  ++checks;
-  if (!good && ++failures <= 20) std::fprintf(stderr, "FAILED: %s\n", what.c_str());
-}
-
-// The call must throw, and its message have all these words.
-void refuses(const std::function<void()>& call, const std::vector<std::string>& words) {
-  std::string message = "nothing was thrown";
-  try {
-    call();
-  } catch (const std::exception& error) {
-    message = error.what();
-  }
-  for (const std::string& word : words) check(message.find(word) != std::string::npos, "'" + word + "' in: " + message);
-}
 
 // The SHA-256 of "abc" is from FIPS 180-4's examples.
 json good_sidecar() {
   return json::parse(R"({"format": "dsa_fast.artifact", "format_version": 1, "kind": "onnx", "file": "mf.onnx",
     "bytes": 3, "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-    "model": {"stream": "mf", "class": "DSAReID", "trunk": "resnet50", "parameters": 7},
+    "model": {"stream": "mf", "class": "DSAReID", "backbone": "resnet50", "parameters": 7},
     "input": {"name": "images", "dtype": "uint8", "layout": "NHWC", "height": 256, "width": 128, "channels": "RGB",
               "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
     "output": {"name": "embeddings", "dtype": "float32", "dim": 4096, "normalized": true},
@@ -59,7 +35,8 @@ json good_sidecar() {
 
 void test_sidecar() {
   const Sidecar sidecar = parse_sidecar(good_sidecar().dump(), "mf.onnx.json");
-  check(sidecar.kind == "onnx" && sidecar.bytes == 3 && sidecar.model == "DSAReID, stream mf, trunk resnet50", "kind");
+  check(sidecar.kind == "onnx" && sidecar.bytes == 3 && sidecar.model == "DSAReID, stream mf, backbone resnet50",
+        "kind");
   check(sidecar.input == "images" && sidecar.layout == Layout::kNHWC, "input");
   check(sidecar.height == 256 && sidecar.width == 128 && sidecar.output == "embeddings" && sidecar.dim == 4096,
         "sides");
@@ -93,7 +70,7 @@ void test_sidecar() {
       {"/input/layout", "\"NC\"", {"input.layout must be NHWC or NCHW"}},
       {"/input/height", "-1", {"input.height must be a whole number in 1..16384, got -1"}},
       {"/input/width", "100000", {"input.width"}},
-      {"/input/name", "\"\"", {"input.name must be a text"}},
+      {"/input/name", "\"\"", {"input.name must be a string"}},
       {"/output/dtype", "\"float16\"", {"output.dtype must be float32"}},
       {"/output/dim", "null", {"output.dim must be a whole number", "got null"}},
       {"/output/normalized", "false", {"output.normalized must be true"}},
@@ -101,7 +78,7 @@ void test_sidecar() {
       {"/batch/max", "4", {"batch.max must be a whole number in 8..", "got 4"}},
       {"/batch/min", "0", {"batch.min"}},
       {"/gpu", "{\"name\": \"H100\"}", {"gpu.compute_capability is missing"}},
-      {"/compute_capabilities", "[9]", {"compute_capabilities must be a list of texts, got [9]"}},
+      {"/compute_capabilities", "[9]", {"compute_capabilities must be a list of strings, got [9]"}},
   };
   for (const auto& damage : damages) {
     json document = good_sidecar();
@@ -115,12 +92,11 @@ void test_sidecar() {
   }
   refuses([] { parse_sidecar("{\"format\": ", "s"); }, {"s must be JSON"});
   refuses([] { parse_sidecar("[1]", "s"); }, {"the sidecar must be an object"});
-  // Whatever is cut off or flipped, nothing but an error comes of it.
+  // Cut-off and flipped bytes cause an error or nothing.
   const std::string text = good_sidecar().dump();
-  std::mt19937 random(1);
   for (int i = 0; i < 3000; ++i) {
-    std::string damaged = text.substr(0, i % 2 == 0 ? text.size() : random() % text.size());
-    for (int k = 0; k < 3 && !damaged.empty(); ++k) damaged[random() % damaged.size()] = static_cast<char>(random());
+    std::string damaged = text.substr(0, i % 2 == 0 ? text.size() : rng() % text.size());
+    for (int k = 0; k < 3 && !damaged.empty(); ++k) damaged[rng() % damaged.size()] = static_cast<char>(rng());
     try {
       parse_sidecar(damaged, "s");
     } catch (const std::runtime_error&) {
@@ -256,15 +232,10 @@ std::string make_png(const Image& image) {
   return bytes;
 }
 
-Image noise(int64_t height, int64_t width, std::mt19937& random) {
-  Image image{height, width, std::vector<uint8_t>(static_cast<size_t>(height * width * 3))};
-  for (uint8_t& value : image.pixels) value = static_cast<uint8_t>(random());
-  return image;
-}
+Image noise(int64_t height, int64_t width) { return {height, width, random_bytes(height * width * 3)}; }
 
 void test_decoding() {
-  std::mt19937 random(2);
-  const Image image = noise(37, 21, random);
+  const Image image = noise(37, 21);
   const std::string png = make_png(image), jpeg = make_jpeg(image);
   const Image same = decode_image(png, "x.png");
   check(same.height == 37 && same.width == 21 && same.pixels == image.pixels, "png");
@@ -279,8 +250,8 @@ void test_decoding() {
   refuses([&] { decode_image(huge, "x"); }, {"x must be a readable"});
   for (int i = 0; i < 600; ++i) {
     std::string damaged = i % 2 == 0 ? png : jpeg;
-    for (int k = 0; k < 1 + i % 4; ++k) damaged[random() % damaged.size()] = static_cast<char>(random());
-    if (i % 3 == 0) damaged.resize(random() % damaged.size());
+    for (int k = 0; k < 1 + i % 4; ++k) damaged[rng() % damaged.size()] = static_cast<char>(rng());
+    if (i % 3 == 0) damaged.resize(rng() % damaged.size());
     try {
       const Image decoded = decode_image(damaged, "x");
       check(static_cast<int64_t>(decoded.pixels.size()) == decoded.height * decoded.width * 3,
@@ -315,12 +286,11 @@ double plain(const Image& image, int64_t height, int64_t width, int64_t y, int64
 }
 
 void test_resize() {
-  std::mt19937 random(3);
   constexpr int64_t sizes[][4] = {{1, 1, 5, 7},    {5, 7, 1, 1},   {8, 8, 8, 8},   {128, 64, 32, 16},
                                   {13, 9, 26, 18}, {26, 9, 13, 9}, {9, 13, 9, 31}, {50, 3, 7, 40},
                                   {3, 40, 50, 7},  {2, 2, 3, 3},   {40, 1, 1, 40}, {17, 19, 16, 20}};
   for (const auto& s : sizes) {
-    const Image image = noise(s[0], s[1], random);
+    const Image image = noise(s[0], s[1]);
     std::vector<uint8_t> resized(static_cast<size_t>(s[2] * s[3] * 3));
     resize(image, s[2], s[3], resized.data());
     double worst = 0;
@@ -332,7 +302,7 @@ void test_resize() {
                               std::to_string(s[2]) + " x " + std::to_string(s[3]) + ": off by " +
                               std::to_string(worst));
   }
-  Image image = noise(2, 2, random);
+  Image image = noise(2, 2);
   uint8_t out[3];
   refuses([&] { resize(image, 0, 1, out); }, {"must be at least 1"});
   image.pixels.pop_back();
@@ -341,9 +311,9 @@ void test_resize() {
 
 }  // namespace
 
-int main() {
+void run_tests(const std::vector<std::string>&) {
   char folder[] = "/tmp/dsa_fast_test_XXXXXX";
-  if (mkdtemp(folder) == nullptr) return 1;
+  check(mkdtemp(folder) != nullptr, "mkdtemp");
   test_sidecar();
   test_artifact(folder);
   test_contract();
@@ -351,6 +321,4 @@ int main() {
   test_decoding();
   test_resize();
   std::filesystem::remove_all(folder);
-  std::printf("%d checks, %d failures\n", checks, failures);
-  return failures == 0 ? 0 : 1;
 }

@@ -1,16 +1,15 @@
-// The shim's own test: a kernel that needs barriers and both kinds of shared memory is right in every order of its
-// threads, the same without its barriers is not, and an order is drawn anew each time.
-#include <cstdio>
+// Tests the host shim. A kernel that needs barriers and both kinds of shared memory is right in every order of its
+// threads. Without its barriers it is not. Each run draws a new order.
 #include <set>
-#include <vector>
 
-#include "cuda_shim.h"
+#include "../../csrc/cuda/host_shim.h"
+#include "scaffold.h"
 
 namespace {
 
 constexpr int kThreads = 37;
 
-// Sums of each block's numbers, by halves in dynamic shared memory; the first of its threads scales them by what the
+// Sums each block's numbers by halves in dynamic shared memory. Its first thread scales the sum by a number that the
 // last one left in static shared memory.
 template <bool kBarriers>
 __global__ void sum_blocks(const uint32_t* x, int n, uint32_t* sums) {
@@ -43,7 +42,7 @@ std::vector<uint32_t> run_sums(bool barriers, const std::vector<uint32_t>& x, un
 
 }  // namespace
 
-int main() {
+void run_tests(const std::vector<std::string>&) {
   constexpr unsigned kBlocks = 5;
   std::vector<uint32_t> x(kBlocks * kThreads - 3), expected(kBlocks, 0);
   for (size_t k = 0; k < x.size(); ++k) {
@@ -53,17 +52,14 @@ int main() {
   std::set<std::vector<uint32_t>> racy;
   std::set<std::vector<int>> orders;
   for (int run = 0; run < 20; ++run) {
-    if (run_sums(true, x, kBlocks) != expected) {
-      std::fprintf(stderr, "FAILED: sums with barriers\n");
-      return 1;
-    }
+    check(run_sums(true, x, kBlocks) == expected, "sums with barriers");
     racy.insert(run_sums(false, x, kBlocks));
     int count = 0;
     std::vector<int> order(kThreads);
     run_blocks_on_cpu(count_in_any_order, dim3(1), dim3(kThreads), 0, &count, order.data());
     orders.insert(order);
-    if (count != kThreads) return 1;
+    check(count == kThreads, "every thread runs once");
   }
-  std::printf("%zu results without barriers, %zu orders\n", racy.size(), orders.size());
-  return racy.size() > 1 && orders.size() > 10 ? 0 : 1;
+  check(racy.size() > 1, "sums without barriers differ");
+  check(orders.size() > 10, "orders are drawn anew");
 }

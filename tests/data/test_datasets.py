@@ -54,7 +54,7 @@ def error_of(root: Path, name: str = "auto", **options: object) -> str:
     return str(caught.value)
 
 
-# Market-1501 and what has its layout
+# Market-1501 and others in its layout
 
 MARKET_PLACES = [
     "Market-1501-v15.09.15",  # fast-reid, and as unpacked
@@ -89,7 +89,7 @@ def test_duke_is_found_and_counted(tmp_path: Path, place: str) -> None:
 
 def test_any_name_will_do_when_the_data_set_is_named(tmp_path: Path) -> None:
     make_tree(tmp_path / "copy", TREE)
-    assert read_dataset(tmp_path).name == "market-layout"  # nothing says what it is: nothing to count
+    assert read_dataset(tmp_path).name == "market-layout"  # an unknown name has no numbers to compare
     assert read_dataset(tmp_path, "market1501", check_counts=False).root == tmp_path / "copy"
     assert "12936" in error_of(tmp_path, "market1501")
 
@@ -470,7 +470,7 @@ def test_every_name_and_option_is_checked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["auto", *DATASETS])
-def test_the_expected_tree_is_shown_beside_what_was_found(tmp_path: Path, name: str) -> None:
+def test_the_expected_tree_is_shown_next_to_the_one_found(tmp_path: Path, name: str) -> None:
     (tmp_path / "reid" / "Market-1501" / "images").mkdir(parents=True)
     lines = error_of(tmp_path / "reid", name).splitlines()
     assert "reid" in lines[0] and lines[1].startswith("Expected") and "| Found:" in lines[1]

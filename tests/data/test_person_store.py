@@ -157,7 +157,7 @@ def test_an_invalid_cache_is_made_anew(
         manifest.write_text("[]")
     with caplog.at_level(logging.INFO):
         store = open_store(people, cache)
-    assert "is made anew: " in caplog.text
+    assert "is rebuilt: " in caplog.text
     items = PeopleDataset(people)
     assert all(torch.equal(store.images[n], items[n]["image"]) for n in range(12))
     assert len(bins(cache)) == 1 and bins(cache)[0] != data
@@ -249,7 +249,7 @@ def test_place_is_chosen_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert why == ("0.6 GB do not fit in a quarter of the 2.0 GB free on cuda:0; 0.6 GB fit in half of the 8.0 GB free")
     assert choose_place(600_000_000, gpu, processes=8)[0] == "disk"
     monkeypatch.setattr(store_module, "_free_host_bytes", lambda: None)
-    assert choose_place(1, cpu) == ("disk", "how much memory is free is not known")
+    assert choose_place(1, cpu) == ("disk", "the free memory is not known")
 
 
 def test_free_memory_is_known_here() -> None:
@@ -339,7 +339,7 @@ def test_where_the_cache_is(tree: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tree / ".dsa_fast").exists() and not (tmp_path / "off" / "store").exists()
     fit(data, MODEL, augment=AUGMENT, trainer=trainer, out=tmp_path / "auto")
     assert len(bins(tree / ".dsa_fast")) == 1
-    assert len(read_dataset(tree, check_counts=False).train) == 16  # the folder is in nobody's way
+    assert len(read_dataset(tree, check_counts=False).train) == 16  # the folder is not taken for a data set
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: path != tree and allowed(path, mode))
     fit(data, MODEL, augment=AUGMENT, trainer=trainer, out=tmp_path / "readonly")

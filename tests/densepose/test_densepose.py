@@ -655,7 +655,7 @@ def test_command_names_bad_input(two_people: tuple[Path, Path, Path], tmp_path: 
     with pytest.raises(FileNotFoundError, match=r"IUV map not found: .*none\.png"):
         warp_command(photo, tmp_path / "none.png", out)
     (tmp_path / "text.jpg").write_text("no image")
-    with pytest.raises(ValueError, match=r"image is not a readable image: .*text\.jpg"):
+    with pytest.raises(ValueError, match=r"text\.jpg must be a readable image"):
         warp_command(tmp_path / "text.jpg", iuv, out)
     with pytest.raises(ValueError, match='out must end in ".png"'):
         warp_command(photo, iuv, tmp_path / "out.jpg")
@@ -667,6 +667,8 @@ def test_command_names_bad_input(two_people: tuple[Path, Path, Path], tmp_path: 
     with pytest.raises(ValueError, match="instances must have one channel"):
         warp_command(photo, iuv, out, instances=photo, person=3)
     Image.new("L", (4, 5)).save(tmp_path / "few.png")
+    with pytest.raises(ValueError, match=r"instances must be a readable image, got .*none\.png"):
+        warp_command(photo, iuv, out, instances=tmp_path / "none.png", person=3)
     with pytest.raises(ValueError, match=r"instances must be of the image's size .* 40 x 24, got 4 x 5"):
         warp_command(photo, iuv, out, instances=tmp_path / "few.png", person=3)
     write_iuv(tmp_path / "empty.png", torch.zeros(3, 24, 40, dtype=torch.uint8))

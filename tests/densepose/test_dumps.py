@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import pickletools
 import subprocess
 import sys
 import textwrap
@@ -190,8 +191,8 @@ def test_text_pickles_are_read_as_far_as_they_hold_no_tensors(tmp_path: Path) ->
             "cse",
             r"cse\.wrong, image 0 \(/people/0\.jpg\): got DensePoseEmbedding.* CSE .* chart model",
         ),
-        ("heads", "got DensePoseChartPredictorOutput: what the network put out, not yet results"),
-        ("instances", "got Instances: what the network put out"),
+        ("heads", "got DensePoseChartPredictorOutput: raw network outputs, not results"),
+        ("instances", "got Instances: raw network outputs"),
         ("labels", r"labels must be part ids 0..24, got 25..25"),
         ("shape", r"must hold labels \[h, w\] and uv"),
         ("box", "box must be of the result's size, 90 x 90"),
@@ -414,6 +415,37 @@ def test_tensors_stay_inside_their_bytes(tmp_path: Path) -> None:
             read_values(path, ())
 
 
+def test_a_zip_that_promises_more_numbers_than_it_holds_is_refused(tmp_path: Path) -> None:
+    """torch.load believes the number of elements in the pickle."""
+    torch.save(torch.arange(4), tmp_path / "whole.pt")
+    for count in (1 << 20, 1 << 40):
+        name = str(tmp_path / f"short{count}.pt")
+        with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(name, "w") as short:
+            for info in whole.infolist():
+                data = whole.read(info)
+                if info.filename.endswith("/data.pkl"):  # both the storage's and the tensor's size
+                    number = pickle.dumps(count, 2)[2:-1]
+                    assert data.count(b"K\x04") == 2
+                    data = data.replace(b"K\x04", number)
+                short.writestr(info.filename, data)
+        with pytest.raises(ValueError, match=r"short.* is no torch.save file"):
+            read_values(name, ())
+
+
+def test_tensors_made_of_one_repeated_number_are_refused(tmp_path: Path) -> None:
+    for write in (as_zip, as_legacy):
+        write(torch.zeros(1).expand(1 << 40), tmp_path / "wide.pkl")
+        with pytest.raises(ValueError, match=r"wide\.pkl .*a tensor reaches beyond its data"):
+            read_values(tmp_path / "wide.pkl", ())
+
+
+def test_only_plain_tensors_are_taken(tmp_path: Path) -> None:
+    for tensor in (torch.eye(2).to_sparse(), torch.empty(2, device="meta"), torch.nn.Parameter(torch.ones(2))):
+        torch.save([tensor], tmp_path / "odd.pkl")
+        with pytest.raises(ValueError, match=r"odd\.pkl .*a tensor must be dense and on the CPU"):
+            read_values(tmp_path / "odd.pkl", ())
+
+
 def test_deep_nesting_exhausts_nothing(tmp_path: Path) -> None:
     for opener, closer in ((b"]" * 300_000, b"a" * 299_999), (b")" + b"\x85" * 300_000, b"")):
         (tmp_path / "deep.pkl").write_bytes(b"\x80\x02" + opener + closer + b".")
@@ -519,3 +551,34 @@ def test_the_choice_does_not_hang_on_the_order(people: list[tuple[int, ...]], ra
     best, shuffled = chosen(people), list(people)
     random.shuffle(shuffled)
     assert worth(best) == worth(chosen(shuffled)) == max(map(worth, people), default=0.0)
+
+
+@pytest.mark.parametrize("depth", [50, 300_000])
+@pytest.mark.parametrize("kind", ["pickle", "memo", "zip", *range(5)])
+def test_a_deeply_nested_key_does_not_end_the_process(tmp_path: Path, kind: str | int, depth: int) -> None:
+    """Python would hash the key by recursion until its stack is used up. A number: that pickle of the older format."""
+    nested = b"\x80\x02}K\x01" + depth * b"\x85" + b"K\x01s."
+    path = tmp_path / "deep"
+    if kind == "memo":
+        nested = b"\x80\x02}K\x01q\x00" + depth * b"0h\x00\x85q\x00" + b"K\x01s."
+    if kind in ("pickle", "memo"):
+        path.write_bytes(nested)
+    elif kind == "zip":
+        torch.save({1: torch.ones(2)}, tmp_path / "plain")
+        with zipfile.ZipFile(tmp_path / "plain") as old, zipfile.ZipFile(path, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, nested if name.endswith("data.pkl") else old.read(name))
+    else:
+        torch.save([torch.ones(2)], tmp_path / "plain", _use_new_zipfile_serialization=False)
+        file = io.BytesIO((tmp_path / "plain").read_bytes())
+        ends = [0]
+        for _ in range(5):
+            list(pickletools.genops(file))
+            ends.append(file.tell())
+        whole, number = file.getvalue(), int(kind)
+        path.write_bytes(whole[: ends[number]] + nested + whole[ends[number + 1] :])
+    if depth > 100:
+        with pytest.raises(ValueError, match="nests values more than 100 deep"):
+            read_values(path, [])
+    elif kind in ("pickle", "memo", "zip"):
+        assert len(read_values(path, [])) == 1

@@ -178,7 +178,7 @@ def test_a_packed_data_set_reads_the_same(people: Path, capsys: pytest.CaptureFi
     expected = maps_of(people)
     assert main(["pack", str(people)]) == 0
     told = capsys.readouterr().out
-    assert "9 maps of 9 images" in told and "is taken before it" in told
+    assert "9 maps of 9 images" in told and "takes precedence" in told
     assert main(["pack", str(people)]) == 1
     assert "--overwrite replaces it" in capsys.readouterr().err
     assert main(["pack", str(people), "--overwrite"]) == 0

@@ -1,4 +1,4 @@
-"""Keypoint IUV: exact maps of synthetic people as the measure, readers of keypoints, and Keypoint R-CNN's door."""
+"""Keypoint IUV: exact maps of synthetic people as the measure, readers of keypoints, and Keypoint R-CNN."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dsa_fast.data.synth import Camera, Pose, identity_of, joints3d, landmarks3d, person_keypoints, render_person
-from dsa_fast.densepose import LAYOUTS, MIRROR, flip_iuv, iuv_from_keypoints, posing, read_keypoints
+from dsa_fast.data.synth import Camera, identity_of, person_keypoints, render_person
+from dsa_fast.densepose import LAYOUTS, MIRROR, flip_iuv, iuv_from_keypoints, read_keypoints
+from dsa_fast.densepose.body import Pose, joints3d, landmarks3d, points
 from dsa_fast.densepose.keypoint_rcnn import PoseEstimator
 from dsa_fast.ops.bodies import Surface, draw_bodies
 
@@ -309,21 +310,21 @@ def test_operator() -> None:
             draw_bodies(wrong, maps, shown, (5, 6))
 
 
-def test_measures_are_the_bodys() -> None:
+def test_lengths_of_the_average_body() -> None:
     at = dict(zip(("pelvis", "spine", "chest", "neck", "head"), joints3d(Pose())[:5], strict=True))
     joints = joints3d(Pose())
     shoulders, hips = joints[[5, 6]].mean(0), joints[[11, 12]].mean(0)
-    assert pytest.approx(shoulders[1] - hips[1], abs=1e-3) == posing._TRUNK
-    assert pytest.approx(joints[5, 0] - joints[6, 0], abs=1e-3) == posing._SHOULDER_WIDTH
-    assert pytest.approx(joints[11, 0] - joints[12, 0], abs=1e-3) == posing._HIP_WIDTH
-    assert pytest.approx(at["neck"][1] - shoulders[1], abs=1e-3) == posing._NECK_ABOVE
-    assert pytest.approx(at["head"][1] - shoulders[1], abs=1e-3) == posing._HEAD_ABOVE
+    assert pytest.approx(shoulders[1] - hips[1], abs=1e-3) == points.TRUNK
+    assert pytest.approx(joints[5, 0] - joints[6, 0], abs=1e-3) == points.SHOULDER_WIDTH
+    assert pytest.approx(joints[11, 0] - joints[12, 0], abs=1e-3) == points.HIP_WIDTH
+    assert pytest.approx(at["neck"][1] - shoulders[1], abs=1e-3) == points.NECK_ABOVE
+    assert pytest.approx(at["head"][1] - shoulders[1], abs=1e-3) == points.HEAD_ABOVE
     marks = landmarks3d(Pose())
-    assert pytest.approx(marks["crown"][1] - shoulders[1], abs=1e-3) == posing._CROWN_ABOVE
+    assert pytest.approx(marks["crown"][1] - shoulders[1], abs=1e-3) == points.CROWN_ABOVE
     names = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "crown")
     offsets = np.stack([marks[name] for name in names]) - at["head"]
-    assert np.allclose(offsets, posing._HEAD_OFFSETS, atol=1e-3)
-    for limb, first in ((posing._ARM, 5), (posing._LEG, 11)):
+    assert np.allclose(offsets, points.HEAD_OFFSETS, atol=1e-3)
+    for limb, first in ((points.ARM, 5), (points.LEG, 11)):
         for k in (0, 1):
             length = np.linalg.norm(joints[first + 2 * k] - joints[first + 2 * k + 2])
             assert limb.lengths[k] == pytest.approx(length, abs=1e-3)
@@ -435,7 +436,7 @@ def test_reads_market1501_body_point(tmp_path: Path) -> None:
     assert list(table) == ["0001_a.jpg", "0002_b.jpg"]
     assert np.allclose(table["0001_a.jpg"][:, :2], person) and np.allclose(table["0002_b.jpg"][:, :2], person + 1)
     assert list(read_keypoints(path, names=["x", "y"])) == ["x", "y"]
-    with pytest.raises(ValueError, match=r"names \(--keypoint_names\) must be the folder"):
+    with pytest.raises(ValueError, match=r"names \(--keypoints\.names\) must be the folder"):
         read_keypoints(path)
     with pytest.raises(ValueError, match="is of 2 pictures, got names of 3"):
         read_keypoints(path, names=["x", "y", "z"])
@@ -574,7 +575,7 @@ def test_estimator_errors(tmp_path: Path, weights: Path, estimator: PoseEstimato
     with pytest.raises(ValueError, match="bad.pth' is no file of tensors"):
         PoseEstimator(bad)
     torch.save([1, 2], bad)
-    with pytest.raises(ValueError, match="must hold a state dict .* got list"):
+    with pytest.raises(ValueError, match="must hold a state dict .* got a list"):
         PoseEstimator(bad)
     torch.save({"a": torch.zeros(1)}, bad)
     with pytest.raises(ValueError, match="names are missing"):

@@ -30,8 +30,8 @@ from dsa_fast.data.image_list import list_images
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.densepose.iuv import read_iuv, write_iuv
 from dsa_fast.densepose.iuv_store import IUVStore
-from dsa_fast.densepose.prepare import MAKER_KEY, SCORE_KEY, Found, _batches, make_maps
-from dsa_fast.densepose.torchrun import Ranks
+from dsa_fast.densepose.prepare import MAKER_KEY, SCORE_KEY, PersonMap, _batches, make_maps
+from dsa_fast.densepose.torchrun import Processes
 from dsa_fast.files import atomic_path, remove_left_over
 from dsa_fast.image import read_image
 
@@ -53,14 +53,14 @@ class Fake:
     def load(self, image: Path) -> torch.Tensor:
         return read_image(image)
 
-    def estimate(self, batch: Sequence[torch.Tensor]) -> list[Found | None]:
+    def estimate(self, batch: Sequence[torch.Tensor]) -> list[PersonMap | None]:
         time.sleep(self.pause)
         self.batches.append(len(batch))
-        found: list[Found | None] = []
+        found: list[PersonMap | None] = []
         for image in batch:
             iuv = image.flip(0).contiguous()
             iuv[0] %= 25
-            found.append(None if int(image[0, 0, 0]) < 32 else Found(iuv, int(image[1, 0, 0]) / 255))
+            found.append(None if int(image[0, 0, 0]) < 32 else PersonMap(iuv, int(image[1, 0, 0]) / 255))
         return found
 
 
@@ -184,7 +184,7 @@ def test_a_map_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
 
 def test_an_error_of_the_estimator_ends_the_run(tmp_path: Path) -> None:
     class Broken(Fake):
-        def estimate(self, batch: Sequence[torch.Tensor]) -> list[Found | None]:
+        def estimate(self, batch: Sequence[torch.Tensor]) -> list[PersonMap | None]:
             raise RuntimeError("out of order")
 
     with pytest.raises(RuntimeError, match="out of order"):
@@ -266,8 +266,8 @@ def test_only_dead_writers_files_are_removed(tmp_path: Path) -> None:
 # --- shared runs ----------------------------------------------------------------------------------------------------
 
 
-def _two(store: Any) -> list[Ranks]:
-    return [Ranks(store, rank, 2, rank) for rank in range(2)]
+def _two(store: Any) -> list[Processes]:
+    return [Processes(store, rank, 2, rank) for rank in range(2)]
 
 
 def test_ranks_share_all_pieces_and_rank_0_hears_of_them() -> None:
@@ -283,7 +283,7 @@ def test_ranks_share_all_pieces_and_rank_0_hears_of_them() -> None:
     large = [random.Random(0).randbytes(3_000_000).hex()]
     assert ranks[1].gather(large) is None
     assert ranks[0].gather("own") == ["own", large]
-    assert ranks[0].world == 2 and Ranks().gather(1) == [1] and list(Ranks().claim(3)) == [0, 1, 2]
+    assert ranks[0].world == 2 and Processes().gather(1) == [1] and list(Processes().claim(3)) == [0, 1, 2]
 
 
 def test_a_slow_process_takes_less(tmp_path: Path) -> None:
@@ -291,8 +291,8 @@ def test_a_slow_process_takes_less(tmp_path: Path) -> None:
     estimators = Fake(pause=0.001), Fake(pause=0.1)
     results: list[Any] = [None, None]
 
-    def run(rank: Ranks) -> None:
-        results[rank.rank] = make_maps(pairs, estimators[rank.rank], batch=2, workers=1, ranks=rank)
+    def run(rank: Processes) -> None:
+        results[rank.rank] = make_maps(pairs, estimators[rank.rank], batch=2, workers=1, processes=rank)
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in _two(torch.distributed.HashStore())]
     for thread in threads:
@@ -305,12 +305,16 @@ def test_a_slow_process_takes_less(tmp_path: Path) -> None:
 
 
 _RANK_PROGRAM = """
-import sys
+import os, pathlib, sys, time
 import tests.densepose.test_prepare as it
 import dsa_fast.cli.prepare as command
 from dsa_fast.cli import main
 fake = it.Fake(pause=0.02)
 command._estimator = lambda listing, *_, **__: (listing, fake, dict(fake.settings))
+here = pathlib.Path(__file__).parent
+(here / f"ready{os.environ['RANK']}").touch()
+while len(list(here.glob("ready*"))) < 2:  # however long the other takes to start
+    time.sleep(0.01)
 status = main(["prepare", *sys.argv[1:]])
 print(f"images {sum(fake.batches)}", flush=True)
 sys.exit(status)
@@ -345,11 +349,11 @@ def test_two_processes_of_torchrun(tmp_path: Path) -> None:
 def test_half_a_launcher_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    assert Ranks.from_environment().world == 1
+    assert Processes.from_environment().world == 1
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="must be set together.*got only RANK, WORLD_SIZE"):
-        Ranks.from_environment()
+        Processes.from_environment()
 
 
 # --- what is listed -------------------------------------------------------------------------------------------------
@@ -482,7 +486,7 @@ def test_report_and_contact_sheet(
     assert 0 < len(undetected) < 20
     assert report["images"] == 20 and report["undetected"] == undetected and report["failed"] == []
     assert report["detected"] == 20 - len(undetected) and report["detected_share"] == report["detected"] / 20
-    assert report["settings"] == fake.settings and report["made_now"] == 20
+    assert report["settings"] == {"method": "detectron2", **fake.settings} and report["made_now"] == 20
     assert 0 < report["texel_fill"]["p10"] <= report["texel_fill"]["median"] <= report["texel_fill"]["p90"] < 1
     assert f"Fake: 20 images, {20 - len(undetected)} with a person" in out and "prepare.jpg" in out
     with Image.open(tmp_path / "images" / "iuv" / "prepare.jpg") as sheet:
@@ -511,12 +515,13 @@ def test_failed_images_are_named_and_change_the_status(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "model must be given with --from densepose"),
-        (["--model", "a.yaml"], "weights must be given with --from densepose"),
-        (["--model", "a.yaml", "--weights", "b.pkl"], "model must be a file, got a.yaml"),
-        (["--from", "keypoints"], "keypoints must be given with --from keypoints"),
-        (["--from=dump"], "dump must be given with --from dump"),
-        (["--from", "pose", "--dump", "x"], "dump is not for --from pose"),
+        ([], "--detectron2.config must be given with --method detectron2"),
+        (["--detectron2.config", "a.yaml"], "--detectron2.weights must be given with --method detectron2"),
+        (["--detectron2.config", "a.yaml", "--detectron2.weights", "b.pkl"], "config must be a file, got a.yaml"),
+        (["--method", "keypoints"], "--keypoints.file must be given with --method keypoints"),
+        (["--method=dump"], "--dump.file must be given with --method dump"),
+        (["--method", "pose", "--dump.file", "x"], "--dump.* are for --method dump, got --method pose"),
+        (["--keypoints.file", "x"], "--keypoints.* are for --method keypoints, got --method detectron2"),
         (["--device", "gpu"], "device must be auto"),
     ],
 )
@@ -546,26 +551,24 @@ def test_names_of_other_programs_find_their_images(tmp_path: Path) -> None:
         match_names(images, ["c.png"], "FILE")
 
 
+# COCO's joints of somebody who stands and faces us, in a picture of 48 x 96 (width x height).
+STANDING = np.ones((17, 3), np.float32)
+STANDING[:, 0] = [24, 26, 22, 28, 20, 33, 15, 36, 12, 37, 11, 30, 18, 31, 17, 31, 17]
+STANDING[:, 1] = [10, 8, 8, 9, 9, 22, 22, 36, 36, 48, 48, 50, 50, 68, 68, 86, 86]
+
+
 def test_keypoints_are_drawn_by_the_same_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = [picture(tmp_path / "images" / f"{i}.png", i, (96, 48)) for i in range(3)]
-    joints = np.zeros((2, 17, 3), np.float32)  # somebody who stands and faces us, and somebody of whom no joint is sure
-    xs = [24, 26, 22, 28, 20, 33, 15, 36, 12, 37, 11, 30, 18, 31, 17, 31, 17]
-    ys = [10, 8, 8, 9, 9, 22, 22, 36, 36, 48, 48, 50, 50, 68, 68, 86, 86]
-    joints[0] = np.stack([np.array(xs), np.array(ys), np.ones(17)], 1)
+    joints = np.zeros((2, 17, 3), np.float32)  # the second: no joint is sure
+    joints[0] = STANDING
     np.savez(tmp_path / "joints.npz", names=np.array(["0.png", "1.png"]), keypoints=joints)
-    arguments = [
-        "prepare",
-        str(tmp_path / "images"),
-        "--from",
-        "keypoints",
-        "--keypoints",
-        str(tmp_path / "joints.npz"),
-    ]
+    options = ["--method", "keypoints", "--keypoints.file", str(tmp_path / "joints.npz")]
+    arguments = ["prepare", str(tmp_path / "images"), *options]
     assert main(arguments) == 0
     out = tmp_path / "images" / "iuv"
     report = json.loads((out / "prepare.json").read_text())
     assert report["detected"] == 1 and report["undetected"] == ["1.png", "2.png"]
-    assert report["settings"]["from"] == "keypoints" and report["maker"] == "keypoint IUV"
+    assert report["settings"]["method"] == "keypoints" and report["maker"] == "keypoint IUV"
     iuv = read_iuv(out / "0.png", size=(96, 48))
     assert int(iuv[0, 36, 24]) == 2, "the middle of the chest is the torso's front"
     with Image.open(out / "0.png") as file:
@@ -573,17 +576,35 @@ def test_keypoints_are_drawn_by_the_same_run(tmp_path: Path, capsys: pytest.Capt
     assert len(images) == 3 and main(arguments) == 0 and "there already" in capsys.readouterr().out
 
 
+def test_photos_with_an_exif_turn_are_taken_upright(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A photo stored lying down, 96 x 48, and the joints of its upright view, 48 x 96 (width x height)."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    photo = tmp_path / "images" / "turned.jpg"
+    photo.parent.mkdir()
+    Image.new("RGB", (96, 48), "red").save(photo, exif=exif)
+    np.savez(tmp_path / "joints.npz", names=np.array(["turned.jpg"]), keypoints=STANDING[None])
+    options = ["--method", "keypoints", "--keypoints.file", str(tmp_path / "joints.npz")]
+    assert main(["prepare", str(photo.parent), *options]) == 0
+    place = photo.parent / "iuv" / "turned.png"
+    assert read_iuv(place).shape == (3, 96, 48) == read_image(photo).shape
+    assert int(read_iuv(place)[0, 36, 24]) == 2
+    assert main(["prepare", str(photo.parent), *options]) == 0 and "there already" in capsys.readouterr().out
+    assert main(["warp", str(photo), str(place), "--out", str(tmp_path / "warp.png")]) == 0
+    assert main(["inspect", str(photo.parent), "--out", str(tmp_path / "inspect")]) in (0, 1)
+    report = json.loads((tmp_path / "inspect" / "inspect.json").read_text())
+    assert report["detected"] == 1 and report["counts"]["size"] == 0
+
+
 def test_a_file_about_one_split_makes_maps_of_that_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("bounding_box_train", "query", "bounding_box_test", "gt_bbox"):
         for name in ("0001_c1s1_000001_00.jpg", "0002_c1s1_000001_00.jpg"):
             picture(tmp_path / "data" / split / name, 1, (96, 48))
     names, joints = np.array(["query/0001_c1s1_000001_00.jpg"]), np.zeros((1, 17, 3), np.float32)
-    joints[0, 5:, 0] = [33, 15, 36, 12, 37, 11, 30, 18, 31, 17, 31, 17]
-    joints[0, 5:, 1] = [22, 22, 36, 36, 48, 48, 50, 50, 68, 68, 86, 86]
-    joints[0, 5:, 2] = 1
+    joints[0, 5:] = STANDING[5:]
     np.savez(tmp_path / "joints.npz", names=names, keypoints=joints)
-    options = ["--from", "keypoints", "--keypoints", str(tmp_path / "joints.npz")]
-    assert main(["prepare", str(tmp_path / "data"), *options, "--layout", "market14"]) == 1
+    options = ["--method", "keypoints", "--keypoints.file", str(tmp_path / "joints.npz")]
+    assert main(["prepare", str(tmp_path / "data"), *options, "--keypoints.layout", "market14"]) == 1
     assert "has 14 joints" in capsys.readouterr().err
     assert main(["prepare", str(tmp_path / "data"), *options]) == 0, "nothing was made by the other options"
     out = tmp_path / "data" / "iuv"
@@ -642,7 +663,7 @@ def test_without_detectron2_it_says_how_to_get_it(
     picture(tmp_path / "images" / "a.png", 1)
     (tmp_path / "a.yaml").touch()
     (tmp_path / "a.pkl").touch()
-    options = ["--model", str(tmp_path / "a.yaml"), "--weights", str(tmp_path / "a.pkl")]
+    options = ["--detectron2.config", str(tmp_path / "a.yaml"), "--detectron2.weights", str(tmp_path / "a.pkl")]
     assert main(["prepare", str(tmp_path / "images"), *options]) == 1
     error = capsys.readouterr().err
     assert "pip install" in error and "projects/DensePose" in error and "PYTHONPATH" in error
@@ -776,16 +797,20 @@ def test_configs_and_weights_that_do_not_fit(tiny_model: tuple[Path, Path], tmp_
         ("none.yaml", "MODEL: [", "must be a detectron2 config"),
         ("key.yaml", "MODEL: {NO_SUCH: 1}", "must be a detectron2 config"),
         ("code.yaml", "MODEL: !!python/object/apply:os.getcwd []", "must be a detectron2 config"),
-        ("plain.yaml", "MODEL: {META_ARCHITECTURE: GeneralizedRCNN}", "must be a config of a DensePose model"),
+        ("plain.yaml", "MODEL: {META_ARCHITECTURE: GeneralizedRCNN}", "must be that of a DensePose model"),
         ("cse.yaml", text.replace("ChartWithConfidencePredictor", "EmbeddingPredictor"), r"\(CSE\)"),
-        ("wide.yaml", text.replace("CONV_HEAD_DIM: 16", "CONV_HEAD_DIM: 24"), "weights must be those of"),
+        (
+            "wide.yaml",
+            text.replace("CONV_HEAD_DIM: 16", "CONV_HEAD_DIM: 24"),
+            "weights .* does not fit this network: .* shapes differ",
+        ),
     ):
         (tmp_path / name).write_text(content)
         with pytest.raises(ValueError, match=message):
             DensePose(tmp_path / name, weights)
     part = dict(list(torch.load(weights, weights_only=True)["model"].items())[1:])
     torch.save(part, tmp_path / "part.pth")
-    with pytest.raises(ValueError, match="is missing"):
+    with pytest.raises(ValueError, match="1 names are missing"):
         DensePose(config, tmp_path / "part.pth")
     with pytest.raises(ValueError, match="overrides must be keys"):
         DensePose(config, weights, overrides={"MODEL.NO_SUCH": 1})

@@ -17,14 +17,14 @@ SIZE = (64, 32)
 
 
 def smooth_images(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> Tensor:
-    """uint8 [count, 3, *size]: coloured patches, as unlike each other as people are."""
+    """uint8 [count, 3, *size]: colored patches that differ as much as people do."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 8, 4, generator=generator)
     return (255 * nn.functional.interpolate(coarse, size, mode="bilinear")).round().byte()
 
 
 def save_checkpoint(path: Path, model: ModelConfig = SMALL, size: tuple[int, int] = SIZE) -> Path:
-    """A checkpoint of random weights, whose batch norms have seen images, so that its features are no noise."""
+    """A checkpoint of random weights, whose batch norms have seen images, so that its features are not noise."""
     torch.manual_seed(0)
     task = ReIDTask(4, model, augment=AugmentConfig(size=size))
     stream = task.model.mf_stream

@@ -1,4 +1,4 @@
-"""Export, sidecars and encoders; what only a GPU can run is driven here through stand-ins of its API."""
+"""Export, sidecars and encoders. Code that only a GPU can run is tested with stand-ins of its API."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from dsa_fast.deploy import cuda as cuda_module
 from dsa_fast.deploy import tensorrt as trt_module
 from dsa_fast.deploy.cuda import GRAPH_SIZES, CudaRunner, Enqueue, graph_size
 from dsa_fast.deploy.embedding_network import EmbeddingNetwork, fold_batch_norms
-from dsa_fast.deploy.encoder import Encoder
+from dsa_fast.deploy.encoder import Encoder, openvino_precision
 from dsa_fast.deploy.export import NamedImages, export
 from dsa_fast.deploy.image_batch import chunks
 from dsa_fast.deploy.onnx import count_ops
@@ -147,8 +147,8 @@ def test_the_sidecar_holds_the_contract(exported: Callable[..., Path], checkpoin
 
 
 def damage(path: Path, what: str) -> None:
-    """Does to an exported file, or its sidecar, what the name says."""
-    beside = sidecar_path(path)
+    """Damages an exported file, or its sidecar, as named by `what`."""
+    description = sidecar_path(path)
     if what == "a byte":
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
@@ -156,11 +156,11 @@ def damage(path: Path, what: str) -> None:
     elif what == "cut short":
         path.write_bytes(path.read_bytes()[:-7])
     elif what == "no sidecar":
-        beside.unlink()
+        description.unlink()
     elif what == "no JSON":
-        beside.write_text("{")
+        description.write_text("{")
     else:
-        data = json.loads(beside.read_text())
+        data = json.loads(description.read_text())
         if what == "newer":
             data["format_version"] = 2
         elif what == "another format":
@@ -173,7 +173,7 @@ def damage(path: Path, what: str) -> None:
             data["input"]["height"] = 96
         elif what == "wrong width":
             data["output"]["dim"] = 64
-        beside.write_text(json.dumps(data))
+        description.write_text(json.dumps(data))
 
 
 @pytest.mark.parametrize("format", ["onnx", "tensorrt-rtx"])
@@ -252,6 +252,30 @@ def test_onnx_agrees_with_the_checkpoint(
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(20), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("precision", "capabilities", "expected"),
+    [
+        ("fp16", ["FP32", "BF16", "INT8"], "fp32"),
+        ("fp16", ["FP32", "BF16", "FP16"], "fp16"),
+        ("bf16", ["FP32", "BF16"], "bf16"),
+        ("int8", ["FP32", "BF16"], "bf16"),
+        ("int8", ["FP32"], "fp32"),
+        ("fp32", ["FP32", "BF16", "FP16"], "fp32"),
+    ],
+)
+def test_openvino_never_replaces_fp16_by_bf16(precision: str, capabilities: list[str], expected: str) -> None:
+    assert openvino_precision(precision, capabilities) == expected
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_the_encoder_says_which_precision_openvino_computes_in(exported: Callable[..., Path], precision: str) -> None:
+    encoder = Encoder.load(exported(precision), backend="openvino")
+    assert encoder.precision in (precision, "fp32")
+    nodes = [node.get_rt_info() for node in encoder._run._model.get_runtime_model().get_ops()]  # type: ignore[union-attr]
+    kinds = {node["runtimePrecision"].astype(str) for node in nodes if node["layerType"].astype(str) == "Convolution"}
+    assert kinds == {{"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[encoder.precision]}
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_the_graph_is_typed_folded_and_dynamic(exported: Callable[..., Path], precision: str) -> None:
     model = onnx.load(str(exported(precision)))
@@ -268,7 +292,7 @@ def test_the_graph_is_typed_folded_and_dynamic(exported: Callable[..., Path], pr
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     biases = {weights[node.input[2]].data_type for node in convolutions}
-    assert biases == {wanted}  # also in int8: TensorRT-RTX refuses quantised biases
+    assert biases == {wanted}  # also in int8: TensorRT-RTX refuses quantized biases
     text = exported(precision).read_bytes()
     assert str(Path.cwd()).encode() not in text and b"site-packages" not in text
     if precision != "int8":
@@ -382,10 +406,10 @@ def test_the_path_of_tensorrt_itself_is_the_shared_one(
     kept = tmp_path / "x.timing"
     for _ in range(2):
         with pytest.warns(DeprecationWarning, match="no-ops"):  # TensorRT-RTX keeps no timings
-            plan = build_engine(exported("fp16"), sidecar.input, BATCH, flavour="tensorrt", timing_cache=kept)
+            plan = build_engine(exported("fp16"), sidecar.input, BATCH, kind="tensorrt", timing_cache=kept)
         assert len(plan) > 10_000 and kept.is_file()
-    with pytest.raises(ValueError, match="chosen for tensorrt-rtx alone"):
-        build_engine(exported("fp16"), sidecar.input, BATCH, flavour="tensorrt", compute_capabilities=["8.9"])
+    with pytest.raises(ValueError, match="only for tensorrt-rtx"):
+        build_engine(exported("fp16"), sidecar.input, BATCH, kind="tensorrt", compute_capabilities=["8.9"])
 
 
 def test_tensorrt_rtx_says_why_an_engine_is_not_valid() -> None:
@@ -399,7 +423,7 @@ def test_what_tensorrt_cannot_read_is_told(exported: Callable[..., Path], tmp_pa
     broken = tmp_path / "x.onnx"
     broken.write_bytes(b"no network")
     with pytest.raises(ValueError, match="must be able to read x.onnx, got: "):
-        build_engine(broken, read_sidecar(exported()).input, BATCH, flavour="tensorrt-rtx")
+        build_engine(broken, read_sidecar(exported()).input, BATCH, kind="tensorrt-rtx")
 
 
 # Encoders
@@ -444,8 +468,8 @@ def test_every_form_of_images_gives_the_same_vectors(
     read_only.flags.writeable = False
     np.testing.assert_array_equal(encoder(read_only), got)
     np.testing.assert_array_equal(encoder(np.ascontiguousarray(arrays[..., ::-1])[..., ::-1]), got)
-    grey, clear = Image.fromarray(arrays[0]).convert("L"), Image.fromarray(arrays[0]).convert("RGBA")
-    np.testing.assert_array_equal(encoder([grey, clear]), encoder([grey.convert("RGB"), clear.convert("RGB")]))
+    gray, clear = Image.fromarray(arrays[0]).convert("L"), Image.fromarray(arrays[0]).convert("RGBA")
+    np.testing.assert_array_equal(encoder([gray, clear]), encoder([gray.convert("RGB"), clear.convert("RGB")]))
 
 
 def test_images_of_all_sizes_go_together(encoders: dict[str, Encoder], checkpoint: Path) -> None:
@@ -558,7 +582,7 @@ def test_graph_sizes_hold_the_batch_and_fit_the_profile(count: int, least: int, 
 
 
 class FakeCuda:
-    """Stands in for torch.cuda on the CPU: what is enqueued runs at once; what is captured runs at each replay."""
+    """Stands in for torch.cuda on the CPU: enqueued work runs at once, captured work at each replay."""
 
     def __init__(self) -> None:
         self.recording: list[Callable[[], None]] | None = None
@@ -830,13 +854,13 @@ class FakeContext:
         return True
 
 
-@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("kind", ["tensorrt", "tensorrt-rtx"])
 def test_an_engine_runs_through_the_shared_api(
-    exported: Callable[..., Path], cuda: FakeCuda, flavour: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Callable[..., Path], cuda: FakeCuda, kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu = {"name": "NVIDIA A", "compute_capability": "8.9"}
-    key = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}[flavour]
-    sidecar = replace(read_sidecar(exported()), kind=flavour, gpu=gpu, versions={key: "10.9"})
+    key = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}[kind]
+    sidecar = replace(read_sidecar(exported()), kind=kind, gpu=gpu, versions={key: "10.9"})
     fake = FakeTensorRT(sidecar)
     monkeypatch.setitem(sys.modules, key, fake)  # type: ignore[arg-type]
     monkeypatch.setattr(trt_module, "describe_gpu", lambda device=None: gpu)
@@ -851,7 +875,7 @@ def test_an_engine_runs_through_the_shared_api(
     engine.session()
     assert len({context.memory for context, _ in fake.contexts}) == 1, "contexts share one workspace"
     engine.save_runtime_cache()
-    assert (tmp_path / "x.engine.cache").exists() == (flavour == "tensorrt-rtx")
+    assert (tmp_path / "x.engine.cache").exists() == (kind == "tensorrt-rtx")
     with pytest.raises(ValueError, match="must fit the engine's profile"):
         engine.session()(images[:9], torch.empty(9, dim), 0)
     # What does not fit

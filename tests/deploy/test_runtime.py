@@ -198,7 +198,7 @@ def decode(built: Built, *paths: Path) -> tuple[list[np.ndarray | None], str]:
 
 
 def photo(height: int, width: int, seed: int) -> Image.Image:
-    """Smooth colours with some noise, so that a JPEG of it is like one of a photo."""
+    """Smooth colors with some noise, so that a JPEG of it is like one of a photo."""
     random = np.random.default_rng(seed)
     small = Image.fromarray(random.integers(0, 256, (4, 3, 3), dtype=np.uint8))
     smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), dtype=int)
@@ -212,7 +212,7 @@ def test_decoding_is_pillow_s(built: Built, tmp_path: Path) -> None:
     image.save(tmp_path / "422.jpg", quality=80, subsampling=1)
     image.save(tmp_path / "444.jpg", quality=95, subsampling=0)
     image.save(tmp_path / "progressive.jpg", progressive=True, quality=60)
-    image.convert("L").save(tmp_path / "grey.jpg")
+    image.convert("L").save(tmp_path / "gray.jpg")
     image.convert("CMYK").save(tmp_path / "cmyk.jpg")
     for mode in ("RGB", "L", "1", "P", "LA", "RGBA"):
         converted = image.convert(mode)
@@ -501,7 +501,7 @@ def test_unreadable_images_are_named_and_left_out(built: Built, photos: Path, tm
     vectors, names = load(out)
     assert names == good
     assert (vectors * reference(engine, good, "NHWC")).sum(axis=1).min() >= 0.99999
-    # Where nothing could be read, what was there stays.
+    # If nothing could be read, the old file stays.
     before = out.read_bytes()
     result = run(built.embed, "--engine", engine, "--out", out, *bad)
     assert result.returncode == 1 and "none of the images could be read" in result.stderr
@@ -565,7 +565,7 @@ def test_help_and_version(built: Built) -> None:
 
 
 def test_find_package(built: Built, photos: Path, tmp_path: Path) -> None:
-    # The installed folder may be moved: what it needs of itself is found from where it is.
+    # The installed folder may be moved: it finds its own files relative to itself.
     prefix = tmp_path / "moved"
     shutil.copytree(built.prefix, prefix, symlinks=True)
     cmake = tool("cmake")

@@ -18,8 +18,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsa_fast.evaluation import evaluate, evaluate_distances, histogram_features, metrics, pool_images, rank_list
+from dsa_fast.evaluation import (
+    evaluate,
+    evaluate_distances,
+    histogram_features,
+    metrics,
+    ordering,
+    pool_images,
+    rank_list,
+)
 from dsa_fast.evaluation.color_histogram import _hsv
+from dsa_fast.evaluation.inputs import Metric
 from dsa_fast.ops import rank as rank_ops
 
 # What other devices do, done on the CPU.
@@ -92,7 +101,7 @@ def test_scores_equal_the_plain_reference(case: dict[str, Any], block: int, max_
     with contextlib.ExitStack() as stack:
         if chunk is not None:
             stack.enter_context(by_torch)
-            stack.enter_context(mock.patch.multiple(metrics, _GALLERY_CHUNK_VALUES=chunk, _RANKED_VALUES=chunk))
+            stack.enter_context(mock.patch.multiple(ordering, _GALLERY_CHUNK_VALUES=chunk, _RANKED_VALUES=chunk))
         if expected is None:
             with pytest.raises(ValueError, match="no query has a right match"):
                 evaluate(**as_arrays(case), max_rank=max_rank, block_size=block)
@@ -107,7 +116,7 @@ def test_scores_equal_the_plain_reference(case: dict[str, Any], block: int, max_
 @settings(max_examples=200, deadline=None)
 @given(cases(), st.integers(1, 8), st.integers(1, 30), st.sampled_from([1, 7, 1 << 20]))
 def test_ranked_lists_equal_the_plain_reference(case: dict[str, Any], block: int, k: int, chunk: int) -> None:
-    with mock.patch.multiple(metrics, _GALLERY_CHUNK_VALUES=chunk, _RANKED_VALUES=chunk):
+    with mock.patch.multiple(ordering, _GALLERY_CHUNK_VALUES=chunk, _RANKED_VALUES=chunk):
         lists = rank_list(**as_arrays(case), k=k, block_size=block)
     for q, pid in enumerate(case["query_pids"]):
         ranking = reference_ranking(case, q)[:k]
@@ -140,7 +149,7 @@ def random_case(queries: int = 150, gallery: int = 700, width: int = 33, seed: i
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_blocks_do_not_change_a_bit(metric: metrics.Metric) -> None:
+def test_blocks_do_not_change_a_bit(metric: Metric) -> None:
     case = random_case()
     whole = evaluate(**case, metric=metric, block_size=1000)
     lists = rank_list(**case, metric=metric, block_size=1000)
@@ -148,7 +157,7 @@ def test_blocks_do_not_change_a_bit(metric: metrics.Metric) -> None:
         with contextlib.ExitStack() as stack:
             if chunk is not None:
                 stack.enter_context(by_torch)
-                stack.enter_context(mock.patch.multiple(metrics, _GALLERY_CHUNK_VALUES=chunk, _RANKED_VALUES=chunk))
+                stack.enter_context(mock.patch.multiple(ordering, _GALLERY_CHUNK_VALUES=chunk, _RANKED_VALUES=chunk))
             part = evaluate(**case, metric=metric, block_size=block)
             part_lists = rank_list(**case, metric=metric, block_size=block)
         assert (part.mAP, part.mINP, part.num_valid_queries) == (whole.mAP, whole.mINP, whole.num_valid_queries)
@@ -179,7 +188,7 @@ def ranks_by_sorting(case: dict[str, Any], metric: str) -> np.ndarray:
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize(("width", "spread"), [(33, 1.0), (700, 1.0), (300, 1e-6)])
-def test_ranks_are_those_of_float64(metric: metrics.Metric, width: int, spread: float) -> None:
+def test_ranks_are_those_of_float64(metric: Metric, width: int, spread: float) -> None:
     """With a small spread all distances are within float32's error of each other, so that none can be left to it."""
     case = random_case(queries=60, gallery=900, width=width)
     if spread < 1:
@@ -189,9 +198,9 @@ def test_ranks_are_those_of_float64(metric: metrics.Metric, width: int, spread: 
     expected = ranks_by_sorting(case, metric)
     for threads in (1, 2, 3):
         with using_threads(threads):
-            inputs = metrics._Inputs(*case.values(), metric=metric, block_size=None)
+            inputs = ordering.OrderedGallery(*case.values(), metric=metric, block_size=None)
             np.testing.assert_array_equal(metrics._ranks_on_cpu(inputs)[0].numpy(), expected)
-    inputs = metrics._Inputs(*case.values(), metric=metric, block_size=50)
+    inputs = ordering.OrderedGallery(*case.values(), metric=metric, block_size=50)
     for got, want in zip(metrics._ranks_by_torch(inputs), metrics._ranks_on_cpu(inputs), strict=True):
         assert torch.equal(got, want)
 
@@ -218,7 +227,7 @@ def test_many_matches_and_many_gallery_ranges() -> None:
         "gallery_camids": torch.randint(1, 4, (9000,), generator=generator),
     }
     with using_threads(2):
-        ranks, _ = metrics._ranks_on_cpu(metrics._Inputs(*case.values(), metric="cosine", block_size=4))
+        ranks, _ = metrics._ranks_on_cpu(ordering.OrderedGallery(*case.values(), metric="cosine", block_size=4))
     np.testing.assert_array_equal(ranks.numpy(), ranks_by_sorting(case, "cosine"))
 
 
@@ -242,7 +251,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 def test_operators_obey_pytorchs_rules() -> None:
     case = random_case(5, 40, 6)
-    labels = metrics._Inputs(*case.values(), metric="cosine", block_size=None).labels
+    labels = ordering.OrderedGallery(*case.values(), metric="cosine", block_size=None).labels
     matches, left_out = labels.lists()
     junk = labels.gallery_pids == -1
     query, gallery = case["query_features"], case["gallery_features"]
@@ -401,7 +410,7 @@ def test_equal_images_tie_whatever_their_place_in_a_long_gallery() -> None:
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_scores_do_not_depend_on_the_unit(metric: metrics.Metric, scale: float) -> None:
+def test_scores_do_not_depend_on_the_unit(metric: Metric, scale: float) -> None:
     case = random_case()
     scaled = {name: value.double() * scale if name.endswith("features") else value for name, value in case.items()}
     assert evaluate(**scaled, metric=metric).mAP == pytest.approx(evaluate(**case, metric=metric).mAP, abs=1e-6)
@@ -538,3 +547,12 @@ def test_histograms_find_the_same_colours_elsewhere() -> None:
 def test_bad_histogram_input_is_named(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         histogram_features(**{"images": torch.zeros(1, 3, 8, 8, dtype=torch.uint8), **arguments})
+
+
+def test_the_package_has_what_users_look_for_and_needs_no_plots_and_no_training() -> None:
+    names = "evaluate rank_list pool_images k_reciprocal expand_queries embed_people Embedder histogram_features"
+    code = (
+        f"import sys; from dsa_fast.evaluation import {', '.join(names.split())}; "
+        "sys.exit(any(name in sys.modules for name in ('matplotlib', 'lightning', 'tensorboard')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

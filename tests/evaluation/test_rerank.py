@@ -132,16 +132,16 @@ def test_expansion_is_the_weighted_mean_of_neighbours(alpha: float) -> None:
         near = cosine.argsort(descending=True)[:4]
         mean = row + (cosine[near].clamp(min=0)[:, None] ** alpha * g[near]).sum(0)
         expected.append(mean / mean.norm())
-    got = rerank.expand(query, gallery, k=4, alpha=alpha)
+    got = rerank.expand_queries(query, gallery, k=4, alpha=alpha)
     torch.testing.assert_close(got.double(), torch.stack(expected), atol=1e-6, rtol=0)
     with mock.patch.object(rerank, "_VALUES", 50):
-        assert torch.equal(rerank.expand(query, gallery, k=4, alpha=alpha), got)
+        assert torch.equal(rerank.expand_queries(query, gallery, k=4, alpha=alpha), got)
 
 
 def test_expansion_improves_the_ranking() -> None:
     query, query_pids, gallery, gallery_pids = people(60, 400, 16, noise=1.2)
     arguments = (query_pids, [1] * 60, gallery, gallery_pids, [2] * 400)
-    assert evaluate(rerank.expand(query, gallery, k=5), *arguments).mAP > evaluate(query, *arguments).mAP + 0.02
+    assert evaluate(rerank.expand_queries(query, gallery, k=5), *arguments).mAP > evaluate(query, *arguments).mAP + 0.02
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_bad_input_is_named(changes: dict[str, Any], message: str) -> None:
         result(0, 4)
     for bad, words in (({"k": 8}, "k must be in 1..7"), ({"alpha": -1.0}, "alpha must be")):
         with pytest.raises(ValueError, match=words):
-            rerank.expand(good["query_features"], good["gallery_features"], **{"k": 2, **bad})
+            rerank.expand_queries(good["query_features"], good["gallery_features"], **{"k": 2, **bad})
 
 
 # ---- dsa-fast eval -------------------------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ def test_timm_backbones_train_and_deploy(name: str) -> None:
 
 
 def test_timm_weights_from_a_file(tmp_path: Path) -> None:
-    """F is that of timm's own network, in its own normalisation."""
+    """F is that of timm's own network, in its own normalization."""
     timm = pytest.importorskip("timm")
     torch.manual_seed(7)
     whole = timm.create_model("tf_efficientnet_lite0").eval()

@@ -53,7 +53,7 @@ def test_a_crop_by_hand() -> None:
     assert (got[torch.arange(24) != 4] == 99).all()
 
 
-def test_shows_no_colour_that_the_warp_would_not() -> None:
+def test_shows_only_colors_that_the_warp_shows_too() -> None:
     """With a size above the box's, a crop shows each pixel of the part, and of others none."""
     img = torch.randperm(256).to(torch.uint8).view(1, 1, 16, 16)
     _, iuv = make(1, 1, 16, 16, seed=3)

@@ -192,7 +192,7 @@ def test_equals_torchvision_and_the_warp(device: str) -> None:
 
 
 def test_last_of_the_copies_of_a_stored_pixel_wins(device: str) -> None:
-    """Enlarged 2 x 2 pixels that share a texel: the colour there is that of the very last one."""
+    """Enlarged 2 x 2 pixels that share a texel: the texel has the color of the very last one."""
     config = AugmentConfig(size=(4, 4), dsap_size=1, pad=0, flip=0, erase=0)
     images = torch.tensor([[10, 20], [30, 40]], dtype=torch.uint8).expand(1, 3, 2, 2)
     iuv = torch.tensor([9, 100, 100], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 2, 2)

@@ -1,22 +1,30 @@
-"""Ranked lists, curves and CMC curves as pictures."""
+"""Ranked lists, charts, activation maps and synthetic people as pictures; charts as SVG."""
 
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
-from dsa_fast.evaluation import RankedLists
-from dsa_fast.evaluation.report_data import DistanceHistogram
-from dsa_fast.visual import pictures
-from dsa_fast.visual.pictures import cmc_curves, curves, distances, ranked_lists, save_picture
+from dsa_fast.data.synth import SynthConfig
+from dsa_fast.evaluation import DistanceHistogram, RankedLists
+from dsa_fast.visual import palette
+from dsa_fast.visual.activation import activation_grid, color_table, overlay
+from dsa_fast.visual.charts import cmc_curves, cmc_svg, curves, distance_distributions, distance_svg
+from dsa_fast.visual.contact_sheet import synthetic_people
+from dsa_fast.visual.layout import save_picture, shorten, table
+from dsa_fast.visual.ranked_lists import ranked_lists, search_results
+
+QUERY, RIGHT, WRONG, LEFT_OUT = map(ImageColor.getrgb, (palette.QUERY, palette.RIGHT, palette.WRONG, palette.LEFT_OUT))
 
 
 @dataclass
@@ -60,8 +68,8 @@ def test_ranked_lists_show_each_image_in_its_place_and_frame(items: list[Item]) 
         assert at[query][0] < at[first][0] < at[second][0]
         assert max(at[n][1] for n in (query, first, second)) - min(at[n][1] for n in (query, first, second)) < 4
     assert at[0][1] < at[1][1]
-    frames = {0: pictures._QUERY, 1: pictures._QUERY, 5: pictures._RIGHT, 3: pictures._WRONG, 2: pictures._WRONG}
-    for number, color in {**frames, 4: pictures._RIGHT}.items():
+    frames = {0: QUERY, 1: QUERY, 5: RIGHT, 3: WRONG, 2: WRONG}
+    for number, color in {**frames, 4: RIGHT}.items():
         x, y = at[number]
         left = x - 40 - 2  # an image is 80 pixels wide, its frame 4 more
         assert tuple(pixels[y, left]) == color, number
@@ -71,16 +79,14 @@ def test_ticks_and_crosses_differ_without_colour(items: list[Item]) -> None:
     right, wrong = (
         np.asarray(ranked_lists(items[:1], items, lists([[5]], [[match]])).convert("L")) for match in (True, False)
     )
-    frame = [
-        np.asarray(Image.new("RGB", (1, 1), color).convert("L")).item() for color in (pictures._RIGHT, pictures._WRONG)
-    ]
+    frame = [np.asarray(Image.new("RGB", (1, 1), color).convert("L")).item() for color in (RIGHT, WRONG)]
     badge_right, badge_wrong = right == frame[0], wrong == frame[1]
     assert (badge_right != badge_wrong).sum() > 10
 
 
 def test_places_without_an_image_stay_empty(items: list[Item]) -> None:
     picture = ranked_lists(items[:1], items, lists([[5, -1]], [[True, False]]))
-    assert count(picture, pictures._WRONG) == 0
+    assert count(picture, WRONG) == 0
     assert count(picture, (20 + 30 * 5,) * 3) > 1000
 
 
@@ -95,7 +101,7 @@ def test_what_is_left_out_is_grey_in_its_place(items: list[Item]) -> None:
     y, x = int(np.median(ys)), int(np.median(xs))
     faded = picture[y, x]
     assert faded.max() - faded.min() <= 4 and 100 < faded.max() < 228
-    assert tuple(picture[y, x - 42]) == pictures._OUT and tuple(plain[y, x - 42]) == pictures._WRONG
+    assert tuple(picture[y, x - 42]) == LEFT_OUT and tuple(plain[y, x - 42]) == WRONG
     with pytest.raises(ValueError, match=r"left_out must have shape \[2, 2\], got \[1, 2\]"):
         ranked_lists(items[:2], items, shown, left_out=left_out[:1])
 
@@ -103,7 +109,9 @@ def test_what_is_left_out_is_grey_in_its_place(items: list[Item]) -> None:
 def test_distances_show_both_distributions_and_what_they_share() -> None:
     def drawn(same: list[int], different: list[int], overlap: float) -> np.ndarray:
         edges = np.linspace(0, 1, len(same) + 1)
-        return np.asarray(distances(DistanceHistogram(edges, np.array(same), np.array(different), overlap, 1, 0, 0.5)))
+        return np.asarray(
+            distance_distributions(DistanceHistogram(edges, np.array(same), np.array(different), overlap, 1, 0, 0.5))
+        )
 
     def middle(picture: np.ndarray, color: tuple[int, int, int]) -> float:
         near = np.abs(picture[150:400].astype(int) - color).max(-1) < 30
@@ -113,6 +121,52 @@ def test_distances_show_both_distributions_and_what_they_share() -> None:
     assert picture.shape == (450, 650, 3)
     assert middle(picture, (0x16, 0x96, 0x4B)) < middle(picture, (0xD0, 0x30, 0x2C))
     assert (picture != drawn([9, 1, 0, 0], [0, 1, 0, 9], 0.1)).any()
+
+
+def test_search_results_show_each_picture_once() -> None:
+    made = [Image.new("RGB", (32, 64), (20 + 30 * number,) * 3) for number in range(4)]
+    picture = search_results([((made[0], "query"), [(made[1], "0.9"), (made[2], "0.8")]), ((made[3], "other"), [])])
+    assert [count(picture, (20 + 30 * number,) * 3) for number in range(4)] == [80 * 160] * 4
+    assert count(picture, QUERY) > 1000 and count(picture, RIGHT) == count(picture, WRONG) == 0
+    with pytest.raises(ValueError, match="at least one query"):
+        search_results([])
+
+
+def test_tiles_keep_their_columns_and_text_its_ends() -> None:
+    red, blue = Image.new("RGB", (10, 20), (255, 0, 0)), Image.new("RGB", (30, 5), (0, 0, 255))
+    picture = table([[red, blue], [blue]], gap=4, margin=2)
+    assert picture.size == (2 + 30 + 4 + 30 + 2, 2 + 20 + 4 + 5 + 2)
+    assert picture.getpixel((2, 2)) == (255, 0, 0) and picture.getpixel((36, 2)) == (0, 0, 255)
+    assert picture.getpixel((2, 26)) == (0, 0, 255) and count(picture, (255, 0, 0)) == 200
+    assert table([[red]], title="a title").height == table([[red]]).height + 28
+    assert shorten("short", 12, 200) == "short"
+    cut = shorten("0001_c1s1_000001_00.jpg", 12, 60)
+    assert cut.startswith("0001") and cut.endswith("jpg") and "…" in cut and len(cut) < 15
+
+
+def test_charts_as_svg_take_the_pages_colours_and_are_the_same_twice() -> None:
+    cmc = np.linspace(0.62, 1, 30)
+    histogram = DistanceHistogram(np.linspace(0, 1, 5), np.array([9, 1, 0, 0]), np.array([0, 1, 1, 9]), 0.1, 1, 0, 0.5)
+    first, second = cmc_svg(cmc), distance_svg(histogram)
+    assert first == cmc_svg(cmc) and second == distance_svg(histogram)
+    for svg in (first, second):
+        root = ElementTree.fromstring(svg)
+        assert root.tag == "svg" and root.attrib["role"] == "img" and "http" not in svg and "<style" not in svg
+        names = [element.attrib["id"] for element in root.iter() if "id" in element.attrib]
+        used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
+        assert used <= set(names) and len(set(names)) == len(names) and not any("axes" in name for name in names)
+    texts = [element.text for element in ElementTree.fromstring(first).iter("text")]
+    assert {"62.0%", "100%", "rank"} <= set(texts) and "0%" not in texts
+    assert "stroke: var(--accent)" in first and {"var(--same)", "var(--different)"} <= set(
+        re.findall(r"var\(.*?\)", second)
+    )
+    assert "10 pairs" in second and "11 pairs" in second
+
+
+def test_synthetic_people_are_drawn_a_row_each() -> None:
+    config = SynthConfig(identities=6, cameras=2, height=32, width=16)
+    one, two = (synthetic_people(config, people=people, scale=1) for people in (1, 2))
+    assert one.width == 16 * (4 + 2 * 2) and two.height == one.height + 32
 
 
 def test_notes_and_titles_are_drawn(items: list[Item]) -> None:
@@ -140,7 +194,7 @@ def test_bad_ranked_lists_are_named(items: list[Item], tmp_path: Path) -> None:
         ranked_lists(items[:1], items, shown, notes=["a", "b"])
     with pytest.raises(ValueError, match="height must be at least 16, got 3"):
         ranked_lists(items[:1], items, shown, height=3)
-    with pytest.raises(ValueError, match=r"image can't be read: .*gone\.png"):
+    with pytest.raises(ValueError, match=r"gone\.png must be a readable image"):
         ranked_lists([Item(tmp_path / "gone.png", 1, 1)], items, shown)
 
 
@@ -196,7 +250,31 @@ def test_pictures_are_written_whole(tmp_path: Path) -> None:
 
 def test_pyplot_is_left_alone() -> None:
     code = (
-        "import sys; from dsa_fast.visual.pictures import curves; curves({'a': [(0, 1)]}); "
+        "import sys; from dsa_fast.visual.charts import curves; curves({'a': [(0, 1)]}); "
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_overlay_is_hot_where_the_map_is() -> None:
+    image = Image.new("RGB", (40, 80), (0, 0, 255))
+    heat = torch.zeros(4, 2, dtype=torch.uint8)
+    heat[0, 1] = 255
+    picture = np.asarray(overlay(image, heat)).astype(int)
+    assert picture.shape == (80, 40, 3)
+    # Place (0, 1) of 4 x 2 is at half the width, on the upper border; the last column goes on to the right.
+    assert (picture[1, [20, 30, 38], 0] > 150).all() and (picture[1, [20, 30, 38], 2] < 200).all()
+    assert picture[1, 5, 0] < 60 and picture[20, 20, 0] < 60
+    assert picture[70, 5].tolist() == [0, 0, 255]
+    assert color_table().shape == (256, 4) and color_table()[0, 3] == 0
+    with pytest.raises(ValueError, match="heat must be uint8 of shape"):
+        overlay(image, heat.float())
+
+
+def test_grid_shows_each_image_next_to_its_heat() -> None:
+    image, heat = Image.new("RGB", (20, 40), (0, 0, 255)), torch.zeros(4, 2, dtype=torch.uint8)
+    picture = activation_grid([[(image, heat, "a"), (image, heat, "b")], [(image, heat, "c")]], columns=1, height=40)
+    blue = (np.asarray(picture) == (0, 0, 255)).all(-1).sum()
+    assert blue == 3 * 2 * 20 * 40
+    with pytest.raises(ValueError, match="rows must hold at least one image"):
+        activation_grid([])

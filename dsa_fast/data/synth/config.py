@@ -1,4 +1,4 @@
-"""What a synthetic data set is made of."""
+"""Settings of a synthetic data set."""
 
 from __future__ import annotations
 

@@ -12,20 +12,15 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from dsa_fast.densepose.iuv import write_iuv
-from dsa_fast.densepose.parts import PART_COLORS
 
-from .body import Pose
 from .config import SynthConfig
-from .person import identity_of, render_person, render_picture
-from .render import Camera
+from .person import render_picture
 
-__all__ = ["VERSION", "Entry", "contact_sheet", "entries", "make_dataset"]
+__all__ = ["VERSION", "Entry", "entries", "make_dataset"]
 
 #: Of the renderer: pictures of one seed and one configuration are the same within a version.
 VERSION = 1
@@ -81,7 +76,7 @@ def entries(config: SynthConfig) -> list[Entry]:
                 gallery += split == GALLERY
                 result.append(Entry(split, pid, camid, len(result) + 1, pid, index))
     for k in range(round(config.distractors * gallery)):
-        # Three of four show people who are nobody's match, the fourth a box without anybody.
+        # Three of four show people without a match, the fourth an empty box.
         kind = "empty" if k % 4 == 3 else "person"
         camid = 1 + k % config.cameras
         number = _STRANGERS + k // (2 * config.cameras)
@@ -103,8 +98,8 @@ def make_dataset(
     """Renders a data set. The same configuration gives the same bytes, however many processes work.
 
     The folder holds `bounding_box_train`, `query` and `bounding_box_test` with JPEGs (4:4:4), `iuv/` with the same
-    folders and an IUV map for each image, `synth.json` (version and configuration), and `preview.png` to look at. It
-    appears when all is done: when interrupted, nothing is left.
+    folders and an IUV map for each image, and `synth.json` (version and configuration). It appears when all is
+    done: when interrupted, nothing is left.
 
     Args:
         out: the folder.
@@ -139,7 +134,6 @@ def make_dataset(
             done += count
             if progress is not None:
                 progress(done, len(todo))
-        contact_sheet(config).save(work / "preview.png")
         about = {"format": "dsa_fast synthetic people", "version": VERSION, "config": config.as_dict()}
         (work / "synth.json").write_text(json.dumps(about, indent=2) + "\n")
         _check_free(out, overwrite)
@@ -211,47 +205,3 @@ def _render_some(work: Path, config: SynthConfig, todo: Sequence[Entry]) -> int:
         Image.fromarray(picture).save(path, quality=config.jpeg_quality, subsampling=0)
         write_iuv(work / "iuv" / entry.split / f"{entry.stem}.png", torch.from_numpy(iuv.transpose(2, 0, 1)))
     return len(todo)
-
-
-def contact_sheet(config: SynthConfig, *, people: int = 10, scale: int = 2) -> Image.Image:
-    """A picture of some of a data set's people: as they are from four sides, and as cameras see them, with part maps.
-
-    Args:
-        config: of the data set.
-        people: how many, at most; one row each.
-        scale: pixels of the sheet per pixel of an image.
-    """
-    palette = np.array(PART_COLORS, np.uint8)
-    people = min(people, config.identities)
-    numbers = np.linspace(1, config.identities, people).round().astype(int).tolist()
-    walk = Pose.of(
-        left_hip=(-0.3, 0, 0.04),
-        right_hip=(0.22, 0, -0.04),
-        left_knee=(0.15, 0, 0),
-        right_knee=(0.3, 0, 0),
-        left_shoulder=(0.3, 0, 0.15),
-        right_shoulder=(-0.3, 0, -0.15),
-        left_elbow=(-0.3, 0, 0),
-        right_elbow=(-0.4, 0, 0),
-    )
-    rows = []
-    for number in numbers:
-        identity = identity_of(config.seed, number)
-        row: list[NDArray[np.uint8]] = []
-        for yaw in (0.35, 1.8, 3.5, 5.0):
-            camera = Camera(yaw, 0.1)
-            row.append(render_person(identity, walk, camera, height=config.height, width=config.width)[0])
-        for camid in range(1, min(config.cameras, 6) + 1):
-            picture, iuv = render_picture(config, number, camid, 0)
-            row += [picture, palette[iuv[..., 0]]]
-        rows.append(np.concatenate(row, 1))
-    sheet = np.concatenate(rows).repeat(scale, 0).repeat(scale, 1)
-    heading = 22
-    result = Image.new("RGB", (sheet.shape[1], sheet.shape[0] + heading), (250, 250, 250))
-    result.paste(Image.fromarray(sheet), (0, heading))
-    draw, font = ImageDraw.Draw(result), ImageFont.load_default(14)
-    step = config.width * scale
-    draw.text((6, 3), "from four sides", fill=(40, 40, 45), font=font)
-    for camid in range(1, min(config.cameras, 6) + 1):
-        draw.text((step * (2 + 2 * camid) + 6, 3), f"camera {camid}", fill=(40, 40, 45), font=font)
-    return result

@@ -1,8 +1,8 @@
-"""What identities look like: body shape, clothes, hair, skin and accessories, painted onto the charts.
+"""Looks of identities: body shape, clothes, hair, skin and accessories, painted onto the charts.
 
-An identity's look is one texture per chart, so it stays the same from all sides, and only what is turned to the camera
-is seen. Clothes come from a few muted colours that many identities share: people differ by cut, pattern, print, hair,
-shoes and what they carry, much less by colour.
+An identity's look is one texture per chart, so it is the same from all sides, and only the side that faces the camera
+is seen. Clothes come from a few muted colours that many identities share. People differ in cut, pattern, print, hair,
+shoes and bags, and much less in colour.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .body import JOINTS, Body, Shape, attach, build_body, chart_coordinates
+from dsa_fast.densepose.body import JOINTS, Body, Shape, attach, build_body, chart_coordinates
 
 __all__ = ["TEXTURE_SIZE", "Accessory", "Identity", "make_identity"]
 
@@ -101,8 +101,8 @@ class Identity:
     Attributes:
         shape: of the body and its clothes.
         texture: uint8 [28, S, S, 3], RGB: the charts 1..24 at 0..23 (rows along u, columns along v), then accessories.
-        accessories: what is worn or carried.
-        about: what was drawn by lot, for people to read.
+        accessories: things worn or carried.
+        about: the random choices, for people to read.
     """
 
     shape: Shape
@@ -157,7 +157,7 @@ def _choose(rng: np.random.Generator, weights: dict[str, float]) -> str:
 
 
 def _other(rng: np.random.Generator, colors: tuple[Color, ...], than: Color) -> Color:
-    """A colour that can be told from another."""
+    """A colour that clearly differs from another."""
     options = [c for c in colors if sum(abs(a - b) for a, b in zip(c, than, strict=True)) > 110]
     return options[int(rng.integers(len(options)))]
 
@@ -200,10 +200,10 @@ def _print(shape: str, x: Array, y: Array) -> NDArray[np.bool_]:
 
 
 def make_identity(seed: int | np.random.SeedSequence | np.random.Generator, *, size: int = TEXTURE_SIZE) -> Identity:
-    """Draws a person by lot. The same seed gives the same person.
+    """Draws a random person. The same seed gives the same person.
 
     Args:
-        seed: of the lot.
+        seed: of the random choices.
         size: texels of a chart each way.
 
     Returns:

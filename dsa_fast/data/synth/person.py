@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsa_fast.densepose.body import JOINTS, Pose, joints3d, landmarks3d
+
 from . import scene
-from .body import JOINTS, Pose, joints3d, landmarks3d
 from .config import SynthConfig
 from .look import Identity, make_identity
 from .render import Camera, Window, downsample, rasterize, sample_shape, to_samples
@@ -25,7 +26,7 @@ _IDENTITY, _CAMERA, _HEADING, _IMAGE = range(1, 5)
 _UPRIGHT, _FRONT, _PLAIN = Pose(), Camera(), scene.Light()
 _FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
 _LIMBS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-_PASSERS = 24  # people without identity, who pass in front and behind
+_PASSERS = 24  # passers-by, in front and behind
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def render_person(
     """Renders one person, with nothing in front.
 
     Args:
-        identity: who.
+        identity: the person.
         pose: how the person stands.
         camera: where from.
         window: what part of the projection plane is shown; by default a tight box around the person.
@@ -199,7 +200,7 @@ def render_picture(config: SynthConfig, number: int, camid: int, index: int, *, 
     """
     seed, height, width = config.seed, config.height, config.width
     rng = np.random.default_rng(np.random.SeedSequence([seed, _IMAGE, number, camid, index]))
-    # All pictures by a camera show someone on the way in one direction, so their views are alike.
+    # In all pictures of a camera a person walks in one direction, so the views are alike.
     heading = np.random.default_rng(np.random.SeedSequence([seed, _HEADING, number, camid])).uniform(-1, 1)
     style, identity = camera_of(seed, camid), identity_of(seed, number)
     pose = scene.random_pose(config.pose, rng)
@@ -212,7 +213,7 @@ def render_picture(config: SynthConfig, number: int, camid: int, index: int, *, 
     rows, columns = sample_shape(height, width)
     canvas = scene.background(style, config.clutter, rng, rows, columns)
     flat = canvas.reshape(-1, 3)
-    if rng.random() < 0.35 * config.clutter:  # someone farther away
+    if rng.random() < 0.35 * config.clutter:  # a passer-by farther away
         figure = _passer(config, camera, light, window, rng, behind=True)
         flat[figure.index] = figure.colors
     if kind == "empty":
@@ -254,7 +255,7 @@ def _passer(
     *,
     behind: bool,
 ) -> _Figure:
-    """Someone without identity, behind or in front of the person."""
+    """A passer-by, behind or in front of the person."""
     identity = identity_of(config.seed, -1 - int(rng.integers(_PASSERS)))
     pose = scene.random_pose(1.0, rng)
     camera = Camera(float(rng.uniform(-np.pi, np.pi)), camera.pitch, camera.distance)

@@ -78,7 +78,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Fragments:
-    """What is seen at the covered samples of a picture.
+    """The visible surface at the covered samples of a picture.
 
     Attributes:
         index: int64 [N], flat indices into the sample grid, each once.

@@ -1,4 +1,4 @@
-"""What stands between an identity and its pictures: pose, view, box, background, occluders, light, camera, damage.
+"""All that varies between pictures of an identity: pose, view, box, background, occluders, light, camera, damage.
 
 Each function takes a strength in 0..1 and a generator; a strength of 0 leaves everything aligned.
 """
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from .body import JOINTS, Pose
+from dsa_fast.densepose.body import JOINTS, Pose
+
 from .render import Camera, Window
 
 __all__ = [
@@ -80,7 +81,7 @@ class CameraStyle:
 
 
 def make_camera_style(rng: np.random.Generator) -> CameraStyle:
-    """Draws a camera by lot."""
+    """Draws a random camera."""
     return CameraStyle(
         street=_street(rng),
         pitch=float(rng.uniform(0.03, 0.36)),
@@ -104,7 +105,7 @@ def _street(rng: np.random.Generator) -> NDArray[np.uint8]:
     horizon = int(height * rng.uniform(0.36, 0.5))
 
     def mute(low: int, high: int, colour: float = 0.35) -> tuple[int, int, int]:
-        # Streets are grey and brown everywhere: most of a picture should not tell the camera by its hue.
+        # Streets are grey and brown everywhere: the hue of a picture should not reveal the camera.
         hue = (
             _WARM
             - 1
@@ -247,7 +248,7 @@ def random_pose(strength: float, rng: np.random.Generator) -> Pose:
 
 
 def random_camera(style: CameraStyle, strength: float, heading: float, rng: np.random.Generator) -> Camera:
-    """A view of someone who crosses a camera's field with a heading in -1..1 (times pi)."""
+    """A view of a person who crosses a camera's field with a heading in -1..1 (times pi)."""
     yaw = np.pi * heading * strength + rng.normal(0, 0.35) * strength
     pitch = (style.pitch + rng.normal(0, 0.04)) * strength
     distance = 8 + (style.distance * np.exp(rng.normal(0, 0.15)) - 8) * strength
@@ -268,7 +269,7 @@ def tight_box(points: Array, aspect: float) -> Window:
 
 
 def random_box(window: Window, strength: float, rng: np.random.Generator, *, extreme: bool = False) -> Window:
-    """A detector's box around someone whose tight box is given. `extreme`: one that hardly holds the person."""
+    """A detector's box around a person, from the tight one. With `extreme` it hardly holds the person."""
     grow = np.exp(rng.normal(0.05, 0.16) * strength)
     aspect = np.exp(rng.normal(0, 0.1) * strength)
     x = window.x + window.width * rng.normal(0, 0.09) * strength
@@ -366,7 +367,7 @@ def random_occluder(rng: np.random.Generator) -> Occluder:
 def develop(
     pixels: Array, style: CameraStyle, light: Light, camera_color: float, blur: float, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """What a camera makes of the light: exposure, colours, blur, resolution and noise.
+    """Simulates the camera: exposure, colours, blur, resolution and noise.
 
     Args:
         pixels: float32 [H, W, 3] in 0..255.
@@ -423,7 +424,7 @@ def damage_iuv(
         rng: generator; it is used in the same way whatever the rates are.
 
     Returns:
-        A new map; labels of what is left do not change.
+        A new map; the labels that are left do not change.
     """
     missed, lots = rng.random(), rng.random(25)
     if missed < miss_person:

@@ -1,5 +1,5 @@
-// As much of TensorRT as csrc/runtime/tensorrt.cpp uses. The engine's "file" is a ShimEngine, and its network gives the
-// unit vector of an image's first bytes.
+// The part of TensorRT that csrc/runtime/tensorrt.cpp uses. The engine's "file" is a ShimEngine, and its network
+// returns the unit vector of an image's first bytes.
 #pragma once
 
 #include <cmath>
@@ -12,7 +12,7 @@ struct ShimEngine {
   int64_t min, max, pixels, dim;
   bool capturable;
 };
-inline int shim_runs = 0;  // of the engine, beside those of graphs
+inline int shim_runs = 0;  // of the engine, not counting graphs
 
 namespace nvinfer1 {
 

@@ -1,5 +1,5 @@
-// As much of the CUDA runtime as csrc/runtime/tensorrt.cpp uses, on the CPU. A stream does what it was asked for only
-// when somebody waits for it, as late as CUDA may: what does not wait reads and writes the wrong bytes.
+// The part of the CUDA runtime that csrc/runtime/tensorrt.cpp uses, on the CPU. A stream does its work only when the
+// program waits for it, as late as CUDA may: a program that does not wait reads and writes the wrong bytes.
 #pragma once
 
 #include <cstdint>

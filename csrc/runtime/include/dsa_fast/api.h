@@ -1,4 +1,4 @@
-// What libdsa_runtime shows to others.
+// Marks the symbols that libdsa_runtime exports.
 #pragma once
 
 #if defined(_WIN32)

@@ -5,8 +5,8 @@
 //   std::vector<float> vectors(n * encoder.dim());
 //   encoder.embed(images.data(), n, vectors.data());
 //
-// ONNX artifacts run through OpenVINO, on the CPU; tensorrt and tensorrt-rtx ones on a CUDA device. Each
-// is a library of its own beside libdsa_runtime (libdsa_runtime_openvino.so, ...), loaded when an artifact needs it.
+// ONNX artifacts run on the CPU through OpenVINO; tensorrt and tensorrt-rtx ones on a CUDA device. Each back end is a
+// library in the folder of libdsa_runtime (libdsa_runtime_openvino.so, ...), loaded when an artifact needs it.
 #pragma once
 
 #include <cstdint>
@@ -19,21 +19,21 @@
 namespace dsa_fast {
 
 struct EncoderOptions {
-  // "cpu", "cuda" or "cuda:N"; empty: what the kind of artifact runs on.
+  // "cpu", "cuda" or "cuda:N"; empty: the device that the kind of artifact runs on.
   std::string device;
   // Images run at once, at most the sidecar's batch.max; 0: batch.max. More images are split.
   int64_t batch = 0;
   // Threads of the CPU; 0: as many as the process may use. CUDA devices do not need it.
   int threads = 0;
-  // What the CPU computes in, "fp32" or "bf16"; empty: the artifact's own, and beside 8-bit convolutions bf16 where the
-  // processor has it, as in Python.
+  // The precision that the CPU computes in, "fp32" or "bf16"; empty: the artifact's own. With 8-bit convolutions, the
+  // other layers then use bf16 if the processor has it, as in Python.
   std::string precision;
 };
 
 class DSA_FAST_API Encoder {
  public:
-  // Reads the artifact and its sidecar, checks the one against the other, and the engine's inputs and outputs against
-  // both. Throws std::runtime_error saying what does not fit, std::invalid_argument for an option.
+  // Reads the artifact and its sidecar. Checks the one against the other, and the engine's inputs and outputs against
+  // both. Throws std::runtime_error that names the difference, std::invalid_argument for an option.
   static Encoder load(const std::string& artifact, const EncoderOptions& options = {});
 
   Encoder(Encoder&&) noexcept;
@@ -47,15 +47,15 @@ class DSA_FAST_API Encoder {
   int64_t batch() const;            // images run at once
   std::string description() const;  // such as "OpenVINO 2026.4.1, CPU, 2 threads, fp32"
 
-  // images: [n, height, width, 3], uint8 RGB; vectors: [n, dim], each of length 1. Both in the host's memory; any n >=
-  // 0. On a CUDA device, the copies of one batch overlap the computing of another. May be called from several threads,
-  // which wait for each other. Throws std::runtime_error, also where a vector is not of length 1.
+  // images: [n, height, width, 3], uint8 RGB; vectors: [n, dim], each of length 1. Both in the host's memory; n >= 0.
+  // On a CUDA device, the copies of one batch overlap the computation of another. Several threads may call this; they
+  // wait for each other. Throws std::runtime_error, also if a vector's length is not 1.
   void embed(const uint8_t* images, int64_t n, float* vectors);
 
-  // The same on the device, in the order of a stream, without waiting for it once a batch size has run: images uint8 in
-  // the sidecar's layout, vectors float32 [n, dim], both in the memory of the encoder's CUDA device; stream: a
-  // cudaStream_t, not being captured. Throws std::runtime_error, also where the artifact runs on the CPU; the vectors
-  // are not looked at.
+  // The same on the device, in a stream's order; waits only when a batch size runs for the first time. images: uint8 in
+  // the sidecar's layout; vectors: float32 [n, dim]; both in the memory of the encoder's CUDA device. stream: a
+  // cudaStream_t that is not being captured. Throws std::runtime_error, also if the artifact runs on the CPU. Does not
+  // check the vectors.
   void enqueue(const uint8_t* images, int64_t n, float* vectors, void* stream);
 
  private:

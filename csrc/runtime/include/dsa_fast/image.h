@@ -15,16 +15,16 @@ struct Image {
   std::vector<uint8_t> pixels;  // [height, width, 3], RGB
 };
 
-// Decodes a JPEG or PNG; `name` is used in errors. As with Pillow's convert("RGB"): transparency is dropped, of 16 bits
-// for a colour the upper 8 are taken, the orientation in EXIF is not applied. 16-bit grey is refused, and so is what
-// has more than 2^28 pixels. Throws std::runtime_error.
+// Decodes a JPEG or PNG. Errors show `name`. As in Pillow's convert("RGB"), transparency is dropped, 16-bit colours
+// keep their upper 8 bits, and the EXIF orientation is not applied. Throws std::runtime_error, also for 16-bit gray and
+// for more than 2^28 pixels.
 DSA_FAST_API Image decode_image(std::string_view file, const std::string& name);
 
 // The same from a file.
 DSA_FAST_API Image read_image(const std::string& path);
 
 // Bilinear, antialiased along a side that shrinks, rounded to nearest even: `to` is [height, width, 3], uint8. Throws
-// std::invalid_argument where a side is below 1 or the image has not height * width * 3 bytes.
+// std::invalid_argument if a side is below 1 or the image does not have height * width * 3 bytes.
 DSA_FAST_API void resize(const Image& image, int64_t height, int64_t width, uint8_t* to);
 
 }  // namespace dsa_fast

@@ -1,4 +1,4 @@
-// The sidecar of an artifact: what NAME.onnx.json says about NAME.onnx. `dsa-fast export` writes both.
+// The sidecar of an artifact: NAME.onnx.json describes NAME.onnx. `dsa-fast export` writes both.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct Sidecar {
   std::string kind;    // onnx, tensorrt or tensorrt-rtx
   int64_t bytes;       // of the artifact
   std::string sha256;  // of the artifact, 64 lower-case hexadecimal digits
-  std::string model;   // such as "DSAReID, stream mf, trunk resnet50"
+  std::string model;   // such as "DSAReID, stream mf, backbone resnet50"
 
   // Images, uint8 RGB [N, height, width, 3] or [N, 3, height, width].
   std::string input;
@@ -32,24 +32,23 @@ struct Sidecar {
   std::string precision;  // fp32, fp16, bf16 or int8
   struct {
     int64_t min, opt, max;
-  } batch;  // how many images the artifact takes at once
+  } batch;  // images that the artifact takes at once
 
-  std::map<std::string, std::string> versions;  // of what made it
+  std::map<std::string, std::string> versions;  // of the packages that made it
   struct Gpu {
     std::string name, compute_capability;  // such as "9.0"
   };
-  std::optional<Gpu> gpu;                         // that it was made on and for, if it was made on one
-  std::vector<std::string> compute_capabilities;  // that it was made for; empty: those of its kind's default
+  std::optional<Gpu> gpu;                         // that it was made on and for, if any
+  std::vector<std::string> compute_capabilities;  // that it was made for; empty: its kind's default
 };
 
-// Reads a sidecar's text; `name` is used in errors. Throws std::runtime_error, naming the field, the rule and what
-// came.
+// Reads a sidecar's text. Throws std::runtime_error that shows `name`, the field, the rule and the value.
 DSA_FAST_API Sidecar parse_sidecar(std::string_view text, const std::string& name);
 
-// Reads `artifact`.json. Throws std::runtime_error, also where it is missing.
+// Reads `artifact`.json. Throws std::runtime_error, also if it is missing.
 DSA_FAST_API Sidecar read_sidecar(const std::string& artifact);
 
-// The artifact's bytes, if their number and SHA-256 are the sidecar's; throws std::runtime_error otherwise.
+// The artifact's bytes. Throws std::runtime_error if their number or SHA-256 is not the sidecar's.
 DSA_FAST_API std::string read_artifact(const std::string& artifact, const Sidecar& sidecar);
 
 }  // namespace dsa_fast

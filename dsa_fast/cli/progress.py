@@ -1,0 +1,20 @@
+"""The progress bar of the commands that go through images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["image_progress"]
+
+
+@contextmanager
+def image_progress(console: Console, text: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows a bar, and yields the function (images done, images in all) that moves it."""
+    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TextColumn("images,"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

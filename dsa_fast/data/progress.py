@@ -1,0 +1,39 @@
+"""What a long reading of files shows in a terminal. Rich is imported only where something is shown."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["progress_bar", "say"]
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def progress_bar(text: str, total: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """Shows a bar on stderr, which disappears at the end of the block.
+
+    Yields:
+        A function that advances the bar by a number of files.
+    """
+    if not shown:
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def say(text: str, shown: bool = True) -> None:
+    """Writes a line to the log, and to stderr if `shown`."""
+    _log.info(text)
+    if shown:
+        from rich.console import Console
+
+        Console(stderr=True).print(text, highlight=False, soft_wrap=True)

@@ -1,0 +1,80 @@
+"""The options of each way to make IUV maps; `dsa-fast prepare` and its YAML files mirror these classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dsa_fast.densepose.keypoints import Layout
+
+__all__ = ["Detectron2Config", "DumpConfig", "KeypointsConfig", "PoseConfig"]
+
+
+@dataclass(frozen=True)
+class Detectron2Config:
+    """A chart-based DensePose model, run by detectron2.
+
+    Attributes:
+        config: its config file, such as densepose_rcnn_R_50_FPN_s1x.yaml.
+        weights: its weights, .pkl or .pth.
+        min_size: short edge of the network's input, pixels; by default the config's.
+        max_size: longest edge of the network's input, pixels; by default the config's.
+        min_score: persons with a lower score are ignored.
+        overrides: further keys of the config, such as `{MODEL.RPN.POST_NMS_TOPK_TEST: 100}`.
+    """
+
+    required: ClassVar[tuple[str, ...]] = ("config", "weights")
+    config: Path | None = None
+    weights: Path | None = None
+    min_size: int | None = None
+    max_size: int | None = None
+    min_score: float = 0.3
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class KeypointsConfig:
+    """Known keypoints.
+
+    Attributes:
+        file: COCO's annotations or results, OpenPose's folder, the folder of market1501_body_point or one of its files,
+            or a .npz.
+        names: where `file` names no images: the COCO annotations or the folder of images that it belongs to.
+        layout: which joint each row is; `auto` finds it by their number.
+        min_confidence: joints with a lower confidence are missing.
+    """
+
+    required: ClassVar[tuple[str, ...]] = ("file",)
+    file: Path | None = None
+    names: Path | None = None
+    layout: Layout = "auto"
+    min_confidence: float = 0.3
+
+
+@dataclass(frozen=True)
+class PoseConfig:
+    """Keypoints that torchvision's Keypoint R-CNN finds.
+
+    Attributes:
+        weights: a file of its weights; by default torchvision's, downloaded.
+        min_score: persons with a lower score are ignored.
+        min_confidence: joints with a lower confidence are missing.
+    """
+
+    required: ClassVar[tuple[str, ...]] = ()
+    weights: Path | None = None
+    min_score: float = 0.3
+    min_confidence: float = 0.3
+
+
+@dataclass(frozen=True)
+class DumpConfig:
+    """Existing DensePose results.
+
+    Attributes:
+        file: the file that detectron2's `apply_net.py dump` wrote.
+    """
+
+    required: ClassVar[tuple[str, ...]] = ("file",)
+    file: Path | None = None

@@ -1,0 +1,122 @@
+"""What all pictures are laid out with: fonts, tiles of an image with text below it, and tables of tiles."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from dsa_fast.files import atomic_path
+from dsa_fast.visual.palette import FAINT, INK, PAPER
+
+
+def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Writes a picture, in the format of the name's suffix; it appears whole or not at all. Folders are made.
+
+    Raises:
+        ValueError: the suffix names no known format.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f'path must end in a picture\'s suffix such as ".png", got {str(path)!r}')
+    with atomic_path(path) as temporary:
+        picture.save(temporary)
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """uint8 [3, H, W] -> an RGB picture."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """An RGB picture -> uint8 [3, H, W]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+
+@functools.cache
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, so that pictures look the same on every machine."""
+    return ImageFont.load_default(size)
+
+
+def shorten(text: str, size: int, width: float) -> str:
+    """The text, or its two ends with an ellipsis between them where it is wider than `width` pixels."""
+    short, kept = text, len(text)
+    while kept > 2 and font(size).getlength(short) > width:
+        kept -= 1
+        short = f"{text[: kept // 2]}…{text[-(kept - kept // 2) :]}"
+    return short
+
+
+def fit(image: Image.Image, box: tuple[float, float]) -> Image.Image:
+    """The image as large as fits the box (width, height), keeping its shape."""
+    factor = min(box[0] / image.width, box[1] / image.height)
+    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def captioned(
+    image: Image.Image,
+    lines: Sequence[str | tuple[str, str]],
+    *,
+    size: int = 12,
+    centered: bool = False,
+) -> Image.Image:
+    """The image with lines of text below it: text, or (text, colour). Each is shortened to the image's width."""
+    pitch, anchor = size + 4, "ma" if centered else "la"
+    tile = Image.new("RGB", (image.width, image.height + 3 + pitch * len(lines)), PAPER)
+    tile.paste(image)
+    draw = ImageDraw.Draw(tile)
+    for number, line in enumerate(lines):
+        text, color = (line, FAINT if number else INK) if isinstance(line, str) else line
+        place = (image.width / 2 if centered else 0, image.height + 3 + number * pitch)
+        draw.text(place, shorten(text, size, image.width), fill=color, font=font(size), anchor=anchor)
+    return tile
+
+
+def text_tile(text: str, width: int, *, size: int = 15, centered: bool = False, color: str = INK) -> Image.Image:
+    """A line of text as a tile."""
+    return captioned(Image.new("RGB", (width, 1), PAPER), [(text, color)], size=size, centered=centered)
+
+
+def in_rows(tiles: Sequence[Image.Image], columns: int) -> list[Sequence[Image.Image]]:
+    """The tiles in rows of `columns`, for `table`."""
+    return [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+
+
+def table(
+    rows: Sequence[Sequence[Image.Image]], *, gap: int = 10, margin: int | None = None, title: str | None = None
+) -> Image.Image:
+    """Tiles in rows and columns, each at the upper left of its place.
+
+    Args:
+        rows: the tiles; rows may differ in length.
+        gap: pixels between tiles.
+        margin: pixels around them all; by default `gap`.
+        title: a line above them, as large as fits.
+
+    Returns:
+        An RGB picture.
+    """
+    margin = gap if margin is None else margin
+    widths = [max(row[i].width for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
+    heights = [max(tile.height for tile in row) for row in rows]
+    inner = sum(widths) + gap * (len(widths) - 1)
+    top = margin + (28 if title else 0)
+    picture = Image.new("RGB", (inner + 2 * margin, top + sum(heights) + gap * (len(rows) - 1) + margin), PAPER)
+    if title:
+        size = max(9, int(18 * min(1, inner / font(18).getlength(title))))
+        ImageDraw.Draw(picture).text((margin, margin), title, fill=INK, font=font(size))
+    for row, height in zip(rows, heights, strict=True):
+        left = margin
+        for tile, width in zip(row, widths, strict=False):
+            picture.paste(tile, (left, top))
+            left += width + gap
+        top += height + gap
+    return picture
