@@ -20,6 +20,13 @@ from dsa_fast.models.mf_stream import NUM_LOCAL
 #: What `GuideConfig.distil_teacher` calls the running network, and its moving average.
 SELF, AVERAGE = "self", "ema"
 
+# Which merged part each value of a map is of; -1 for what is no part.
+_MERGED = [-1] * 256
+for _merged, _group in enumerate(MERGE_13_TO_8):
+    for _middle in _group:
+        for _part in MERGE_24_TO_13[_middle]:
+            _MERGED[_part] = _merged
+
 
 @dataclass(frozen=True)
 class GuideConfig:
@@ -164,12 +171,8 @@ def dense_losses(parts: Tensor, uv: Tensor, iuv: Tensor, *, background: float = 
 
 def merged_masks(iuv: Tensor) -> Tensor:
     """Which of the 8 merged parts each place is of: uint8 [B, 3, H, W] -> float32 [B, 8, H, W]."""
-    table = torch.zeros(256, NUM_LOCAL, device=iuv.device)
-    for merged, group in enumerate(MERGE_13_TO_8):
-        for middle in group:
-            for part in MERGE_24_TO_13[middle]:
-                table[part, merged] = 1
-    return table[iuv[:, 0].long()].permute(0, 3, 1, 2)
+    merged = torch.tensor(_MERGED).to(iuv.device, non_blocking=True)[iuv[:, 0].long()]
+    return (merged[:, None] == torch.arange(NUM_LOCAL, device=iuv.device)[:, None, None]).float()
 
 
 def focus_loss(maps: Tensor, iuv: Tensor) -> Tensor:
