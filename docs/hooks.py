@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: the notebook's page, links to files outside docs/, and a check that the API reference is complete."""
+"""Hooks of MkDocs: the notebook's page, links to files outside docs/, and a check of the API reference."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def part_overlay(image: Tensor, iuv: Tensor, *, opacity: float = 0.65) -> Image.
         if tensor.dim() != 3 or tensor.shape[0] != 3 or tensor.numel() == 0:
             raise ValueError(f"{name} must have shape [3, H, W], got {list(tensor.shape)}")
     if image.shape != iuv.shape:
-        raise ValueError(f"image and iuv must be of one size, got {list(image.shape)} and {list(iuv.shape)}")
+        raise ValueError(f"image and iuv must have the same size, got {list(image.shape)} and {list(iuv.shape)}")
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must be in 0..1, got {opacity}")
     part = iuv[0].cpu().numpy()

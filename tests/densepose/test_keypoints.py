@@ -572,7 +572,7 @@ def test_estimator_errors(tmp_path: Path, weights: Path, estimator: PoseEstimato
         PoseEstimator(tmp_path / "none.pth")
     bad = tmp_path / "bad.pth"
     bad.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="bad.pth' is no file of tensors"):
+    with pytest.raises(ValueError, match="bad.pth' is not a file of tensors"):
         PoseEstimator(bad)
     torch.save([1, 2], bad)
     with pytest.raises(ValueError, match="must hold a state dict .* got a list"):
@@ -586,7 +586,7 @@ def test_estimator_errors(tmp_path: Path, weights: Path, estimator: PoseEstimato
             return Path.touch, (tmp_path / "ran",)
 
     torch.save(Evil(), bad)
-    with pytest.raises(ValueError, match="is no file of tensors"):
+    with pytest.raises(ValueError, match="is not a file of tensors"):
         PoseEstimator(bad)
     assert not (tmp_path / "ran").exists()
     for options, words in (

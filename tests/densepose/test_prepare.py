@@ -492,7 +492,7 @@ def test_report_and_contact_sheet(
     with Image.open(tmp_path / "images" / "iuv" / "prepare.jpg") as sheet:
         assert sheet.width > 600 and sheet.height > 300
     assert main(["prepare", str(tmp_path / "images"), "--batch", "8"]) == 0
-    assert "all maps were there already" in capsys.readouterr().out
+    assert "all maps existed already" in capsys.readouterr().out
     monkeypatch.setattr(fake, "settings", {"by": "another fake"}, raising=False)
     assert main(["prepare", str(tmp_path / "images")]) == 1
     assert "with other options (by was fake, is another fake)" in capsys.readouterr().err
