@@ -106,7 +106,7 @@ def test_an_order_that_cannot_be_told_is_an_error_and_an_option(tmp_path: Path) 
     iuv = torch.full((3, 4, 4), 7, dtype=torch.uint8)
     iuv[2] = 9
     path = save_rgb(tmp_path / "vague.png", iuv)
-    with pytest.raises(ValueError, match=r"vague\.png: its channel order cannot be told.*order='IUV'"):
+    with pytest.raises(ValueError, match=r"vague\.png: its channel order is ambiguous.*order='IUV'"):
         read_iuv(path)
     assert torch.equal(read_iuv(path, order="IUV"), iuv)
     assert torch.equal(read_iuv(path, order="VUI"), iuv.flip(0))
@@ -204,13 +204,13 @@ def test_bad_numpy_files_are_named(tmp_path: Path) -> None:
         (random_iuv().float().numpy(), r"u and v in \[0, 1\] \(clamp them, or divide by 255\)"),
         (nan, r"u and v in \[0, 1\]"),
         (half, "whole part ids 0..24"),
-        (random_iuv().int().numpy(), "must be of uint8 or floating point, got int32"),
+        (random_iuv().int().numpy(), "must be uint8 or floating point, got int32"),
         (np.zeros((4, 5), np.uint8), r"must be an array \[H, W, 3\] or \[3, H, W\], got \[4, 5\]"),
         (np.zeros((4, 5, 4), np.uint8), r"got \[4, 5, 4\]"),
         (np.zeros((0, 5, 3), np.uint8), r"got \[0, 5, 3\]"),
-        (np.zeros((3, 5, 3), np.uint8), r"may be \[H, W, 3\] or \[3, H, W\] with its shape"),
+        (np.zeros((3, 5, 3), np.uint8), r"may be \[H, W, 3\] or \[3, H, W\], got the shape"),
         (np.array([{"a": 1}], object), "it holds Python objects, which are not loaded"),
-        (vague, "channel order cannot be told .* give order='IUV'"),
+        (vague, "channel order is ambiguous .* give order='IUV'"),
         (np.full((4, 5, 3), 200, np.uint8), "part ids 0..24 .* got up to 200"),
     ):
         with pytest.raises(ValueError, match=message) as caught:

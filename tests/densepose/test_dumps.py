@@ -195,7 +195,7 @@ def test_text_pickles_are_read_as_far_as_they_hold_no_tensors(tmp_path: Path) ->
         ("instances", "got Instances: raw network outputs"),
         ("labels", r"labels must be part ids 0..24, got 25..25"),
         ("shape", r"must hold labels \[h, w\] and uv"),
-        ("box", "box must be of the result's size, 90 x 90"),
+        ("box", "box must have the result's size, 90 x 90"),
         ("few", "pred_densepose must hold a result for each of 2 boxes, got 1"),
         ("none", "it has boxes, but no pred_densepose"),
         ("checkpoint", "an image must be a dict with a file_name, got dict"),
@@ -327,7 +327,7 @@ def test_malicious_files_run_nothing(tmp_path: Path, attack: str, place: str, wr
         "deep": [{"file_name": "a.jpg", "pred_densepose": [[(1, {"x": [evil]})]]}],
     }[place]
     write(value, tmp_path / "evil.pkl")
-    with pytest.raises(ValueError, match=r"evil\.pkl is not loaded: it asks for .*; nothing was run"):
+    with pytest.raises(ValueError, match=r"evil\.pkl is not loaded: it refers to .*; nothing was run"):
         read_dump(tmp_path / "evil.pkl")
     assert not mark.exists() and "antigravity" not in sys.modules
 
@@ -488,7 +488,7 @@ def test_results_in_memory() -> None:
     ("changes", "error", "message"),
     [
         ({"labels": torch.zeros(1, 2, 2).long()}, ValueError, r"labels must have shape \[h, w\], got \[1, 2, 2\]"),
-        ({"uv": torch.zeros(2, 2, 3)}, ValueError, r"uv must have shape \[2, 2, 2\] as labels have it"),
+        ({"uv": torch.zeros(2, 2, 3)}, ValueError, r"uv must have shape \[2, 2, 2\] to match labels"),
         ({"uv": torch.zeros(2, 2, 2).long()}, TypeError, "uv must be floating point, got torch.int64"),
         ({"labels": torch.full((2, 2), 25)}, ValueError, "labels must be part ids 0..24, got numbers from 25 to 25"),
         ({"labels": torch.full((2, 2), 1.5)}, ValueError, "labels must be part ids 0..24"),

@@ -155,7 +155,7 @@ def test_a_map_whose_channel_order_cannot_be_told_is_left_as_it_is(tmp_path: Pat
     pixels[0, :4], pixels[1, :4] = (5, 0, 0), (0, 0, 5)
     pairs[0][1].parent.mkdir()
     Image.fromarray(pixels).save(pairs[0][1])
-    with pytest.raises(ValueError, match="order cannot be told"):
+    with pytest.raises(ValueError, match="order is ambiguous"):
         read_iuv(pairs[0][1])
     made = make_maps(pairs, Fake())
     assert made is not None and made.new == 0 and made.facts[0].labelled > 0
@@ -543,7 +543,7 @@ def test_names_of_other_programs_find_their_images(tmp_path: Path) -> None:
     images = [tmp_path / "query" / "a.jpg", tmp_path / "gallery" / "a.jpg", tmp_path / "gallery" / "b.png"]
     names = ["/else/where/query/a.jpg", "C:\\data\\gallery\\a.jpg", "b", "unknown.jpg"]
     assert match_names(images, names, "FILE") == dict(zip(images, names, strict=False))
-    with pytest.raises(ValueError, match="must tell images apart, got 'a.jpg'"):
+    with pytest.raises(ValueError, match="must identify images uniquely, got 'a.jpg'"):
         match_names(images, ["a.jpg"], "FILE")
     with pytest.raises(ValueError, match="name an image once"):
         match_names(images, ["b.png", "b"], "FILE")
@@ -797,7 +797,7 @@ def test_configs_and_weights_that_do_not_fit(tiny_model: tuple[Path, Path], tmp_
         ("none.yaml", "MODEL: [", "must be a detectron2 config"),
         ("key.yaml", "MODEL: {NO_SUCH: 1}", "must be a detectron2 config"),
         ("code.yaml", "MODEL: !!python/object/apply:os.getcwd []", "must be a detectron2 config"),
-        ("plain.yaml", "MODEL: {META_ARCHITECTURE: GeneralizedRCNN}", "must be that of a DensePose model"),
+        ("plain.yaml", "MODEL: {META_ARCHITECTURE: GeneralizedRCNN}", "must be for a DensePose model"),
         ("cse.yaml", text.replace("ChartWithConfidencePredictor", "EmbeddingPredictor"), r"\(CSE\)"),
         (
             "wide.yaml",
