@@ -77,7 +77,7 @@ class Processes:
             self._store.set(f"{_PREFIX}/digest", digest)
         elif self._store.get(f"{_PREFIX}/digest").decode() != digest:
             raise ValueError(
-                f"all processes must see the same images and options, but rank {self.rank} and rank 0 see different ones: "
+                f"all processes must see the same images and options, got different ones on ranks {self.rank} and 0: "
                 "the folder must be shared by all machines"
             )
 

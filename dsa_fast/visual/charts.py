@@ -180,7 +180,7 @@ def cmc_curves(
 
 @in_style
 def cmc_svg(cmc: ArrayLike) -> str:
-    """Draws one CMC curve as an <svg> element, with the values at ranks 1, 5, 10 and 20. Its axis may not start at 0."""
+    """Draws one CMC curve as an <svg> element, with values at ranks 1, 5, 10 and 20. The axis can start above 0."""
     figure, axes = _axes("", "rank", "", _SVG_SIZE)
     values = np.asarray(cmc, np.float64)
     _draw_cmc(axes, values, QUERY)
