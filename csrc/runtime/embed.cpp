@@ -178,7 +178,7 @@ std::vector<std::string> find_images(const Options& options) {
   return images;
 }
 
-// Decodes and resizes images, some batches ahead of their use.
+// Decodes and resizes images a few batches in advance.
 class Loader {
  public:
   struct Batch {

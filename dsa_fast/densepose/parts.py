@@ -1,4 +1,4 @@
-"""DensePose's 24 body parts: names, left/right partners, the paper's merging, and colours to draw them.
+"""DensePose's 24 body parts: names, left/right partners, the paper's merging, and colors to draw them.
 
 Part ids are those of DensePose (Güler et al., 2018, https://arxiv.org/abs/1802.00434): 1..24, and 0 for background.
 "Left" and "right" are the person's own. The limbs are cut into two charts each, lengthwise. For legs these are back

@@ -210,7 +210,7 @@ def test_bad_numpy_files_are_named(tmp_path: Path) -> None:
         (np.zeros((0, 5, 3), np.uint8), r"got \[0, 5, 3\]"),
         (np.zeros((3, 5, 3), np.uint8), r"may be \[H, W, 3\] or \[3, H, W\], got the shape"),
         (np.array([{"a": 1}], object), "it holds Python objects, which are not loaded"),
-        (vague, "channel order is ambiguous .* give order='IUV'"),
+        (vague, "channel order is ambiguous; give order='IUV'"),
         (np.full((4, 5, 3), 200, np.uint8), "part ids 0..24 .* got up to 200"),
     ):
         with pytest.raises(ValueError, match=message) as caught:

@@ -575,7 +575,7 @@ def test_estimator_errors(tmp_path: Path, weights: Path, estimator: PoseEstimato
     with pytest.raises(ValueError, match="bad.pth' is not a file of tensors"):
         PoseEstimator(bad)
     torch.save([1, 2], bad)
-    with pytest.raises(ValueError, match="must hold a state dict .* got a list"):
+    with pytest.raises(ValueError, match="must hold a state dict .* got list"):
         PoseEstimator(bad)
     torch.save({"a": torch.zeros(1)}, bad)
     with pytest.raises(ValueError, match="names are missing"):

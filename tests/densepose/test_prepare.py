@@ -573,7 +573,7 @@ def test_keypoints_are_drawn_by_the_same_run(tmp_path: Path, capsys: pytest.Capt
     assert int(iuv[0, 36, 24]) == 2, "the middle of the chest is the torso's front"
     with Image.open(out / "0.png") as file:
         assert file.info[MAKER_KEY] == "keypoint IUV"
-    assert len(images) == 3 and main(arguments) == 0 and "there already" in capsys.readouterr().out
+    assert len(images) == 3 and main(arguments) == 0 and "existed already" in capsys.readouterr().out
 
 
 def test_photos_with_an_exif_turn_are_taken_upright(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -589,7 +589,7 @@ def test_photos_with_an_exif_turn_are_taken_upright(tmp_path: Path, capsys: pyte
     place = photo.parent / "iuv" / "turned.png"
     assert read_iuv(place).shape == (3, 96, 48) == read_image(photo).shape
     assert int(read_iuv(place)[0, 36, 24]) == 2
-    assert main(["prepare", str(photo.parent), *options]) == 0 and "there already" in capsys.readouterr().out
+    assert main(["prepare", str(photo.parent), *options]) == 0 and "existed already" in capsys.readouterr().out
     assert main(["warp", str(photo), str(place), "--out", str(tmp_path / "warp.png")]) == 0
     assert main(["inspect", str(photo.parent), "--out", str(tmp_path / "inspect")]) in (0, 1)
     report = json.loads((tmp_path / "inspect" / "inspect.json").read_text())

@@ -4,7 +4,7 @@
 `dsa_fast.densepose.body`. The modules of this package are:
 
 - `look`: clothes, hair, skin and accessories of an identity;
-- `render`: camera and rasteriser;
+- `render`: camera and rasterizer;
 - `scene`: poses, views, boxes, backgrounds, occluders, light, cameras, damage to maps;
 - `person`: rendered pictures;
 - `dataset`: files on disk.

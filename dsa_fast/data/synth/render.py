@@ -1,4 +1,4 @@
-"""A small z-buffer rasteriser in NumPy, and a camera.
+"""A small z-buffer rasterizer in NumPy, and a camera.
 
 Pictures are sampled on a grid of half pixels, (2H+1) x (2W+1). The odd samples are the pixel centers. IUV maps use
 these samples unchanged, so they are exact. Colors are filtered over the neighboring samples.
@@ -48,7 +48,7 @@ class Camera:
         """Projects points [N, 3] from the person's frame to x (right), y (up), in meters at the person, and depth.
 
         Args:
-            points: metres, in the person's frame.
+            points: meters, in the person's frame.
             centre: height of the point that the camera looks at, meters; it becomes the origin.
 
         Returns:

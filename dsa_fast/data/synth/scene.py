@@ -367,7 +367,7 @@ def random_occluder(rng: np.random.Generator) -> Occluder:
 def develop(
     pixels: Array, style: CameraStyle, light: Light, camera_color: float, blur: float, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Simulates the camera: exposure, colours, blur, resolution and noise.
+    """Simulates the camera: exposure, colors, blur, resolution and noise.
 
     Args:
         pixels: float32 [H, W, 3] in 0..255.
@@ -391,7 +391,7 @@ def develop(
     sigma, size, noise = rng.uniform(0, 0.8), rng.uniform(0, 1), rng.uniform(1, 8)
     if camera_color > 0:
         saturation = 1 + (style.saturation - 1) * camera_color
-        mix = saturation * np.eye(3) + (1 - saturation) / 3  # towards grey
+        mix = saturation * np.eye(3) + (1 - saturation) / 3  # toward gray
         gains = np.array(style.gains) ** camera_color
         pixels = pixels @ (gains[:, None] * mix).astype(np.float32)
         pixels = 255 * (np.clip(pixels, 0, 255) / 255) ** np.float32(style.gamma**camera_color)

@@ -1,6 +1,6 @@
 """A human body made of formulas: joints, proportions, a pose, and a surface cut into DensePose's 24 charts.
 
-Limbs, trunk, hands, feet and head are generalised cylinders. Each chart is a grid of vertices on one of them, moved by
+Limbs, trunk, hands, feet and head are generalized cylinders. Each chart is a grid of vertices on one of them, moved by
 linear blend skinning. Posing it takes well under a millisecond, and needs NumPy alone. Synthetic people are made of
 this body (`dsa_fast.data.synth`), and keypoint IUV is drawn with it (`posing`).
 
@@ -13,7 +13,7 @@ this body (`dsa_fast.data.synth`), and keypoint IUV is drawn with it (`posing`).
 
 May import `dsa_fast.densepose.parts` and `dsa_fast.ops`.
 
-Units are metres and radians. A person who stands upright faces +z, up is +y, and +x is the person's *left* (the right
+Units are meters and radians. A person who stands upright faces +z, up is +y, and +x is the person's *left* (the right
 of the picture that a camera in front takes). The ground is y = 0.
 
 **Charts.** Part ids are DensePose's (`dsa_fast.densepose.parts`). Directions of u and v were measured on real DensePose

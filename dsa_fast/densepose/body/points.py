@@ -27,11 +27,11 @@ _JOINTS = joints3d(Pose()).astype(np.float64)
 
 
 def _distance(first: str, second: str, axis: int = 1) -> float:
-    """How far the first joint is above (or, along axis 0, left of) the second, metres, without float32's noise."""
+    """How far the first joint is above (or, along axis 0, left of) the second, meters, without float32's noise."""
     return round(float(_JOINTS[BONES[first], axis] - _JOINTS[BONES[second], axis]), 3)
 
 
-# The average body's lengths, metres. The trunk reaches from the middle of the hips to that of the shoulders.
+# The average body's lengths, meters. The trunk reaches from the middle of the hips to that of the shoulders.
 TRUNK = _distance("left_shoulder", "left_hip")
 SHOULDER_WIDTH = _distance("left_shoulder", "right_shoulder", axis=0)
 HIP_WIDTH = _distance("left_hip", "right_hip", axis=0)
@@ -55,8 +55,8 @@ class Limb:
         middles: points of the elbows or knees.
         ends: points of the wrists or ankles.
         bones: the left side's three bones; the right one follows each.
-        lengths: of the first two bones, metres.
-        width: between the roots, metres.
+        lengths: of the first two bones, meters.
+        width: between the roots, meters.
         upper_parts: DensePose's parts above the middle joint.
         lower_parts: those below it.
     """

@@ -48,7 +48,7 @@ _SHORT = 0.87  # a bone that looks shorter than this share of its length points 
 _LEVEL = 0.3  # how much flatter a foot lies than its leg stands upright
 _ROOT = 0.25  # weight of the trunk's estimate of a shoulder's or hip's place
 _HEAD_WEIGHT = 0.75  # weight of the trunk's estimate of the head's place; a visible point's is 1
-_HEAD_NOISE = 0.02  # metres, standard deviation of the head's points
+_HEAD_NOISE = 0.02  # meters, standard deviation of the head's points
 _HEAD_TURN = 0.4  # radians, standard deviation of the head's turn against the trunk's
 
 _CHUNK = 512  # people posed at once: their numbers stay in the cache
@@ -157,7 +157,7 @@ def _pose_limb(points: Array, known: Mask, view: View, limb: Limb, side: int, bo
     seen = np.where(known[:, root, None], view.lift(points[:, root]), seen)
     start = np.concatenate([seen[:, :2] + _ROOT * (place - seen)[:, :2], place[:, 2:]], -1)
 
-    # A middle joint that is missing lies between its neighbours; a leg that leaves the picture goes on for a thigh.
+    # A middle joint that is missing lies between its neighbors; a leg that leaves the picture goes on for a thigh.
     between = (start[:, :2] * np.stack([scale, -scale], -1) + points[:, end]) / 2
     bent = np.where(has_middle[:, None], points[:, middle], between)
     shows_upper = has_middle | has_end

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 __all__ = ["AVERAGE", "AVERAGE_HEIGHT", "Shape", "check_shape"]
 
-#: Metres: the height that the lengths in this package are written for.
+#: Meters: the height that the lengths in this package are written for.
 AVERAGE_HEIGHT = 1.72
 
 
@@ -15,9 +15,9 @@ class Shape:
     """Proportions of a body and the room that its clothes take. Lengths are multiples of an average adult's.
 
     Attributes:
-        height: of the whole person, metres.
+        height: of the whole person, meters.
         girth: width and depth of the trunk.
-        belly: how far the belly stands out, metres.
+        belly: how far the belly stands out, meters.
         shoulders: width between the shoulders.
         legs: length of the legs; the trunk makes up for it.
         arms: length of the arms.
@@ -27,7 +27,7 @@ class Shape:
         trousers: thickness of the legs' clothes, a multiple.
         skirt: how far down a skirt widens the legs: 0 is none, 1 the knee, 2 the ankle.
         coat: how much wider hips and thighs are below a long jacket, a fraction.
-        hair: thickness of the hair, metres.
+        hair: thickness of the hair, meters.
     """
 
     height: float = AVERAGE_HEIGHT

@@ -33,7 +33,7 @@ BONES = {name: index for index, name in enumerate(JOINTS)}
 #: Joint that each joint becomes in a mirrored person.
 MIRROR_JOINTS: tuple[int, ...] = (0, 1, 2, 3, 4, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 
-#: Points on bones that are no joints: name -> (joint, offset in its frame, metres for a height of 1.72).
+#: Points on bones that are no joints: name -> (joint, offset in its frame, meters for a height of 1.72).
 LANDMARKS: dict[str, tuple[str, tuple[float, float, float]]] = {
     "nose": ("head", (0.0, 0.05, 0.115)),
     "left_eye": ("head", (0.032, 0.08, 0.088)),

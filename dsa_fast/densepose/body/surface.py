@@ -27,11 +27,11 @@ class Body:
 
     Attributes:
         shape: its proportions.
-        vertices: float32 [V, 3], metres, in the pose `REST`.
+        vertices: float32 [V, 3], meters, in the pose `REST`.
         normals: float32 [V, 3], unit.
         uv: float32 [V, 2] in [0, 1].
         part: int16 [V], 1..24 (0 for accessories). Vertices are not shared between charts.
-        texture: int16 [V], page of the texture that colours a vertex: part - 1, accessories from 24 on.
+        texture: int16 [V], page of the texture that colors a vertex: part - 1, accessories from 24 on.
         faces: int32 [F, 3], counter-clockwise seen from outside.
         bones: int64 [V, 2] indices of `JOINTS`.
         weight: float32 [V], of the second bone; the first has the rest.
@@ -77,7 +77,7 @@ class Body:
             v: places in the chart, same shape.
 
         Returns:
-            float32 [..., 3], metres, in the person's frame. Between vertices it is bilinear.
+            float32 [..., 3], meters, in the person's frame. Between vertices it is bilinear.
 
         Raises:
             ValueError: `part` is out of range.
@@ -125,16 +125,16 @@ def _outward_faces(vertices: Array, normals: Array, faces: NDArray[np.int32]) ->
 
 
 def chart_coordinates(size: int) -> dict[str, NDArray[np.float32]]:
-    """Body coordinates of the texel centres of an average body's charts, to paint clothes.
+    """Body coordinates of the texel centers of an average body's charts, to paint clothes.
 
     Args:
         size: texels of a chart each way, S.
 
     Returns:
         float32 [24, S, S] each, rows along u and columns along v: "along" (limbs: 0 at the first joint, 1 at the
-        middle one, 2 at the end; trunk: height above the hip over hip-to-neck; head: metres above its joint; hands
+        middle one, 2 at the end; trunk: height above the hip over hip-to-neck; head: meters above its joint; hands
         and feet: 0..1), "around" (azimuth, radians: 0 in front, positive outwards; trunk and head: positive to the
-        person's left), and "x", "y", "z" (metres, arms hanging).
+        person's left), and "x", "y", "z" (meters, arms hanging).
     """
     centre = ((np.arange(size) + 0.5) / size).astype(np.float32)
     result = {name: np.zeros((NUM_PARTS, size, size), np.float32) for name in ("along", "around", "x", "y", "z")}

@@ -4,8 +4,8 @@ The camera is taken to be far away and to look down a little. A trunk's turn is 
 shoulders and hips; which side it shows, from the face and from the way that knees and elbows bend. Everything is
 arithmetic on whole arrays of people. No person depends on another.
 
-The picture's frame has x right and y down, in pixels. The camera's has x right, y up and z towards the camera, in
-metres of an average adult.
+The picture's frame has x right and y down, in pixels. The camera's has x right, y up and z toward the camera, in
+meters of an average adult.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ PITCH = 0.15  # radians that cameras look down
 # Fitted on synthetic people, seen exactly, with noise and without faces:
 _QUANTILE = 0.67  # of the lengths of bones over an average adult's: a person's size
 # Fitted on photos:
-_IN_FRONT = 0.1  # metres that a hand seen before the trunk is in front of its shoulder
+_IN_FRONT = 0.1  # meters that a hand seen before the trunk is in front of its shoulder
 
 # Weights of the cues for the side that faces the camera, by logistic regression on synthetic people: a visible eye or
-# ear (each), and distances across the picture, metres: of the nose from the ears, of the head and of the wrists from
+# ear (each), and distances across the picture, meters: of the nose from the ears, of the head and of the wrists from
 # the shoulders, and of a knee or elbow from the line between its neighbors.
 _SEEN_SIGN, _NOSE_SIGN, _HEAD_SIGN, _WRIST_SIGN, _BEND_SIGN = 2.4, 30.0, 40.0, 20.0, 30.0
 
@@ -94,7 +94,7 @@ def _mean(points: Array, known: Mask, which: tuple[int, ...]) -> tuple[Array, Ma
 class Trunk:
     """People's trunks, in the picture."""
 
-    scale: Array  # [N] pixels per metre
+    scale: Array  # [N] pixels per meter
     shoulders: Array  # [N, 2], their middle
     hips: Array  # [N, 2], their middle
     known: Mask  # [N]
