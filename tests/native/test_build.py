@@ -192,7 +192,7 @@ def source_copy(tmp_path: Path) -> Path:
     shutil.copytree(PACKAGE / "ops", copy / "dsa_fast" / "ops", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "LICENSE"):
         shutil.copy(SOURCE / name, copy / name)
-    for name in ("__init__.py", "py.typed"):
+    for name in ("__init__.py", "py.typed", "version.py"):
         shutil.copy(PACKAGE / name, copy / "dsa_fast" / name)
     (copy / "README.md").write_text("readme\n")
     return copy
