@@ -1,6 +1,6 @@
 """Shared by the suites of run.py: the machine's description, the clock, the copy rate, tables and JSON.
 
-A suite is a module in this folder with `run(options) -> dict` and `show(result)`. If it has options of its own, it also
+A suite is a module in this folder with `run(options) -> dict` and `show(result)`. If it has its own options, it also
 has `add_options(group)`. `options` holds the parsed options: `device` (a torch.device), `quick`, `seconds` and the
 suite's own. The dict can be written as JSON and holds `rows`, a list of dicts.
 """

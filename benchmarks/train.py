@@ -115,7 +115,7 @@ def sum_of(tensors: Iterable[Tensor]) -> Tensor:
 
 
 class Separate(nn.Module):
-    """`DSAReID` with a module of its own for each branch."""
+    """`DSAReID` with a separate module for each branch."""
 
     def __init__(self, model: DSAReID) -> None:
         super().__init__()

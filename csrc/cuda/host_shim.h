@@ -95,7 +95,7 @@ void run_on_cpu(void (*kernel)(Params...), dim3 grid, dim3 block, Args... args) 
 
 inline unsigned char* dynamic_shared = nullptr;
 
-// The threads of a block, each with a stack of its own, run in turn.
+// The threads of a block, each with its own stack, run in turn.
 class Fibers {
  public:
   // Runs body(0) .. body(n - 1) to their ends. Aborts when some end while others wait at a barrier.
@@ -196,7 +196,7 @@ inline void Fibers::enter() {
 
 inline void __syncthreads() { fibers.wait_at_barrier(); }
 
-// Blocks in an order drawn anew; shared_bytes of dynamic shared memory each.
+// Runs blocks in a new random order; shared_bytes of dynamic shared memory each.
 template <typename... Params, typename... Args>
 void run_blocks_on_cpu(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, Args... args) {
   std::vector<unsigned> order(static_cast<size_t>(grid.x) * grid.y);

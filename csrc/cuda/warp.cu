@@ -2,7 +2,7 @@
 //
 // Threads race for a texel, but only through integer maxima and sums, whose result does not depend on their order:
 //   last: atomicMax of the pixels' raster indexes leaves each texel its winner; a gather then writes every texel once.
-//   mean: each texel lists its pixels in a segment of its own. The place of a segment and the order within it depend on
+//   mean: each texel lists its pixels in its own segment. The position of a segment and the order within it depend on
 //         the race; floating point segments are sorted before they are summed.
 // The kernels use no shared memory and no barrier.
 #include "../warp.h"

@@ -305,7 +305,7 @@ def disturb_iuv(iuv: Tensor, draws: Draws) -> Tensor:
     if draws.dropped is None and draws.shift is None:
         return iuv
     part = iuv[:, 0].long()
-    part = (part * (part <= NUM_PARTS)).flatten(1)  # [B, h * w]; 0 is no part
+    part = (part * (part <= NUM_PARTS)).flatten(1)  # [B, h * w]; 0: no part
     out = iuv.clone()
     if draws.shift is not None:
         shift = functional.pad(draws.shift, (0, 0, 1, 0)).to(iuv.device, non_blocking=True) * 255  # [B, 25, 2]

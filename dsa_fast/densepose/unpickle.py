@@ -96,7 +96,7 @@ def read_values(path: str | os.PathLike[str], classes: Collection[str]) -> Any:
         ) from None
     except Exception as error:  # damage can cause any error
         about = str(error).split("\n")[0] or type(error).__name__
-        raise ValueError(f"{path} is no torch.save file or pickle, is cut short or damaged: {about}") from error
+        raise ValueError(f"{path} is not a torch.save file or pickle, or is truncated or damaged: {about}") from error
 
 
 def _read(path: Path, file: BinaryIO, classes: frozenset[str]) -> Any:

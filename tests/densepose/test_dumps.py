@@ -219,8 +219,8 @@ def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "empty.pkl").touch()
     (tmp_path / "text.pkl").write_text("no pickle")
     for name, message in {
-        "picture.png": "is no torch.save file or pickle",
-        "text.pkl": "is no torch.save file or pickle",
+        "picture.png": "is not a torch.save file or pickle",
+        "text.pkl": "is not a torch.save file or pickle",
         "empty.pkl": "got an empty file",
         "other.zip": "not one of torch.save",
         "packed.zip": "compressed or encrypted",
@@ -428,7 +428,7 @@ def test_a_zip_that_promises_more_numbers_than_it_holds_is_refused(tmp_path: Pat
                     assert data.count(b"K\x04") == 2
                     data = data.replace(b"K\x04", number)
                 short.writestr(info.filename, data)
-        with pytest.raises(ValueError, match=r"short.* is no torch.save file"):
+        with pytest.raises(ValueError, match=r"short.* is not a torch.save file"):
             read_values(name, ())
 
 

@@ -56,7 +56,7 @@ _LEGS, _FEET, _HEAD = tuple(range(6, 14)), (4, 5), (22, 23)
 
 @dataclass(frozen=True)
 class Accessory:
-    """A rounded box that moves with a bone. Its pixels are background in the IUV map, as DensePose has it.
+    """A rounded box that moves with a bone. Its pixels are background in the IUV map, as in DensePose.
 
     Attributes:
         bone: name of the joint.
