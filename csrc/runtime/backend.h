@@ -1,5 +1,5 @@
-// A back end runs an artifact. Each is a library of its own: TensorRT and TensorRT-RTX give different classes the same
-// names, and a machine without a GPU has neither.
+// A back end runs an artifact. Each back end is a separate library, because TensorRT and TensorRT-RTX use the same
+// names for different classes, and a machine without a GPU has neither.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +51,7 @@ struct BackendRequest {
 using OpenBackend = Backend*(const BackendRequest& request);
 constexpr const char* kOpenBackend = "dsa_fast_open_backend";
 
-// Throws std::runtime_error saying where the engine differs from the sidecar.
+// Throws std::runtime_error if the engine differs from the sidecar; the message names the difference.
 void check_ports(const Sidecar& sidecar, const Ports& ports);
 
 // Images run at once: `batch`, or the sidecar's largest for 0. Throws std::invalid_argument.

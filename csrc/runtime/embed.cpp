@@ -178,7 +178,7 @@ std::vector<std::string> find_images(const Options& options) {
   return images;
 }
 
-// Decodes and resizes images, some batches ahead of their use.
+// Decodes and resizes images a few batches in advance.
 class Loader {
  public:
   struct Batch {
@@ -272,7 +272,7 @@ class Loader {
 };
 
 void show_progress(int64_t done, int64_t total, double seconds) {
-  std::fprintf(stderr, "\r%lld of %lld images, %.0f a second ", static_cast<long long>(done),
+  std::fprintf(stderr, "\r%lld of %lld images, %.0f per second ", static_cast<long long>(done),
                static_cast<long long>(total), static_cast<double>(done) / std::max(seconds, 1e-9));
 }
 
@@ -330,7 +330,7 @@ int embed(const Options& options) {
   vectors.commit();
   if (!options.quiet) {
     if (terminal) std::cerr << "\r\033[K";
-    std::fprintf(stderr, "%s: %lld vectors of %lld numbers, %.1f s, %.1f images a second\n", options.out.c_str(),
+    std::fprintf(stderr, "%s: %lld vectors of %lld numbers, %.1f s, %.1f images per second\n", options.out.c_str(),
                  static_cast<long long>(vectors.rows()), static_cast<long long>(dim), took,
                  static_cast<double>(total) / std::max(took, 1e-9));
   }

@@ -24,8 +24,8 @@ constexpr int64_t kLargestFile = int64_t{1} << 30;
 constexpr int64_t kLargestImage = int64_t{1} << 28;  // pixels
 
 // ---- JPEG and PNG ---------------------------------------------------------------------------------------------------
-// Both libraries report errors by jumping out of their functions. Nothing with a destructor lives in the functions
-// jumped from or to.
+// Both libraries report errors with longjmp. The functions that it leaves or returns to have no objects with
+// destructors.
 
 [[noreturn]] void refuse(const std::string& name, const char* reason) {
   throw std::runtime_error(name + " must be a readable JPEG or PNG image, got: " + reason);
@@ -171,7 +171,7 @@ const char* decode_png(PngSource* source, Image* image, std::vector<png_bytep>* 
 
 // ---- the resize -----------------------------------------------------------------------------------------------------
 
-// PyTorch fuses multiply-adds where the processor can, and only there; so does this.
+// Like PyTorch, fuses multiply-adds only if the processor can.
 
 // One row of pixels, uint8 [in, 3] -> float [out, 3].
 template <bool kFused>

@@ -81,8 +81,8 @@ class OpenVino : public Backend {
   }
 
  private:
-  // The type that Python's Encoder asks for: both return the same vectors. Asked for a type that the processor has not,
-  // OpenVINO would silently compute in bfloat16.
+  // The same type as in Python's Encoder, so both return the same vectors. If the processor does not have the requested
+  // type, OpenVINO silently computes in bfloat16.
   ov::element::Type compute_type(const std::string& precision) {
     const auto capabilities = core_.get_property("CPU", ov::device::capabilities);
     const auto has = [&](const char* name) {

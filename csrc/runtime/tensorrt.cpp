@@ -1,4 +1,4 @@
-// Runs engines of TensorRT or TensorRT-RTX; the headers that it is compiled with decide.
+// Runs engines of TensorRT or TensorRT-RTX, depending on the headers at compile time.
 //
 // Two slots, each with its own buffers, execution context and stream, take batches in turn: one's copies overlap the
 // other's computing. A batch size's second run and later ones are launches of one CUDA graph.
@@ -254,7 +254,7 @@ class TensorRt : public Backend {
 
   std::unique_ptr<nvinfer1::IExecutionContext> new_context() {
 #if defined(TRT_MAJOR_RTX)
-    // A graph keeps the kernels that it was captured with: they must be the shape's own from the first run on.
+    // A graph keeps the kernels that it was captured with, so the first run must already use the kernels of this shape.
     const std::unique_ptr<nvinfer1::IRuntimeConfig> config(engine_->createRuntimeConfig());
     if (config == nullptr) log_.fail("the engine cannot be run");
     config->setDynamicShapesKernelSpecializationStrategy(nvinfer1::DynamicShapesKernelSpecializationStrategy::kEAGER);

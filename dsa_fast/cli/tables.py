@@ -23,7 +23,7 @@ from dsa_fast.tables.run import ROW
 
 _Number = TypeVar("_Number", int, float)
 
-#: Strengths of `SynthConfig` that a sweep scales: what displaces a person's parts in the image or hides them.
+#: Strengths of `SynthConfig` that a sweep scales. They displace or hide a person's parts in the image.
 MISALIGNMENTS = ("pose", "view", "box", "occlusion")
 
 
@@ -37,25 +37,25 @@ def tables(
     synth: SynthConfig = SynthConfig(identities=160),
     options: list[str] = [],  # noqa: B006  (shown by --help)
 ) -> None:
-    """Train and test the rows of the paper's tables 3, 4 and 5, and write them beside the paper's numbers.
+    """Train and test the rows of the paper's tables 3, 4 and 5, and write the scores next to the paper's numbers.
 
-    Each row is trained once for each seed, and tested after the last epoch. Finished trainings are not repeated and an
-    interrupted one is resumed: after Ctrl-C, give the same command again. More seeds or rows may be asked for later.
-    Without --data.root the people are synthetic, and made here.
+    Each row is trained once per seed and tested after the last epoch. To continue after Ctrl-C, repeat the command. It
+    keeps finished training runs and resumes an interrupted one. You can add seeds or rows later. Without --data.root,
+    the command renders synthetic people.
 
     Args:
-        rows: which, separated by commas: names of files in the folder `rows` next to `base` or of the package's
-            `rows/NAME`, or paths of YAML files; `paper` for all of the paper's.
-        seeds: seeds of weights, batches and transforms, separated by commas. The people stay the same.
-        base: what all rows share, as a YAML file or the name of one of the package's (`tiny`, `small`, `dsa_reid`); a
-            row's file changes only what the row is about.
-        out: folder for the trainings (ROW/seedN), table.json, table.md and table.png, and synthetic people.
-        strengths: sweeps the misalignment of synthetic people instead: factors of their pose, view, box and occlusion,
-            separated by commas; 1 leaves them as `synth` says, 0 takes them away, and none gets above 1. Writes
-            sweep.json, sweep.md and sweep.png, with each row's gain on the first one.
-        synth: the synthetic people, where no --data.root is given.
-        options: further options of dsa-fast fit for all rows; they may be given as they are: --data.root DIR,
-            --data.p 8, --trainer.max_epochs 12.
+        rows: rows to train, separated by commas: names of files in the folder `rows` next to `base` or in the package's
+            `rows`, or paths of YAML files; `paper` for all rows of the paper.
+        seeds: random seeds of weights, batches and transforms, separated by commas. The people stay the same.
+        base: configuration shared by all rows: a YAML file or a name of the package's (`tiny`, `small`, `dsa_reid`). A
+            row's file contains only its own changes.
+        out: folder for the training runs (ROW/seedN), table.json, table.md and table.png, and synthetic people.
+        strengths: instead of the table, sweep the misalignment of synthetic people. These factors, separated by commas,
+            scale the options pose, view, box and occlusion of `synth`; 1 keeps them, 0 removes them, and the result is
+            at most 1. Writes sweep.json, sweep.md and sweep.png, with each row's gain over the first row.
+        synth: options of the synthetic people, used without --data.root.
+        options: more options of dsa-fast fit, which apply to all rows; pass them directly: --data.root DIR, --data.p 8,
+            --trainer.max_epochs 12.
     """
     console = Console()
     root = any(option.split("=")[0] == "--data.root" for option in options)
@@ -76,7 +76,7 @@ def tables(
         given = list(options)
         if not root:
             given += ["--data.root", str(folder / "people")]
-        for seed in numbers:  # a whole table soon, then more seeds
+        for seed in numbers:  # a complete table early, then more seeds
             for name, file in files.items():
                 trainings.append(_training(base_file, file, given, name, seed, folder / name / f"seed{seed}", factor))
         _check_teachers(trainings)
@@ -111,12 +111,12 @@ def tables(
     console.print(f"\n{text}\nWritten to {out}", highlight=False, soft_wrap=True, markup=False)
 
 
-# Options of these groups are those of dsa-fast fit.
+# Options of these groups are passed on to dsa-fast fit.
 tables.passed_on = ("data", "model", "loss", "optim", "augment", "trainer", "guide")  # type: ignore[attr-defined]
 
 
 def scaled(config: SynthConfig, factor: float) -> SynthConfig:
-    """The same people with `factor` times the misalignment, each strength being 1 at most."""
+    """Returns the same people with `factor` times the misalignment. Each strength is at most 1."""
     return replace(config, **{name: min(1.0, factor * getattr(config, name)) for name in MISALIGNMENTS})
 
 

@@ -1,8 +1,8 @@
 """Turns stored uint8 images and IUV maps into the inputs of a step, on their device.
 
 The full image is resized, flipped, cropped, normalized and erased. The DSAP images are warped after the same flip and
-crop, before the erasing (which hits the full image only). `augment_batch` does it with one operator,
-`train_transform`; `augment_batch_reference` does it in plain steps, with the same result.
+crop, before erasing (which affects only the full image). `augment_batch` does this with one operator,
+`train_transform`. `augment_batch_reference` does it in plain steps, with the same result.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class AugmentConfig:
         flip_table: path of DensePose's `UV_symmetry_transforms.mat`, a table of u and v of mirrored parts; by default
             the closed form of `dsa_fast.densepose.flip_iuv`. `flip_lut` reads it for `augment_batch`.
         erase: probability of random erasing.
-        erase_area: smallest and largest share of the image that is erased.
+        erase_area: smallest and largest erased share of the image.
         erase_aspect: smallest and largest height / width of the erased box.
         reduce: how several pixels on a texel are combined, `last` or `mean` (see `dsa_fast.warp`).
         parts: `warp` makes part images as in the paper; `crop` makes the paper's CSA (see `dsa_fast.crop_parts`) for
             comparison, and is slower.
-        iuv_drop: probability that a part is missing in an image's IUV map, as in maps of a worse DensePose.
-        iuv_noise: standard deviation of a shift of (u, v), drawn for each part of each image; 1 is a part's side.
+        iuv_drop: probability that a part is removed from an image's IUV map, to simulate a worse DensePose.
+        iuv_noise: standard deviation of a random shift of (u, v) for each part of each image; 1 is the side of a part.
     """
 
     size: tuple[int, int] = (256, 128)
@@ -88,7 +88,7 @@ class Draws:
 
     Attributes:
         top, left: corner of the crop in the padded image, int64 [B], in pixels.
-        flip: whether an image is mirrored, bool [B].
+        flip: whether each image is mirrored, bool [B].
         erase: boxes (top, left, height, width) in the cropped image, int64 [B, 4]; height 0 for none.
         dropped: parts to remove from the maps, bool [B, 24]; None for none.
         shift: offsets of the parts' u and v, float32 [B, 24, 2]; None for none.
@@ -103,7 +103,7 @@ class Draws:
 
     @classmethod
     def sample(cls, batch_size: int, config: AugmentConfig, generator: torch.Generator) -> Draws:
-        """Draws for `batch_size` images. Equal generator states give equal draws, whatever the device."""
+        """Draws for `batch_size` images. Equal generator states give equal draws on any device."""
 
         def uniform(*shape: int) -> Tensor:
             return torch.rand(*shape, generator=generator, dtype=torch.float64)
@@ -125,7 +125,7 @@ class Draws:
         box_height, box_width = box_height * erased, box_width * erased
         box_top = (uniform(batch_size) * (height - box_height + 1)).long()
         box_left = (uniform(batch_size) * (width - box_width + 1)).long()
-        # Last, and only on request, so that the other draws are the same with and without.
+        # Drawn last, and only if used, so the other draws do not depend on these options.
         dropped = uniform(batch_size, NUM_PARTS) < config.iuv_drop if config.iuv_drop else None
         shift = None
         if config.iuv_noise:
@@ -153,7 +153,7 @@ _MEAN, _STD = ((torch.tensor(values) * 255).tolist() for values in (MEAN, STD))
 
 @lru_cache
 def _mean_std(device: torch.device) -> tuple[Tensor, Tensor]:
-    """[3, 1, 1] each, in 0..255. Cached, because a copy to a GPU at each step would wait."""
+    """[3, 1, 1] each, in 0..255. Cached, because a copy to a GPU in each step would block."""
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) * 255 for values in (MEAN, STD))
     return mean, std
 
@@ -183,9 +183,9 @@ def augment_batch(
         draws: `Draws.sample(...)`.
         config: sizes and padding. The probabilities are already in `draws`.
         indices: the stored people of the batch, int64 [B], on the CPU. They are read in place.
-        dtype: of the images.
-        dsap_dtype: of the DSAP images; by default `dtype`.
-        channels_last: lay the images out as [B, H, W, 3] in memory.
+        dtype: dtype of the images.
+        dsap_dtype: dtype of the DSAP images; by default `dtype`.
+        channels_last: store the images as [B, H, W, 3] in memory.
         mirror: a table of mirrored (U, V) from `flip_lut`, instead of the closed form; see `train_transform`.
 
     Returns:
@@ -229,10 +229,10 @@ def augment_batch(
 
 
 def flip_lut(config: AugmentConfig) -> Tensor | None:
-    """Reads `config.flip_table` as `augment_batch` takes it for `mirror`; None without a table.
+    """Reads `config.flip_table` for the argument `mirror` of `augment_batch`; None without a table.
 
     Raises:
-        FileNotFoundError, ValueError: see `SymmetryTable.load`; also ValueError if the package to read it is missing.
+        FileNotFoundError, ValueError: see `SymmetryTable.load`; also ValueError if a package is missing to read it.
     """
     if config.flip_table is None:
         return None
@@ -272,7 +272,7 @@ def augment_batch_reference(images: Tensor, iuv: Tensor, draws: Draws, config: A
     images = torch.where(flip, images.flip(-1), images)
     iuv = resize_iuv(disturb_iuv(iuv, draws), config.size)
     iuv = _crop(torch.where(flip, flip_iuv(iuv), iuv), draws, config)
-    # The warp sees bytes, so that the mean of several pixels does not depend on their order.
+    # The warp reads bytes, so the mean of several pixels does not depend on their order.
     pixels = _crop(images, draws, config)
     dsap = part_images(pixels, iuv, config.parts, size=config.dsap_size, reduce=config.reduce)
     return _erase(_crop(normalize(images), draws, config), draws), dsap
@@ -355,7 +355,7 @@ def disturb_iuv(iuv: Tensor, draws: Draws) -> Tensor:
     if draws.dropped is None and draws.shift is None:
         return iuv
     part = iuv[:, 0].long()
-    part = (part * (part <= NUM_PARTS)).flatten(1)  # [B, h * w]; 0 is no part
+    part = (part * (part <= NUM_PARTS)).flatten(1)  # [B, h * w]; 0: no part
     out = iuv.clone()
     if draws.shift is not None:
         shift = functional.pad(draws.shift, (0, 0, 1, 0)).to(iuv.device, non_blocking=True) * 255  # [B, 25, 2]

@@ -133,7 +133,7 @@ def test_what_cannot_be_built_is_said(tmp_path: Path) -> None:
     result = configure(tmp_path / "on", without_png, "-DDSA_FAST_RUNTIME=ON")
     assert result.returncode != 0
     message = " ".join(result.stderr.split())
-    assert "the runtime cannot be built, and DSA_FAST_RUNTIME=ON asks for it: libraries are missing" in message
+    assert "the runtime cannot be built, but DSA_FAST_RUNTIME=ON requires it: libraries are missing" in message
 
 
 @pytest.mark.parametrize("which", ["OPENVINO", "TENSORRT"])
@@ -146,7 +146,7 @@ def test_a_back_end_that_is_asked_for_must_be_there(built: Built, which: str, tm
     result = configure(tmp_path / "build", f"-DDSA_FAST_{which}=ON", *options)
     assert result.returncode != 0
     message = " ".join(result.stderr.split())
-    assert f"cannot be built, and DSA_FAST_{which}=ON asks for it: " in message
+    assert f"cannot be built, but DSA_FAST_{which}=ON requires it: " in message
     if which == "OPENVINO":
         assert "OpenVINO was not found: pip install openvino, or set OpenVINO_DIR" in message
     else:

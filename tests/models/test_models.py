@@ -599,13 +599,13 @@ def test_pretrained_wrong_files(resnet18_file: tuple[Path, dict[str, Tensor]], t
     ):
         build(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ValueError, match=r"text\.pth' is no file of tensors"):
+    with pytest.raises(ValueError, match=r"text\.pth' is not a file of tensors"):
         build(tmp_path / "text.pth")
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "checkpoint.pth")
     with pytest.raises(ValueError, match="must hold a state dict .* got a dict with epoch, state_dict"):
         build(tmp_path / "checkpoint.pth")
     torch.save(torchvision.models.resnet18(weights=None), tmp_path / "module.pth")
-    with pytest.raises(ValueError, match="is no file of tensors"):
+    with pytest.raises(ValueError, match="is not a file of tensors"):
         build(tmp_path / "module.pth")
     torch.save(
         {k: v for k, v in state.items() if k != "layer3.1.conv2.weight"},
@@ -643,7 +643,7 @@ def test_imagenet_weights_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
-    with pytest.raises(ValueError, match="ImageNet weights of resnet50 can't be had") as caught:
+    with pytest.raises(ValueError, match="ImageNet weights of resnet50 can't be downloaded") as caught:
         DSAReID(3)
     for text in (
         "resnet50",

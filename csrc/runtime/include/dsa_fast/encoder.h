@@ -1,4 +1,4 @@
-// From images to unit vectors, with an artifact that `dsa-fast export` made.
+// Turns images into unit vectors, with an artifact made by `dsa-fast export`.
 //
 //   dsa_fast::Encoder encoder = dsa_fast::Encoder::load("mf.engine");
 //   std::vector<uint8_t> images(n * encoder.height() * encoder.width() * 3);  // dsa_fast::resize fills it
@@ -32,8 +32,8 @@ struct EncoderOptions {
 
 class DSA_FAST_API Encoder {
  public:
-  // Reads the artifact and its sidecar. Checks the one against the other, and the engine's inputs and outputs against
-  // both. Throws std::runtime_error that names the difference, std::invalid_argument for an option.
+  // Reads the artifact and its sidecar. Checks them against each other, and the engine's inputs and outputs against
+  // both. Throws std::runtime_error that names the difference, or std::invalid_argument for a wrong option.
   static Encoder load(const std::string& artifact, const EncoderOptions& options = {});
 
   Encoder(Encoder&&) noexcept;

@@ -15,7 +15,7 @@ struct Image {
   std::vector<uint8_t> pixels;  // [height, width, 3], RGB
 };
 
-// Decodes a JPEG or PNG. Errors show `name`. As in Pillow's convert("RGB"), transparency is dropped, 16-bit colours
+// Decodes a JPEG or PNG. Errors show `name`. As in Pillow's convert("RGB"), transparency is dropped, 16-bit colors
 // keep their upper 8 bits, and the EXIF orientation is not applied. Throws std::runtime_error, also for 16-bit gray and
 // for more than 2^28 pixels.
 DSA_FAST_API Image decode_image(std::string_view file, const std::string& name);
