@@ -4,7 +4,7 @@
 // map per bone from the rest pose to the picture: x right and y down in pixels, z toward the camera. The weighted mean
 // of its two maps moves a vertex.
 //
-// What a result means:
+// Results:
 //   - A pixel, sampled at its centre (c + 0.5, r + 0.5), shows the triangle nearest to the camera, the first of equally
 //     near ones. Left out are triangles seen from behind (clockwise in the picture), those of parts that the person
 //     does not show, and those with a vertex that is not finite or farther than kFar pixels away.

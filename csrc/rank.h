@@ -1,6 +1,6 @@
 // Ranks of the right matches, and nearest neighbours, without a distance matrix.
 //
-// What a result means:
+// Results:
 //   - The key of a query q and an item g orders the items by distance. It is computed in float64 and rounded to
 //     float32, where q and g are first scaled by powers of two (exactly):
 //       cosine:    -(q . g) / |g|, and 0 for g = 0

@@ -1,6 +1,6 @@
 // train_transform: stored people to the inputs of a training step, in one pass.
 //
-// What a result means, on every device:
+// Results, on every device:
 //   - The stored photo is resized to H x W (resize.h), columns before rows, and rounded to 8 bits, ties to even. With
 //     flip, it is mirrored. Pixel (y, x) of the result is pixel (y + top - pad, x + left - pad) of that photo: its
 //     (value - mean) / std in float32, and 0 outside the photo and in the erased box. All are cast to the result's
@@ -62,7 +62,7 @@ void train_transform_cpu(const TransformArgs& args);
 int64_t train_transform_cuda_scratch(const TransformArgs& args);
 int train_transform_cuda(const TransformArgs& args, int32_t* scratch, void* stream);
 
-// ---- what both devices share ---------------------------------------------------------------------------------------
+// ---- shared by both devices ----------------------------------------------------------------------------------------
 
 DSA_FAST_HD float normalized(float value, float mean, float std) { return (value - mean) / std; }
 

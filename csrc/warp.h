@@ -1,6 +1,6 @@
 // warp: copies each labelled pixel of a photo to its place in the 24 part images (DSAP).
 //
-// What a result means, on every device:
+// Results, on every device:
 //   - texel.h says where a pixel lands. Background lands nowhere.
 //   - Several pixels on one texel: Reduce::kLast keeps the last in raster order (y, then x). Reduce::kMean averages:
 //     uint8 values are summed as integers, then float32(sum) / float32(count); float16, bfloat16 and float32 values

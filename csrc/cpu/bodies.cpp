@@ -1,4 +1,4 @@
-// draw_bodies on the CPU; ../bodies.h says what the results mean.
+// draw_bodies on the CPU; ../bodies.h defines the results.
 #include "../bodies.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// warp_densepose on the CPU; ../densepose.h says what the results mean.
+// warp_densepose on the CPU; ../densepose.h defines the results.
 //
 // A row of a head, once stretched over the box's columns, serves every row of the box between it and its neighbour. The
 // fine channels are stretched only between the first and the last column where the coarse ones see a person. u and v
@@ -19,7 +19,7 @@ namespace {
 constexpr int64_t kChunk = 64;      // columns whose best channel is kept in the first-level cache
 constexpr int64_t kBlockRows = 16;  // rows of a box that are worth a unit of work of their own
 
-// ---- what depends on the processor ---------------------------------------------------------------------------------
+// ---- depends on the processor --------------------------------------------------------------------------------------
 
 struct Samples {  // the Sample of each column
   const int32_t *i0, *i1;

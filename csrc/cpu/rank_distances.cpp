@@ -1,4 +1,4 @@
-// pair_distances on the CPU; ../rank.h says what the results mean.
+// pair_distances on the CPU; ../rank.h defines the results.
 #include <algorithm>
 #include <cmath>
 

@@ -1,4 +1,4 @@
-// rank_matches and rank_rows on the CPU; ../rank.h says what the results mean.
+// rank_matches and rank_rows on the CPU; ../rank.h defines the results.
 #include <algorithm>
 #include <limits>
 #include <memory>

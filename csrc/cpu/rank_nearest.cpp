@@ -1,4 +1,4 @@
-// nearest on the CPU; ../rank.h says what the results mean.
+// nearest on the CPU; ../rank.h defines the results.
 #include <algorithm>
 #include <cmath>
 #include <memory>

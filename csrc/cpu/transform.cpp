@@ -1,4 +1,4 @@
-// train_transform on the CPU; ../transform.h says what the results mean.
+// train_transform on the CPU; ../transform.h defines the results.
 //
 // A thread takes an image at a time, and a row of it at a time: its pixels stay in the first-level cache from the
 // stored bytes to both results. When a map grows, its nearest neighbour repeats stored pixels, and all copies of one
@@ -15,7 +15,7 @@
 namespace dsa_fast {
 namespace {
 
-// ---- what depends on the processor ---------------------------------------------------------------------------------
+// ---- depends on the processor --------------------------------------------------------------------------------------
 
 struct Kernels {
   // out[x] = sum over j < taps of weight[j * n + x] * row[index[j * n + x]]

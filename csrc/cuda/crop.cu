@@ -1,4 +1,4 @@
-// crop on CUDA; ../crop.h says what the results mean.
+// crop on CUDA; ../crop.h defines the results.
 //
 // Two launches. Each pixel notes its part and widens the part's box with integer maxima, whose result does not depend
 // on their order. Then each texel copies its pixel. The kernels use no shared memory and no barrier.

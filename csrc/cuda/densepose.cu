@@ -1,4 +1,4 @@
-// warp_densepose on CUDA; ../densepose.h says what the results mean.
+// warp_densepose on CUDA; ../densepose.h defines the results.
 //
 // A thread reads one pixel of a box at a time. It finds the number of pixels in the box itself: the host need not wait
 // for the boxes. Threads race for a texel, but only in ways whose result does not depend on their order:

@@ -1,4 +1,4 @@
-// train_transform on CUDA; ../transform.h says what the results mean.
+// train_transform on CUDA; ../transform.h defines the results.
 //
 // Three launches. The first makes the resizing's weights, which all images share, and empties the texels. In the second
 // each pixel of the full images is made and enters its texel, with integer maxima and sums only, whose result does not

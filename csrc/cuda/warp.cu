@@ -1,4 +1,4 @@
-// warp on CUDA; ../warp.h says what the results mean.
+// warp on CUDA; ../warp.h defines the results.
 //
 // Threads race for a texel, but only through integer maxima and sums, whose result does not depend on their order:
 //   last: atomicMax of the pixels' raster indexes leaves each texel its winner; a gather then writes every texel once.

@@ -106,7 +106,7 @@ void test_sidecar() {
   }
 }
 
-void test_artifact(const std::string& folder) {
+void test_exported(const std::string& folder) {
   const std::string path = folder + "/mf.onnx";
   const auto put = [](const std::string& at, const std::string& bytes) {
     AtomicFile file(at);
@@ -116,15 +116,15 @@ void test_artifact(const std::string& folder) {
   refuses([&] { read_sidecar(path); }, {path + ".json cannot be read: No such file"});
   put(path + ".json", good_sidecar().dump());
   const Sidecar sidecar = read_sidecar(path);
-  refuses([&] { read_artifact(path, sidecar); }, {path + " cannot be read: No such file"});
+  refuses([&] { read_exported(path, sidecar); }, {path + " cannot be read: No such file"});
   put(path, "abc");
-  check(read_artifact(path, sidecar) == "abc", "read_artifact");
+  check(read_exported(path, sidecar) == "abc", "read_exported");
   put(path, "abd");
-  refuses([&] { read_artifact(path, sidecar); },
+  refuses([&] { read_exported(path, sidecar); },
           {path + " must have the SHA-256 ba7816bf",
            "got a52d159f262b2c6ddb724a61840befc36eb30c88877a4030b65cbe86298449c9"});
   put(path, "abcd");
-  refuses([&] { read_artifact(path, sidecar); }, {path + " must have 3 bytes", "got 4"});
+  refuses([&] { read_exported(path, sidecar); }, {path + " must have 3 bytes", "got 4"});
   refuses([&] { read_file(folder, 10); }, {"must be a file, got a folder"});
   refuses([&] { read_file(path, 3); }, {"must have at most 3 bytes, got 4"});
 }
@@ -151,13 +151,14 @@ void test_contract() {
   refuses(changed([](Ports& p) { p.min_batch = 2; }), {"got 2..-1"});
 
   check(choose_batch(sidecar, 0) == 64 && choose_batch(sidecar, 3) == 3, "choose_batch");
-  refuses([&] { choose_batch(sidecar, 65); }, {"batch must be in 1..64 for this artifact, got 65"});
+  refuses([&] { choose_batch(sidecar, 65); }, {"batch must be in 1..64 for this exported file, got 65"});
   check(choose_device(sidecar, "") == 0 && choose_device(sidecar, "cpu") == 0, "choose_device");
-  refuses([&] { choose_device(sidecar, "cuda"); }, {"device must be cpu for a onnx artifact, got cuda"});
+  refuses([&] { choose_device(sidecar, "cuda"); },
+          {"device must be cpu for an exported file of the kind onnx, got cuda"});
   Sidecar engine = sidecar;
   engine.kind = "tensorrt";
   check(choose_device(engine, "cuda:12") == 12 && choose_device(engine, "") == 0, "choose_device, cuda");
-  refuses([&] { choose_device(engine, "cpu"); }, {"device must be cuda for a tensorrt artifact"});
+  refuses([&] { choose_device(engine, "cpu"); }, {"device must be cuda for an exported file of the kind tensorrt"});
   for (const char* bad : {"cuda:", "cuda:x", "cuda:-1", "cuda:99999", "cudax", "gpu"}) {
     refuses([&] { choose_device(engine, bad); }, {"device must be cpu, cuda or cuda:N, got "});
   }
@@ -446,7 +447,7 @@ void run_tests(const std::vector<std::string>&) {
   char folder[] = "/tmp/dsa_fast_test_XXXXXX";
   check(mkdtemp(folder) != nullptr, "mkdtemp");
   test_sidecar();
-  test_artifact(folder);
+  test_exported(folder);
   test_contract();
   test_files(folder);
   test_decoding();
