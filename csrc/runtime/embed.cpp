@@ -32,12 +32,12 @@ usage: dsa_embed --engine FILE --out FILE.npy [options] IMAGE|FOLDER...
        dsa_embed --engine FILE --out FILE.npy [options] --list FILE
 
 The engine is a file that `dsa-fast export` wrote, with its sidecar FILE.json next to it: .onnx runs on the CPU, .engine
-on a CUDA device. What the sidecar says is checked first: the file's size and SHA-256, the engine's inputs and outputs.
+on a CUDA device. The sidecar is checked first: the file's size and SHA-256, the engine's inputs and outputs.
 
 Images are JPEG or PNG files. A folder stands for all .jpg, .jpeg and .png files in it and in its folders, by name.
 Each image is resized to what the engine takes, exactly as in training.
 
-  --engine FILE      the engine, or another artifact
+  --engine FILE      the exported file
   --out FILE.npy     the vectors, float32 [images, dim], each of length 1: numpy.load reads them. The images' names go
                      to FILE.txt, one a line, in the same order. Both appear when they are whole
   --list FILE        a file with one image's path a line; - reads the standard input

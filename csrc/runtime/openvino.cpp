@@ -1,4 +1,4 @@
-// Runs ONNX artifacts on the CPU through OpenVINO.
+// Runs exported ONNX files on the CPU through OpenVINO.
 #include <algorithm>
 #include <cstring>
 #include <openvino/openvino.hpp>
@@ -29,7 +29,7 @@ class OpenVino : public Backend {
  public:
   explicit OpenVino(const BackendRequest& request) : sidecar_(request.sidecar) {
     // From the bytes that were checked, not from the file, which may have changed.
-    const auto model = core_.read_model(std::string(request.artifact), ov::Tensor());
+    const auto model = core_.read_model(std::string(request.exported), ov::Tensor());
     const auto side = model->input(0).get_partial_shape();
     if (side.rank().is_static() && side.rank().get_length() > 0) {
       fixed_ = side[0].is_static() ? side[0].get_length() : 0;
@@ -76,7 +76,7 @@ class OpenVino : public Backend {
   }
 
   void enqueue(const uint8_t*, int64_t, int64_t, float*, void*) override {
-    throw std::runtime_error("enqueue needs an artifact that runs on a CUDA device, got one of the kind " +
+    throw std::runtime_error("enqueue needs an exported file that runs on a CUDA device, got one of the kind " +
                              sidecar_.kind);
   }
 

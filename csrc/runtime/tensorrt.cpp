@@ -16,9 +16,9 @@
 #include "backend.h"
 
 #if defined(TRT_MAJOR_RTX)
-#define DSA_FAST_FLAVOUR "TensorRT-RTX"
+#define DSA_FAST_TENSORRT_KIND "TensorRT-RTX"
 #else
-#define DSA_FAST_FLAVOUR "TensorRT"
+#define DSA_FAST_TENSORRT_KIND "TensorRT"
 #endif
 
 namespace dsa_fast {
@@ -142,11 +142,11 @@ class TensorRt : public Backend {
              sidecar_.gpu->compute_capability + "), and this is " + gpu_ + " (" + capability + ")";
     }
     runtime_.reset(nvinfer1::createInferRuntime(log_));
-    if (runtime_ == nullptr) log_.fail(DSA_FAST_FLAVOUR " does not start");
-    engine_.reset(runtime_->deserializeCudaEngine(request.artifact.data(), request.artifact.size()));
+    if (runtime_ == nullptr) log_.fail(DSA_FAST_TENSORRT_KIND " does not start");
+    engine_.reset(runtime_->deserializeCudaEngine(request.exported.data(), request.exported.size()));
     if (engine_ == nullptr) {
       const auto made_with = sidecar_.versions.find(sidecar_.kind == "tensorrt" ? "tensorrt" : "tensorrt_rtx");
-      log_.fail("this " DSA_FAST_FLAVOUR " (" + version() + ") does not load the engine" +
+      log_.fail("this " DSA_FAST_TENSORRT_KIND " (" + version() + ") does not load the engine" +
                 (made_with == sidecar_.versions.end() ? "" : ", made with " + made_with->second) + hint);
     }
     on_device_.reset();
@@ -160,8 +160,8 @@ class TensorRt : public Backend {
   }
 
   std::string description() const override {
-    return std::string(DSA_FAST_FLAVOUR) + " " + version() + ", cuda:" + std::to_string(device_) + " (" + gpu_ + "), " +
-           sidecar_.precision;
+    return std::string(DSA_FAST_TENSORRT_KIND) + " " + version() + ", cuda:" + std::to_string(device_) + " (" + gpu_ +
+           "), " + sidecar_.precision;
   }
 
   Ports ports() const override {
