@@ -271,6 +271,10 @@ _FIXED_NAMES = {
 def _check_same_run(path: Path, options: dict[str, Any]) -> None:
     """Refuses to go on with other options than the run's own."""
     before = yaml.safe_load(path.read_text()) if path.exists() else options
+    if "trunk" in (before.get("model") or {}):
+        raise ValueError(
+            f"resume needs a run of this version, got one of a version that called model.backbone trunk: {path}"
+        )
     changed = []
     fixed = dict(_FIXED_NAMES)
     if options["optim"]["schedule"] == "cosine" or options["guide"]["fade"]:  # these lead to the last epoch
