@@ -1,8 +1,8 @@
-"""Backbones: the shared part of a ResNet, conv1 to conv4_x, with its weights; others come from timm.
+"""Backbones: the shared layers of a ResNet, conv1 to conv4_x, and their weights. Other backbones come from timm.
 
-He et al., "Deep Residual Learning for Image Recognition" (https://arxiv.org/abs/1512.03385), built of torchvision's
-blocks and with torchvision's names, so that its state dicts load as they are. With IBN-a: Pan et al., "Two at Once"
-(https://arxiv.org/abs/1807.09441), with the names of its authors' state dicts.
+ResNet: He et al., "Deep Residual Learning for Image Recognition" (https://arxiv.org/abs/1512.03385). It uses
+torchvision's blocks and parameter names, so torchvision's state dicts load without renaming. IBN-a: Pan et al., "Two at
+Once" (https://arxiv.org/abs/1807.09441), with the parameter names of the authors' state dicts.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class _Spec(NamedTuple):
     block: type[BasicBlock | Bottleneck]
     blocks: tuple[int, int, int, int]  # of conv2_x, conv3_x, conv4_x, conv5_x
     ibn: bool = False
-    weights: str | None = None  # the IBN-Net authors' file of ImageNet weights
+    weights: str | None = None  # file name of the IBN-Net authors' ImageNet weights
 
 
 class _IBNWeights:
-    """What `download_state` takes for a file of IBN-Net's authors, who are not in torchvision."""
+    """Describes a weights file of IBN-Net's authors for `download_state`. torchvision does not list these files."""
 
     def __init__(self, file: str) -> None:
         self.url = f"https://github.com/XingangPan/IBN-Net/releases/download/v1.0/{file}"
@@ -52,15 +52,15 @@ _SPECS: dict[str, _Spec] = {
     "resnet101_ibn": _Spec(Bottleneck, (3, 4, 23, 3), True, "resnet101_ibn_a-59ea0ac6.pth"),
 }
 
-#: What stands before the name of a timm model.
+#: Prefix of the names of timm models.
 TIMM = "timm/"
 
 
 def backbone_spec(name: str) -> _Spec:
-    """The block type of a ResNet and how many blocks each of conv2_x to conv5_x has.
+    """Returns the block type of a ResNet and the number of blocks in each of conv2_x to conv5_x.
 
     Raises:
-        ValueError: the name is not that of one of our ResNets.
+        ValueError: the name is not one of our ResNets.
     """
     if name not in _SPECS:
         raise ValueError(f"backbone must be one of {', '.join(_SPECS)} or {TIMM}NAME, got {name!r}")
@@ -68,7 +68,7 @@ def backbone_spec(name: str) -> _Spec:
 
 
 def head_spec(name: str) -> tuple[type[BasicBlock | Bottleneck], int]:
-    """The block type and the number of blocks of the heads: conv5_x of the ResNet, or of ResNet-50 after another net.
+    """Returns the block type and number of blocks of the heads: the ResNet's conv5_x, or ResNet-50's for timm models.
 
     Raises:
         ValueError: the name is neither one of our ResNets nor `timm/NAME`.
@@ -78,7 +78,7 @@ def head_spec(name: str) -> tuple[type[BasicBlock | Bottleneck], int]:
 
 
 def scaled(channels: int, width: float) -> int:
-    """`channels` times `width`, rounded to a multiple of 8 and at least 8.
+    """Returns `channels` times `width`, rounded to a multiple of 8, at least 8.
 
     Raises:
         ValueError: width is not a finite number above 0.
@@ -89,17 +89,17 @@ def scaled(channels: int, width: float) -> int:
 
 
 def fast_layout(x: Tensor, *, wide: bool = False) -> Tensor:
-    """`x` [B, C, H, W] in the memory format that convolutions run fastest in on its device.
+    """Returns `x` [B, C, H, W] in the memory format in which convolutions run fastest on its device.
 
-    Measured on CPU with PyTorch 2.15 (forward and backward): channels-last spares the convolutions, grouped ones above
-    all, the reordering of their maps: a training step of the small networks takes 0.7 to 0.9 of the time that it takes
-    in contiguous format. But layers of 512 channels and more on small maps take 1.2 to 1.7 times as long: there it is
-    the weights that are reordered. On other devices `x` stays as it is, and the weights' own format decides
+    Measured on CPU with PyTorch 2.15 (forward and backward): with channels-last, convolutions, above all grouped ones,
+    need not reorder their maps. A training step of the small networks takes 0.7 to 0.9 of its time in contiguous
+    format. Layers with 512 or more channels on small maps take 1.2 to 1.7 times as long, because their weights are
+    reordered instead. On other devices `x` is unchanged, and the weights' format decides
     (`model.to(memory_format=torch.channels_last)`).
 
     Args:
         x: the feature map.
-        wide: the layers that follow have many channels on small maps.
+        wide: the following layers have many channels on small maps.
     """
     if x.device.type != "cpu":
         return x
@@ -107,33 +107,33 @@ def fast_layout(x: Tensor, *, wide: bool = False) -> Tensor:
 
 
 def pool(x: Tensor) -> Tensor:
-    """Spatial average of `x` [B, C, H, W] -> [B, C], in float32 (or better): reduced precision ends at the features."""
+    """Averages `x` [B, C, H, W] over space -> [B, C], in float32 or better: features never have reduced precision."""
     return x.mean(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 class Normalize(nn.Module):
-    """uint8 RGB -> float32, less the ImageNet mean and divided by its deviation; float tensors pass unchanged."""
+    """uint8 RGB -> float32: subtracts ImageNet's mean, divides by its standard deviation. Keeps float tensors unchanged."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        # In units of 8-bit values. Not persistent: constants have no place in a checkpoint.
+        # In units of 8-bit values. Not persistent: checkpoints do not need constants.
         self.register_buffer("mean", 255 * torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` [..., 3, H, W], uint8 RGB or float (already normalized) -> float, the same shape."""
+        """`x` [..., 3, H, W], uint8 RGB or float (already normalized) -> float, same shape."""
         return (x.to(self.mean.dtype) - self.mean) / self.std if x.dtype == torch.uint8 else x
 
 
 def make_stage(
     block: type[BasicBlock | Bottleneck], in_channels: int, planes: int, blocks: int, *, stride: int
 ) -> nn.Sequential:
-    """One ResNet stage, its modules named as torchvision names them; the first block has the stride.
+    """Makes one ResNet stage with torchvision's module names. The first block has the stride.
 
-    Weights are drawn as torchvision draws them (He normal, fan out; batch norms 1 and 0).
+    Initializes weights as torchvision does (He normal, fan out; batch norms 1 and 0).
     """
     out_channels = planes * block.expansion
     downsample: nn.Module | None = None
@@ -149,20 +149,20 @@ def make_stage(
 
 
 def init_convolutions(module: nn.Module) -> None:
-    """Draws the weights of the plain convolutions in `module` from He's normal distribution (fan out)."""
+    """Initializes the plain convolutions in `module` with He's normal distribution (fan out)."""
     for child in module.modules():
         if type(child) is nn.Conv2d:
             nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu")
 
 
 class IBN(nn.Module):
-    """IBN-a: instance norm on the first half of the channels, batch norm on the others.
+    """IBN-a: instance norm on the first half of the channels, batch norm on the other half.
 
     Args:
-        channels: of the map.
+        channels: number of channels of the map.
     """
 
-    #: Half of it can't be folded into a convolution.
+    #: The instance norm can't be folded into a convolution.
     keeps_batch_norms = True
 
     def __init__(self, channels: int) -> None:
@@ -182,9 +182,9 @@ class Backbone(nn.Module):
     The state dict has torchvision's names (conv1, bn1, layer1, layer2, layer3).
 
     Args:
-        name: which ResNet; those with `_ibn` have IBN-a in conv2_x to conv4_x.
+        name: the ResNet's name; names with `_ibn` have IBN-a in conv2_x to conv4_x.
         width: scales every channel count.
-        frozen: layers up to this stride (2, 4 or 8) are never trained and their batch norms stay as they are; 0: none.
+        frozen: layers up to this stride (2, 4 or 8) are not trained, nor are their batch norms updated; 0: none.
 
     Attributes:
         out_channels: channels of F: 1024 for resnet50 and resnet101, 256 for resnet18 and resnet34, at width 1.
@@ -219,7 +219,7 @@ class Backbone(nn.Module):
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Backbone:
-        """Frozen layers stay in evaluation mode."""
+        """Sets the mode. Frozen layers stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
@@ -235,23 +235,24 @@ class Backbone(nn.Module):
 def make_backbone(
     name: str, *, width: float = 1.0, pretrained: str | os.PathLike[str] | None = None, frozen: int = 0
 ) -> Backbone | TimmBackbone:
-    """One of our ResNets, or `timm/NAME`, with its weights.
+    """Makes one of our ResNets or a timm network, and loads its weights.
 
     Args:
-        name: resnet18 to resnet101, with `_ibn` or without, or `timm/NAME`.
-        width: scales the channel counts of our ResNets; timm's networks are as they are.
-        pretrained: see `read_pretrained`; for a timm network `imagenet` is what timm has for it.
+        name: resnet18 to resnet101, with or without `_ibn`, or `timm/NAME`.
+        width: scales the channel counts of our ResNets; timm's networks are not scaled.
+        pretrained: see `read_pretrained`; for a timm network, `imagenet` selects timm's own weights.
         frozen: see `Backbone`.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such network, or its weights can't be had or don't fit.
-        ModuleNotFoundError: timm is asked for and not installed.
+        FileNotFoundError: `pretrained` is a path and there is no file.
+        ValueError: there is no such network, or its weights can't be downloaded, can't be read or don't fit.
+        ModuleNotFoundError: the name needs timm, and timm is not installed.
     """
     if name.startswith(TIMM):
         from dsa_fast.models.timm_backbone import TimmBackbone
 
         return TimmBackbone(name[len(TIMM) :], pretrained=pretrained, frozen=frozen)
-    # Read first: what is missing should show before the network is built.
+    # Read first, so that a missing file is reported before the network is built.
     state = None if pretrained is None else read_pretrained(name, pretrained, width=width)
     backbone = Backbone(name, width=width, frozen=frozen)
     if state is not None:
@@ -260,13 +261,14 @@ def make_backbone(
 
 
 def read_pretrained(backbone: str, source: str | os.PathLike[str], *, width: float = 1.0) -> dict[str, Tensor]:
-    """torchvision's state dict of a ResNet: ImageNet weights or a local file.
+    """Reads a ResNet's state dict with torchvision's names: ImageNet weights or a local file.
 
     Args:
-        backbone: which ResNet.
+        backbone: the ResNet's name.
         source: `"imagenet"` for torchvision's IMAGENET1K_V1 weights (downloaded once, into torch.hub's cache), or
-            the path of a state dict with torchvision's names. With IBN-a both are those of IBN-Net's authors.
-        width: the width of the network it is for; only 1 can have pretrained weights.
+            the path of a state dict with torchvision's names. With IBN-a, the weights and names are those of IBN-Net's
+            authors.
+        width: width of the network that gets the weights; pretrained weights need 1.
 
     Raises:
         ValueError: width is not 1, the weights can't be downloaded, or the file is not a state dict.
@@ -275,7 +277,7 @@ def read_pretrained(backbone: str, source: str | os.PathLike[str], *, width: flo
     spec = backbone_spec(backbone)
     if width != 1:
         raise ValueError(
-            f"pretrained weights need width=1, got width={width}: they are of the full ResNet; "
+            f"pretrained weights need width=1, got width={width}: they fit only the full-width ResNet; "
             "pass pretrained=None for random weights"
         )
     if source != "imagenet":
@@ -285,5 +287,5 @@ def read_pretrained(backbone: str, source: str | os.PathLike[str], *, width: flo
         name="pretrained='imagenet'",
         what=f"the ImageNet weights of {backbone}",
         argument="pretrained",
-        otherwise="; pretrained=None starts from random ones",
+        otherwise="; pretrained=None starts from random weights",
     )

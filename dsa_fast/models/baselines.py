@@ -10,22 +10,22 @@ from dsa_fast.models.dsa_reid import DSAReID
 class Baseline(DSAReID):
     """The plain baseline: a ResNet whose conv5_x has stride 1, average pooling, a classifier and triplet loss on fG.
 
-    The rows "Baseline", "Baseline (RE)" and "Baseline (RE+LS)", which differ in random erasing and label smoothing.
-    ("Baseline (Two branches)" is `DSAReID(..., dsag=False)`.) Outputs and `embed` are those of `DSAReID` with only the
-    global branch; part images are ignored.
+    The rows "Baseline", "Baseline (RE)" and "Baseline (RE+LS)" use it. They differ in random erasing and label
+    smoothing. ("Baseline (Two branches)" is `DSAReID(..., dsag=False)`.) `forward` and `embed` work as in a `DSAReID`
+    with only the global branch, and ignore part images.
 
     Args:
-        num_ids: identities that the classifier tells apart.
+        num_ids: number of identities for the classifier.
         backbone: resnet18, resnet34, resnet50 or resnet101.
-        pretrained: as in `DSAReID`, but conv5_x is loaded too: this is the whole ResNet, as the re-ID systems that
-            the paper builds its baseline on have it.
+        pretrained: as in `DSAReID`, but conv5_x is loaded too. The re-ID systems on which the paper builds its baseline
+            also use the whole pretrained ResNet.
         width: scales every channel count; pretrained weights need 1.
         classifier_dim: width of the classifier's first FC layer.
         bnneck: as in `DSAReID`.
         last_stride: as in `DSAReID`.
 
     Raises:
-        ValueError: an argument is outside its range, or pretrained weights can't be had or don't fit.
+        ValueError: an argument is outside its range, or pretrained weights can't be downloaded, can't be read or don't fit.
         FileNotFoundError: `pretrained` is a path and there is no file.
     """
 

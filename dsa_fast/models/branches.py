@@ -1,7 +1,7 @@
-"""Layers of several branches at once: G branches of C channels lie side by side as [B, G*C, H, W].
+"""Layers that run several branches at once: the channels of G branches are concatenated as [B, G*C, H, W].
 
-Weights are stacked, branch g's rows following branch g-1's, so that one call runs the layer in every branch. A batch
-norm needs nothing of its own: over G*C channels it is G batch norms over C.
+The weights are stacked: branch g's rows follow branch g-1's. One call runs the layer in every branch. A plain batch norm
+over G*C channels already equals G batch norms over C channels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BranchMode = Literal["auto", "grouped", "loop", "batched"]
 # takes 0.3 to 0.9 of a loop's time at width 0.25 (1.5 only in the first layer and without AVX-512), and 0.5 to 1.2 at
 # width 1; in contiguous format some layers take up to 2.5 times as long as a loop. Batched products take twice its time
 # (the rows "branches, loop" and "branches, batched" of benchmarks/results/train_cpu.json).
-# CUDA: unmeasured; grouped, because a loop launches up to 24 times as many kernels.
+# CUDA: not measured. We chose grouped because a loop launches up to 24 times as many kernels.
 _AUTO: dict[str, Literal["grouped", "loop"]] = {"cpu": "grouped", "cuda": "grouped"}
 
 
@@ -32,8 +32,8 @@ def set_branch_mode(module: nn.Module, mode: BranchMode) -> None:
 
     Args:
         module: any module.
-        mode: `grouped`, one grouped convolution; `loop`, one convolution a branch; `batched`, one batched matrix
-            product over unfolded inputs; `auto`, what is fastest on the input's device.
+        mode: `grouped`, one grouped convolution; `loop`, one convolution per branch; `batched`, one batched matrix
+            product over unfolded inputs; `auto`, the fastest on the input's device.
 
     Raises:
         ValueError: there is no such mode.
@@ -57,7 +57,7 @@ class BranchConv2d(nn.Conv2d):
         shared_input: every branch reads the same input [B, in, H, W]; this is one plain convolution.
 
     Attributes:
-        weight: [G*out, in, k, k], branch by branch; each drawn as a convolution of its own is (He normal, fan out).
+        weight: [G*out, in, k, k], branch by branch; each is initialized like a separate convolution (He normal, fan out).
         mode: see `set_branch_mode`.
     """
 
@@ -105,7 +105,7 @@ class BranchConv2d(nn.Conv2d):
         batch, _, height, width = input.shape
         stride, padding = self.stride[0], self.kernel_size[0] // 2
         columns = functional.unfold(input, self.kernel_size, padding=padding, stride=stride)
-        columns = columns.view(batch, self.groups, -1, columns.shape[-1])  # a branch's values of each place
+        columns = columns.view(batch, self.groups, -1, columns.shape[-1])  # values of each branch at each position
         result = self.weight.view(self.groups, self.out_channels // self.groups, -1) @ columns
         return result.view(batch, self.out_channels, (height - 1) // stride + 1, (width - 1) // stride + 1)
 
@@ -156,7 +156,7 @@ class BranchBottleneck(nn.Module):
         branches: G.
         in_channels: channels that each branch reads.
         planes: channels of each branch's first two convolutions; the third writes 4 times as many.
-        stride: of the 3x3 convolution (as torchvision has it) and the shortcut.
+        stride: of the 3x3 convolution (as in torchvision) and the shortcut.
         shared_input: every branch reads the same [B, in, H, W].
     """
 
@@ -188,7 +188,7 @@ class BranchBottleneck(nn.Module):
 def _shortcut(
     branches: int, in_channels: int, out_channels: int, stride: int, shared_input: bool
 ) -> nn.Sequential | None:
-    # A shared input has to be spread over the branches, so it can't be passed on as it is.
+    # The identity shortcut can't be used for a shared input: it has the channels of one branch only.
     if stride == 1 and in_channels == out_channels and not shared_input:
         return None
     return nn.Sequential(
@@ -207,7 +207,7 @@ def make_branch_stage(
     stride: int = 1,
     shared_input: bool = False,
 ) -> nn.Sequential:
-    """A ResNet stage in each of G branches; only the first block has the stride and may have a shared input."""
+    """Makes a ResNet stage in each of G branches. Only the first block has the stride and may have a shared input."""
     layers = [block(branches, in_channels, planes, stride=stride, shared_input=shared_input)]
     layers += [block(branches, planes * block.expansion, planes) for _ in range(1, blocks)]
     return nn.Sequential(*layers)
@@ -223,7 +223,7 @@ class BranchLinear(nn.Module):
         bias: adds a bias.
 
     Attributes:
-        weight: [G, out, in]; each branch drawn from He's normal distribution (fan in).
+        weight: [G, out, in]; each branch is initialized with He's normal distribution (fan in).
         bias: [G, out], zeros at first, or None.
     """
 
@@ -234,7 +234,7 @@ class BranchLinear(nn.Module):
         nn.init.normal_(self.weight, std=math.sqrt(2 / in_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        # In this order the weight's gradient comes out as the weight lies in memory; otherwise it would be copied.
+        # In this order the weight's gradient has the weight's memory layout. Any other order would need a copy.
         out = torch.bmm(self.weight, x.permute(1, 2, 0)).permute(2, 0, 1)
         return out if self.bias is None else out + self.bias
 
@@ -244,13 +244,13 @@ class BranchLinear(nn.Module):
 
 
 class MergeBranches(nn.Module):
-    """Adds branches up, group by group: [B, G*C, H, W] -> [B, len(groups)*C, H, W].
+    """Sums the branches of each group: [B, G*C, H, W] -> [B, len(groups)*C, H, W].
 
-    Exact and deterministic, forwards and backwards: plain additions of slices, no scatter and no matrix product.
+    The forward and backward passes are deterministic: they add slices, without scatter or matrix products.
 
     Args:
-        groups: for each merged branch, the branches (0-based) that are added. Together they must list 0, 1, ..., G-1
-            in this order: neighbours are merged.
+        groups: for each merged branch, the branches (0-based) to sum. Together they must list 0, 1, ..., G-1 in this
+            order, so that each group consists of neighbors.
 
     Raises:
         ValueError: the groups are not such a list.
@@ -263,7 +263,7 @@ class MergeBranches(nn.Module):
             raise ValueError(f"groups must list 0, 1, 2, ... in order, no group empty, got {[list(g) for g in groups]}")
         self.in_branches = len(members)
         self.out_branches = len(groups)
-        # Neighbouring groups of one size are added together: (groups, size of each).
+        # Consecutive groups of the same size are summed in one call: (number of groups, size of each).
         self.runs = [(len(list(run)), size) for size, run in groupby(len(group) for group in groups)]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -271,7 +271,7 @@ class MergeBranches(nn.Module):
         merged = []
         sizes = [count * size * channels for count, size in self.runs]
         for part, (count, size) in zip(torch.split(x, sizes, dim=1), self.runs, strict=True):
-            # unbind and add, not sum: it is faster and keeps the memory format, as flattening back to 4-d does.
+            # unbind and add is faster than sum. It keeps the memory format, and so does flattening back to 4-d.
             members = torch.unflatten(part, 1, (count, size, channels)).unbind(dim=2)
             merged.append(reduce(torch.add, members).flatten(1, 2))
         return torch.cat(merged, dim=1)

@@ -1,4 +1,4 @@
-"""Checkpoints: the part that says which network the weights are of, written by training and read by everything."""
+"""Checkpoints: training writes a description of the network next to its weights, and `load_model` reads it."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def describe_network(
 
     Args:
         checkpoint: a Lightning checkpoint, about to be written.
-        num_ids: identities that the classifiers tell apart.
+        num_ids: number of identities for the classifiers.
         model: the network's options.
         size: height and width of the input image.
         dsap_size: S, height and width of a part image.
-        reduce: the pixel that a texel shows.
+        reduce: selects the pixel of a texel.
         parts: how part images are made.
     """
     checkpoint[_KEY] = {
@@ -50,13 +50,13 @@ def describe_network(
 
 
 class LoadedModel(NamedTuple):
-    """A model from a checkpoint, and the inputs it was trained with.
+    """A model from a checkpoint, and the format of its training inputs.
 
     Attributes:
         model: the network, in eval mode, on the CPU.
         size: height and width of the input image.
         dsap_size: S, height and width of a part image.
-        reduce: which pixel a texel shows.
+        reduce: selects the pixel of a texel.
         parts: how part images are made.
     """
 
@@ -68,14 +68,14 @@ class LoadedModel(NamedTuple):
 
 
 def load_model(path: str | os.PathLike[str]) -> LoadedModel:
-    """Reads the model of a training checkpoint; no pickled code is run.
+    """Reads the model of a training checkpoint. Runs no pickled code.
 
     Args:
         path: a `.ckpt` file written by `dsa-fast fit` or `dsa-fast demo`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no checkpoint of this package.
+        ValueError: the file is not a checkpoint of this package.
     """
     path = Path(path)
     if not path.is_file():
@@ -83,7 +83,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         about = checkpoint[_KEY]
-    except Exception as error:  # torch raises many kinds, with advice that is wrong here
+    except Exception as error:  # torch raises many types of error, with advice that does not apply here
         kind = "" if isinstance(error, KeyError) else f" ({type(error).__name__} while reading it)"
         raise ValueError(f"checkpoint must be a file written by dsa-fast fit, got {path}{kind}") from error
     prefix = "model."

@@ -21,17 +21,17 @@ Fusion = Literal["add", "concat"]
 
 
 class DSAOutput(NamedTuple):
-    """What a training step gets. None stands for what the model does not have.
+    """Features and logits for a training step. A value is None if the model does not have it.
 
     Attributes:
         f_global: [B, 2048] (512 with resnet18 or resnet34, and scaled by width), the MF-Stream's global feature.
-        f_local: [B, 8, 256] (or 64), its part-aware features.
-        z_global: as f_global: fused features; f_global itself without the DSAG-Stream.
-        z_local: as f_local: fused features; f_local itself without the DSAG-Stream.
+        f_local: [B, 8, 256] (or 64), the MF-Stream's part features.
+        z_global: fused feature, in f_global's shape; f_global itself without the DSAG-Stream.
+        z_local: fused features, in f_local's shape; f_local itself without the DSAG-Stream.
         logits_f_global: [B, num_ids], identity logits of f_global.
-        logits_f_local: [B, 8, num_ids], identity logits of each of f_local.
+        logits_f_local: [B, 8, num_ids], identity logits of each part of f_local.
         logits_z_global: [B, num_ids], identity logits of z_global; None without the DSAG-Stream.
-        logits_z_local: [B, 8, num_ids], identity logits of each of z_local; None without the DSAG-Stream.
+        logits_z_local: [B, 8, num_ids], identity logits of each part of z_local; None without the DSAG-Stream.
     """
 
     f_global: Tensor | None
@@ -48,31 +48,34 @@ class DSAOutput(NamedTuple):
 class DSAReID(nn.Module):
     """Densely semantically aligned person re-identification (Zhang et al., 2019, https://arxiv.org/abs/1812.08967).
 
-    Trained with full images and the part images that `dsa_fast.warp` makes; tested with full images alone, through
-    `embed`. Random weights come from torch's global generator (`torch.manual_seed`).
+    Training uses full images and the part images from `dsa_fast.warp`. Inference (`embed`) uses full images only.
+    Random weights come from torch's global generator (`torch.manual_seed`).
 
     Args:
-        num_ids: identities that the classifiers tell apart.
+        num_ids: number of identities for the classifiers.
         backbone: the MF-Stream's ResNet: resnet18, resnet34, resnet50 or resnet101.
         pretrained: weights of conv1 to conv4_x: `"imagenet"`, the path of a torchvision state dict, or None for
-            random ones. Heads and DSAG-Stream always start from random weights.
+            random ones. The DSAG-Stream and the local head always start from random weights. The global head does so
+            unless `pretrained_heads` is set.
         width: scales every channel count (to multiples of 8, at least 8); pretrained weights need 1.
-        branches: which branches are built, in both streams.
+        branches: branches to build in both streams: global, local or both.
         dsag: builds the DSAG-Stream. Without it, this is the paper's "Baseline (Two branches)", or with
-            `branches="global"` its plain baseline (but see `Baseline`), and the features stand in for the fused ones.
+            `branches="global"` its plain baseline (but see `Baseline`), and the fused features are the features f.
         fusion: `"add"`, or `"concat"` for concatenation and an FC layer (paper, table 5).
         classifier_dim: width of the classifiers' first FC layer.
-        bnneck: puts a batch norm between each feature and its classifier; test vectors are what comes out of it.
+        bnneck: puts a batch norm between each feature and its classifier; test vectors are its outputs.
         last_stride: stride of the MF-Stream's heads; 1 in the paper, 2 in the plain ResNet.
+        pretrained_heads: starts the global head from the pretrained conv5_x.
+        frozen: see `Backbone`.
 
     Attributes:
-        mf_stream: full images -> `Features`; all that inference needs.
+        mf_stream: full images -> `Features`; inference needs nothing else.
         dsag_stream: part images -> `Features`, or None.
         neck_f: the MF-Stream's `BNNeck`, or None.
         neck_z: the fused features' `BNNeck`, or None.
 
     Raises:
-        ValueError: an argument is outside its range, or pretrained weights can't be had or don't fit.
+        ValueError: an argument is outside its range, or pretrained weights can't be downloaded, can't be read or don't fit.
         FileNotFoundError: `pretrained` is a path and there is no file.
     """
 
@@ -143,7 +146,7 @@ class DSAReID(nn.Module):
 
     @property
     def embed_dims(self) -> tuple[int, int]:
-        """Lengths of the global and the local part of a test vector, (2048, 2048) at full size; 0 for one not built."""
+        """Lengths of the global and local parts of a test vector: (2048, 2048) at full size, 0 for a branch not built."""
         stream = self.mf_stream
         return (
             0 if stream.head_global is None else stream.global_dim,
@@ -153,17 +156,17 @@ class DSAReID(nn.Module):
     def forward(
         self, images: Tensor, dsap: Tensor | None = None, share: Tensor | None = None, *, detach: bool = False
     ) -> DSAOutput:
-        """Features and logits of a batch.
+        """Computes features and logits of a batch.
 
         Args:
-            images: [B, 3, H, W], float and normalised, or uint8 RGB, which is normalised here. H and W at least 16;
+            images: [B, 3, H, W], normalized float, or uint8 RGB, which is normalized here. H and W are at least 16;
                 multiples of 16 lose no border pixels.
-            dsap: [B, 24, 3, S, S], the part images, likewise. Needed with a DSAG-Stream, else ignored.
-            share: [B], what the DSAG-Stream's features of each image count in the fused ones; 1 by default.
-            detach: keeps the losses on the fused features from the MF-Stream.
+            dsap: [B, 24, 3, S, S], the part images, of the same types. Required with a DSAG-Stream, otherwise ignored.
+            share: [B], the weight of the DSAG-Stream's features in each image's fused features; 1 by default.
+            detach: stops the gradients of the losses on the fused features before the MF-Stream.
 
         Raises:
-            TypeError: images or dsap is neither float nor uint8.
+            TypeError: images or dsap is not a tensor, or its dtype is neither float nor uint8.
             ValueError: wrong shapes, or dsap is missing.
         """
         maps = self._maps(images)
@@ -186,32 +189,32 @@ class DSAReID(nn.Module):
         )
 
     def embed(self, images: Tensor) -> Tensor:
-        """Test vectors, from the MF-Stream alone: [fG, fL], each half L2-normalised.
+        """Computes test vectors with the MF-Stream only: [fG, fL], each half L2-normalized.
 
-        Runs in evaluation mode (the modules' modes are put back afterwards) and without gradients. The global part
-        comes first, see `embed_dims`; a slice of it is that branch's own test vector.
+        Runs in evaluation mode without gradients, and restores the modules' modes afterwards. The global part comes
+        first (see `embed_dims`). The slice of one branch is that branch's own test vector.
 
         Args:
-            images: [B, 3, H, W], as `forward` takes them.
+            images: [B, 3, H, W], as in `forward`.
 
         Returns:
-            float32 [B, 4096] ([B, 2048] with one branch; resnet18 and resnet34: 1024 and 512).
+            float32 [B, 4096] ([B, 2048] with one branch; 1024 and 512 with resnet18 and resnet34).
 
         Raises:
-            TypeError, ValueError: as `forward`.
+            TypeError, ValueError: as in `forward`.
         """
         with torch.no_grad(), _evaluating(self):
             return _unit_halves(_through(self.neck_f, self._mf(images)))
 
     def embed_fused(self, images: Tensor, dsap: Tensor) -> Tensor:
-        """Test vectors from both streams, [zG, zL] (paper: "two streams fused"); otherwise as `embed`.
+        """Computes test vectors from both streams, [zG, zL] (paper: "two streams fused"); otherwise like `embed`.
 
         Args:
-            images: [B, 3, H, W], as `forward` takes them.
-            dsap: [B, 24, 3, S, S], as `forward` takes them.
+            images: [B, 3, H, W], as in `forward`.
+            dsap: [B, 24, 3, S, S], as in `forward`.
 
         Raises:
-            TypeError, ValueError: as `forward`; also ValueError when the model has no DSAG-Stream.
+            TypeError, ValueError: as in `forward`; also ValueError if the model has no DSAG-Stream.
         """
         if self.dsag_stream is None:
             raise ValueError("embed_fused needs a DSAG-Stream, and this model was built with dsag=False; use embed")
@@ -274,7 +277,7 @@ def _check_type(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if not (value.is_floating_point() or value.dtype == torch.uint8):
-        raise TypeError(f"{name} must be float (normalised) or uint8, got {value.dtype}")
+        raise TypeError(f"{name} must be float (normalized) or uint8, got {value.dtype}")
 
 
 def _unit_halves(features: Features) -> Tensor:

@@ -1,4 +1,4 @@
-"""The DSAG-Stream: guides training by densely semantically aligned part images (paper, section 3.2.1 and table 1)."""
+"""The DSAG-Stream: guides training with densely semantically aligned part images (paper, section 3.2.1, table 1)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dsa_fast.models.mf_stream import NUM_LOCAL, Branches, Features, check_branc
 class DSAGStream(nn.Module):
     """The 24 unwarped part images -> global and part features, in the MF-Stream's shapes.
 
-    Three levels of separate branches, with ResNet-18's basic blocks (channels at width 1, sizes for S = 32):
+    It has three levels of separate branches with ResNet-18's basic blocks (channels at width 1, sizes for S = 32):
 
     ======== ============================== ========= ========
     layer    channels                       size      branches
@@ -33,7 +33,7 @@ class DSAGStream(nn.Module):
         width: scales the channel counts of conv1 to conv4_x (to multiples of 8, at least 8).
         global_dim: length of the global feature; the MF-Stream's.
         local_dim: length of each local feature; the MF-Stream's.
-        branches: which branches of the head are built.
+        branches: branches of the head to build: global, local or both.
 
     Raises:
         ValueError: unknown branches, or a width that is not above 0.
@@ -62,9 +62,9 @@ class DSAGStream(nn.Module):
             self.conv5_l = make_branch_stage(BranchBasicBlock, NUM_LOCAL, c4, local_dim, 2)
 
     def forward(self, dsap: Tensor) -> Features:
-        """Part images [B, 24, 3, S, S], float and normalised (0 is the mean colour) -> features, float32.
+        """Part images [B, 24, 3, S, S], normalized float (0 is the mean color) -> features, float32.
 
-        S is 32 in the paper; any size of at least 4 runs.
+        S is 32 in the paper. S must be at least 4.
         """
         x = fast_layout(dsap.flatten(1, 2))
         x = self.relu(self.bn1(self.conv1(x)))

@@ -1,7 +1,8 @@
-"""Guides: what trains the MF-Stream with dense semantics, costs nothing at inference and is in no export.
+"""Guides: they train the MF-Stream with dense semantics, cost nothing at inference, and are not exported.
 
-They compose. `fusion` is the network's own (z = f + d); here are how it fades or drops out, and what reaches the
-MF-Stream past it: dense prediction on its own map, focus of its local branches, distillation from the fused features.
+You can combine them. The network itself has the fusion (z = f + d). This module adds its fading and dropping, and
+guides that reach the MF-Stream without it: dense prediction from the map F, focus of the local branches, and
+distillation from the fused features.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from dsa_fast.densepose.parts import MERGE_13_TO_8, MERGE_24_TO_13, NUM_PARTS
 from dsa_fast.models.dsa_reid import DSAOutput
 from dsa_fast.models.mf_stream import NUM_LOCAL
 
-#: What `GuideConfig.distil_teacher` calls the running network, and its moving average.
+#: Names in `GuideConfig.distil_teacher` for the running network and its moving average.
 SELF, AVERAGE = "self", "ema"
 
-# Which merged part each value of a map is of; -1 for what is no part.
+# The merged part of each value of a map; -1 if the value is not a part.
 _MERGED = [-1] * 256
 for _merged, _group in enumerate(MERGE_13_TO_8):
     for _middle in _group:
@@ -30,33 +31,33 @@ for _merged, _group in enumerate(MERGE_13_TO_8):
 
 @dataclass(frozen=True)
 class GuideConfig:
-    """How dense semantics guide the MF-Stream, next to the fusion of the streams.
+    """Guides of the MF-Stream with dense semantics, in addition to the fusion of the streams.
 
     Attributes:
-        fade: share of the training, at its end, in which the DSAG-Stream's part in the fused features falls to 0.
-        drop: share of each batch's images whose fused features are the MF-Stream's alone.
-        detach: keeps the losses on the fused features from the MF-Stream, which then learns from its own losses
-            (`loss.id_mf`, `loss.triplet_mf`) and from the guides.
-        dense: weight of the dense prediction: a small decoder reads part and (u, v) off the MF-Stream's map F. It needs
-            IUV maps but no DSAG-Stream.
-        dense_uv: weight of (u, v)'s error against the part's cross entropy.
-        dense_background: weight of a background place against a person's, in the cross entropy.
-        dense_scale: places of the predicted map for one of F, along each side: 1, 2, 4, 8 or 16.
+        fade: final share of training during which the DSAG-Stream's weight in the fused features falls to 0.
+        drop: probability that an image's fused features are the MF-Stream's features only.
+        detach: stops the gradients of the losses on the fused features before the MF-Stream, which then learns from
+            its own losses (`loss.id_mf`, `loss.triplet_mf`) and from the guides.
+        dense: weight of the dense prediction: a small decoder predicts the part and (u, v) from the MF-Stream's map F.
+            It needs IUV maps but no DSAG-Stream.
+        dense_uv: weight of the (u, v) error relative to the part's cross entropy.
+        dense_background: weight of a background position relative to a person's, in the cross entropy.
+        dense_scale: resolution of the predicted map relative to F, along each side: 1, 2, 4, 8 or 16.
         dense_channels: width of the decoder.
-        focus: weight of the focus: the share of a local branch's activation that lies outside its part. It needs IUV
+        focus: weight of the focus: penalizes the share of a local branch's activation outside its part. It needs IUV
             maps but no DSAG-Stream.
-        distil: weight of the distillation: f learns from a teacher's fused features, which get no gradient from it.
+        distil: weight of the distillation: f learns from a teacher's fused features. The teacher gets no gradient.
         distil_teacher: `self`, the running network; `ema`, its moving average; or the path of a checkpoint that was
-            trained on the same people, whose fused features are the teacher (those of its MF-Stream if it has no
-            other). The last two see the images without random erasing. In `dsa-fast tables`, `row:NAME` is the
-            checkpoint of that row and the same seed.
-        distil_logits: weight of the identities' Kullback-Leibler divergence.
-        distil_relations: weight of the divergence of each image's likeness to the batch's others.
-        distil_features: weight of the features' own distance (1 - cosine, about the batch's mean); their lengths must
-            be the teacher's.
-        distil_temperature: of the identities' probabilities.
-        distil_ramp: epochs over which the distillation's weight grows from 0.
-        distil_decay: of the moving average.
+            trained on the same people. f learns from the checkpoint's fused features, or from its MF-Stream's features
+            if it has no DSAG-Stream. The last two teachers see the images without random erasing. In
+            `dsa-fast tables`, `row:NAME` is the checkpoint of that row and the same seed.
+        distil_logits: weight of the Kullback-Leibler divergence of the identity probabilities.
+        distil_relations: weight of the divergence of each image's similarities to the other images of the batch.
+        distil_features: weight of the distance between features (1 - cosine, after the batch mean is subtracted); the
+            features must have the teacher's lengths.
+        distil_temperature: temperature of the identity probabilities.
+        distil_ramp: number of epochs over which the distillation's weight grows from 0.
+        distil_decay: decay of the moving average.
     """
 
     fade: float = 0.0
@@ -99,15 +100,15 @@ class GuideConfig:
 
     @property
     def reads_maps(self) -> bool:
-        """Whether a guide needs the IUV map at F's places."""
+        """Whether a guide needs the IUV map at F's positions."""
         return self.dense > 0 or self.focus > 0
 
 
 class DenseDecoder(nn.Module):
     """F -> part logits and (u, v) of each part: [B, C, h, w] -> [B, 25, h*s, w*s] and [B, 24, 2, h*s, w*s].
 
-    A 3x3 convolution, batch norm and ReLU, then a 1x1 convolution that writes the s x s places of each of F's. As in
-    DensePose, every part has (u, v) of its own.
+    A 3x3 convolution, batch norm and ReLU, then a 1x1 convolution that predicts s x s positions per position of F. As in
+    DensePose, every part has its own (u, v).
 
     Args:
         in_channels: C.
@@ -135,22 +136,22 @@ class DenseDecoder(nn.Module):
 
 
 def dense_losses(parts: Tensor, uv: Tensor, iuv: Tensor, *, background: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Errors of a predicted part and (u, v) map.
+    """Computes the errors of a predicted part and (u, v) map.
 
-    An image whose map is all background has no map as far as anyone knows, and is left out.
+    Ignores an image if its map is all background, because the map is then probably missing.
 
     Args:
         parts: [B, 25, H, W], logits; 0 is the background.
         uv: [B, 24, 2, H, W], each part's (u, v).
         iuv: uint8 [B, 3, H, W], the map.
-        background: what a background place counts in the cross entropy, a person's being 1.
+        background: weight of a background position in the cross entropy; positions on the person have weight 1.
 
     Returns:
-        The weighted mean of the parts' cross entropy, and the mean absolute error of u and v over a person's places;
-        scalars, float32, 0 where nothing counts.
+        The weighted mean cross entropy of the parts, and the mean absolute error of u and v over positions on the
+        person. Both are float32 scalars, 0 if no position counts.
 
     Raises:
-        ValueError: the maps are of different sizes.
+        ValueError: the maps have different sizes.
     """
     if iuv.shape != (len(parts), 3, *parts.shape[2:]):
         raise ValueError(f"iuv must have shape {[len(parts), 3, *parts.shape[2:]]}, got {list(iuv.shape)}")
@@ -170,23 +171,23 @@ def dense_losses(parts: Tensor, uv: Tensor, iuv: Tensor, *, background: float = 
 
 
 def merged_masks(iuv: Tensor) -> Tensor:
-    """Which of the 8 merged parts each place is of: uint8 [B, 3, H, W] -> float32 [B, 8, H, W]."""
+    """Masks of the 8 merged parts: uint8 [B, 3, H, W] -> float32 [B, 8, H, W], 1 on the part and 0 elsewhere."""
     merged = torch.tensor(_MERGED).to(iuv.device, non_blocking=True)[iuv[:, 0].long()]
     return (merged[:, None] == torch.arange(NUM_LOCAL, device=iuv.device)[:, None, None]).float()
 
 
 def focus_loss(maps: Tensor, iuv: Tensor) -> Tensor:
-    """The share of each local branch's activation that lies outside its part's places, and next to none of them.
+    """Computes the share of each local branch's activation that is outside its part and its part's neighborhood.
 
-    A place of the branch's map is inside where any of its pixels, or of its 8 neighbors', is of the part. Images
-    count for the parts that they show.
+    A position of the branch's map is inside if any of its pixels, or of its 8 neighbors' pixels, belongs to the part.
+    An image counts only for the parts that are visible in it.
 
     Args:
-        maps: [B, 8 * C, h, w], at least 0: the local branches' maps before their average.
+        maps: [B, 8 * C, h, w], at least 0: the local branches' maps before spatial averaging.
         iuv: uint8 [B, 3, H, W], the map, H and W multiples of h and w.
 
     Returns:
-        The mean over shown parts, a scalar from 0 to 1, float32; 0 where no part is shown.
+        The mean over visible parts, a float32 scalar from 0 to 1; 0 if no part is visible.
     """
     energy = maps.float().unflatten(1, (NUM_LOCAL, -1)).mean(dim=2)
     inside = functional.adaptive_max_pool2d(merged_masks(iuv), energy.shape[2:])
@@ -198,13 +199,13 @@ def focus_loss(maps: Tensor, iuv: Tensor) -> Tensor:
 
 
 def logits_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Hinton et al., "Distilling the Knowledge in a Neural Network" (https://arxiv.org/abs/1503.02531).
+    """Computes the distillation loss of Hinton et al. (https://arxiv.org/abs/1503.02531).
 
-    T^2 KL(teacher || student) of the softmax at temperature T, mean over the batch, and over parts if there are any.
+    T^2 KL(teacher || student) of the softmax at temperature T, averaged over the batch, and over parts if there are any.
 
     Args:
         student: [B, num_ids] or [B, parts, num_ids].
-        teacher: the same; no gradient flows to it.
+        teacher: same shape; gets no gradient.
         temperature: T.
     """
     log_student = functional.log_softmax(student.float() / temperature, dim=-1).flatten(0, -2)
@@ -213,15 +214,16 @@ def logits_divergence(student: Tensor, teacher: Tensor, temperature: float) -> T
 
 
 def relations_divergence(student: Tensor, teacher: Tensor, temperature: float = 0.1) -> Tensor:
-    """KL of the likeness of each image to the others of the batch: softmax of cosines about the batch's mean.
+    """Computes the KL divergence of each image's similarities to the other images of the batch.
 
-    In the manner of Park et al., "Relational Knowledge Distillation" (https://arxiv.org/abs/1904.05068), with
-    probabilities instead of distances, so that an image's nearest count most. Lengths may differ.
+    The similarities are a softmax of cosines, after the batch mean is subtracted. Modeled on Park et al., "Relational
+    Knowledge Distillation" (https://arxiv.org/abs/1904.05068), but with probabilities instead of distances, so that the
+    nearest images count most. Student and teacher may have different feature lengths.
 
     Args:
-        student: [B, D] or [B, parts, D]; parts are compared part by part, and averaged.
-        teacher: [B, D'] or [B, parts, D']; no gradient flows to it.
-        temperature: of the softmax.
+        student: [B, D] or [B, parts, D]; each part is compared separately, and the parts are averaged.
+        teacher: [B, D'] or [B, parts, D']; gets no gradient.
+        temperature: temperature of the softmax.
     """
 
     def likeness(x: Tensor) -> Tensor:
@@ -236,11 +238,13 @@ def relations_divergence(student: Tensor, teacher: Tensor, temperature: float = 
 
 
 def features_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 - cosine of each feature and the teacher's, both about the batch's mean; mean over the batch and parts.
+    """Computes 1 - cosine between student and teacher features, averaged over the batch and parts.
+
+    The batch mean is subtracted from both first.
 
     Args:
         student: [B, D] or [B, parts, D].
-        teacher: the same; no gradient flows to it.
+        teacher: same shape; gets no gradient.
     """
     return (1 - (_centered(student) * _centered(teacher.detach())).sum(dim=-1)).mean()
 
@@ -251,11 +255,11 @@ def _centered(x: Tensor) -> Tensor:
 
 
 class Guides(nn.Module):
-    """What a training keeps next to its network: the dense decoder; and the guides' losses.
+    """The guides of a training run: the dense decoder, which is not part of the network, and the guides' losses.
 
     Args:
         config: weights and options.
-        channels: of F.
+        channels: number of channels of F.
     """
 
     def __init__(self, config: GuideConfig, channels: int) -> None:
@@ -266,12 +270,12 @@ class Guides(nn.Module):
             self.decoder = DenseDecoder(channels, config.dense_channels, config.dense_scale)
 
     def share(self, batch: int, progress: float, generator: torch.Generator) -> Tensor | None:
-        """What the DSAG-Stream's features count, float32 [B] on the CPU; None where all of them count fully.
+        """Returns the weight of the DSAG-Stream's features, float32 [B] on the CPU, or None without fade and drop.
 
         Args:
             batch: B.
-            progress: share of the training that is done.
-            generator: for the images that are left out.
+            progress: finished share of training, from 0 to 1.
+            generator: draws the images to drop.
         """
         fade, drop = self.config.fade, self.config.drop
         if not (fade or drop):
@@ -283,16 +287,16 @@ class Guides(nn.Module):
     def forward(
         self, output: DSAOutput, *, iuv: Tensor | None = None, teacher: DSAOutput | None = None, epoch: float = 0.0
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """The guides' losses of a batch.
+        """Computes the guides' losses of a batch.
 
         Args:
-            output: the network's.
-            iuv: uint8 [B, 3, h * s, w * s], the map at F's places (s is `dense_scale`), where a guide reads it.
-            teacher: the teacher's output; the network's own for `self`.
-            epoch: epochs done.
+            output: the network's output.
+            iuv: uint8 [B, 3, h * s, w * s], the map at F's positions (s is `dense_scale`); needed if a guide reads it.
+            teacher: the teacher's output; the network's own output for `self`.
+            epoch: number of finished epochs; may be fractional.
 
         Returns:
-            The weighted sum, None without a guide that has a loss; and each term by name, unweighted, without gradient.
+            The weighted sum, or None if no guide has a loss; and each term by name, unweighted and without gradient.
         """
         config = self.config
         terms: list[tuple[str, float, Tensor]] = []

@@ -1,4 +1,4 @@
-"""What stands on the features in training: identity classifiers and the fusion of the two streams."""
+"""Training heads on the features: identity classifiers and the fusion of the two streams."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from torch import Tensor, nn
 
 from dsa_fast.models.branches import BranchLinear
 
-# A deviation this small starts every identity at nearly the same probability, so that the first steps are not spent
-# on undoing a random classification.
+# With this small standard deviation, all identities start with nearly the same probability. Otherwise the first steps
+# would have to undo a random classification.
 _LOGIT_STD = 0.001
 
 
 class Classifier(nn.Module):
     """Identity classifier of one feature: FC, batch norm, ReLU, FC: [B, in_features] -> logits [B, num_ids].
 
-    The paper (section 3.2.4) says two FC layers and softmax; batch norm and ReLU between them are our choice.
+    The paper (section 3.2.4) specifies two FC layers and softmax. We chose the batch norm and ReLU between them.
 
     Args:
         in_features: length of the feature.
-        num_ids: identities.
+        num_ids: number of identities.
         hidden: width of the first FC layer.
     """
 
@@ -39,12 +39,12 @@ class Classifier(nn.Module):
 
 
 class BranchClassifier(nn.Module):
-    """A `Classifier` for each of G features, their weights stacked: [B, G, in_features] -> logits [B, G, num_ids].
+    """A `Classifier` for each of G features, with stacked weights: [B, G, in_features] -> logits [B, G, num_ids].
 
     Args:
         branches: G.
         in_features: length of each feature.
-        num_ids: identities.
+        num_ids: number of identities.
         hidden: width of each first FC layer.
     """
 
@@ -64,15 +64,15 @@ class BranchClassifier(nn.Module):
 
 
 class BNNeck(nn.Module):
-    """A batch norm without shift on a stream's global and local features, None passing through.
+    """A batch norm without shift on a stream's global and local features. It returns None for None.
 
-    Between features, on which the triplet loss acts, and classifiers, as in Luo et al., "Bag of Tricks"
+    It is between the features, to which the triplet loss applies, and the classifiers, as in Luo et al., "Bag of Tricks"
     (https://arxiv.org/abs/1903.07071).
 
     Args:
-        global_dim: length of the global feature; 0: there is none.
-        local_dim: length of each of the local features; 0: there are none.
-        branches: how many local features there are.
+        global_dim: length of the global feature; 0 if there is none.
+        local_dim: length of each local feature; 0 if there are none.
+        branches: number of local features.
     """
 
     def __init__(self, global_dim: int, local_dim: int, branches: int) -> None:
@@ -84,7 +84,7 @@ class BNNeck(nn.Module):
                 norm.bias.requires_grad_(False)
 
     def forward(self, whole: Tensor | None, local: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Features [B, global_dim] and [B, branches, local_dim] -> the same shapes."""
+        """Features [B, global_dim] and [B, branches, local_dim] -> same shapes."""
         if whole is not None and self.whole is not None:
             whole = self.whole(whole)
         if local is not None and self.local is not None:
@@ -100,7 +100,7 @@ class AddFusion(nn.Module):
 
 
 class ConcatFusion(nn.Module):
-    """z = FC([f, d]), an FC layer of its own for each of G features: the variant of the paper's table 5.
+    """z = FC([f, d]), with a separate FC layer for each of G features: the variant in the paper's table 5.
 
     Args:
         branches: G; 1 takes [B, dim], more take [B, G, dim].

@@ -13,14 +13,14 @@ from dsa_fast.models.dsa_reid import DSAOutput
 
 
 def id_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weight: Tensor | None = None) -> Tensor:
-    """Cross entropy of identity logits, averaged over the batch and summed over parts.
+    """Computes the cross entropy of identity logits, averaged over the batch and summed over parts.
 
     Args:
         logits: [B, num_ids], or [B, parts, num_ids]; computed in float32 at least.
         labels: int64 [B], 0 to num_ids - 1.
-        label_smoothing: share of the target that all identities get evenly (Szegedy et al.,
+        label_smoothing: share of the target that is spread evenly over all identities (Szegedy et al.,
             https://arxiv.org/abs/1512.00567).
-        weight: [B, parts], what each part of each image counts; 1 by default.
+        weight: [B, parts], weight of each part of each image; 1 by default.
 
     Returns:
         A scalar.
@@ -49,22 +49,23 @@ def id_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, wei
 
 
 def part_weights(dsap: Tensor, full: float) -> Tensor:
-    """What each merged part of each image counts, by how much of it is seen.
+    """Computes the weight of each merged part of each image from its visible share.
 
-    A texel is touched where it is not 0, the mean colour. An image with a share of at least `full` of a merged part's
-    texels touched counts 1 for it, others in proportion; then all are scaled to a mean of 1.
+    A texel is filled if it is not 0, the mean color. If at least a share `full` of a merged part's texels is filled in
+    an image, the part has weight 1, otherwise a proportionally smaller weight. Then all weights are scaled to a mean
+    of 1.
 
     Args:
-        dsap: normalised part images [B, 24, 3, S, S].
-        full: the share of texels, above 0.
+        dsap: normalized part images [B, 24, 3, S, S].
+        full: share of filled texels for the full weight, above 0.
 
     Returns:
-        float32 [B, 8], without gradient; 1 everywhere if not a texel of the batch is touched.
+        float32 [B, 8], without gradient; 1 everywhere if no texel of the batch is filled.
     """
     touched = (dsap.detach() != 0).any(dim=2).flatten(2).float().mean(dim=2)  # [B, 24]
     merged = touched
     for groups in (MERGE_24_TO_13, MERGE_13_TO_8):
-        first = groups[0][0]  # the finest parts are counted from 1
+        first = groups[0][0]  # the 24 parts are numbered from 1
         merged = torch.stack([merged[:, [i - first for i in group]].mean(dim=1) for group in groups], dim=1)
     seen = (merged / full).clamp(max=1)
     mean = seen.mean()
@@ -72,18 +73,18 @@ def part_weights(dsap: Tensor, full: float) -> Tensor:
 
 
 def batch_hard_triplet_loss(features: Tensor, labels: Tensor, *, margin: float = 0.3) -> Tensor:
-    """Triplet loss of each anchor's hardest positive and hardest negative in the batch.
+    """Computes the triplet loss with each anchor's hardest positive and hardest negative in the batch.
 
     Hermans et al., "In Defense of the Triplet Loss" (https://arxiv.org/abs/1703.07737): the mean over anchors of
-    max(0, d(anchor, furthest of its identity) - d(anchor, nearest of another) + margin), d Euclidean, computed without
-    the cancellation of the |x|^2 + |y|^2 - 2xy form. Where two features coincide the distance's gradient is taken as
-    0, so it is always finite. An anchor whose identity has no other image in the batch, or that has no image of
-    another identity, is left out of the mean; with no anchor left the loss is 0.
+    max(0, d(anchor, farthest of its identity) - d(anchor, nearest of another) + margin). d is the Euclidean distance,
+    computed without the cancellation of the |x|^2 + |y|^2 - 2xy form. If two features are equal, the gradient of their
+    distance is 0, so gradients are always finite. The mean skips an anchor if the batch has no other image of its
+    identity or no image of another identity. If no anchor remains, the loss is 0.
 
     Args:
         features: [B, D]; computed in float32 at least.
         labels: int [B], the identities.
-        margin: the margin.
+        margin: margin between the two distances.
 
     Returns:
         A scalar.
@@ -102,13 +103,13 @@ def batch_hard_triplet_loss(features: Tensor, labels: Tensor, *, margin: float =
         positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
         furthest = distances.masked_fill(~positive, -torch.inf).max(dim=1).values
         nearest = distances.masked_fill(same, torch.inf).min(dim=1).values
-        # An anchor without a positive or a negative has an infinity here, which the ReLU turns to 0.
+        # An anchor without a positive or a negative has -inf here. The ReLU turns it into 0.
         losses = functional.relu(furthest - nearest + margin)
         anchors = (positive.any(dim=1) & ~same.all(dim=1)).sum()
         return losses.sum() / anchors.clamp(min=1)
 
 
-# torch.distributed.nn.functional.all_gather has the same scale, but is deprecated since PyTorch 2.14 for a private one.
+# torch.distributed.nn.functional.all_gather has the same scale, but PyTorch 2.14 deprecated it for a private function.
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -118,20 +119,20 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        # All processes compute the same loss of the same features, so that no gradient has to be sent. The mean over
-        # processes divides by their number what each knows of one share only.
+        # All processes compute the same loss from the same features, so no gradient has to be sent. Each process has the
+        # gradient of its own share only, and averaging over processes divides it by their number. This undoes that.
         return grads[0].chunk(distributed.get_world_size())[distributed.get_rank()] * distributed.get_world_size()
 
 
 def gather(x: Tensor) -> Tensor:
-    """All processes' rows, in the order of the processes: [B, ...] on each -> [processes * B, ...], the same on each.
+    """Gathers the rows of all processes, in rank order: [B, ...] on each -> [processes * B, ...], the same on each.
 
-    Gradients flow back to the own rows. They are right where every process computes the same scalar from the result and
-    the parameters' gradients are then averaged over the processes, as DistributedDataParallel does: the average is the
-    gradient of that scalar. With one process, or without torch.distributed, this is `x`.
+    Gradients flow back to each process's own rows. They are correct if every process computes the same scalar from the
+    result, and the parameters' gradients are then averaged over processes, as DistributedDataParallel does. The average
+    is then the gradient of that scalar. With one process, or without torch.distributed, the result is `x`.
 
     Args:
-        x: [B, ...], of the same shape on each process.
+        x: [B, ...], with the same shape on each process.
     """
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return x
@@ -142,24 +143,24 @@ def gather(x: Tensor) -> Tensor:
 class DSALoss(nn.Module):
     """The weighted sum of all ID and triplet losses of a `DSAOutput`.
 
-    ID losses on fG and on each fL,i (weight `id_mf`), on zG and on each zL,i (weight `id_fused`), each the sum over the
-    8 parts; triplet losses on zG and on the concatenated zL (weight `triplet`).
+    ID losses apply to fG and each fL,i (weight `id_mf`), and to zG and each zL,i (weight `id_fused`). The local ID losses
+    are sums over the 8 parts. Triplet losses apply to zG and the concatenated zL (weight `triplet`).
 
-    Without a DSAG-Stream (the baselines) z is f: triplet losses act on f, and the ID losses on f are the only ones, so
-    they get the weight `id_fused`. A branch that was not built has no terms.
+    Without a DSAG-Stream (the baselines), z is f. Triplet losses then apply to f. The ID losses on f are the only ones
+    and have the weight `id_fused`. A branch that was not built has no terms.
 
     Args:
         id_mf: weight of the ID losses on the MF-Stream's features.
         triplet: weight of the triplet losses.
         id_fused: weight of the ID losses on the fused features.
-        margin: of the triplet losses.
-        label_smoothing: of the ID losses, 0 to 1.
-        triplet_mf: weight of triplet losses on f as well, where there is a DSAG-Stream; not in the paper.
-        gather: the triplet losses are those of all processes' features together (see `gather`), the same on each. The
-            ID losses are the process's own; their mean over the processes is that of the whole batch anyway.
+        margin: margin of the triplet losses.
+        label_smoothing: label smoothing of the ID losses, from 0 to 1.
+        triplet_mf: weight of additional triplet losses on f, with a DSAG-Stream only; not in the paper.
+        gather: computes the triplet losses from the features of all processes together (see `gather`), with the same
+            result on each. ID losses stay local: their mean over processes already equals that of the whole batch.
 
     Raises:
-        ValueError: a negative weight or margin, or label_smoothing outside [0, 1].
+        ValueError: a weight or margin is negative, or label_smoothing is outside [0, 1].
     """
 
     def __init__(
@@ -196,12 +197,12 @@ class DSALoss(nn.Module):
     def forward(
         self, output: DSAOutput, labels: Tensor, part_weight: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch.
+        """Computes the loss of a batch.
 
         Args:
-            output: what the model gave.
+            output: the model's output.
             labels: int64 [B], 0 to num_ids - 1.
-            part_weight: [B, 8], what each part of each image counts in the local ID losses (`part_weights`).
+            part_weight: [B, 8], weight of each part of each image in the local ID losses (see `part_weights`).
 
         Returns:
             The weighted sum (a scalar, float32), and each term by name, unweighted and without gradient: some of

@@ -23,12 +23,12 @@ from dsa_fast.weights import load_named
 
 Branches = Literal["both", "global", "local"]
 
-#: Parts that the local branches stand for.
+#: Number of merged parts, one per local branch.
 NUM_LOCAL = len(MERGED_NAMES)
 
 
 class Features(NamedTuple):
-    """What a stream gives; None for a branch that was not built.
+    """Features of a stream; None for a branch that was not built.
 
     Attributes:
         whole: [B, global_dim], the global branch's feature vector.
@@ -40,12 +40,12 @@ class Features(NamedTuple):
 
 
 class FeatureMaps(NamedTuple):
-    """The MF-Stream's maps, before their spatial averages; None for a branch that was not built.
+    """The MF-Stream's maps before spatial averaging; None for a branch that was not built.
 
     Attributes:
         shared: F, [B, C, H/16, W/16].
-        whole: [B, global_dim, h, w], the global head's.
-        local: [B, 8 * local_dim, h, w], the local head's, part by part.
+        whole: [B, global_dim, h, w], the global head's map.
+        local: [B, 8 * local_dim, h, w], the local head's map, part by part.
     """
 
     shared: Tensor
@@ -53,31 +53,35 @@ class FeatureMaps(NamedTuple):
     local: Tensor | None
 
     def pooled(self) -> Features:
-        """The spatial averages, float32."""
+        """Averages the maps over space, in float32."""
         whole = None if self.whole is None else pool(self.whole)
         local = None if self.local is None else split_parts(pool(self.local))
         return Features(whole, local)
 
 
 class MFStream(nn.Module):
-    """Full images -> global and part-aware features, by a ResNet backbone and a head of two branches.
+    """Full images -> global and part features, with a backbone and a head of two branches.
 
-    Backbone: conv1 to conv4_x of the ResNet, F. Global head: its conv5_x with stride 1 and a spatial average. Local
-    head: 8 branches, each like the global one with 1/8 of the channels on each layer, each reading all of F. Heads
-    start from random weights.
+    The backbone computes F; in a ResNet it is conv1 to conv4_x. The global head is conv5_x with stride 1 and a spatial
+    average. The local head has 8 branches like the global head, each with 1/8 of the channels in every layer. Each
+    branch reads all of F. The heads start from random weights, except the global head with `pretrained_heads`.
 
     Args:
-        backbone: resnet18, resnet34, resnet50 or resnet101.
+        backbone: see `make_backbone`.
         width: scales every channel count (to multiples of 8, at least 8).
-        branches: which branches of the head are built.
+        branches: branches of the head to build: global, local or both.
         last_stride: stride of the heads; 1 in the paper, 2 in the plain ResNet.
+        pretrained: see `make_backbone`.
+        pretrained_heads: starts the global head from the pretrained conv5_x.
+        frozen: see `Backbone`.
 
     Attributes:
         global_dim: length of the global feature: 2048 (resnet50, resnet101) or 512 at width 1.
         local_dim: length of each local feature: 256 or 64 at width 1.
 
     Raises:
-        ValueError: unknown backbone, branches or last_stride, or a width that is not above 0.
+        ValueError: an argument is outside its range, or pretrained weights can't be downloaded, can't be read or don't fit.
+        FileNotFoundError: `pretrained` is a path and there is no file.
     """
 
     def __init__(
@@ -119,14 +123,14 @@ class MFStream(nn.Module):
             load_named(self.head_global, state, prefix="layer4.", source=f"pretrained={str(pretrained)!r}")
 
     def maps(self, images: Tensor) -> FeatureMaps:
-        """Images [B, 3, H, W], float and normalised -> the maps that `forward` averages."""
+        """Images [B, 3, H, W], normalized float -> the maps that `forward` averages."""
         x = self.backbone(fast_layout(images))
         whole = None if self.head_global is None else self.head_global(x)
         local = None if self.head_local is None else self.head_local(x)
         return FeatureMaps(x, whole, local)
 
     def forward(self, images: Tensor) -> Features:
-        """Images [B, 3, H, W], float and normalised -> features, float32 (also under autocast)."""
+        """Images [B, 3, H, W], normalized float -> features, float32 (also under autocast)."""
         return self.maps(images).pooled()
 
 

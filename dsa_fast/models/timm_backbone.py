@@ -1,4 +1,4 @@
-"""Any of timm's networks that has a feature map at stride 16, as a backbone (`pip install 'dsa-fast[timm]'`)."""
+"""Backbones from timm: any network with a feature map at stride 16 (`pip install 'dsa-fast[timm]'`)."""
 
 from __future__ import annotations
 
@@ -19,26 +19,28 @@ STRIDE = 16
 class TimmBackbone(nn.Module):
     """A timm network up to its last feature map at stride 16: images [B, 3, H, W] -> F [B, out_channels, H/16, W/16].
 
-    Images come with ImageNet's usual mean and deviation; where timm's weights want others, they are converted first.
+    Images are normalized with ImageNet's usual mean and standard deviation. If timm's weights need other values, the
+    backbone converts the images first.
 
     Args:
-        name: of the network, as `timm.list_models()` has it, without `timm/`.
-        pretrained: `"imagenet"` for the weights that timm has for it (downloaded by timm), the path of a state dict
-            with timm's names, or None for random weights.
-        frozen: layers up to this stride (2, 4 or 8) are never trained, and their norms stay as they are; 0: none.
+        name: the network's name in `timm.list_models()`, without `timm/`.
+        pretrained: `"imagenet"` for timm's own weights (downloaded by timm), the path of a state dict with timm's
+            names, or None for random weights.
+        frozen: layers up to this stride (2, 4 or 8) are not trained, nor are their norms updated; 0: none.
 
     Attributes:
-        name: with `timm/`.
-        width: 1; timm's networks are as they are.
+        name: the name with `timm/`.
+        width: 1; timm's networks are not scaled.
         out_channels: channels of F.
 
     Raises:
         FileNotFoundError: `pretrained` is a path and there is no file.
         ModuleNotFoundError: timm is not installed.
-        ValueError: timm has no such network, it has no feature map at stride 16, or weights can't be had or don't fit.
+        ValueError: timm has no such network, the network has no feature map at stride 16, or its weights can't be
+            downloaded, can't be read or don't fit.
     """
 
-    #: timm's batch norms hold activations.
+    #: timm's batch norms include activations.
     keeps_batch_norms = True
 
     in_scale: Tensor | None
@@ -54,7 +56,7 @@ class TimmBackbone(nn.Module):
             ) from error
         if not timm.is_model(name):
             near = timm.list_models(f"*{name.split('_')[0]}*")[:6]
-            hint = f"; near it are {', '.join(near)}" if near else ""
+            hint = f"; similar names: {', '.join(near)}" if near else ""
             raise ValueError(f"backbone must name one of timm's networks, got 'timm/{name}'{hint}")
         self.name, self.width = f"timm/{name}", 1.0
         options, index, self._channels_last = _open(name)
@@ -68,7 +70,7 @@ class TimmBackbone(nn.Module):
             }
         logger = logging.getLogger("timm.models._builder")
         level = logger.level
-        logger.setLevel(logging.ERROR)  # it warns of each layer behind F, which is not wanted
+        logger.setLevel(logging.ERROR)  # timm warns about each unused layer after F
         try:
             self.net: Any = timm.create_model(name, features_only=True, out_indices=(index,), **options, **loading)
         except Exception as error:  # timm's downloads fail in many ways
@@ -84,7 +86,7 @@ class TimmBackbone(nn.Module):
         family, _, number = info.get_dicts()[-1]["module"].partition(".")
         blocks = getattr(self.net, "blocks", None)
         if family == "blocks" and isinstance(blocks, nn.Sequential):
-            self.net.blocks = blocks[: int(number) + 1]  # timm would run the later ones for nothing
+            self.net.blocks = blocks[: int(number) + 1]  # otherwise timm runs the later blocks needlessly
         self.out_channels: int = info.channels()[-1]
         config = timm.get_pretrained_cfg(name)
         mean, std = (MEAN, STD) if config is None else (config.mean, config.std)
@@ -100,21 +102,21 @@ class TimmBackbone(nn.Module):
                 parameter.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W], float and normalized -> F [B, out_channels, H/16, W/16]."""
+        """Images [B, 3, H, W], normalized float -> F [B, out_channels, H/16, W/16]."""
         if self.in_scale is not None and self.in_shift is not None:
             images = images * self.in_scale + self.in_shift
         out: Tensor = self.net(images)[-1]
         return out.permute(0, 3, 1, 2) if self._channels_last else out
 
     def train(self, mode: bool = True) -> TimmBackbone:
-        """Frozen layers stay in evaluation mode."""
+        """Sets the mode. Frozen layers stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen:
             module.training = False
         return self
 
     def _up_to(self, stride: int) -> list[nn.Module]:
-        """Every module up to the end of the stage whose map has this stride, in the order in which timm makes them."""
+        """Lists all modules up to the end of the stage with this stride, in timm's order of creation."""
         places = {info["reduction"]: info["module"].replace(".", "_") for info in self.net.feature_info.info}
         if stride not in (2, 4, 8) or stride not in places:
             known = ", ".join(str(place) for place in places if place < STRIDE) or "none"
@@ -122,17 +124,17 @@ class TimmBackbone(nn.Module):
         modules = list(self.net.named_modules())
         names = [name.replace(".", "_") for name, _ in modules]
         last = max(i for i, name in enumerate(names) if f"{name}_".startswith(f"{places[stride]}_"))
-        # Those that hold parameters of their own; a container that is still open at this place holds none.
+        # Only modules with parameters of their own. A container that also holds later stages has none.
         return [
             module for _, module in modules[1 : last + 1] if next(module.parameters(recurse=False), None) is not None
         ]
 
 
 def _open(name: str) -> tuple[dict[str, Any], int, bool]:
-    """The options with which timm's network takes images of any size, its map at stride 16, whether channels are last.
+    """Finds the options for images of any size, the index of the map at stride 16, and whether channels come last.
 
     Raises:
-        ValueError: it has no such map.
+        ValueError: the network has no such map.
     """
     import timm
 
@@ -145,7 +147,7 @@ def _open(name: str) -> tuple[dict[str, Any], int, bool]:
         except TypeError:  # the network has no such option
             continue
         except (RuntimeError, AttributeError, AssertionError, NotImplementedError) as error:
-            raise ValueError(f"backbone: timm's {name} gives no feature maps ({error})") from error
+            raise ValueError(f"backbone: timm's {name} has no feature maps ({error})") from error
         break
     assert net is not None
     strides = net.feature_info.reduction()
@@ -160,13 +162,13 @@ def _open(name: str) -> tuple[dict[str, Any], int, bool]:
     if channels_last:
         shape = [shape[0], shape[3], *shape[1:3]]
     if shape != [1, net.feature_info.channels()[place], 128 // STRIDE, 64 // STRIDE]:
-        raise ValueError(f"backbone timm/{name} must map 128 x 64 pixels to 8 x 4 places, got {shape}")
+        raise ValueError(f"backbone timm/{name} must map 128 x 64 pixels to 8 x 4 positions, got {shape}")
     index = net.feature_info.out_indices[place] if hasattr(net.feature_info, "out_indices") else place
     return options, index, channels_last
 
 
 def _read(name: str, path: Path, options: dict[str, Any]) -> dict[str, Tensor]:
-    """The state dict in a file, found to have the network's names and shapes; the classifier may be missing."""
+    """Reads a state dict and checks its names and shapes against the network's. The classifier may be missing."""
     import timm
 
     if not path.is_file():
@@ -180,7 +182,7 @@ def _read(name: str, path: Path, options: dict[str, Any]) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, KeyError, ValueError, OSError, pickle.UnpicklingError) as error:
         first = str(error).strip().split("\n")[0]
-        raise ValueError(f"pretrained: {str(path)!r} is no file of tensors that can be read ({first})") from error
+        raise ValueError(f"pretrained: {str(path)!r} is not a file of tensors ({first})") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):

@@ -49,7 +49,7 @@ def test_demo_leaves_other_folders_alone(tmp_path: Path, capsys: pytest.CaptureF
         (["--data.root", "none"], "no such"),
         (["--data.root", ".", "--augment.flip", "2"], "flip must be a probability"),
         (["--data.root", ".", "--optim.decay_epochs", "0"], "optim.decay_epochs must be above 0"),
-        (["--data.root", ".", "--model.kind", "baseline", "--model.dsag", "false"], "must be left alone"),
+        (["--data.root", ".", "--model.kind", "baseline", "--model.dsag", "false"], "must have their defaults"),
     ],
 )
 def test_bad_options_give_one_line(

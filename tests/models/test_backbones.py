@@ -191,7 +191,7 @@ def test_timm_weights_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file"):
         network("timm/resnet10t", pretrained=str(tmp_path / "none.pth"))
     (tmp_path / "text.pth").write_text("no tensors")
-    with pytest.raises(ValueError, match="is no file of tensors"):
+    with pytest.raises(ValueError, match="is not a file of tensors"):
         network("timm/resnet10t", pretrained=str(tmp_path / "text.pth"))
 
 
