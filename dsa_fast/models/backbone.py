@@ -112,7 +112,7 @@ def pool(x: Tensor) -> Tensor:
 
 
 class Normalize(nn.Module):
-    """uint8 RGB -> float32: subtracts ImageNet's mean, divides by its standard deviation. Keeps float tensors unchanged."""
+    """uint8 RGB -> float32: subtracts ImageNet's mean and divides by its deviation. Float tensors pass unchanged."""
 
     mean: Tensor
     std: Tensor

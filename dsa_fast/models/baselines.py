@@ -25,7 +25,8 @@ class Baseline(DSAReID):
         last_stride: as in `DSAReID`.
 
     Raises:
-        ValueError: an argument is outside its range, or pretrained weights can't be downloaded, can't be read or don't fit.
+        ValueError: an argument is outside its range, or pretrained weights can't be downloaded, can't be read or
+            don't fit.
         FileNotFoundError: `pretrained` is a path and there is no file.
     """
 

@@ -1,7 +1,7 @@
 """Layers that run several branches at once: the channels of G branches are concatenated as [B, G*C, H, W].
 
-The weights are stacked: branch g's rows follow branch g-1's. One call runs the layer in every branch. A plain batch norm
-over G*C channels already equals G batch norms over C channels.
+The weights are stacked: branch g's rows follow branch g-1's. One call runs the layer in every branch. A plain batch
+norm over G*C channels already equals G batch norms over C channels.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class BranchConv2d(nn.Conv2d):
         shared_input: every branch reads the same input [B, in, H, W]; this is one plain convolution.
 
     Attributes:
-        weight: [G*out, in, k, k], branch by branch; each is initialized like a separate convolution (He normal, fan out).
+        weight: [G*out, in, k, k], branch by branch; each initialized like a separate convolution (He normal, fan out).
         mode: see `set_branch_mode`.
     """
 

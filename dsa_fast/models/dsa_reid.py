@@ -75,7 +75,8 @@ class DSAReID(nn.Module):
         neck_z: the fused features' `BNNeck`, or None.
 
     Raises:
-        ValueError: an argument is outside its range, or pretrained weights can't be downloaded, can't be read or don't fit.
+        ValueError: an argument is outside its range, or pretrained weights can't be downloaded, can't be read or
+            don't fit.
         FileNotFoundError: `pretrained` is a path and there is no file.
     """
 
@@ -146,7 +147,7 @@ class DSAReID(nn.Module):
 
     @property
     def embed_dims(self) -> tuple[int, int]:
-        """Lengths of the global and local parts of a test vector: (2048, 2048) at full size, 0 for a branch not built."""
+        """Lengths of the global and local parts of a test vector: (2048, 2048) at full size, 0 if not built."""
         stream = self.mf_stream
         return (
             0 if stream.head_global is None else stream.global_dim,

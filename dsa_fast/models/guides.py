@@ -107,8 +107,8 @@ class GuideConfig:
 class DenseDecoder(nn.Module):
     """F -> part logits and (u, v) of each part: [B, C, h, w] -> [B, 25, h*s, w*s] and [B, 24, 2, h*s, w*s].
 
-    A 3x3 convolution, batch norm and ReLU, then a 1x1 convolution that predicts s x s positions per position of F. As in
-    DensePose, every part has its own (u, v).
+    A 3x3 convolution, batch norm and ReLU, then a 1x1 convolution that predicts s x s positions per position of F. As
+    in DensePose, every part has its own (u, v).
 
     Args:
         in_channels: C.
@@ -199,9 +199,9 @@ def focus_loss(maps: Tensor, iuv: Tensor) -> Tensor:
 
 
 def logits_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Computes the distillation loss of Hinton et al. (https://arxiv.org/abs/1503.02531).
+    """Hinton et al., "Distilling the Knowledge in a Neural Network" (https://arxiv.org/abs/1503.02531).
 
-    T^2 KL(teacher || student) of the softmax at temperature T, averaged over the batch, and over parts if there are any.
+    Computes T^2 KL(teacher || student) of the softmax at temperature T, averaged over the batch and any parts.
 
     Args:
         student: [B, num_ids] or [B, parts, num_ids].

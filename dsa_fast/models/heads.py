@@ -66,8 +66,8 @@ class BranchClassifier(nn.Module):
 class BNNeck(nn.Module):
     """A batch norm without shift on a stream's global and local features. It returns None for None.
 
-    It is between the features, to which the triplet loss applies, and the classifiers, as in Luo et al., "Bag of Tricks"
-    (https://arxiv.org/abs/1903.07071).
+    It is between the features, to which the triplet loss applies, and the classifiers, as in Luo et al., "Bag of
+    Tricks" (https://arxiv.org/abs/1903.07071).
 
     Args:
         global_dim: length of the global feature; 0 if there is none.

@@ -119,8 +119,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        # All processes compute the same loss from the same features, so no gradient has to be sent. Each process has the
-        # gradient of its own share only, and averaging over processes divides it by their number. This undoes that.
+        # All processes compute the same loss from the same features, so no gradient has to be sent. Each process has
+        # the gradient of its own share only. The factor cancels the later division by the number of processes.
         return grads[0].chunk(distributed.get_world_size())[distributed.get_rank()] * distributed.get_world_size()
 
 
@@ -143,8 +143,8 @@ def gather(x: Tensor) -> Tensor:
 class DSALoss(nn.Module):
     """The weighted sum of all ID and triplet losses of a `DSAOutput`.
 
-    ID losses apply to fG and each fL,i (weight `id_mf`), and to zG and each zL,i (weight `id_fused`). The local ID losses
-    are sums over the 8 parts. Triplet losses apply to zG and the concatenated zL (weight `triplet`).
+    ID losses apply to fG and each fL,i (weight `id_mf`), and to zG and each zL,i (weight `id_fused`). The local ID
+    losses are sums over the 8 parts. Triplet losses apply to zG and the concatenated zL (weight `triplet`).
 
     Without a DSAG-Stream (the baselines), z is f. Triplet losses then apply to f. The ID losses on f are the only ones
     and have the weight `id_fused`. A branch that was not built has no terms.

@@ -80,7 +80,8 @@ class MFStream(nn.Module):
         local_dim: length of each local feature: 256 or 64 at width 1.
 
     Raises:
-        ValueError: an argument is outside its range, or pretrained weights can't be downloaded, can't be read or don't fit.
+        ValueError: an argument is outside its range, or pretrained weights can't be downloaded, can't be read or
+            don't fit.
         FileNotFoundError: `pretrained` is a path and there is no file.
     """
 

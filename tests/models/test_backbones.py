@@ -1,4 +1,4 @@
-"""Backbones beyond the plain ResNets: IBN-a, timm's, frozen layers, pretrained heads."""
+"""Backbones other than plain ResNets: IBN-a, timm, frozen layers, pretrained heads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def images(batch: int = 2) -> Tensor:
 
 
 def stir(module: nn.Module) -> None:
-    """Batch norms with statistics of their own, so that leaving one out shows."""
+    """Randomizes the statistics of batch norms, so that a test fails if one is left out."""
     generator = torch.Generator().manual_seed(3)
     for child in module.modules():
         if isinstance(child, nn.BatchNorm2d):
@@ -52,7 +52,7 @@ def test_ibn_is_half_instance_and_half_batch_norm() -> None:
 
 @pytest.mark.parametrize(("name", "blocks"), [("resnet18_ibn", 6), ("resnet50_ibn", 13)])
 def test_ibn_is_in_conv2_to_conv4(name: str, blocks: int) -> None:
-    """IBN-Net's authors put it into the first norm of each block of layer1 to layer3, and name it so."""
+    """IBN-Net's authors use it as the first norm of each block of layer1 to layer3, with this name."""
     backbone = Backbone(name, width=0.125)
     places = [place for place, module in backbone.named_modules() if isinstance(module, IBN)]
     assert len(places) == blocks and all(place.endswith("bn1") and place.startswith("layer") for place in places)
@@ -142,7 +142,7 @@ def test_frozen_must_be_a_stride() -> None:
     ],
 )
 def test_timm_backbones_train_and_deploy(name: str) -> None:
-    """Convolutions, transformers, channels last: all give F at stride 16, train, and lose nothing on the way out."""
+    """Convolutions, transformers, channels last: all give F at stride 16, train, and export without loss."""
     pytest.importorskip("timm")
     model = build_model(4, ModelConfig(backbone=f"timm/{name}", pretrained=None, width=0.125, classifier_dim=16))
     model.train()
@@ -157,7 +157,7 @@ def test_timm_backbones_train_and_deploy(name: str) -> None:
 
 
 def test_timm_weights_from_a_file(tmp_path: Path) -> None:
-    """F is that of timm's own network, in its own normalization."""
+    """F equals the map of timm's own network with its own normalization."""
     timm = pytest.importorskip("timm")
     torch.manual_seed(7)
     whole = timm.create_model("tf_efficientnet_lite0").eval()
@@ -168,7 +168,7 @@ def test_timm_weights_from_a_file(tmp_path: Path) -> None:
     parts = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(3,)).eval()
     parts.load_state_dict({k: v for k, v in whole.state_dict().items() if k in parts.state_dict()})
     with torch.no_grad():
-        expected = parts(images() / 127.5 - 1)[0]  # mean and deviation 0.5
+        expected = parts(images() / 127.5 - 1)[0]  # mean and standard deviation 0.5
         got = model.mf_stream.backbone(model.normalize(images()))
     torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-3)
 

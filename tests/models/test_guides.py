@@ -1,4 +1,4 @@
-"""Guides: their losses by plain loops, what reaches which stream, and that nothing of them is left at inference."""
+"""Guides: their losses against plain loops, the gradients of each stream, and no trace of them at inference."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def inputs(batch: int = 6) -> tuple[Tensor, Tensor]:
 def some_map(batch: int = 6, height: int = 16, width: int = 8) -> Tensor:
     generator = torch.Generator().manual_seed(2)
     iuv = torch.randint(0, 256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
-    iuv[:, 0] %= 26  # 25 is no part
+    iuv[:, 0] %= 26  # 25 is not a part
     iuv[:, 0, : height // 2] = 0
     return iuv
 
@@ -177,12 +177,12 @@ def test_merged_masks_are_the_merging_of_the_parts() -> None:
 
 def test_focus_is_the_share_outside() -> None:
     iuv = torch.zeros(1, 3, 32, 16, dtype=torch.uint8)
-    iuv[0, 0, 0:4, 0:4] = 23  # the head, in the first of 8 x 4 places
+    iuv[0, 0, 0:4, 0:4] = 23  # the head, in the first of 8 x 4 positions
     maps = torch.zeros(1, 8, 3, 8, 4)
     maps[:, 7, :, 0, 0] = 1  # inside
     maps[:, 7, :, 1, 1] = 1  # next to it: inside too
     maps[:, 7, :, 5, 3] = 2  # outside
-    maps[:, :7] = torch.rand(1, 7, 3, 8, 4)  # parts that are not shown do not count
+    maps[:, :7] = torch.rand(1, 7, 3, 8, 4)  # parts that are not visible do not count
     assert focus_loss(maps.flatten(1, 2), iuv).item() == pytest.approx(0.5)
     assert focus_loss(maps.flatten(1, 2), torch.zeros_like(iuv)).item() == 0
 
@@ -235,7 +235,7 @@ def test_distillation_moves_f_alone() -> None:
     assert total is not None
     kinds = ("logits", "relations", "features")
     assert set(terms) == {f"distil_{kind}_{branch}" for kind in kinds for branch in ("global", "local")}
-    parts = {"distil_logits_local": 8}  # the ID losses are sums over the parts, and so is this one
+    parts = {"distil_logits_local": 8}  # a sum over the parts, like the ID losses
     expected = sum(0.5 * parts.get(name, 1) * value for name, value in terms.items())
     torch.testing.assert_close(total.detach(), expected)  # half of the ramp
     total.backward()
@@ -273,7 +273,7 @@ def test_a_model_without_guides_has_no_terms() -> None:
 
 
 def test_guides_leave_the_network_as_it_is() -> None:
-    """Nothing of a guide is in the network: the same parameters, and the same features to the last bit."""
+    """The network does not contain a guide: it has the same parameters and bit-identical features."""
     model = network(dsag=False).eval()
     names = set(model.state_dict())
     guides = Guides(GuideConfig(dense=1.0, focus=1.0), model.mf_stream.backbone.out_channels)

@@ -14,7 +14,7 @@ from dsa_fast.models import DSALoss, DSAOutput, batch_hard_triplet_loss, id_loss
 
 
 def plain_triplet(features: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, int]:
-    """The mean over anchors, written out; and how many anchors there were."""
+    """Computes the mean over anchors in a plain loop, and the number of anchors."""
     losses = []
     for a in range(len(labels)):
         others = [i for i in range(len(labels)) if i != a]
@@ -45,7 +45,7 @@ batches = st.tuples(
 @settings(max_examples=60, deadline=None)
 @given(batches)
 def test_triplet_equals_a_loop(case: tuple[list[int], int, int, float]) -> None:
-    """Any mix of identities, single images and single identities included."""
+    """Tests any mix of identities, including single images and single identities."""
     ids, dim, seed, margin = case
     labels = torch.tensor(ids)
     x = torch.randn(
@@ -98,7 +98,7 @@ def test_triplet_gradient_is_finite_for_equal_features(scale: float) -> None:
 
 
 def test_triplet_does_not_cancel() -> None:
-    """Far from the origin, |x|^2 + |y|^2 - 2xy would lose these distances altogether."""
+    """Far from the origin, |x|^2 + |y|^2 - 2xy would lose these distances completely."""
     features = 1000 + torch.randn(64, 32, generator=torch.Generator().manual_seed(0)) / 8
     labels = torch.arange(64) // 4
     expected, _ = plain_triplet(features.double(), labels, 0.3)

@@ -1,4 +1,4 @@
-"""The two streams: shapes and counts of the paper, and equality to plain networks that loop over the branches."""
+"""The two streams: the paper's shapes and counts, and equality to plain networks that loop over branches."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from dsa_fast.models.branches import (
 from dsa_fast.models.heads import BranchClassifier, Classifier, ConcatFusion
 from dsa_fast.weights import load_named
 
-# The paper's merging, written down once more: part ids of each of the 8 merged parts, left with right and front with
+# The paper's merging, written a second time: part ids of each of the 8 merged parts, left with right and front with
 # back, in the order torso, hand, foot, upper leg, lower leg, upper arm, lower arm, head.
 MERGED_PARTS = (
     ((1,), (2,)),
@@ -77,7 +77,7 @@ def batch(size: int = 4, s: int = 16, seed: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def randomise_norms(module: nn.Module, seed: int = 0) -> None:
-    """Batch norms start as ones and zeros, which would hide a mix-up of theirs."""
+    """Randomizes batch norms. Their initial ones and zeros would hide a mix-up."""
     rng = torch.Generator().manual_seed(seed)
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
@@ -88,13 +88,13 @@ def randomise_norms(module: nn.Module, seed: int = 0) -> None:
 
 
 def copy_branch(stacked: nn.Module, plain: nn.Module, branch: int, branches: int) -> None:
-    """Loads one branch of a stacked module into a plain one of the same names."""
+    """Loads one branch of a stacked module into a plain module with the same names."""
     state = {k: v.chunk(branches)[branch] if v.ndim else v for k, v in stacked.state_dict().items()}
     plain.load_state_dict({k: v.view_as(plain.state_dict()[k]) for k, v in state.items()})
 
 
 def assert_branches_equal(stacked: nn.Module, plain: list[nn.Module], x: Tensor, *, shared: bool = False) -> None:
-    """Outputs, gradients and running statistics of a stacked module [B, G*C, H, W] and its plain branches."""
+    """Compares outputs, gradients and running statistics of a stacked module [B, G*C, H, W] and its plain branches."""
     g = len(plain)
     for i, module in enumerate(plain):
         copy_branch(stacked, module, i, g)
@@ -120,7 +120,7 @@ def assert_branches_equal(stacked: nn.Module, plain: list[nn.Module], x: Tensor,
 
 @pytest.fixture(scope="module")
 def full() -> DSAReID:
-    """The paper's network, without memory for its weights."""
+    """Builds the paper's network without memory for its weights."""
     with torch.device("meta"):
         return DSAReID(751, pretrained=None)
 
@@ -295,7 +295,7 @@ def test_branch_conv(kernel: int, stride: int, shared: bool, mode: str, layout: 
     [(BranchBasicBlock, BasicBlock), (BranchBottleneck, Bottleneck)],
 )
 def test_branch_stage(stacked: type, plain: type, stride: int, shared: bool, mode: str) -> None:
-    """Two blocks, against as many torchvision blocks as there are branches."""
+    """Compares two blocks with torchvision blocks, one per branch."""
     torch.manual_seed(0)
     stage = make_branch_stage(stacked, 3, 8, 4, 2, stride=stride, shared_input=shared).double()
     randomise_norms(stage)
@@ -310,7 +310,7 @@ def test_shortcut_only_where_a_resnet_has_one() -> None:
     assert BranchBottleneck(3, 32, 8).downsample is None
     assert BranchBasicBlock(3, 8, 8, stride=2).downsample is not None
     assert BranchBasicBlock(3, 8, 16).downsample is not None
-    # Nothing says how one input would be the identity of three branches.
+    # An identity shortcut from one input to three branches is not defined.
     assert BranchBasicBlock(3, 8, 8, shared_input=True).downsample is not None
 
 
@@ -346,7 +346,7 @@ def test_branch_classifier_is_a_classifier_per_branch() -> None:
 
 
 def test_initial_weights_are_those_of_separate_networks() -> None:
-    """He's deviation is that of one branch; a grouped convolution's own initialisation would shrink it by sqrt(24)."""
+    """He's standard deviation is for one branch. A grouped convolution's default would be smaller by sqrt(24)."""
     torch.manual_seed(0)
     stream = DSAGStream(width=1.0, global_dim=8, local_dim=64)
     for module in stream.modules():
@@ -365,7 +365,7 @@ def test_initial_weights_are_those_of_separate_networks() -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_each_part_is_merged_into_its_own(layout: torch.memory_format) -> None:
-    """Part p holds 2^p, so each sum tells its summands."""
+    """Part p contains 2^p, so each sum identifies its terms."""
     stream = DSAGStream(width=0.1, global_dim=8, local_dim=8)
     x = (2.0 ** torch.arange(1, 25)).repeat_interleave(2).view(1, 48, 1, 1).expand(2, 48, 3, 3)
     x = x.contiguous(memory_format=layout)
@@ -400,7 +400,7 @@ def test_merge_rejects_other_groups(groups: list[list[int]]) -> None:
 
 
 def test_left_and_right_may_be_swapped() -> None:
-    """With equal weights for left and right, exchanging the two sides' images changes nothing, bit for bit."""
+    """With equal weights for left and right, swapping the two sides' images gives bit-identical results."""
     torch.manual_seed(0)
     stream = DSAGStream(width=0.25, global_dim=32, local_dim=16).eval()
     randomise_norms(stream)
@@ -417,7 +417,7 @@ def test_left_and_right_may_be_swapped() -> None:
     with torch.no_grad():
         a, b = stream(dsap), stream(dsap[:, mirror])
     assert torch.equal(a.whole, b.whole) and torch.equal(a.local, b.local)
-    turned = dsap[:, [1, 0, *range(2, 24)]]  # torso back and front keep weights of their own
+    turned = dsap[:, [1, 0, *range(2, 24)]]  # torso back and front have separate weights
     assert not torch.allclose(stream(turned).whole, a.whole)
 
 
@@ -425,7 +425,7 @@ def test_left_and_right_may_be_swapped() -> None:
 
 
 class PlainDSAG(nn.Module):
-    """The DSAG-Stream as the paper draws it: separate networks for separate parts."""
+    """The DSAG-Stream as in the paper's figure: separate networks for separate parts."""
 
     def __init__(self, stream: DSAGStream) -> None:
         super().__init__()
@@ -496,7 +496,7 @@ def test_dsag_stream_equals_separate_networks(training: bool, mode: str) -> None
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
 def test_mf_heads_equal_plain_networks(backbone: str) -> None:
-    """The global head is conv5_x without down-sampling; each local branch is a network of its own on all of F."""
+    """The global head is conv5_x without downsampling. Each local branch is a separate network on all of F."""
     torch.manual_seed(0)
     stream = MFStream(backbone, width=0.25).double()
     randomise_norms(stream)

@@ -1,4 +1,4 @@
-"""Options of a training that the paper does not have, and its crops in place of warps; all of them off by default."""
+"""Training options that are not in the paper, and the paper's crops instead of warps. All are off by default."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_crops_come_from_the_same_picture_as_warps() -> None:
     crop = replace(CONFIG, parts="crop")
     full, parts = augment_batch(images, iuv, draws, crop, indices=indices)
     expected, _ = augment_batch(images, iuv, draws, CONFIG, indices=indices)
-    # The full image is the fused operator's but for resizing's roundings (transform.h), one level at most.
+    # The full image equals the fused operator's, except for rounding in resizing (transform.h): at most one level.
     assert ((full - expected).abs() < 1.01 / (255 * 0.224)).all() and (full == expected).float().mean() > 0.999
     # Without flip, crop and erasing, the parts are the crops of the resized photo by the resized map.
     still = Draws(torch.full((4,), 4), torch.full((4,), 4), torch.zeros(4, dtype=torch.bool), torch.zeros(4, 4).long())
@@ -72,7 +72,7 @@ def test_disturbed_maps() -> None:
                     expected.append(int((torch.tensor(float(value)) + shift * 255).round().clamp(0, 255)))
                 assert got[b, :, y, x].tolist() == expected
     assert (got[:, 0] != iuv[:, 0]).any() and (got[:, 1:] != iuv[:, 1:]).any()
-    # The step sees the disturbed maps; the other draws are those of the undisturbed transform.
+    # The step uses the disturbed maps. The other random draws equal those of the undisturbed transform.
     plain = sample(3)
     for name in ("top", "left", "flip", "erase"):
         assert torch.equal(getattr(draws, name), getattr(plain, name))
@@ -166,7 +166,7 @@ def test_triplets_on_the_mf_streams_own_features() -> None:
     assert output.f_global is not None and output.f_local is not None
     own = [batch_hard_triplet_loss(x.flatten(1), labels) for x in (output.f_global, output.f_local)]
     torch.testing.assert_close(more, total + 2.0 * (own[0] + own[1]))
-    # Without a DSAG-Stream the triplet losses are on f already.
+    # Without a DSAG-Stream, the triplet losses already apply to f.
     alone = DSAReID(4, backbone="resnet18", pretrained=None, width=0.125, classifier_dim=16, dsag=False)
     output = alone(torch.randn(4, 3, 32, 16))
     assert torch.equal(DSALoss(triplet_mf=2.0)(output, labels)[0], DSALoss()(output, labels)[0])
@@ -185,14 +185,14 @@ def test_bnneck_stands_between_features_and_classifiers() -> None:
     assert necked.neck_f.whole is not None and not necked.neck_f.whole.bias.requires_grad
     images, dsap = torch.randn(6, 3, 32, 16), torch.randn(6, 24, 3, 8, 8)
     a, b = plain(images, dsap), necked(images, dsap)
-    # The triplet loss sees the same features, the classifiers others.
+    # The triplet loss gets the same features, but the classifiers get different ones.
     assert a.z_global is not None and torch.equal(a.z_global, b.z_global) and torch.equal(a.f_local, b.f_local)
     normed = nn.functional.batch_norm(b.f_global, None, None, training=True)
     torch.testing.assert_close(b.logits_f_global, necked.classify_f_global(normed))
     flat = b.z_local.flatten(1)
     normed = nn.functional.batch_norm(flat, None, None, training=True).view_as(b.z_local)
     torch.testing.assert_close(b.logits_z_local, necked.classify_z_local(normed))
-    # Test vectors have passed it, with its running statistics.
+    # It also applies to test vectors, with its running statistics.
     with torch.no_grad():
         necked.neck_f.whole.running_mean.fill_(0.3)
     necked.eval()
@@ -202,7 +202,7 @@ def test_bnneck_stands_between_features_and_classifiers() -> None:
     torch.testing.assert_close(got[:, : f.shape[1]], expected)
     assert not torch.allclose(got, plain.embed(images))
     assert necked.embed_fused(images, dsap).shape == got.shape
-    # Deployed, too; there the whole vector has length 1.
+    # The same in the deployed network, where the whole vector has length 1.
     photos = torch.randint(0, 256, (6, 32, 16, 3), dtype=torch.uint8)
     exact = necked.embed(photos.permute(0, 3, 1, 2)) / 2**0.5
     torch.testing.assert_close(EmbeddingNetwork(necked)(photos), exact, rtol=1e-4, atol=1e-5)
@@ -274,7 +274,7 @@ def test_everything_at_once_resumes_exactly(people: Path, tmp_path: Path) -> Non
 
 
 class Weights(Callback):
-    """Keeps the weights after each step of the optimiser."""
+    """Keeps the weights after each optimizer step."""
 
     def __init__(self) -> None:
         self.states: list[dict[str, Tensor]] = []
