@@ -1,6 +1,6 @@
 """Training with Lightning: `ReIDTask` (a step), `ReIDData` (batches), `fit` (a whole run) and their options.
 
-May import everything below it: `evaluation`, `data`, `models`, `densepose`, `ops`.
+This package may import the layers below it: `evaluation`, `data`, `models`, `densepose`, `ops`.
 """
 
 from dsa_fast.training.config import DataConfig, LossConfig, OptimConfig, TrainerConfig

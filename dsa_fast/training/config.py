@@ -1,11 +1,11 @@
-"""What a training run can be told; the `dsa-fast fit` command and its YAML files mirror these classes."""
+"""Options of a training run. The `dsa-fast fit` command and its YAML files have the same options."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-#: How torch.compile treats the network.
+#: Mode of torch.compile.
 CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
 
 
@@ -14,32 +14,32 @@ class DataConfig:
     """The people to train and test on.
 
     Attributes:
-        root: folder of a data set, or one up to three folders above it; or a CSV file. docs/datasets.md shows what is
-            known.
-        iuv: folder of the IUV maps, mirroring the data set's folders; by default `iuv` inside it. Images without a map
-            train with mean-filled parts.
-        iuv_order: what the maps' red, green and blue hold; `auto` tells it from each file.
-        name: which data set it is; `auto` takes what is there.
-        options: of the data set, such as `{kind: labeled}` for CUHK03.
-        test_root: another data set to test on, which is trained on nowhere; by default the one in root.
-        test_name: which data set that is.
-        test_options: of that data set.
-        check_counts: whether the numbers of images must be the published ones.
-        verify: decodes every file before training and names those that are broken; a resumed run decodes only if a
-            file has changed.
-        p: identities in a batch.
-        k: images of each identity in a batch.
-        test_batch: images in a batch of the evaluation.
-        workers: processes that read images; 0 reads in the main process. Training images are read by them only with
+        root: folder of a data set, or a folder up to three levels above it; or a CSV file. docs/datasets.md lists the
+            supported data sets.
+        iuv: folder of the IUV maps, with the same subfolders as the data set; by default `iuv` inside the data set.
+            Images without a map train with mean-filled parts.
+        iuv_order: content of the maps' red, green and blue channels; `auto` detects it for each file.
+        name: name of the data set; `auto` detects it.
+        options: options of the data set, such as `{kind: labeled}` for CUHK03.
+        test_root: another data set to test on, which is not used for training; by default the data set in root.
+        test_name: name of that data set.
+        test_options: options of that data set.
+        check_counts: fails unless the numbers of images match the published ones.
+        verify: decodes every file before training and lists broken files; a resumed run decodes only if a file has
+            changed.
+        p: identities per batch.
+        k: images of each identity per batch.
+        test_batch: images per batch in evaluation.
+        workers: number of processes that read images; 0 reads in the main process. They read training images only with
             `store` disk.
-        store: where the training images and their maps are, as bytes: `device`, on the training device; `pinned`, in
-            pinned host memory; `disk`, in their files. `auto` takes the first of these that has room.
-        validation_ids: holds out so many identities of the training set, chosen by `validation_seed`, and tests on
-            them instead of query and gallery: an image of each by each camera is a query, the others are the gallery.
-            Choose options with it, and look at the test set once; 0 for none.
-        validation_seed: which identities are held out.
-        cache: folder for the store's file, which makes the next start quick; `auto` is `.dsa_fast` in the data set's
-            folder or, where that cannot be written, `store` in the run's folder; `off` for none.
+        store: location of the training images and their maps, as bytes: `device`, on the training device; `pinned`, in
+            pinned host memory; `disk`, in their files. `auto` takes the first of these with enough room.
+        validation_ids: holds out this many identities of the training set, chosen by `validation_seed`, and tests on
+            them instead of query and gallery. For each identity, one image per camera is a query. The other images are
+            the gallery. Use it to choose options, and look at the test set only once; 0 for none.
+        validation_seed: random seed for the choice of identities to hold out.
+        cache: folder for the store's file, which makes the next start faster. `auto` is `.dsa_fast` in the data set's
+            folder or, if that is not writable, `store` in the run's folder; `off` for none.
     """
 
     root: str
@@ -66,7 +66,7 @@ class DataConfig:
             if getattr(self, name) < low:
                 raise ValueError(f"data.{name} must be at least {low}, got {getattr(self, name)}")
         if self.validation_ids and self.test_root is not None:
-            raise ValueError("data.validation_ids must be 0 with data.test_root: they are two ways to test")
+            raise ValueError("data.validation_ids must be 0 with data.test_root, because they are two ways to test")
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,16 @@ class LossConfig:
         id_mf: ID losses on the MF-Stream's features.
         triplet: batch-hard triplet losses on the fused features.
         id_fused: ID losses on the fused features.
-        margin: the triplet losses' margin.
-        label_smoothing: share of the target given to all identities evenly.
-        triplet_mf: triplet losses on the MF-Stream's own features, beside those on the fused ones, which fade once the
-            fused features tell all apart; 0 in the paper.
-        visibility: weighs the ID losses of a local branch by how much of its part is seen: an image with at least this
-            share of the part's texels touched counts fully, others in proportion, before the weights are scaled to a
-            mean of 1; 0 counts all alike, as the paper does. Parts are seen from one side at a time and maps are
-            sparse: 0.05 is much.
-        gather: with several processes, the triplet losses find their hardest images among all processes' batches;
-            otherwise each process among its own P x K images.
+        margin: margin of the triplet losses.
+        label_smoothing: share of the target that is spread evenly over all identities.
+        triplet_mf: triplet losses on the MF-Stream's own features, in addition to those on the fused features, which
+            vanish once the fused features separate all identities; 0 in the paper.
+        visibility: weights the ID losses of a local branch by the visible share of its part. An image with at least
+            this share of the part's texels filled has full weight, other images proportionally less. Then the weights
+            are scaled to a mean of 1. 0 gives equal weights, as in the paper. Images show only one side of a part and
+            maps are sparse, so 0.05 is already a large share.
+        gather: with several processes, mines the hardest images of the triplet losses in all processes' batches;
+            otherwise each process uses only its own P x K images.
     """
 
     id_mf: float = 0.5
@@ -105,17 +105,17 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Adam and the learning rate's course (paper, section 4.2).
+    """Adam and the learning rate schedule (paper, section 4.2).
 
     Attributes:
         lr: learning rate after the warm-up.
         warmup_lr: learning rate at the start.
-        warmup_epochs: the learning rate grows linearly over these.
-        decay_epochs: then it is multiplied by `decay` each so many epochs.
+        warmup_epochs: number of epochs over which the learning rate grows linearly.
+        decay_epochs: after the warm-up, the learning rate is multiplied by `decay` every `decay_epochs` epochs.
         decay: factor of each decay.
         weight_decay: Adam's L2 weight decay.
-        schedule: what follows the warm-up: `steps`, as above, or `cosine`, half a cosine from `lr` down to `warmup_lr`
-            at the end of training (then `decay_epochs` and `decay` do nothing).
+        schedule: schedule after the warm-up: `steps`, as above, or `cosine`, half a cosine from `lr` down to
+            `warmup_lr` at the end of training (then `decay_epochs` and `decay` have no effect).
     """
 
     lr: float = 8e-4
@@ -137,24 +137,24 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How the run goes; Lightning's Trainer does the work.
+    """Options of Lightning's Trainer, which performs the run.
 
     Attributes:
-        max_epochs: epochs to train.
-        eval_every: evaluates on query and gallery after each so many epochs and after the last; 0: never.
+        max_epochs: number of epochs.
+        eval_every: evaluates on query and gallery every `eval_every` epochs and after the last epoch; 0: never.
         accelerator: `auto`, `cpu`, `gpu`.
-        devices: how many, or which, or `auto`.
+        devices: number of devices, a list of device indices, or `auto`.
         precision: `32-true`, `bf16-mixed`, `16-mixed`.
         strategy: Lightning's strategy, such as `ddp`.
         compile: compiles the network (torch.compile): `default`, `reduce-overhead` (CUDA graphs), `max-autotune`;
-            `off` runs it as it is. Checkpoints are the same either way.
-        log_every: steps between two log lines.
-        deterministic: `warn` uses deterministic algorithms wherever there is one; `true` fails where there is none.
+            `off` does not compile. Checkpoints have the same format either way.
+        log_every: number of steps between two log lines.
+        deterministic: `warn` uses deterministic algorithms and warns if there is none; `true` fails if there is none.
         progress: shows a progress bar.
-        accumulate: batches whose gradients are added up for one step of the optimiser. Each batch has its own triplets
-            and batch norms: this is not the same as a larger batch.
-        ema: keeps an exponential moving average of the weights with this decay, and tests and saves that; 0: none. It
-            remembers about 1 / (1 - ema) steps.
+        accumulate: number of batches whose gradients are accumulated for one optimizer step. Each batch has its own
+            triplets and batch norms, so the result differs from that of a larger batch.
+        ema: keeps an exponential moving average of the weights with this decay, and tests and saves it; 0: none. It
+            averages over about 1 / (1 - ema) steps.
         extra: any other argument of lightning.Trainer.
     """
 

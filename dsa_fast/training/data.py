@@ -24,13 +24,13 @@ from dsa_fast.training.config import DataConfig
 
 
 def read_people(config: DataConfig) -> PeopleSplits:
-    """Lists the people to train and test on; with `test_root`, query and gallery are those of that data set.
+    """Lists the people to train and test on. With `test_root`, query and gallery come from that data set.
 
-    Two data sets may use the same pids and camids for other people and cameras. That does no harm: the training looks
-    at one data set only, and so does the evaluation.
+    Two data sets may use the same pids and camids for different people and cameras. This does no harm, because training
+    and evaluation each use one data set only.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_dataset`; or there is nobody to train on.
+        FileNotFoundError, ValueError: see `read_dataset`; also ValueError if there is nobody to train on.
     """
     people = read_dataset(config.root, config.name, iuv=config.iuv, check_counts=config.check_counts, **config.options)
     if not people.train:
@@ -44,18 +44,18 @@ def read_people(config: DataConfig) -> PeopleSplits:
 
 
 def hold_out(people: PeopleSplits, identities: int, seed: int = 0) -> PeopleSplits:
-    """Takes identities out of the training set, to test on them; the data set's own query and gallery are left out.
+    """Holds out identities of the training set as a test set. Drops the data set's own query and gallery.
 
-    The first image of each by each camera (in the order of their list) is a query, the others are the gallery.
-    Identities that only one camera sees stay in the training set: no query of theirs could be found.
+    For each held-out identity, the first image by each camera (in list order) is a query. The other images are the
+    gallery. Identities seen by only one camera stay in the training set, because their queries would have no match.
 
     Args:
         people: a data set.
-        identities: how many.
-        seed: which; the same ones for the same training set and seed.
+        identities: number of identities to hold out.
+        seed: seed of the random choice; the same training set and seed give the same identities.
 
     Raises:
-        ValueError: there are not more identities that two cameras see.
+        ValueError: `identities` is below 1, or not below the number of identities seen by two or more cameras.
     """
     cameras: dict[int, set[int]] = {}
     for person in people.train:
@@ -63,7 +63,7 @@ def hold_out(people: PeopleSplits, identities: int, seed: int = 0) -> PeopleSpli
     able = sorted(pid for pid, seen in cameras.items() if len(seen) > 1)
     if not 0 < identities < len(able):
         raise ValueError(
-            f"data.validation_ids must be from 1 to {len(able) - 1}, one less than the identities that two cameras see "
+            f"data.validation_ids must be from 1 to {len(able) - 1}, one less than the identities seen by two cameras "
             f"in {people.name}, got {identities}"
         )
     chosen = set(np.random.default_rng(seed).permutation(able)[:identities].tolist())
@@ -77,14 +77,14 @@ def hold_out(people: PeopleSplits, identities: int, seed: int = 0) -> PeopleSpli
 
 
 class ReIDData(lightning.LightningDataModule):
-    """Batches of a data set to train on, and of the same or another one to test on.
+    """Training batches of a data set, and test batches of the same or another data set.
 
     Args:
-        config: where the people are, and how they are batched.
-        size: height and width that images are brought to when they are not all of one size.
+        config: location of the people and sizes of the batches.
+        size: height and width to which images are resized if they differ in size.
         seed: seed of the P x K batches.
-        stamp: file that remembers that all files were found good; see `verify_files`.
-        folder: the run's folder, where the store's file goes if it cannot be in the data set's.
+        stamp: file that records that all files were valid; see `verify_files`.
+        folder: the run's folder, which gets the store's file if the data set's folder is not writable.
         progress: shows a progress bar while files are checked and read.
 
     Raises:
@@ -110,23 +110,23 @@ class ReIDData(lightning.LightningDataModule):
         self._stamp, self._progress, self._verified = stamp, progress, False
 
     def prepare_data(self) -> None:
-        """Decodes all files once, on one process of each machine, before training starts.
+        """Decodes all files once, in one process per machine, before training starts.
 
         Raises:
-            ValueError: files are missing or broken; the message names them.
+            ValueError: files are missing or broken; the message lists them.
         """
         if self.config.verify and not self._verified:
             people = [*self.people.train, *self.people.query, *self.people.gallery]
             verify_files(people, iuv_order=self.config.iuv_order, stamp=self._stamp, progress=self._progress)
             self._verified = True
         if self._fitting() and self._cache() is not None and self._choose()[0] != "disk":
-            self._open(self._progress)  # so that the other processes find the cache
+            self._open(self._progress)  # so that the other processes find the cache file
 
     def setup(self, stage: str) -> None:
-        """Brings the training people to where `config.store` says, in each process.
+        """Loads the training people into the location that `config.store` selects, in each process.
 
         Raises:
-            ValueError: a file is broken, or the device has no room for `store` device; the message says which.
+            ValueError: a file is broken, or the device has no room for `store` device. The message says which.
         """
         if stage != "fit" or self._store is not None:
             return
@@ -153,9 +153,9 @@ class ReIDData(lightning.LightningDataModule):
         return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
 
     def _choose(self) -> tuple[Place, str]:
-        """Where the training people go, and why."""
+        """Returns the location of the training people, and the reason."""
         if self._chosen is None and self.config.store != "auto":
-            self._chosen = self.config.store, "as asked for"
+            self._chosen = self.config.store, "set by data.store"
         elif self._chosen is None:
             height, width = measure(self.people.train, self._size)
             num_bytes = 6 * height * width * len(self.people.train)
@@ -168,7 +168,7 @@ class ReIDData(lightning.LightningDataModule):
         )
 
     def _cache(self) -> Path | None:
-        """The folder for stores' files."""
+        """Returns the folder for the store's file, or None."""
         if self.config.cache == "off":
             return None
         if self.config.cache != "auto":
@@ -184,11 +184,11 @@ class ReIDData(lightning.LightningDataModule):
 
     @property
     def num_ids(self) -> int:
-        """How many identities there are to train on."""
+        """Number of training identities."""
         return len(self.labels)
 
     def train_dataloader(self) -> DataLoader[PersonItem] | StoreLoader:
-        """P x K batches; the same ones for the same seed and epoch, wherever the people are."""
+        """Returns P x K batches. The same seed and epoch give the same batches, for any `store`."""
         sampler = PKSampler(
             [person.pid for person in self.people.train],
             self.config.p,
@@ -206,9 +206,9 @@ class ReIDData(lightning.LightningDataModule):
         return DataLoader(dataset, batch_sampler=sampler, **self._loading())
 
     def val_dataloader(self) -> list[DataLoader[PersonItem]]:
-        """Query and gallery, in this order, without IUV: the test needs none.
+        """Returns query and gallery, in this order, without IUV maps, which the test does not need.
 
-        With N processes, process r has people r, r + N, ... of each; shares are filled up to one length from the start.
+        With N processes, process r has people r, r + N, ... of each. Shares are padded to one length from the start.
         """
         return [self._test_loader(people) for people in self.test_people]
 
@@ -218,7 +218,7 @@ class ReIDData(lightning.LightningDataModule):
         return self.people.query, self.people.gallery
 
     def check_testable(self) -> None:
-        """Makes sure that the evaluation can count a query, so that it does not fail after the first epochs.
+        """Checks that the evaluation has at least one valid query, so that it does not fail after the first epochs.
 
         Raises:
             ValueError: query or gallery is empty, or no query has its person in the gallery by another camera.
@@ -226,14 +226,14 @@ class ReIDData(lightning.LightningDataModule):
         if not self.people.query or not self.people.gallery:
             raise ValueError(
                 f"the test needs query and gallery, got {len(self.people.query)} and {len(self.people.gallery)} images "
-                f"({self.people.name}): give data.test_root, or trainer.eval_every 0"
+                f"({self.people.name}): set data.test_root, or set trainer.eval_every to 0"
             )
         cameras: dict[int, set[int]] = {}
         for person in self.people.gallery:
             cameras.setdefault(person.pid, set()).add(person.camid)
         if not any(cameras.get(person.pid, set()) - {person.camid} for person in self.people.query):
             raise ValueError(
-                "the test needs queries with their person in the gallery by another camera, "
+                "the test needs a query with an image of its person by another camera in the gallery, "
                 f"got none ({self.people.name})"
             )
 

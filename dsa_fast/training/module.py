@@ -35,23 +35,24 @@ from dsa_fast.training.schedule import learning_rate
 class ReIDTask(lightning.LightningModule):
     """Trains a re-ID model on P x K batches of stored people.
 
-    Everything random in a step is drawn from (seed, epoch, batch), so that a resumed run goes on with the same numbers
-    as one that was never interrupted.
+    All random numbers of a step derive from (seed, epoch, batch). A resumed run therefore continues with the same
+    numbers as an uninterrupted run.
 
-    With several processes each has P x K batches of its own (`PKSampler` deals an epoch's batches out in turn), batch
-    norms of its own, and gradients are averaged: a step of N processes is one of a single process that accumulates the
-    gradients of the same N batches. Triplets are found within each process's batch, or with `LossConfig.gather` among
-    all. The running statistics of batch norms are those of process 0. A checkpoint fits any number of processes.
+    With several processes, each process has its own P x K batches (`PKSampler` distributes an epoch's batches in turn)
+    and its own batch norms. Gradients are averaged: a step of N processes equals a step of one process that accumulates
+    the gradients of the same N batches. Triplets are mined within each process's batch, or among all batches with
+    `LossConfig.gather`. The running statistics of batch norms come from process 0. A checkpoint fits any number of
+    processes.
 
     Args:
-        num_ids: identities in the training set.
+        num_ids: number of identities in the training set.
         model: the network.
         loss: the losses' weights.
         optim: optimizer and learning rate.
         augment: the transform of training images.
-        seed: seed of the transform's draws.
-        compile: how the network is compiled for training.
-        guide: what guides the MF-Stream next to the fusion.
+        seed: random seed of the transform.
+        compile: compilation mode of the network in training.
+        guide: guides of the MF-Stream, in addition to the fusion.
 
     Raises:
         FileNotFoundError, ValueError: `augment.flip_table` cannot be read; see `flip_lut`.
@@ -74,7 +75,7 @@ class ReIDTask(lightning.LightningModule):
         self.loss_config = loss or LossConfig()
         self.optim_config = optim or OptimConfig()
         self.augment = augment or AugmentConfig()
-        self._mirror = flip_lut(self.augment)  # no buffer: it belongs into no checkpoint and is the same everywhere
+        self._mirror = flip_lut(self.augment)  # not a buffer: checkpoints do not need it
         self.model = build_model(num_ids, self.model_config)
         weights = asdict(self.loss_config)
         self._visibility: float = weights.pop("visibility")
@@ -82,7 +83,7 @@ class ReIDTask(lightning.LightningModule):
         self.guide_config = guide or GuideConfig()
         check_guides(self.guide_config, self.model_config)
         self.guides = Guides(self.guide_config, self.model.mf_stream.backbone.out_channels)
-        # In a list, so that it is no part of this module: it is neither trained nor saved.
+        # In a list, so that it is not a submodule: it is neither trained nor saved.
         self._frozen_teacher: list[DSAReID] = []
         self.average: DSAReID | None = None
         if self.guide_config.distil:
@@ -93,7 +94,7 @@ class ReIDTask(lightning.LightningModule):
         self._features: list[list[tuple[Tensor, Tensor, Tensor]]] = [[], []]
 
     def on_fit_start(self) -> None:
-        """Brings the table of flips to this device, lays the weights out as a GPU likes them, compiles the network."""
+        """Moves tables and teachers to this device, sets the GPU's memory format, and compiles the network."""
         if self._mirror is not None:
             self._mirror = self._mirror.to(self.device)
         for teacher in self._frozen_teacher:
@@ -104,7 +105,7 @@ class ReIDTask(lightning.LightningModule):
             self.model.compile(mode=self._compile)  # in place: parameters keep their names
 
     def training_step(self, batch: PersonBatch, batch_index: int) -> Tensor:
-        """Transform and warp on this device, forward, losses."""
+        """Transforms and warps on this device, then computes features and losses."""
         labels = batch["label"]
         draws = Draws.sample(len(labels), self.augment, self._generator(batch_index))
         inputs: dict[str, Any] = {
@@ -131,7 +132,7 @@ class ReIDTask(lightning.LightningModule):
         guided, more = self.guides(output, iuv=iuv, teacher=teacher, epoch=self._epochs_done())
         if guided is not None:
             total, terms = total + guided, terms | more
-        # One reduction for all: the mean over processes is what is logged.
+        # One reduction for all values: the log gets the mean over processes.
         values = self.trainer.strategy.reduce(torch.stack([total.detach(), *terms.values()]), reduce_op="mean")
         self.log("loss", values[0], prog_bar=True, batch_size=len(images))
         logged = {f"loss/{name}": value for name, value in zip(terms, values[1:], strict=True)}
@@ -139,7 +140,7 @@ class ReIDTask(lightning.LightningModule):
         return total
 
     def _teach(self, output: DSAOutput, batch: PersonBatch, draws: Draws, inputs: dict[str, Any]) -> DSAOutput:
-        """The teacher's output for a batch; one that is not the running network sees the images unerased."""
+        """Returns the teacher's output. Only the running network, as its own teacher, sees erased images."""
         model = self._frozen_teacher[0] if self._frozen_teacher else self.average
         if model is None:
             return output
@@ -150,10 +151,10 @@ class ReIDTask(lightning.LightningModule):
         return taught
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
-        """Moves the teacher that is the network's moving average."""
+        """Updates the moving average of the network, if it is the teacher."""
         if self.average is None:
             return
-        # A young average remembers less, or it would remember the first weights most.
+        # Early in training the decay is smaller, so that the first weights do not dominate the average.
         decay = min(self.guide_config.distil_decay, (1 + self.global_step) / (10 + self.global_step))
         with torch.no_grad():
             for old, new in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
@@ -163,14 +164,14 @@ class ReIDTask(lightning.LightningModule):
                     old.copy_(new)
 
     def _generator(self, batch_index: int, stream: int = 0) -> torch.Generator:
-        # Random access by place in the run: no state to save, none to lose.
-        # The batch's number is the epoch's, not the process's: any number of processes draws the same.
+        # The seed depends only on the position in the run, so there is no generator state to save.
+        # Batches are numbered within the epoch, not the process: any number of processes draws the same numbers.
         number = batch_index * self.trainer.world_size + self.global_rank
         place = np.random.SeedSequence([self.seed, self.current_epoch, number, *([stream] if stream else [])])
         return torch.Generator().manual_seed(int(place.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
     def on_validation_epoch_start(self) -> None:
-        """Forgets the features of the last evaluation; all processes take process 0's running statistics."""
+        """Clears the features of the last evaluation, and copies process 0's running statistics to all processes."""
         self._features = [[], []]
         if self.trainer.world_size > 1:
             for buffer in self.model.buffers():
@@ -182,7 +183,7 @@ class ReIDTask(lightning.LightningModule):
         self._features[dataloader_idx].append((features.float().cpu(), batch["label"].cpu(), batch["camid"].cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Logs mAP, mINP and CMC; the processes have embedded shares of the test set, which each then has whole."""
+        """Logs mAP, mINP and CMC. With several processes, each first gathers the features of the whole test set."""
         if self.trainer.sanity_checking or not all(self._features):
             return
         query, gallery = (self._whole(number) for number in range(2))
@@ -192,7 +193,7 @@ class ReIDTask(lightning.LightningModule):
         self.log_dict(scores)
 
     def _whole(self, number: int) -> list[Tensor]:
-        """Features, pids and camids of query (0) or gallery (1), of all processes, in the order of their lists."""
+        """Gathers features, pids and camids of query (0) or gallery (1) from all processes, in list order."""
         columns = [torch.cat(column) for column in zip(*self._features[number], strict=True)]
         world = self.trainer.world_size
         if world == 1:
@@ -207,15 +208,15 @@ class ReIDTask(lightning.LightningModule):
         return whole
 
     def embed(self, images: Tensor) -> Tensor:
-        """Test vectors [B, D] of stored images, uint8 [B, 3, h, w]."""
+        """Computes test vectors [B, D] of stored images, uint8 [B, 3, h, w]."""
         with torch.autocast(images.device.type, enabled=False):  # so that `dsa-fast eval` gives the same scores
             vectors: Tensor = self.model.embed(eval_transform(images, self.augment.size))
         return vectors
 
     def configure_optimizers(self) -> Any:
-        """Adam, and the learning rate as a function of the place in the run, whatever the number of processes."""
+        """Sets up Adam. The learning rate depends on the position in the run, not on the number of processes."""
         config = self.optim_config
-        # One kernel for all weights; mixed precision cannot clip the gradients that such a one unscales itself.
+        # Fused Adam runs one kernel for all weights. It unscales gradients itself, so mixed precision cannot clip them.
         fused = self.device.type in ("cpu", "cuda") and not self.trainer.gradient_clip_val
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(trained, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
@@ -226,7 +227,7 @@ class ReIDTask(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _epochs_done(self) -> float:
-        """Epochs since the start of training, the batches of this one counted as parts of it."""
+        """Returns the epochs since the start of training, including the finished fraction of the current epoch."""
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         return self.current_epoch + (done / self.trainer.num_training_batches if done else 0)
 
@@ -244,16 +245,16 @@ class ReIDTask(lightning.LightningModule):
 
 
 def _input_dtype(like: Tensor) -> torch.dtype:
-    """What the first layers compute in: under autocast they would cast their input, which then need not be wider."""
+    """Returns the dtype of the first layers. Under autocast they would cast a wider input anyway."""
     kind = like.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
 
 
 def check_guides(guide: GuideConfig, model: ModelConfig) -> None:
-    """Refuses guides that the network has no use for.
+    """Rejects guides that do not apply to the network.
 
     Raises:
-        ValueError: the message names the option.
+        ValueError: a guide does not apply; the message names the option.
     """
     fused = model.kind == "dsa" and model.dsag
     for name in ("fade", "drop", "detach"):
@@ -269,11 +270,11 @@ def check_guides(guide: GuideConfig, model: ModelConfig) -> None:
 
 
 def read_teacher(guide: GuideConfig, model: DSAReID, num_ids: int, augment: AugmentConfig) -> DSAReID:
-    """The frozen teacher of `guide.distil_teacher`, found to fit.
+    """Reads the frozen teacher of `guide.distil_teacher` and checks that it fits.
 
     Raises:
-        FileNotFoundError, ValueError: see `load_model`; ValueError too where the teacher tells other identities or
-            reads other inputs, or has other features than `distil_features` can compare.
+        FileNotFoundError, ValueError: see `load_model`; also ValueError if the teacher has a different number of
+            identities, different inputs, or feature lengths that `distil_features` can't compare.
     """
     if guide.distil_teacher.startswith("row:"):
         raise ValueError(
@@ -290,7 +291,7 @@ def read_teacher(guide: GuideConfig, model: DSAReID, num_ids: int, augment: Augm
     ):
         if theirs != ours and not (name.startswith("part") and loaded.model.dsag_stream is None):
             raise ValueError(
-                f"guide.distil_teacher must have the same {name} as this training, {ours}, got {theirs} in {path}"
+                f"guide.distil_teacher must have the same {name} as this training run, {ours}, got {theirs} in {path}"
             )
     dims = [(net.mf_stream.global_dim, net.mf_stream.local_dim) for net in (loaded.model, model)]
     if guide.distil_features and dims[0] != dims[1]:
@@ -302,13 +303,13 @@ def read_teacher(guide: GuideConfig, model: DSAReID, num_ids: int, augment: Augm
 
 
 def start_from(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Gives a model the weights of a checkpoint, to fine-tune it on other people.
+    """Loads the weights of a checkpoint into a model, to fine-tune it on other people.
 
-    The classifiers' last layers, which belong to the old identities, are left as they are where the number of
-    identities differs; all else must fit.
+    If the number of identities differs, the classifiers' last layers, which belong to the old identities, are not
+    loaded. All other layers must fit.
 
     Raises:
-        FileNotFoundError, ValueError: see `load_model`; also ValueError when the checkpoint is of another network.
+        FileNotFoundError, ValueError: see `load_model`; also ValueError if the checkpoint is of another network.
     """
     old, new = load_model(path).model.state_dict(), model.state_dict()
     last_layers = {name for name in new if name.startswith("classify_") and ".fc2." in name}

@@ -38,12 +38,12 @@ from dsa_fast.training.module import ReIDTask, start_from
 
 @dataclass(frozen=True)
 class FitResult:
-    """Where a run's files are, and its last evaluation.
+    """Files of a training run, and its last evaluation.
 
     Attributes:
-        checkpoint: the model and the training's state after the last epoch.
+        checkpoint: model and training state after the last epoch.
         log: CSV of all logged values.
-        scores: mAP, mINP, R1, R5, R10 of the last evaluation, in [0, 1]; empty without one.
+        scores: mAP, mINP, R1, R5, R10 of the last evaluation, in [0, 1]; empty without an evaluation.
     """
 
     checkpoint: Path
@@ -73,21 +73,22 @@ def fit(
     Args:
         data: the people; see `DataConfig`.
         model: the network; see `ModelConfig`.
-        loss: the losses' weights; see `LossConfig`.
-        optim: optimiser and learning rate; see `OptimConfig`.
+        loss: weights of the losses; see `LossConfig`.
+        optim: optimizer and learning rate; see `OptimConfig`.
         augment: the transform of training images; see `AugmentConfig`.
-        trainer: how the run goes; see `TrainerConfig`.
+        trainer: epochs, devices, precision and other options of the run; see `TrainerConfig`.
         out: folder for the run's files.
-        resume: goes on after the last finished epoch of the run in `out`, exactly as if it had not been interrupted.
+        resume: continues after the last finished epoch of the run in `out`; gives the same results as an uninterrupted
+            run.
         seed: seed of weights, batches and transforms.
-        init: checkpoint of an earlier run whose weights this one starts from (fine-tuning); see `start_from`.
-        callbacks: further Lightning callbacks.
-        guide: what guides the MF-Stream beside the fusion; see `GuideConfig`.
+        init: checkpoint of an earlier run to start from (fine-tuning); see `start_from`.
+        callbacks: additional Lightning callbacks.
+        guide: guides of the MF-Stream, in addition to the fusion; see `GuideConfig`.
 
     Raises:
         FileNotFoundError: a data folder or `init` is missing, or there is nothing to resume.
-        ValueError: an image or IUV map is broken, `out` holds a run already and `resume` is off, a resumed run is
-            given other options than its own, or an option is wrong.
+        ValueError: an image or IUV map is broken, `out` already contains a run and `resume` is off, the options differ
+            from those of the resumed run, or an option is invalid.
     """
     model, loss, optim = model or ModelConfig(), loss or LossConfig(), optim or OptimConfig()
     augment, trainer = augment or AugmentConfig(), trainer or TrainerConfig()
@@ -130,7 +131,7 @@ def fit(
         else:
             try:
                 runner.fit(task, people, ckpt_path=last if resume else None, weights_only=True)
-            except SystemExit:  # Lightning's way out of Ctrl-C, which it also makes deaf to the next one
+            except SystemExit:  # Lightning exits this way after Ctrl-C, and ignores the next Ctrl-C
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 raise KeyboardInterrupt from None
             if trainer.eval_every and trainer.max_epochs % trainer.eval_every:
@@ -177,7 +178,7 @@ def _runner(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hushes Lightning's tips, and puts back what its Trainer sets for the whole process."""
+    """Silences Lightning's tips, and restores the global settings that its Trainer changes."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -185,7 +186,7 @@ def _quiet() -> Iterator[None]:
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    # Every output is written whole, so that filling it with NaN first would only cost time.
+    # Every output is fully written, so filling it with NaN first only costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         with warnings.catch_warnings():
@@ -199,7 +200,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _check_maps(people: ReIDData, data: DataConfig, model: ModelConfig, guide: GuideConfig) -> None:
-    """A wrong folder of IUV maps must not cost a whole training."""
+    """Checks the IUV maps before training, so that a wrong folder does not cost a whole run."""
     train = people.people.train
     maps = sum(person.iuv_path is not None for person in train)
     if data.iuv is not None and maps == 0:
@@ -212,7 +213,7 @@ def _check_maps(people: ReIDData, data: DataConfig, model: ModelConfig, guide: G
             )
     if model.kind == "dsa" and model.dsag and maps < len(train):
         warnings.warn(
-            f"{len(train) - maps} of {len(train)} training images have no IUV map: their parts are mean-filled",
+            f"{len(train) - maps} of {len(train)} training images have no IUV map; their parts are mean-filled",
             stacklevel=3,
         )
 
@@ -240,9 +241,9 @@ def _epochs_done(checkpoint: Path) -> int:
 
 
 class _Progress(RichProgressBar):
-    """Lightning's progress bar without the run's number, which says nothing here.
+    """Lightning's progress bar without the version number, which has no meaning here.
 
-    Losses are read when they are logged, not at each step: reading one waits for the device.
+    It reads losses only when they are logged, not at each step, because reading a loss waits for the device.
     """
 
     def __init__(self, log_every: int) -> None:
@@ -259,8 +260,8 @@ class _Progress(RichProgressBar):
         return metrics
 
 
-# What must not change when a run is resumed: all that its numbers depend on. The number of processes may, and
-# trainer.accumulate with it: N processes do as much in a step as one that accumulates N batches.
+# Options that affect the results must not change when a run is resumed. The number of processes may change, and
+# trainer.accumulate with it: N processes do as much in a step as one process that accumulates N batches.
 _FIXED = ("model", "loss", "optim", "augment", "guide", "seed")
 _FIXED_NAMES = {
     "data": ("root", "iuv", "name", "options", "p", "k", "validation_ids", "validation_seed"),
@@ -269,27 +270,27 @@ _FIXED_NAMES = {
 
 
 def _check_same_run(path: Path, options: dict[str, Any]) -> None:
-    """Refuses to go on with other options than the run's own."""
+    """Rejects options that differ from those of the resumed run."""
     before = yaml.safe_load(path.read_text()) if path.exists() else options
     if "trunk" in (before.get("model") or {}):
         raise ValueError(
-            f"resume needs a run of this version, got one of a version that called model.backbone trunk: {path}"
+            f"resume needs a run of this version, got a version with model.trunk instead of model.backbone: {path}"
         )
     changed = []
     fixed = dict(_FIXED_NAMES)
-    if options["optim"]["schedule"] == "cosine" or options["guide"]["fade"]:  # these lead to the last epoch
+    if options["optim"]["schedule"] == "cosine" or options["guide"]["fade"]:  # these depend on the last epoch
         fixed["trainer"] = (*fixed["trainer"], "max_epochs")
     for section in (*_FIXED, *fixed):
         old, new = before.get(section, {}), options[section]
         if not isinstance(old, dict):
             old, new = {"": old}, {"": new}
         for name in new:
-            # A run of an earlier version had no such option: it went by what is the default now.
+            # A run of an earlier version without this option behaved like the current default.
             if (section not in fixed or name in fixed[section]) and old.get(name, _default(section, name)) != new[name]:
                 changed.append(f"{section}{'.' if name else ''}{name} was {old.get(name)!r} and is {new[name]!r}")
     if changed:
         raise ValueError(
-            f"resume goes on with the run's own options ({path} holds them: --config), got others: {'; '.join(changed)}"
+            f"resume needs the run's own options (pass --config {path}), got other options: {'; '.join(changed)}"
         )
 
 
@@ -303,9 +304,9 @@ def _default(section: str, name: str) -> Any:
 
 @rank_zero_only
 def _continue_log(logger: CSVLogger, path: Path, checkpoint: Path) -> None:
-    """Keeps what was logged up to the checkpoint; Lightning's logger would start an empty file."""
+    """Keeps the log up to the checkpoint. Lightning's logger would start an empty file."""
     kept = path.with_name("metrics_kept.csv")
-    if not path.exists() and kept.exists():  # stopped between the two last lines below
+    if not path.exists() and kept.exists():  # the process was stopped between the last two lines below
         kept.replace(path)
     if not path.exists():
         return
@@ -318,12 +319,12 @@ def _continue_log(logger: CSVLogger, path: Path, checkpoint: Path) -> None:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
-    logger.experiment.metrics_keys = names  # (this access is what removes the old file)
+    logger.experiment.metrics_keys = names  # this access removes the old file
     kept.replace(path)
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, so that YAML stays plain."""
+    """Converts tuples to lists, so that YAML stays plain."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -8,12 +8,12 @@ from dsa_fast.training.config import OptimConfig
 
 
 def learning_rate(epoch: float, config: OptimConfig, epochs: float = math.inf) -> float:
-    """The learning rate at a moment of training.
+    """Computes the learning rate at a time in training.
 
     Args:
         epoch: epochs since the start; fractions are steps within an epoch.
-        config: the course's numbers.
-        epochs: of the whole training; only `cosine` needs to know.
+        config: options of the schedule.
+        epochs: total number of epochs; only `cosine` uses it.
     """
     if epoch < config.warmup_epochs:
         return config.warmup_lr + (config.lr - config.warmup_lr) * epoch / config.warmup_epochs

@@ -309,9 +309,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_place_trains_alike(tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer = replace(TRAINER, max_epochs=2, eval_every=0)
     words = {
-        "disk": "in their files, read by 0 worker processes (as asked for)",
-        "device": "on the training device, cpu (as asked for)",
-        "pinned": "in host memory (as asked for)",
+        "disk": "in their files, read by 0 worker processes (set by data.store)",
+        "device": "on the training device, cpu (set by data.store)",
+        "pinned": "in host memory (set by data.store)",
         "auto": "on the training device, cpu (0.0 MB fit in half of",
     }
     runs = {}

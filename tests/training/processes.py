@@ -1,4 +1,4 @@
-"""What each of the two processes of test_processes.py does: `python -m tests.training.processes FOLDER`."""
+"""The code of each of the two processes in test_processes.py: `python -m tests.training.processes FOLDER`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def train(folder: Path, name: str, trainer: TrainerConfig, resume: bool = False,
 
 
 def check_gather(rank: int) -> None:
-    """Loss and gradients of two processes that gather are those of one process with all features."""
+    """With gather, two processes have the same loss and gradients as one process with all features."""
     torch.manual_seed(0)
     model = DSAReID(5, backbone="resnet18", pretrained=None, width=0.125, classifier_dim=16)
     images, dsap = torch.randn(2, 4, 3, 32, 16), torch.randn(2, 4, 24, 3, 8, 8)
@@ -57,7 +57,7 @@ def check_gather(rank: int) -> None:
     torch.testing.assert_close(own["triplet_global"], terms["triplet_global"])
     actual, wanted = ({name: p.grad for name, p in each.named_parameters()} for each in (model, whole))
     torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
-    # Mining within the process's batch finds others.
+    # Mining within the process's batch finds other triplets.
     _, alone = DSALoss()(model(images[rank], dsap[rank]), labels[rank])
     assert not torch.allclose(alone["triplet_global"], terms["triplet_global"])
     assert gather(torch.tensor([rank])).tolist() == [0, 1]

@@ -1,4 +1,4 @@
-"""The smallest training: its options, and its losses from the log."""
+"""The smallest training run: its options, and its losses from the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guided trainings: reproducible, resumable, refused where they cannot be fed; identities held out."""
+"""Guided training runs: reproducible, resumable, rejected without the required inputs. Held-out identities."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_resumed_guided_run_equals_an_uninterrupted_one(people: Path, tmp_path
     with pytest.raises(ValueError, match=r"guide.drop was 0.5 and is 0.25"):
         fit(config(people), MODEL, out=tmp_path / "cut", resume=True, **other)  # type: ignore[arg-type]
     longer = {**options, "trainer": replace(TRAINER, max_epochs=4)}
-    with pytest.raises(ValueError, match=r"trainer.max_epochs was 3 and is 4"):  # it fades towards the last epoch
+    with pytest.raises(ValueError, match=r"trainer.max_epochs was 3 and is 4"):  # the fade depends on the last epoch
         fit(config(people), MODEL, out=tmp_path / "cut", resume=True, **longer)  # type: ignore[arg-type]
     resumed = fit(config(people), MODEL, out=tmp_path / "cut", resume=True, **options)  # type: ignore[arg-type]
     assert losses(resumed.log) == losses(whole.log)
@@ -84,7 +84,7 @@ def test_a_guide_changes_the_training(people: Path, tmp_path: Path, guide: Guide
 
 
 def test_focus_changes_the_training(tmp_path: Path) -> None:
-    """On people whose maps have each part in one place; in the noise of the others every place has every part."""
+    """Uses people whose maps have each part in one place. In noise maps, every place has every part."""
     make_dataset(tmp_path / "people", SynthConfig(identities=4, cameras=2, images_per_camera=2, height=64, width=32))
     settings, trainer = replace(AUGMENT, size=(64, 32)), replace(TRAINER, max_epochs=2, eval_every=0)
     plain, guided = (
@@ -118,10 +118,10 @@ def test_a_frozen_teacher_teaches(people: Path, tmp_path: Path) -> None:
         guide=replace(guide, distil_features=0.0),
     )
     larger = replace(AUGMENT, size=(64, 32))
-    with pytest.raises(ValueError, match=r"the same image size as this training, \(64, 32\), got \(32, 16\)"):
+    with pytest.raises(ValueError, match=r"the same image size as this training run, \(64, 32\), got \(32, 16\)"):
         fit(config(people), ALONE, augment=larger, trainer=trainer, out=tmp_path / "c", guide=guide)
     held = replace(config(people), validation_ids=1)
-    with pytest.raises(ValueError, match=r"the same identities as this training, 3, got 4"):
+    with pytest.raises(ValueError, match=r"the same identities as this training run, 3, got 4"):
         fit(held, ALONE, augment=AUGMENT, trainer=trainer, out=tmp_path / "d", guide=guide)
     missing = replace(guide, distil_teacher=str(tmp_path / "none.ckpt"))
     with pytest.raises(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Training with two processes (gloo, on the CPU) against one."""
+"""Compares training with two processes (gloo, on the CPU) and with one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ACCUMULATE = replace(ONE, accumulate=2)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One process trains, then two processes, which also go on with a run of one process."""
+    """Trains with one process, then with two processes, which also resume a run of one process."""
     folder = tmp_path_factory.mktemp("processes")
     names = [f"{pid:04}_c{cam}s1_{i:06}_00.png" for pid in (2, 5, 9, 11) for cam in (1, 2) for i in range(2)]
     test = [f"{pid:04}_c{cam}s1_000000_00.png" for pid in (3, 4, 6) for cam in (1, 2)]
@@ -82,13 +82,13 @@ def test_a_run_goes_on_with_more_or_fewer_processes(folder: Path) -> None:
 
 
 def test_gathering_changes_the_training(folder: Path) -> None:
-    """That its loss and gradients are right is checked in the processes."""
+    """The processes themselves check the loss and gradients."""
     gathered, own = weights(folder, "gathered"), weights(folder, "one_then_two")
     assert any(not torch.allclose(gathered[name], own[name]) for name in own)
 
 
 def test_shares_of_the_evaluation_give_the_whole_score(folder: Path) -> None:
-    """Three queries and three gallery images: an odd number for two processes."""
+    """Three queries and three gallery images are an odd number for two processes."""
     loaded, people = load_model(folder / "two" / "checkpoints" / "last.ckpt"), read_people(data(folder))
     query, gallery = (embed_people(loaded, each) for each in (people.query, people.gallery))
     assert evaluate(*query, *gallery).mAP == pytest.approx(float((folder / "two" / "mAP.txt").read_text()), abs=1e-6)

@@ -1,4 +1,4 @@
-"""Real people with real DensePose maps through the whole of training and test, where the data is at hand."""
+"""Trains and tests on real people with real DensePose maps, if the data is available."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZE = (64, 32)
 
 
 def people(folder: Path) -> tuple[Tensor, Tensor]:
-    """The people of the demo photo that have at least 500 labelled pixels, cut out and resized."""
+    """Crops and resizes the people of the demo photo with at least 500 labeled pixels."""
     photo, iuv = read_image(folder / "demo_im.jpg"), read_iuv(folder / "demo_im_IUV.png")
     instances = torch.from_numpy(np.array(Image.open(folder / "demo_im_INDS.png")).astype(np.int64))
     images, maps = [], []
@@ -70,7 +70,7 @@ def test_real_maps_train_and_real_people_embed(crowd: tuple[Tensor, Tensor]) -> 
     vectors = model.embed(eval_transform(images, SIZE))
     assert vectors.shape == (len(images), sum(model.embed_dims))
     assert torch.isfinite(vectors).all()
-    # Different people, different vectors; the same one, the same.
+    # Different people have different vectors. The same person has the same vector.
     distances = torch.cdist(vectors, vectors)
     assert (distances + torch.eye(len(images)) > 1e-4).all()
     torch.testing.assert_close(vectors[:1], model.embed(eval_transform(images[:1], SIZE)), atol=1e-5, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""The training step: it waits for no value, and the compiled network trains as the plain one."""
+"""The training step does not wait for values. The compiled network trains like the plain network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.training.processes import AUGMENT, MODEL, ONE, OPTIM, data
 
 
 def test_nothing_in_the_step_waits_for_a_value() -> None:
-    """Tensors that hold nothing: whatever reads one, such as item() or nonzero(), fails."""
+    """Creates tensors without data. Reading one, such as by item() or nonzero(), fails."""
     with FakeTensorMode():
         model = DSAReID(5, backbone="resnet18", pretrained=None, width=0.125, classifier_dim=16)
         optimizer = torch.optim.Adam(model.parameters(), fused=True)
@@ -40,7 +40,7 @@ def test_compiled_network_trains_alike(tmp_path: Path, monkeypatch: pytest.Monke
         asked.append(mode)
         self._compiled_call_impl = torch.compile(self._call_impl, backend="aot_eager")
 
-    monkeypatch.setattr(nn.Module, "compile", compile_quickly)  # code for the processor takes a minute to build
+    monkeypatch.setattr(nn.Module, "compile", compile_quickly)  # compiling CPU code takes a minute
     names = [f"{pid:04}_c{cam}s1_{i:06}_00.png" for pid in (2, 5) for cam in (1, 2) for i in range(2)]
     make_tree(tmp_path / "people", {"bounding_box_train": names, "query": names[:1], "bounding_box_test": names[4:5]})
     states = []
@@ -49,5 +49,5 @@ def test_compiled_network_trains_alike(tmp_path: Path, monkeypatch: pytest.Monke
         run = fit(data(tmp_path), MODEL, optim=OPTIM, augment=AUGMENT, trainer=trainer, out=tmp_path / mode)
         states.append(torch.load(run.checkpoint, weights_only=True)["state_dict"])
     assert asked == ["default"]
-    # Adam's first steps are as long for a gradient of 1e-9 as for any: rounding shows in steps, 1e-4 at first.
+    # Adam's first steps have the same length for any gradient, even 1e-9. So rounding errors reach a step of 1e-4.
     torch.testing.assert_close(states[1], states[0], rtol=1e-4, atol=3e-4)

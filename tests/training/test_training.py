@@ -66,11 +66,11 @@ def test_resumed_run_equals_uninterrupted_one(people: Path, tmp_path: Path) -> N
     other = replace(config(people), p=4)
     with pytest.raises(ValueError, match=r"seed was 0 and is 3; data.p was 2 and is 4"):
         fit(other, MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path / "cut", resume=True, seed=3)
-    # As if the resuming process itself had been killed while it put the log back.
+    # Simulates a kill of the resuming process while it restores the log.
     log = tmp_path / "cut" / "log" / "metrics.csv"
     log.rename(log.with_name("metrics_kept.csv"))
     resumed = fit(config(people), MODEL, augment=AUGMENT, trainer=TRAINER, out=tmp_path / "cut", resume=True)
-    # The log of the interrupted epoch is replaced, that of the epochs before is kept.
+    # The interrupted epoch's log is replaced. The log of earlier epochs is kept.
     assert losses(resumed.log) == losses(whole.log)
     a, b = (torch.load(run.checkpoint, weights_only=True)["state_dict"] for run in (whole, resumed))
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -84,7 +84,7 @@ def test_fine_tuning_starts_from_a_checkpoint(people: Path, tmp_path: Path) -> N
     fit(config(people), MODEL, augment=AUGMENT, optim=still, trainer=trainer, out=tmp_path / "b", init=first.checkpoint)
     a, b = (load_model(tmp_path / run / "checkpoints" / "last.ckpt").model for run in ("first", "b"))
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
-    # Another number of identities: all but the classifiers' last layers is taken over.
+    # With another number of identities, all weights except the classifiers' last layers are loaded.
     tasks = ReIDTask(9, MODEL)
     start_from(tasks.model, first.checkpoint)
     old, new = a.state_dict(), tasks.model.state_dict()
@@ -165,7 +165,7 @@ def test_two_processes_share_a_run(people: Path, tmp_path: Path) -> None:
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     package = Path(__file__).resolve().parents[2]
     path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
-    # Its own group, so that no process outlives the test.
+    # A separate process group, so that no process outlives the test.
     with subprocess.Popen(
         [sys.executable, str(script), "fit", *words],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
@@ -218,7 +218,7 @@ def test_checkpoint_executes_no_pickle(tmp_path: Path) -> None:
 def test_command_fits_from_yaml_and_evaluates(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "run"
     fit(config(people), MODEL, augment=AUGMENT, trainer=replace(TRAINER, max_epochs=1), out=out)
-    # The file that a run leaves is the input of the next.
+    # The file that a run writes is an input for the next run.
     again = ["fit", "--config", str(out / "config.yaml"), "--out", str(tmp_path / "again")]
     assert main(again) == 0
     assert losses(tmp_path / "again" / "log" / "metrics.csv") == losses(out / "log" / "metrics.csv")
