@@ -23,7 +23,7 @@ from dsa_fast.tables.run import ROW
 
 _Number = TypeVar("_Number", int, float)
 
-#: Strengths of `SynthConfig` that a sweep scales. They displace or hide a person's parts in the image.
+#: Options of `SynthConfig` that a sweep scales. They displace or hide a person's parts in the image.
 MISALIGNMENTS = ("pose", "view", "box", "occlusion")
 
 
@@ -156,14 +156,14 @@ def _training(
 
 
 def _check_teachers(trainings: Sequence[Training]) -> None:
-    """A row's teacher must have been trained, or be trained before it."""
+    """Checks that each row's teacher is already trained, or comes earlier in the list."""
     for number, training in enumerate(trainings):
         teacher = training.teacher
         earlier = {other.out / "checkpoints" / "last.ckpt" for other in trainings[:number]}
         if teacher is not None and not teacher.is_file() and teacher not in earlier:
             name = training.guide.distil_teacher.removeprefix(ROW)
             raise ValueError(
-                f"rows must have {name} before {training.config}, whose teacher it is, got {training.config} without it"
+                f"rows must have {name}, the teacher, before {training.config}, got {training.config} without it"
             )
 
 

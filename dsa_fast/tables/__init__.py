@@ -1,4 +1,4 @@
-"""The rows of the paper's tables 3, 4 and 5, trained and tested side by side: `dsa-fast tables`."""
+"""Trains and tests the rows of the paper's tables 3, 4 and 5: `dsa-fast tables`."""
 
 from dsa_fast.tables.report import sweep_report, table_report
 from dsa_fast.tables.rows import PAPER_ROWS, TableRow, rows_of

@@ -1,4 +1,4 @@
-"""The tables as JSON, Markdown and charts."""
+"""Writes the tables as JSON, Markdown and charts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PAPER_SETTING = "Market-1501, ResNet-50 of full width from ImageNet weights, 25
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, sample standard deviation (None for one value) and the values themselves."""
+    """Computes the mean and sample standard deviation (None for one value), and adds the values themselves."""
     return {
         "mean": statistics.fmean(values),
         "std": statistics.stdev(values) if len(values) > 1 else None,
@@ -33,9 +33,9 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def collect(runs: Sequence[TrainingScores]) -> list[dict[str, Any]]:
-    """A dict a row: title, config, test, seeds, the scores' spread in per cent, and the paper's numbers.
+    """Makes a dict per row: title, config, test, seeds, the scores' spread in percent, and the paper's numbers.
 
-    The paper's rows come first, in its order.
+    The paper's rows come first, in the paper's order.
     """
     configs = list(dict.fromkeys(run.config for run in runs))
     rows: list[TableRow] = [row for row in PAPER_ROWS if row.config in configs]
@@ -43,7 +43,7 @@ def collect(runs: Sequence[TrainingScores]) -> list[dict[str, Any]]:
     collected = []
     for row in rows:
         tested = [run for run in runs if run.config == row.config and row.test in run.scores]
-        if not tested:  # fused, but the people have no maps
+        if not tested:  # a fused test, but the people have no maps
             continue
         collected.append(
             {
@@ -60,9 +60,9 @@ def collect(runs: Sequence[TrainingScores]) -> list[dict[str, Any]]:
 
 
 def collect_costs(runs: Sequence[TrainingScores]) -> dict[str, dict[str, Any]]:
-    """What a training of each configuration takes: seconds and floating-point operations, and the row that teaches it.
+    """Collects the seconds, floating-point operations and teacher's row of each configuration.
 
-    Both are spreads over seeds, None where nothing is known. A teacher's own training is not in them.
+    Seconds and operations are spreads over seeds, or None if unknown. They exclude the teacher's own training run.
     """
     costs = {}
     for config in dict.fromkeys(run.config for run in runs):
@@ -76,7 +76,7 @@ def collect_costs(runs: Sequence[TrainingScores]) -> dict[str, dict[str, Any]]:
 
 
 def _spread_of(values: Sequence[float | None]) -> dict[str, Any] | None:
-    """The spread of what is known."""
+    """Computes the spread of the known values."""
     known = [value for value in values if value is not None]
     return spread(known) if known else None
 
@@ -86,7 +86,7 @@ def _scaled(value: dict[str, Any] | None, unit: float, extra: str) -> str:
 
 
 def _teacher(run: TrainingScores) -> str | None:
-    """The row that taught this one."""
+    """Returns the row that taught this one, or None."""
     guide = run.options.get("guide", {})
     name = str(guide.get("distil_teacher", ""))
     return name.removeprefix(ROW) if guide.get("distil") and name.startswith(ROW) else None
@@ -98,10 +98,10 @@ def table_report(
     """Writes `table.json`, `table.md` and `table.png` into a folder.
 
     Args:
-        runs: at least one.
+        runs: scores of at least one training run.
         out: the folder.
-        people: what the people here are, in a few words.
-        details: of the people, for the JSON.
+        people: short description of the people.
+        details: more about the people, for the JSON.
 
     Returns:
         The Markdown.
@@ -109,11 +109,11 @@ def table_report(
     rows, costs = collect(runs), collect_costs(runs)
     setting = describe(runs)
     lines = [
-        f"Here: {people}; {setting}. Mean ± sample standard deviation over seeds, per cent, no re-ranking.  ",
-        f"Paper: {_PAPER_SETTING}: other people, another network, another budget; compare the order of rows.",
+        f"Here: {people}; {setting}. Mean ± sample standard deviation over seeds, in percent, no re-ranking.  ",
+        f"Paper: {_PAPER_SETTING}. People, network and budget differ, so compare the order of rows.",
         "",
-        "Minutes are those of training and test on this machine, PFLOP (10^15 operations) those of the training alone; "
-        '"+ row" is a teacher\'s training, which comes on top.',
+        "Minutes include training and test on this machine. PFLOP (10^15 operations) include the training only. "
+        '"+ row" means that the teacher\'s training run is not included.',
         "",
         "| row | seeds | mAP here | R1 here | R5 here | R10 here | minutes | PFLOP | "
         "paper mAP | paper R1 | paper R5 | paper R10 |",
@@ -147,16 +147,16 @@ def table_report(
 def sweep_report(
     runs: Sequence[TrainingScores], out: Path, *, people: str, details: dict[str, Any] | None = None
 ) -> str:
-    """Writes `sweep.json`, `sweep.md` and `sweep.png`: scores and gains against the strength of misalignment.
+    """Writes `sweep.json`, `sweep.md` and `sweep.png`: scores and gains by strength of misalignment.
 
-    A gain is a difference in mAP from the first configuration's MF-Stream, seed by seed. A training that was tested
-    with both streams fused too has a line for each.
+    A gain is the difference in mAP from the first configuration's MF-Stream with the same seed. If a run was also
+    tested with both streams fused, each test has its own line.
 
     Args:
-        runs: each with a strength.
+        runs: scores of training runs, each with a strength.
         out: the folder.
-        people: what the people here are, in a few words.
-        details: of the people, for the JSON.
+        people: short description of the people.
+        details: more about the people, for the JSON.
 
     Returns:
         The Markdown.
@@ -188,7 +188,7 @@ def sweep_report(
     setting = describe(runs)
     titles, others = [row.title for row in rows], [row.title for row in rows if row != first]
     lines = [
-        f"Here: {people}; {setting}. mAP in per cent, and the gain on {first.title} with the same people and seed: "
+        f"Here: {people}; {setting}. mAP in percent, and the gain over {first.title} with the same people and seed: "
         "mean ± sample standard deviation.",
         "",
         "| " + " | ".join(["strength", *titles, *(f"gain of {title}" for title in others)]) + " |",
@@ -217,7 +217,7 @@ def sweep_report(
 
 
 def describe(runs: Sequence[TrainingScores]) -> str:
-    """What all trainings had in common, in a line."""
+    """Describes the common setting of all training runs in one line."""
     images, options = runs[0].images, runs[0].options
     model, data = options["model"], options["data"]
     (height, width), size = options["augment"]["size"], options["augment"]["dsap_size"]

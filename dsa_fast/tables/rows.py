@@ -1,4 +1,4 @@
-"""Which rows the paper's tables 3, 4 and 5 have, the configuration and the test that each one is, and its numbers."""
+"""The rows of the paper's tables 3, 4 and 5, with the configuration, test and published numbers of each."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ class TableRow:
     """A row of a table.
 
     Attributes:
-        title: as the paper has it.
-        config: name of its configuration (`configs/rows/NAME.yaml`): one training may serve several rows.
-        stream: what the test vectors are: `mf`, the MF-Stream's, or `fused`, both streams'.
-        branch: which branch's.
-        tables: of the paper, that have the row.
-        paper: mAP, Rank-1, Rank-5 and Rank-10 in the paper, per cent, on Market-1501 with a ResNet-50 of full width
-            that starts from ImageNet weights; None for a row that is not the paper's.
+        title: the row's title in the paper.
+        config: name of its configuration (`configs/rows/NAME.yaml`). Several rows can share one training run.
+        stream: source of the test vectors: `mf`, the MF-Stream, or `fused`, both streams.
+        branch: branch of the test vectors.
+        tables: numbers of the paper's tables that contain the row.
+        paper: mAP, Rank-1, Rank-5 and Rank-10 in the paper, in percent, on Market-1501 with a full-width ResNet-50
+            that starts from ImageNet weights; None for a row that is not in the paper.
     """
 
     title: str
@@ -29,11 +29,11 @@ class TableRow:
 
     @property
     def test(self) -> str:
-        """The key of its scores among a training's."""
+        """Key of the row's scores in `TrainingScores.scores`."""
         return f"{self.stream}/{self.branch}"
 
 
-#: Zhang et al., CVPR 2019 (https://arxiv.org/abs/1812.08967), tables 3, 4 and 5. DSA-reID's own row is "Elem-add" in 5.
+#: Zhang et al., CVPR 2019 (https://arxiv.org/abs/1812.08967), tables 3, 4 and 5. Table 5 calls DSA-reID "Elem-add".
 PAPER_ROWS: tuple[TableRow, ...] = (
     TableRow("Baseline", "baseline", tables=(3,), paper=(76.4, 91.2, 96.5, 97.9)),
     TableRow("Baseline (RE)", "baseline_re", tables=(3,), paper=(78.6, 92.3, 97.6, 98.3)),
@@ -51,5 +51,5 @@ PAPER_ROWS: tuple[TableRow, ...] = (
 
 
 def rows_of(config: str) -> list[TableRow]:
-    """The rows that a configuration's training serves; one that the paper does not have is tested MF-Stream only."""
+    """Returns the rows of a configuration. A configuration that is not in the paper has one row, for the MF-Stream."""
     return [row for row in PAPER_ROWS if row.config == config] or [TableRow(config, config)]

@@ -1,4 +1,4 @@
-"""Trains and tests configurations one after the other; what is finished is never done twice."""
+"""Trains and tests configurations one after another. Finished runs are not repeated."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from dsa_fast.training.data import read_people
 from dsa_fast.version import __version__
 
 _SCORES = "scores.json"
-#: Before the name of the row that teaches another, in `guide.distil_teacher`.
+#: Prefix of the name of a teacher's row in `guide.distil_teacher`.
 ROW = "row:"
 _SECTIONS = ("data", "model", "loss", "optim", "augment", "trainer", "guide")
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training: a configuration and a seed, in a folder of its own.
+    """A training run: a configuration and a seed, with its own folder.
 
     Attributes:
         config: the configuration's name.
-        seed: of weights, batches and transforms.
-        out: its folder.
-        data, model, loss, optim, augment, trainer, guide: as `dsa_fast.training.fit` takes them.
-        strength: of the people's misalignment, where it is swept.
+        seed: random seed of weights, batches and transforms.
+        out: the run's folder.
+        data, model, loss, optim, augment, trainer, guide: arguments of `dsa_fast.training.fit`.
+        strength: strength of the people's misalignment in a sweep; None in a table.
     """
 
     config: str
@@ -58,7 +58,7 @@ class Training:
 
     @property
     def teacher(self) -> Path | None:
-        """The checkpoint, of the same seed, of the row that `guide.distil_teacher` names (`row:NAME`), or None."""
+        """The checkpoint of the row in `guide.distil_teacher` (`row:NAME`), with the same seed; or None."""
         name = self.guide.distil_teacher
         if not (self.guide.distil and name.startswith(ROW)):
             return None
@@ -66,7 +66,7 @@ class Training:
 
     @property
     def options(self) -> dict[str, Any]:
-        """All that its scores depend on, in JSON's types."""
+        """All options that affect the scores, in JSON's types."""
         options: dict[str, Any] = {name: asdict(getattr(self, name)) for name in _SECTIONS}
         for name in ("verify", "workers", "store", "cache", "test_batch"):
             del options["data"][name]
@@ -77,20 +77,20 @@ class Training:
 
 @dataclass(frozen=True)
 class TrainingScores:
-    """What a training gave.
+    """Scores and costs of a training run.
 
     Attributes:
         config: the configuration's name.
-        seed: its seed.
-        strength: of the people's misalignment, where it is swept.
-        scores: mAP, mINP, R1, R5 and R10 in [0, 1], for each test that the model can do: `mf/both`, `mf/global`,
+        seed: the run's seed.
+        strength: strength of the people's misalignment in a sweep; None in a table.
+        scores: mAP, mINP, R1, R5 and R10 in [0, 1], for each test that the model supports: `mf/both`, `mf/global`,
             `mf/local`, and the same with `fused`.
-        seconds: of training and test; None if it was interrupted and went on.
-        images: of the training set, identities and tests: numbers by name.
+        seconds: time of training and test; None if the run was interrupted and resumed.
+        images: numbers of training images, identities, queries and gallery images, by name.
         options: all options.
-        flops: of the whole training: those of its first step times the number of steps. Counted are convolutions and
-            matrix products, forward and backward, a multiply-add as two; None where that was not counted. A teacher
-            that another row trained has its own.
+        flops: floating-point operations of the whole training run: those of its first step times the number of steps.
+            They include convolutions and matrix products, forward and backward, and a multiply-add counts as two.
+            They exclude the training run of a teacher from another row. None if they were not counted.
     """
 
     config: str
@@ -111,17 +111,17 @@ def run_trainings(
 ) -> list[TrainingScores]:
     """Trains and tests, in the given order.
 
-    A training whose folder holds its scores is not repeated; one that was interrupted goes on after its last finished
-    epoch, and gives the very numbers that it would have given.
+    Does not repeat a run if its folder contains its scores. Resumes an interrupted run after its last finished epoch,
+    with the same results as an uninterrupted run.
 
     Args:
-        trainings: what is asked for.
-        done: called after each with its scores, and whether they were there already.
-        advance: called with the epochs that have been done since the last call.
+        trainings: the training runs.
+        done: called after each run with its scores and whether they existed already.
+        advance: called with the number of epochs finished since the last call.
 
     Raises:
-        ValueError: a folder holds a training with other options, or as `fit`.
-        FileNotFoundError: as `fit`.
+        ValueError: a folder contains a run with other options; or see `fit`.
+        FileNotFoundError: a teacher has no checkpoint; or see `fit`.
     """
     found = []
     for training in trainings:
@@ -144,7 +144,7 @@ def _finished(training: Training) -> TrainingScores | None:
     before, now = about["options"], training.options
     changed = [] if before["seed"] == now["seed"] else [f"seed was {before['seed']} and is {now['seed']}"]
     for section in _SECTIONS:
-        # Scores of an earlier version went by what is the default of an option that it did not have.
+        # An earlier version without an option behaved like the option's current default.
         kind = type(getattr(training, section))
         old = json.loads(json.dumps({item.name: item.default for item in fields(kind)}, default=str)) | before.get(
             section, {}
@@ -156,7 +156,7 @@ def _finished(training: Training) -> TrainingScores | None:
         ]
     if changed:
         raise ValueError(
-            f"out must be another folder when options change: {path} has the scores of a training in which "
+            f"out must be another folder when options change: {path} has the scores of a training run in which "
             + "; ".join(changed)
         )
     names = ("config", "seed", "strength", "scores", "seconds", "images", "options")
@@ -164,7 +164,7 @@ def _finished(training: Training) -> TrainingScores | None:
 
 
 class _Epochs(Callback):
-    """Tells of each finished epoch, also of those that a resumed run had finished before."""
+    """Reports each finished epoch, including those that a resumed run finished earlier."""
 
     def __init__(self, advance: Callable[[int], None]) -> None:
         self._advance = advance
@@ -178,7 +178,7 @@ class _Epochs(Callback):
 
 
 class _Flops(Callback):
-    """Counts a training's floating-point operations: those of its first step, times its steps."""
+    """Counts a run's floating-point operations: those of its first step times the number of steps."""
 
     def __init__(self) -> None:
         self.total: float | None = None
@@ -203,7 +203,7 @@ class _Flops(Callback):
 def _train_and_test(training: Training, advance: Callable[[int], None]) -> TrainingScores:
     data = training.data
     people = read_people(data)
-    if data.verify:  # once for all trainings
+    if data.verify:  # once for all runs
         everybody = [*people.train, *people.query, *people.gallery]
         verify_files(everybody, iuv_order=data.iuv_order, stamp=training.out.parent.parent / "verified.json")
     teacher, flops = training.teacher, _Flops()
@@ -252,7 +252,7 @@ def test_all(
     data: DataConfig,
     device: torch.device,
 ) -> dict[str, dict[str, float]]:
-    """The scores of each test that a model can do; `TrainingScores.scores`."""
+    """Computes the scores of each test that the model supports, as in `TrainingScores.scores`."""
     scores = {}
     maps = all(person.iuv_path is not None for person in (*query, *gallery))
     streams: list[Literal["mf", "fused"]] = ["mf"]

@@ -1,4 +1,4 @@
-"""The tables' trainings: what is trained, tested and written, and that it goes on where it was stopped."""
+"""`dsa-fast tables`: its training runs, tests and files, and resuming after an interruption."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PEOPLE = ["--synth.identities", "8", "--synth.cameras", "2", "--synth.images_per
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """A base configuration with two rows, the second of which is not the paper's."""
+    """A base configuration with two rows. The second row is not in the paper."""
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "dsa.yaml").write_text((CONFIGS / "rows" / "dsa.yaml").read_text())
     (tmp_path / "rows" / "mine.yaml").write_text("model: {dsag: false}\n")
@@ -63,7 +63,7 @@ def test_goes_on_where_it_was_stopped(
     assert costs["dsa"]["flops"]["values"][0] == costs["dsa"]["flops"]["values"][1] > costs["mine"]["flops"]["mean"] > 0
     assert costs["mine"]["seconds"]["mean"] > 0 and costs["mine"]["teacher"] is None
 
-    # Stopped in the second epoch of the second training.
+    # Stopped in the second epoch of the second run.
     epochs = []
     on_end = dsa_fast.tables.run._Epochs.on_train_epoch_end
 
@@ -81,17 +81,17 @@ def test_goes_on_where_it_was_stopped(
     assert len(json.loads((cut / "table.json").read_text())["runs"]) == 1
     capsys.readouterr()
     assert run(base, cut, "--seeds", "0,1") == 0
-    assert epochs == [0, 1, 0, 1, 1, 0, 1, 0, 1]  # nothing that was finished is done again
+    assert epochs == [0, 1, 0, 1, 1, 0, 1, 0, 1]  # finished epochs are not repeated
     said = capsys.readouterr().out
     assert said.count("(kept)") == 1 and said.count("(resumed)") == 1
     assert json.loads((cut / "table.json").read_text())["rows"] == rows
 
-    # Other options are other trainings; a further seed only adds one.
+    # Other options need other runs. An additional seed only adds one.
     assert run(base, cut, "--seeds", "0,1", "--trainer.max_epochs", "1") == 1
     assert "trainer.max_epochs was 2 and is 1" in capsys.readouterr().err
     assert main(["tables", "--base", str(base), "--out", str(cut), "--rows", "mine", "--seeds", "2", *PEOPLE]) == 0
     assert epochs[9:] == [0, 1]
-    # Scores of a version that had fewer options are those of the options' defaults.
+    # Scores of a version with fewer options count as scores with the defaults.
     path = cut / "mine" / "seed2" / "scores.json"
     about = json.loads(path.read_text())
     del about["options"]["loss"]["visibility"], about["options"]["augment"]["parts"]
@@ -107,7 +107,7 @@ def test_a_row_teaches_another(base: Path, tmp_path: Path, capsys: pytest.Captur
     out = tmp_path / "out"
     once = ["tables", "--base", str(base), "--out", str(out), "--seeds", "0,1", "--trainer.max_epochs", "1", *PEOPLE]
     assert main([*once, "--rows", "taught,dsa"]) == 1
-    assert "rows must have dsa before taught, whose teacher it is" in capsys.readouterr().err
+    assert "rows must have dsa, the teacher, before taught" in capsys.readouterr().err
     assert main([*once, "--rows", "dsa,taught"]) == 0
     table = json.loads((out / "table.json").read_text())
     assert table["costs"]["taught"]["teacher"] == "dsa"
@@ -115,7 +115,7 @@ def test_a_row_teaches_another(base: Path, tmp_path: Path, capsys: pytest.Captur
         options = yaml.safe_load((out / "taught" / f"seed{seed}" / "config.yaml").read_text())
         assert options["guide"]["distil_teacher"] == str(out / "dsa" / f"seed{seed}" / "checkpoints" / "last.ckpt")
     assert " + dsa |" in (out / "table.md").read_text()
-    assert main([*once, "--rows", "taught"]) == 0  # the teacher is there
+    assert main([*once, "--rows", "taught"]) == 0  # the teacher exists
     assert capsys.readouterr().out.count("(kept)") == 2
 
 
@@ -164,7 +164,7 @@ def test_means_and_deviations_by_hand(tmp_path: Path) -> None:
     )
     assert "| CSA (Only MF-Stream) | 2 | 15.0 ± 7.1 |" in text and "| 84.1 |" in text
     assert "| Fusion: concatenation + FC | 1 | 50.0 | 50.0 |" in text
-    # Gains are differences seed by seed: 1 and 3 points, whatever the seeds' own levels.
+    # Gains are differences per seed: 1 and 3 points, for any level of each seed.
     runs = [scores("two_branches", 0, 0.1, 1.0), scores("two_branches", 1, 0.5, 1.0)]
     runs += [scores("dsa", 0, 0.11, 1.0), scores("dsa", 1, 0.53, 1.0)]
     assert "+2.0 ± 1.4" in sweep_report(runs, tmp_path, people="few")
@@ -180,7 +180,7 @@ def test_the_papers_rows_and_their_configs() -> None:
             file = CONFIGS / "rows" / f"{row.config}.yaml"
             parser = make_parser(fit, "test")
             got = parser.instantiate(parser.parse_args([*arguments, "--config", str(file)]))
-            # A row changes what its file says, and nothing else.
+            # A row changes only the options in its file.
             for section, changes in (yaml.safe_load(file.read_text())).items():
                 assert getattr(got, section) == replace(getattr(plain, section), **changes)
             for section in {"data", "model", "loss", "optim", "augment", "trainer"} - set(
