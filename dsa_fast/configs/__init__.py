@@ -1,4 +1,4 @@
-"""Options of whole runs as YAML files inside the package: `small`, `tiny`, `dsa_reid`, and `rows/NAME`.
+"""Options of training runs, as YAML files in the package: `small`, `tiny`, `dsa_reid`, and `rows/NAME`.
 
 This package imports no other part of `dsa_fast`.
 """
