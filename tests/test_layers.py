@@ -44,6 +44,7 @@ def test_imports_run_one_way() -> None:
             "import dsa_fast.deploy",
             {"torchvision", "rich", "onnx", "onnxruntime", "openvino", "faiss", "pyarrow", "av"},
         ),
+        ("import dsa_fast.evaluation", {"torchvision", "rich"}),
         ("import dsa_fast.models", {"rich"}),
     ],
 )

@@ -47,7 +47,10 @@ class Encoder:
         dim: length of a vector.
         precision: of the convolutions as they are computed; `int8` for a quantized file.
         sidecar: the description of an exported file; None for a checkpoint.
+        needs_iuv: False, as for every `dsa_fast.evaluation.Embedder` of images alone.
     """
+
+    needs_iuv = False
 
     def __init__(
         self,
