@@ -87,7 +87,7 @@ def load_named(module: nn.Module, state: Mapping[str, Tensor], *, prefix: str = 
         if prefix + k in state and state[prefix + k].shape != v.shape
     ]
     if missing or wrong:
-        groups = ((missing, "names are missing"), (wrong, "shapes differ"))
+        groups = ((missing, "missing"), (wrong, "of another shape"))
         found = "; ".join(f"{len(names)} {words}: {_few(names)}" for names, words in groups if names)
         raise ValueError(f"{source} does not fit this network: {found}")
     module.load_state_dict({k: state[prefix + k] for k in own if prefix + k in state}, strict=False)
