@@ -17,7 +17,7 @@ from PIL import Image
 
 from dsa_fast.densepose.iuv import write_iuv
 from dsa_fast.device import usable_cores
-from dsa_fast.densepose.iuv import write_iuv
+
 from .config import SynthConfig
 from .person import render_picture
 
