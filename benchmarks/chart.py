@@ -1,9 +1,9 @@
-"""The `chart` suite of run.py: DensePose's heads to part images, compared with detectron2's converter.
+"""The `chart` suite of run.py: from DensePose's heads to part images, compared with detectron2's converter.
 
 Heads of 112 x 112 with 2 coarse channels, a box over the whole 256 x 128 photo of each instance, uint8 -> float32
-24 x 3 x 32 x 32. detectron2 and its DensePose project are measured if they can be imported. Each contender's first
-result is compared with PyTorch's own operators before it is timed. The floor counts the coarse and fine scores, the
-photo and the result once each. It does not count u and v, which are read only in places.
+24 x 3 x 32 x 32. detectron2's converter is measured if detectron2 and its DensePose project can be imported. Each
+contender's first result is compared with PyTorch's own operators before it is timed. The floor counts the coarse and
+fine scores, the photo and the result once each. It does not count u and v, which are read only at some pixels.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def verify(name: str, got: Tensor, data: People, reduce: Any) -> None:
     iuv = to_iuv_reference(coarse, fine, u, v, boxes[0].cpu(), (HEIGHT, WIDTH))
     expected, count = dsa_fast.warp(img[0].cpu(), iuv, size=SIZE, reduce=reduce, dtype=torch.float32, return_count=True)
     wrong = got[0].cpu() != expected
-    if not name.startswith("dsa_fast"):  # of several pixels on a texel, any may win an index_put on several threads
+    if not name.startswith("dsa_fast"):  # with several threads, any of several pixels on a texel may win an index_put
         wrong &= (count <= 1)[:, None]
     # PyTorch rounds interpolation differently on CUDA.
     if wrong.float().mean() > (1e-4 if img.is_cuda else 0):
@@ -134,7 +134,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     missing = ""
     for count in (1, 8) if options.quick else (1, 8, 32):
-        # Enough different inputs that none is in a cache from the last time.
+        # Enough different inputs that none stays in a cache from the previous call.
         sets = [people(count, device, generator) for _ in range(max(2, 32 // count))]
 
         contenders: dict[str, Callable[[int], Tensor]] = {

@@ -1,6 +1,6 @@
 """Shared by the suites of run.py: the machine's description, the clock, the copy rate, tables and JSON.
 
-A suite is a module in this folder with `run(options) -> dict` and `show(result)`. If it has options of its own, it also
+A suite is a module in this folder with `run(options) -> dict` and `show(result)`. If it has its own options, it also
 has `add_options(group)`. `options` holds the parsed options: `device` (a torch.device), `quick`, `seconds` and the
 suite's own. The dict can be written as JSON and holds `rows`, a list of dicts.
 """
@@ -27,10 +27,10 @@ import dsa_fast
 
 
 class Suite(Protocol):
-    """The functions that run.py calls in a suite's module."""
+    """The functions of a suite's module that run.py calls."""
 
     def run(self, options: argparse.Namespace) -> dict[str, Any]:
-        """Measures and returns the figures."""
+        """Measures and returns the results."""
 
     def show(self, result: dict[str, Any]) -> None:
         """Prints the result of `run`."""
@@ -40,7 +40,7 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")  # the
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Describes everything that a figure depends on."""
+    """Describes everything that the times depend on."""
     about: dict[str, Any] = {
         "cpu": platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
@@ -128,6 +128,6 @@ def say(text: str) -> None:
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Writes a suite's figures. Creates the folder if it is missing."""
+    """Writes a suite's results. Creates the folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n")

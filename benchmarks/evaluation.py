@@ -1,8 +1,8 @@
 """The `eval` suite of run.py: scores and re-ranking at the sizes of Market-1501 and MSMT17, compared with torchreid.
 
-Features are people's centers with noise. torchreid is read from the checkout that `--peer` names, and left out without
-one. Its compiled ranking needs `python setup.py build_ext --inplace` in `torchreid/metrics/rank_cylib`. Large tasks run
-in processes of their own, which report their memory: the peak resident size less the size with only the features made.
+Features are people's centers with noise. torchreid is read from the checkout in `--peer`, and skipped without one. Its
+compiled ranking needs `python setup.py build_ext --inplace` in `torchreid/metrics/rank_cylib`. Large tasks run in
+separate processes, which report their memory: the peak resident size minus the size after the features are made.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dsa_fast.evaluation.rerank import k_reciprocal
 MARKET = (3368, 15913, 750)  # queries, gallery without junk, people
 MSMT17 = (11659, 82161, 3060)
 QUICK = (300, 1500, 60)
-PATIENCE = 270  # seconds for a task in a process of its own
+PATIENCE = 270  # seconds for a task in a separate process
 
 
 def make_set(size: tuple[int, int, int], width: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -64,7 +64,7 @@ def seconds(run: Callable[[], Any], times: int) -> tuple[list[float], Any]:
 
 
 def row(name: str, taken: list[float], **more: Any) -> dict[str, Any]:
-    """Makes a row of the table. The best run is the one that other programs on the machine disturbed least."""
+    """Makes a row of the table. The best run was disturbed least by other programs on the machine."""
     return {"name": name, "best_s": min(taken), "all_s": [round(t, 4) for t in taken], **more}
 
 
@@ -110,7 +110,7 @@ def bench_market(width: int, device: torch.device, quick: bool, peer: Path | Non
 
     labels = (*query[1:], *gallery[1:])
     ours_s, products_s = [], []
-    for _ in range(times):  # in turn, so that the machine treats both alike
+    for _ in range(times):  # in turn, so both run under the same conditions
         taken, ours = seconds(lambda: evaluate(q, query[1], query[2], g, gallery[1], gallery[2]), 1)
         ours_s += taken
         products_s += seconds(product, 1)[0]
@@ -148,7 +148,7 @@ def resident() -> int:
 
 
 def child(task: str, quick: bool, peer: str) -> dict[str, Any]:
-    """Runs one task. It has a process of its own so that its memory can be measured."""
+    """Runs one task, in a separate process so that its memory can be measured."""
     if task == "msmt17":
         query, gallery = make_set(QUICK if quick else MSMT17, 2048)
         before = resident()

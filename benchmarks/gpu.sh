@@ -6,8 +6,8 @@
 #     OUT=/some/folder bash benchmarks/gpu.sh
 #
 # Needs PyTorch for CUDA, the package's dependencies, and a CUDA toolkit with nvcc and compute-sanitizer. PYTHON names
-# the interpreter (default: python). STEPS chooses among: build tests sanitizers benchmarks. After a failed step the next
-# one still runs, and the exit status is 1. Logs are written to the folder of the figures.
+# the interpreter (default: python). STEPS chooses among: build tests sanitizers benchmarks. After a failed step, the
+# next one still runs, and the exit status is 1. Logs go to the folder of the results.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 root=$PWD
@@ -65,4 +65,4 @@ if ((${#failed[@]})); then
   printf '\nfailed: %s\n' "${failed[*]}"
   exit 1
 fi
-printf '\nall done; the figures are in %s\n' "$out"
+printf '\nall done; the results are in %s\n' "$out"

@@ -1,10 +1,10 @@
 """The `infer` suite of run.py: from an image to its vector, with every runtime that works on this machine.
 
 The network is that of `--checkpoint`, or the full-size MF-Stream with random weights and batch norms fitted to rendered
-people. Times run from uint8 images of the input's size on the host to vectors on the host. On a GPU they also run from
-images on the device to vectors on the device. Decoding and resizing are not included. The contenders take turns, so
-that the machine treats all alike. Each is compared with the checkpoint's own vectors before it is timed. `--demo` names
-the folder of a finished `dsa-fast demo`; then each contender is also scored on the demo's people.
+people. Times run from uint8 images of the input's size on the host to vectors on the host. On a GPU there are also
+times from images on the device to vectors on the device. Decoding and resizing are not included. The contenders take
+turns, so all run under the same conditions. Each is compared with the checkpoint's own vectors before it is timed. With
+`--demo`, the folder of a finished `dsa-fast demo`, each contender is also scored on the demo's people.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def random_checkpoint(path: Path, quick: bool) -> Path:
 
 
 def ways_to_run(device: torch.device, compiled: bool) -> list[tuple[str, str, dict[str, Any]]]:
-    """Lists name, precision and options of each contender. `format` is the exported file's; a checkpoint has none."""
+    """Lists name, precision and options of each contender. `format` is for exported files, not checkpoints."""
     if device.type == "cpu":
         ways: list[tuple[str, str, dict[str, Any]]] = [
             ("PyTorch, batch norms folded", "fp32", {}),
@@ -96,7 +96,7 @@ def ways_to_run(device: torch.device, compiled: bool) -> list[tuple[str, str, di
 
 
 class Files:
-    """Exports of one checkpoint, each made once."""
+    """The exports of one checkpoint. Each is made once."""
 
     def __init__(self, checkpoint: Path, folder: Path, calibration: Tensor, largest: int) -> None:
         self.checkpoint, self.folder, self.calibration, self.largest = checkpoint, folder, calibration, largest
@@ -216,7 +216,7 @@ def measure(
 def timed(
     way: Encoder | LoadedModel, images: NDArray[np.uint8] | Tensor, place: str, device: torch.device
 ) -> Callable[[], None]:
-    """A function without arguments that embeds the images and waits for the vectors."""
+    """Returns a function without arguments that embeds the images and waits for the vectors."""
 
     def eager() -> None:
         assert isinstance(way, LoadedModel)

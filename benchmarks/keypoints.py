@@ -1,12 +1,12 @@
 """The `keypoints` suite of run.py: keypoint IUV compared with the exact maps of synthetic people, and its speed.
 
 People are random: clothes, pose, view from all sides and from above, and a detector's box. The method gets their exact
-joints as COCO's 17, then joints with errors, then joints with some left out. Face points on the far side of the head
-are missing.
+joints in COCO's layout of 17, then joints with errors, then with some joints missing. Face points on the far side of
+the head are always missing.
 
-- `union`: of the pixels labelled in either map, the share with the same part in both.
-- `both`: of the pixels labelled in both maps, the share with the same part.
-- `side`: of the pixels labelled in both maps, the share with the same part on the other side of the body.
+- `union`: share of the pixels labeled in either map that have the same part in both.
+- `both`: share of the pixels labeled in both maps that have the same part.
+- `side`: share of the pixels labeled in both maps that have the same part on the other side of the body.
 - `u`, `v`: mean |u - u'| and |v - v'| where the part is the same.
 
 `--keypoints-picture FILE` also draws people with their exact maps and their keypoint IUV.
@@ -77,7 +77,7 @@ def variants(joints: Joints, height: int, seed: int) -> dict[str, Joints]:
 
 
 def compare(drawn: Maps, exact: Maps) -> dict[str, float]:
-    """Computes the figures that the module's docstring lists."""
+    """Computes the metrics listed in the module's docstring."""
     a, b = drawn[:, 0], exact[:, 0]
     both, same = (a > 0) & (b > 0), (a == b) & (a > 0)
     error = np.abs(drawn[:, 1:].astype(np.int64) - exact[:, 1:]) / 255
@@ -137,7 +137,7 @@ def _draw(joints: Joints, size: tuple[int, int], _: int) -> torch.Tensor:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measures the accuracy at 128 x 64, and the rate with one thread and with one thread a core."""
+    """Measures the accuracy at 128 x 64, and the rate with one thread and with one thread per core."""
     clock = Clock(torch.device("cpu"), options.seconds)
     count, size = 100 if options.quick else 1000, (128, 64)
     joints, exact, _ = people(count, *size, seed=1)

@@ -25,13 +25,13 @@ BATCH = 64
 
 
 def load(suite: str, device: str) -> dict[str, Any] | None:
-    """A suite's measurements, or None if there are none."""
+    """Reads a suite's measurements; None if there are none."""
     path = ROOT / "benchmarks" / "results" / f"{suite}_{device}.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def bars(axes: Axes, title: str, unit: str, rows: list[tuple[str, float]], floor: float | None = None) -> None:
-    """Horizontal bars on a logarithmic axis, each with its value and its ratio to the first."""
+    """Draws horizontal bars on a logarithmic axis, each with its value and its ratio to the first."""
     names, values = [name for name, _ in rows], [value for _, value in rows]
     positions = range(len(rows))
     axes.barh(positions, values, color=[OURS if name.startswith("dsa_fast") else OTHERS for name in names], height=0.62)
@@ -55,7 +55,7 @@ def bars(axes: Axes, title: str, unit: str, rows: list[tuple[str, float]], floor
 
 
 def warp_panels(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """A panel for each kind of people."""
+    """Draws a panel for each kind of people."""
     panels = []
     for kind in result["inputs"]:
         rows = [row for row in result["rows"] if row["batch"] == BATCH and row["input"] == kind]
@@ -70,7 +70,7 @@ def warp_panels(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def evaluation_panels(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Distances and scores compared with torchreid's, for each size where both were measured."""
+    """Draws distances and scores compared with torchreid's, for each size where both were measured."""
     found: dict[str, dict[str, float]] = {}
     for row in result["rows"]:
         found.setdefault(row["size"], {})[row["name"]] = row["best_s"]
@@ -95,7 +95,7 @@ def evaluation_panels(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 WARP = {"batch": BATCH, "input": "real"}
 STORED = {"batch": BATCH, "stored": [128, 64]}
-# Suite, its rows, the names of ours and the peer's, and what the table calls them.
+# Suite, its rows, the names of ours and the peer's rows, and their names in the table.
 TABLE: list[tuple[str, dict[str, Any], str, str, str, str]] = [
     ("warp", WARP, "dsa_fast last", "PyTorch index_put", "`warp`, 64 photos of 256 x 128", "PyTorch `index_put`"),
     ("warp", WARP, "dsa_fast last", "NumPy, flat", "", "NumPy, flat indices"),
@@ -117,7 +117,7 @@ BEGIN, END = "<!-- written by benchmarks/plot.py -->\n", "<!-- end -->\n"
 
 
 def time_text(seconds: float) -> str:
-    """Three digits and a suitable unit."""
+    """Formats a time with three digits and a suitable unit."""
     for unit, scale in (("s", 1.0), ("ms", 1e3)):
         if seconds * scale >= 1:
             return f"{seconds * scale:.3g} {unit}"
@@ -125,7 +125,7 @@ def time_text(seconds: float) -> str:
 
 
 def table(device: str) -> str:
-    """The table's Markdown, without rows that were not measured."""
+    """Returns the table's Markdown, without rows that were not measured."""
     lines = ["| task | dsa_fast | compared with | | times faster |", "|---|---|---|---|---|"]
     for suite, where, our_name, peer_name, task, peer in TABLE:
         times = {}
@@ -145,7 +145,7 @@ def table(device: str) -> str:
 
 
 def write_table(page: Path, device: str) -> None:
-    """Puts the table between the two marks of the page."""
+    """Writes the table between the two markers of the page."""
     text = page.read_text()
     before, rest = text.split(BEGIN)
     with atomic_path(page) as temporary:
@@ -153,7 +153,7 @@ def write_table(page: Path, device: str) -> None:
 
 
 def main() -> None:
-    """Draws the suites that were measured."""
+    """Draws the measured suites."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="default: docs/speed.png, or docs/speed_DEVICE.png")

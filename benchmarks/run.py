@@ -1,7 +1,7 @@
-"""Measures dsa_fast and what people use instead.
+"""Measures dsa_fast and the alternatives.
 
     python benchmarks/run.py                            # the warp: prints a table
-    python benchmarks/run.py --json FILE                # and writes the figures with the machine's description
+    python benchmarks/run.py --json FILE                # also writes the results and the machine's description
     python benchmarks/run.py --suite eval --peer PATH_TO_TORCHREID_CHECKOUT
     python benchmarks/run.py --suite all --json FOLDER  # every suite, each into FOLDER/SUITE_DEVICE.json
 
@@ -43,11 +43,11 @@ def parse() -> argparse.Namespace:
         "--suite", choices=[*SUITES, "all"], default="warp", help="what to measure (default: %(default)s)"
     )
     chosen = parser.parse_known_args()[0].suite
-    parser.add_argument("-h", "--help", action="help", help="shows this and the options of the chosen suite")
+    parser.add_argument("-h", "--help", action="help", help="show this help and the options of the selected suite")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="file for the figures; a folder with --suite all")
-    parser.add_argument("--quick", action="store_true", help="small batches and little time, to see that it works")
-    parser.add_argument("--seconds", type=float, help="for each timing (default: 2, with --quick 0.2)")
+    parser.add_argument("--json", type=Path, help="file for the results; a folder with --suite all")
+    parser.add_argument("--quick", action="store_true", help="small batches and short runs, to check that it works")
+    parser.add_argument("--seconds", type=float, help="time per measurement in seconds (default: 2, with --quick 0.2)")
     for name in SUITES if chosen == "all" else [chosen]:
         module = load(name)
         if hasattr(module, "add_options"):

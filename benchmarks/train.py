@@ -5,8 +5,7 @@ runs in bfloat16 at full size. On a CPU it runs in float32 at a quarter of the c
 `--batch` change that. The other contenders:
 
 - separate modules: the same network and weights with a plain torch module for each of the 24, 13 and 8 branches, in
-  eager float32, with PyTorch's default Adam. Its outputs and gradients are compared with ours before anything is
-  timed.
+  eager float32, with PyTorch's default Adam. Its outputs and gradients are compared with ours before anything is timed.
 - ResNet baseline: one ResNet with a global feature, a classifier of two layers and a triplet loss, run like ours.
 - branches: the DSAG-Stream alone, forward and backward, in both forms. Ours also runs in the other modes of
   `dsa_fast.models.set_branch_mode`: its convolutions in a loop, or as batched matrix products.
@@ -45,7 +44,7 @@ from dsa_fast.models.mf_stream import NUM_LOCAL
 CONFIG = AugmentConfig()
 # Market-1501: identities, and the batches of 16 x 4 that `PKSampler` makes of its 12,936 training images.
 NUM_IDS, STEPS, EPOCHS, BATCH = 751, 220, 320, 64
-MODES: tuple[BranchMode, ...] = ("loop", "batched")  # the default mode is measured anyway
+MODES: tuple[BranchMode, ...] = ("loop", "batched")  # the default mode is always measured
 
 
 def add_options(group: argparse._ArgumentGroup) -> None:
@@ -53,7 +52,7 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--width", type=float, help="scales all channels (default: 1 on a GPU, else 0.25)")
     group.add_argument("--batch", type=int, help="images in a step, a multiple of 4 (default: 64 on a GPU, else 16)")
     group.add_argument("--backbone", default="resnet50", help="the MF-Stream's ResNet (default: %(default)s)")
-    group.add_argument("--compiled", action="store_true", help="times torch.compile of our network too")
+    group.add_argument("--compiled", action="store_true", help="also time torch.compile of our network")
 
 
 def unstack(stacked: nn.Module, plain: list[nn.Module]) -> nn.ModuleList:
@@ -116,7 +115,7 @@ def sum_of(tensors: Iterable[Tensor]) -> Tensor:
 
 
 class Separate(nn.Module):
-    """`DSAReID` with a module of its own for each branch."""
+    """`DSAReID` with a separate module for each branch."""
 
     def __init__(self, model: DSAReID) -> None:
         super().__init__()
@@ -163,8 +162,8 @@ class Separate(nn.Module):
 def verify(model: DSAReID, separate: Separate, images: Tensor, dsap: Tensor, labels: Tensor) -> dict[str, float]:
     """Stops the benchmark unless outputs are equal in float32 and float64, and gradients in float64.
 
-    In float32 the last bit of a sum sometimes decides the sign of a ReLU's input, and with it a share of the gradients.
-    In float64 it hardly ever does.
+    In float32 the last bit of a sum sometimes decides the sign of a ReLU's input, and so a part of the gradients. In
+    float64 this is very rare.
 
     Returns:
         The largest differences, each as a share of the largest value.
@@ -173,7 +172,9 @@ def verify(model: DSAReID, separate: Separate, images: Tensor, dsap: Tensor, lab
     for dtype, limit in ((torch.float32, 1e-2), (torch.float64, 1e-6)):
         ours, theirs = copy.deepcopy(model).to(dtype), copy.deepcopy(separate).to(dtype)
         a, b = ours(images.to(dtype), dsap.to(dtype)), theirs(images.to(dtype), dsap.to(dtype))
-        pairs: dict[str, tuple[Any, Any]] = {name: (getattr(a, name), getattr(b, name)) for name in a._fields}
+        pairs: dict[str, tuple[Any, Any]] = {
+            name: (getattr(a, name), getattr(b, name)) for name in a._fields if name != "maps"
+        }
         if dtype == torch.float64:
             for output in (a, b):
                 DSALoss()(output, labels)[0].backward()
@@ -181,8 +182,8 @@ def verify(model: DSAReID, separate: Separate, images: Tensor, dsap: Tensor, lab
             weights = [layer.get_parameter("0.weight").grad for layer in theirs.dsag.conv1]
             parts = torch.cat([each for each in weights if each is not None])
             pairs["gradient of the backbone"] = (
-                ours.mf_stream.backbone.conv1.weight.grad,
-                theirs.backbone.conv1.weight.grad,
+                ours.mf_stream.backbone.get_parameter("conv1.weight").grad,
+                theirs.backbone.get_parameter("conv1.weight").grad,
             )
             pairs["gradient of the parts"] = (ours.dsag_stream.conv1.weight.grad, parts)
         for name, (x, y) in pairs.items():
@@ -316,7 +317,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def take_turns(
     contenders: dict[str, Callable[[int], object]], device: torch.device, seconds: float
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Times the contenders in turn. Returns the seconds of each one's runs, and on a GPU its peak of memory."""
+    """Times the contenders in turn. Returns the seconds of each run, and on a GPU the peak memory."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -338,7 +339,7 @@ def take_turns(
             break
         for name, once in contenders.items():
             start = time.perf_counter()
-            # Several steps in a row, so that the host may run ahead as it does in training.
+            # Several steps in a row, so the host can run ahead as in training.
             several = 10 if device.type == "cuda" else 1
             for i in range(several):
                 once(turn * several + i)

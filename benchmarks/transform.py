@@ -1,9 +1,9 @@
-"""The `transform` suite of run.py: stored bytes to the inputs of a training step, compared with torchvision.
+"""The `transform` suite of run.py: from stored bytes to the inputs of a training step, compared with torchvision.
 
 All contenders use the same random draws. Each result is compared with the plain steps before it is timed: dsa_fast's
 bit for bit, torchvision's within one level of 255, because its 8-bit resizing differs. The floor is the number of bytes
 (each read and written once) over a copy rate measured in the same run. `--step N` also times a full DSA training step
-of N images, and the share of its input (draws and fused transform).
+of N images, and the share of its input pipeline (draws and fused transform).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Result = tuple[Tensor, Tensor]
 
 def add_options(group: argparse._ArgumentGroup) -> None:
     """The suite's own options."""
-    group.add_argument("--step", type=int, metavar="N", help="also times a training step of N images (a multiple of 4)")
+    group.add_argument("--step", type=int, metavar="N", help="also time a training step of N images (a multiple of 4)")
 
 
 def torchvision(images: Tensor, iuv: Tensor, draws: Draws) -> Result:
@@ -45,7 +45,7 @@ def torchvision(images: Tensor, iuv: Tensor, draws: Draws) -> Result:
     full, labels, pixels = [], [], []
     plan = zip(draws.flip.tolist(), draws.top.tolist(), draws.left.tolist(), draws.erase.tolist(), strict=True)
     for b, (flip, top, left, box) in enumerate(plan):
-        # The whole padded picture is mirrored, so the crop is at the mirrored place.
+        # The whole padded image is mirrored, so the crop is at the mirrored position.
         column = 2 * CONFIG.pad - left if flip else left
         photo, label = (v2.crop(x[b], top, column, *SIZE) for x in (photos, maps))
         if flip:
@@ -71,7 +71,7 @@ def outside(image: Tensor, top: int, left: int, value: float) -> Tensor:
 
 
 def contenders(images: Tensor, iuv: Tensor, draws: Draws) -> dict[str, Callable[[int], Result]]:
-    """Maps names to functions that make a batch of the stored people, different ones at each call."""
+    """Maps names to functions that make a batch of the stored people, with different people in each call."""
     batch = len(draws.top)
     sets = [list(range(start, start + batch)) for start in range(0, len(images) - batch + 1, batch)]
     tensors = [torch.tensor(indices, device=images.device) for indices in sets]
@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for stored in ((128, 64), (256, 128)):
         for batch in (16,) if options.quick else (16, 64):
-            # Enough people that no batch is still in a cache.
+            # Enough people that no batch stays in a cache.
             images, iuv = people(max(2 * batch, 512), *stored, generator)
             draws = Draws.sample(batch, CONFIG, generator)
             expected = augment_batch_reference(images[:batch], iuv[:batch], draws, CONFIG)

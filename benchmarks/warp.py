@@ -1,4 +1,4 @@
-"""The `warp` suite of run.py: pixels to part images, compared with PyTorch and NumPy.
+"""The `warp` suite of run.py: from pixels to part images, compared with PyTorch and NumPy.
 
 Every contender's result is compared with `dsa_fast.ops.plain_reference` before it is timed. The floor is the number of
 bytes (each read and written once) over a copy rate measured in the same run.
@@ -41,7 +41,7 @@ def people(batch: int, height: int, width: int, generator: torch.Generator) -> t
 
 
 def torch_scatter(img: Tensor, iuv: Tensor, size: int) -> Tensor:
-    """Runs the vectorized PyTorch way, one index_put. It is undefined which of several pixels wins a texel."""
+    """Runs the vectorized PyTorch version, one index_put. It is undefined which of several pixels wins a texel."""
     batch, channels = img.shape[:2]
     part, row, column = iuv[:, 0].long(), iuv[:, 1].long() * size // 255, iuv[:, 2].long() * size // 255
     row, column = row.clamp(max=size - 1), column.clamp(max=size - 1)
@@ -101,7 +101,7 @@ def add_options(group: argparse._ArgumentGroup) -> None:
         type=Path,
         default=default_real(),
         help="folder of photos of single people with their maps, NAME_iuv.png (default: %(default)s); without it, rows "
-        "of real people are left out",
+        "of real people are skipped",
     )
 
 
@@ -138,7 +138,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     inputs: dict[str, dict[str, float]] = {}
     for kind in ("synthetic",) if real is None else ("synthetic", "real"):
         for batch in (1, 16) if options.quick else (1, 16, 64, 256):
-            # Enough different inputs that none is in a cache from the last time.
+            # Enough different inputs that none stays in a cache from the previous call.
             number = max(2, min(64, 1024 // batch))
             if kind == "synthetic" or real is None:
                 sets = [people(batch, 256, 128, generator) for _ in range(number)]
@@ -202,7 +202,7 @@ def can_compile(inputs: tuple[Tensor, Tensor], size: int) -> bool:
     """Compiles the peer for these inputs' shapes. Prints why and returns False if torch.compile does not work."""
     try:
         _compiled(*inputs, size)
-    except Exception as error:  # of many kinds: no compiler, no Triton
+    except Exception as error:  # many kinds: no compiler, no Triton
         say(f"benchmarks: torch.compile does not work here ({type(error).__name__}); left out")
         return False
     return True
@@ -254,7 +254,7 @@ def verify(name: str, run: Callable[[int], Any], img: Tensor, iuv: Tensor, size:
     got = torch.as_tensor(run(0))[:1].cpu()
     reduce = "mean" if name == "dsa_fast mean" else "last"
     expected, count = warp_reference(img, iuv, size=size, dtype=torch.float32, reduce=reduce)
-    if "PyTorch" in name or "torch.compile" in name:  # its threads race: any of several pixels may win a texel
+    if "PyTorch" in name or "torch.compile" in name:  # its threads race, so any of several pixels may win a texel
         alone = (count <= 1)[:, :, None]
         got, expected = got * alone, expected * alone
     if not torch.equal(got, expected):

@@ -1,16 +1,17 @@
 // draw_bodies: the IUV maps of posed bodies, for dsa_fast.densepose.iuv_from_keypoints.
 //
-// All people share one surface: vertices in a rest pose, each moved by two bones, and triangles. A person has an affine
-// map per bone from the rest pose to the picture: x right and y down in pixels, z toward the camera. The weighted mean
-// of its two maps moves a vertex.
+// All people share one surface: triangles, and vertices in a rest pose, each moved by two bones. A person has an affine
+// map per bone from the rest pose to the picture: x right and y down in pixels, z toward the camera. A vertex is moved
+// by
+// the weighted mean of its two maps.
 //
-// What a result means:
-//   - A pixel, sampled at its centre (c + 0.5, r + 0.5), shows the triangle nearest to the camera, the first of equally
-//     near ones. Left out are triangles seen from behind (clockwise in the picture), those of parts that the person
-//     does not show, and those with a vertex that is not finite or farther than kFar pixels away.
+// The result:
+//   - A pixel, sampled at its center (c + 0.5, r + 0.5), shows the triangle nearest to the camera; ties go to the first
+//     one. Some triangles are skipped: those seen from behind (clockwise in the picture), those of parts that are not
+//     shown, and those with a vertex that is not finite or farther than kFar pixels away.
 //   - The pixel gets the triangle's part, and its u and v, interpolated in the picture and rounded to 1/255. Other
 //     pixels are 0.
-//   - A person's map depends neither on other people nor on the number of threads.
+//   - A person's map does not depend on other people or on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,7 @@ constexpr float kFar = 1.0e6f;
 struct Surface {
   const float* vertices;  // [V, 3], in the rest pose
   const float* uv;        // [V, 2], in [0, 1]
-  const uint8_t* part;    // [V], 1..24, the same for a triangle's three
+  const uint8_t* part;    // [V], 1..24, the same for the vertices of a triangle
   const int32_t* bones;   // [V, 2], in 0..J-1
   const float* weight;    // [V], of the second bone; the first has the rest
   const int32_t* faces;   // [F, 3], in 0..V-1; counter-clockwise seen from outside

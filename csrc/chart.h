@@ -1,14 +1,14 @@
-// DensePose's chart heads -> the part, u and v of a pixel: the one place that knows how a head is read.
+// DensePose's chart heads -> the part, u and v of a pixel: the only code that defines how a head is read.
 //
 // A head is a small map (112 x 112, say) stretched over an instance's box. A box is x, y, w, h = x0, y0, x1 - x0,
-// y1 - y0 computed in float32 and truncated towards zero, w and h at least 1; a box with a NaN lies outside every
+// y1 - y0 computed in float32 and truncated toward zero, w and h at least 1; a box with a NaN lies outside every
 // image. At pixel (x, y) of the box
-//   each channel is resampled bilinearly, pixel centres at half integers, borders repeated (align_corners=False);
+//   each channel is resampled bilinearly, pixel centers at half integers, borders repeated (align_corners=False);
 //   the part is the fine channel with the highest value where any coarse channel is higher than coarse channel 0, and
-//     0 (background) elsewhere; of equal channels the first counts; a NaN is higher than every number;
-//   u and v are those of the part's channel; they may leave [0, 1].
-// So does detectron2's converter with PyTorch's interpolate. The arithmetic is spelled out because ties and floors
-// depend on every bit: float32, along x first, then along y, each as fma(a, w0, round(b * w1)). These are
+//     0 (background) elsewhere; ties go to the first channel; a NaN is higher than every number;
+//   u and v are those of the part's channel; they may be outside [0, 1].
+// detectron2's converter does the same with PyTorch's interpolate. The arithmetic is specified exactly because ties and
+// floors depend on every bit: float32, along x first, then along y, each as fma(a, w0, round(b * w1)). These are
 // the bits of the CPU kernel of PyTorch 2.15 for contiguous heads, with AVX2, for boxes with w + h > 128; its other
 // kernels round differently in the last bits.
 #pragma once
@@ -26,7 +26,7 @@ struct Box {
   int64_t x, y, w, h;
 };
 
-// Truncates, and clamps to where the sum of two does not overflow.
+// Truncates, and clamps so that the sum of two does not overflow.
 DSA_FAST_HD int64_t truncated(float x) {
   constexpr float kFar = 1099511627776.0f;  // 2^40
   return static_cast<int64_t>(x < -kFar ? -kFar : (x > kFar ? kFar : x));
@@ -40,7 +40,7 @@ DSA_FAST_HD Box box_of(const float* xyxy) {
   return {truncated(xyxy[0]), truncated(xyxy[1]), width < 1 ? 1 : width, height < 1 ? 1 : height};
 }
 
-// The pixels begin <= p < end of a side of a box, counted from its own edge, that lie in an image.
+// The pixels begin <= p < end of a side of a box, counted from its edge, that are in the image.
 struct Visible {
   int64_t begin, end;
 };

@@ -1,8 +1,8 @@
-// crop: the 24 parts of a person cut out of a photo and brought to one size, without being warped (the paper's CSA).
+// crop: cuts the 24 parts of a person out of a photo and resizes them to one size, without warping (the paper's CSA).
 //
-// What a result means, on every device:
+// The result, on every device:
 //   - texel.h says which part a pixel belongs to. A part's box is the smallest one around all its pixels.
-//   - Texel (r, c) of a part's image copies its box's nearest neighbour: the pixel in row (2 r + 1) h / (2 S) and
+//   - Texel (r, c) of a part's image copies its box's nearest neighbor: the pixel in row (2 r + 1) h / (2 S) and
 //     column (2 c + 1) w / (2 S), rounded down. h and w are the box's height and width.
 //   - With mask, a texel whose pixel belongs to another part holds fill[c]. So does every texel of a part without
 //     pixels.
@@ -41,7 +41,7 @@ void crop_cpu(const CropArgs& args);
 int64_t crop_cuda_scratch(const CropArgs& args);
 int crop_cuda(const CropArgs& args, int32_t* scratch, void* stream);
 
-// ---- what both devices share ---------------------------------------------------------------------------------------
+// ---- shared by both devices ---------------------------------------------------------------------------------------
 
 // A box as four maxima, which start at 0: how far it reaches to the top (H - y), bottom (y + 1), left (W - x) and right
 // (x + 1).

@@ -1,8 +1,8 @@
-// warp_densepose: the warp, straight from the outputs of DensePose's chart heads; and the IUV maps themselves.
+// warp_densepose: the warp directly from the outputs of DensePose's chart heads; and the IUV maps themselves.
 //
 // Each of N instances has its heads, its box and its image. chart.h says which part, u and v a pixel of the box has.
-// Box pixels outside the image are left out. The result for an instance is warp.h's, for its image and the map that
-// densepose_iuv makes, bit for bit on every device.
+// Box pixels outside the image are skipped. The result for an instance equals that of warp.h for its image and the map
+// of densepose_iuv, bit for bit on every device.
 //
 // An instance whose image_index is not in 0..B-1 gets no pixels.
 //

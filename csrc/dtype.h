@@ -1,4 +1,4 @@
-// Element types and the casts between them, the same code on host and device to give the same bits.
+// Element types and the casts between them. Host and device share this code, so they give the same bits.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What differs between compilers: functions for host and device, forced inlining, the fused multiply-add.
+// Differences between compilers: functions for host and device, forced inlining, the fused multiply-add.
 #pragma once
 
 #if defined(__CUDACC__)

@@ -1,14 +1,14 @@
-// Ranks of the right matches, and nearest neighbours, without a distance matrix.
+// Ranks of the right matches, and nearest neighbors, without a distance matrix.
 //
-// What a result means:
+// The result:
 //   - The key of a query q and an item g orders the items by distance. It is computed in float64 and rounded to
 //     float32, where q and g are first scaled by powers of two (exactly):
 //       cosine:    -(q . g) / |g|, and 0 for g = 0
 //       euclidean: |g|^2 - 2 q . g
-//   - Items with equal keys are ordered by their index, the lower one first.
-//   - Ranks and neighbours follow this order exactly. A fast product, about as good as float32's, settles only the
-//     items that its error bound leaves no doubt about; for the others the key is computed. The number of threads, the
-//     block size and the processor's instruction set change nothing.
+//   - Items with equal keys are ordered by their index, lowest first.
+//   - Ranks and neighbors follow this order exactly. A fast product, about as accurate as float32, ranks the items that
+//     are certain within its error bound. For the others, the exact key is computed. The result does not depend on the
+//     number of threads, the block size or the processor's instruction set.
 //   - All features must be finite.
 //
 // Memory: at most 4 * (kMaxBlock + 512) * (D + 512) bytes for each thread, and 24 bytes for each row.

@@ -1,6 +1,6 @@
 // Resizing along one axis, with PyTorch's arithmetic: which input pixels an output pixel sums, with which weights.
 //
-// Bilinear with half-pixel centres, antialiased where the axis shrinks. A sum is a chain of multiply_add in float32,
+// Bilinear with half-pixel centers, antialiased where the axis shrinks. A sum is a chain of multiply_add in float32,
 // first weight to last. The mixture of float32 and float64 in the weights is PyTorch's.
 #pragma once
 
@@ -56,10 +56,10 @@ DSA_FAST_HD TapRange resize_taps(int64_t in, int64_t out, int64_t i, float* weig
 // Rounds a weighted sum of bytes, which is never negative, to 0..255, ties to even.
 DSA_FAST_HD float round_level(float sum) {
   const float rounded = (sum + 8388608.0f) - 8388608.0f;  // 2^23 leaves no room for a fraction
-  return rounded < 255.0f ? rounded : 255.0f;             // last, or GCC does not vectorise the loops around this
+  return rounded < 255.0f ? rounded : 255.0f;             // last, or GCC does not vectorize the loops around this
 }
 
-// The nearest neighbour: the input row or column that output row or column i copies.
+// The nearest neighbor: the input row or column that output row or column i copies.
 DSA_FAST_HD int64_t nearest(int64_t in, int64_t out, int64_t i) { return (2 * i + 1) * in / (2 * out); }
 
 // The weights of all output pixels of an axis, on the host.

@@ -1,8 +1,8 @@
-// Pixel -> texel: the one place that knows where a labelled pixel lands.
+// Pixel -> texel: the only code that defines where a labeled pixel goes.
 //
 // A pixel carries a body part i in 1..24 and a surface coordinate (u, v) in [0, 1]. Each part has an S x S image;
 // the pixel belongs to row min(floor(u * S), S - 1) and column min(floor(v * S), S - 1) of part i's image.
-// Everything that is not a part is background and lands nowhere.
+// Everything that is not a part is background and has no texel.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ DSA_FAST_HD int32_t texel_coordinate(uint8_t u, int32_t size) {
   return k < size ? k : size - 1;
 }
 
-// The same for size <= kMaxSmallSize, in 16 bits and without a division: compilers vectorise it well.
+// The same for size <= kMaxSmallSize, in 16 bits and without a division: compilers vectorize it well.
 constexpr int32_t kMaxSmallSize = 255;
 DSA_FAST_HD uint16_t small_texel_coordinate(uint8_t u, int32_t size) {
   const auto x = static_cast<uint16_t>(u * static_cast<uint16_t>(size));

@@ -1,20 +1,20 @@
-// train_transform: stored people to the inputs of a training step, in one pass.
+// train_transform: turns stored people into the inputs of a training step, in one pass.
 //
-// What a result means, on every device:
+// The result, on every device:
 //   - The stored photo is resized to H x W (resize.h), columns before rows, and rounded to 8 bits, ties to even. With
 //     flip, it is mirrored. Pixel (y, x) of the result is pixel (y + top - pad, x + left - pad) of that photo: its
 //     (value - mean) / std in float32, and 0 outside the photo and in the erased box. All are cast to the result's
 //     type.
-//   - The stored map is resized by nearest neighbour: row y reads row (2 y + 1) h / (2 H), rounded down; columns
+//   - The stored map is resized by nearest neighbor: row y reads row (2 y + 1) h / (2 H), rounded down; columns
 //     likewise. It is mirrored (mirrored_label below) and cropped like the photo. Outside is background.
 //   - The part images are the warp (warp.h) of the resized, mirrored and cropped photo by that map, before erasing.
 //     Reduce::kLast copies the last pixel in raster order. Reduce::kMean divides the sum of the 8-bit values by their
 //     number in float32. Then (value - mean) / std in float32, cast to the result's type. Untouched texels are 0.
-//   - CPU and CUDA give the same bits, on every run, whatever the number of threads.
+//   - CPU and CUDA give the same bits, on every run, for any number of threads.
 //
 // Resizing sums with fused multiply-adds. PyTorch's own resizing on CPUs gives the same for up to five weights a sum
 // (growing, or shrinking by up to 2). In longer sums PyTorch's compilers leave some products unfused: about one value
-// in 100,000 then rounds to a neighbouring level.
+// in 100,000 then rounds to a neighboring level.
 //
 // All pointers are device pointers for the CUDA function, host pointers for the CPU one. Strides are counted in
 // elements and may be anything, 0 included. h, w >= 1; H, W >= 1; H * W * 255 < 2^31; h, w < 2^29; pad < 2^30;
@@ -62,7 +62,7 @@ void train_transform_cpu(const TransformArgs& args);
 int64_t train_transform_cuda_scratch(const TransformArgs& args);
 int train_transform_cuda(const TransformArgs& args, int32_t* scratch, void* stream);
 
-// ---- what both devices share ---------------------------------------------------------------------------------------
+// ---- shared by both devices ---------------------------------------------------------------------------------------
 
 DSA_FAST_HD float normalized(float value, float mean, float std) { return (value - mean) / std; }
 

@@ -1,11 +1,11 @@
-// warp: copies each labelled pixel of a photo to its place in the 24 part images (DSAP).
+// warp: copies each labeled pixel of a photo to its place in the 24 part images (DSAP).
 //
-// What a result means, on every device:
-//   - texel.h says where a pixel lands. Background lands nowhere.
+// The result, on every device:
+//   - texel.h defines the texel of a pixel. Background has none.
 //   - Several pixels on one texel: Reduce::kLast keeps the last in raster order (y, then x). Reduce::kMean averages:
 //     uint8 values are summed as integers, then float32(sum) / float32(count); float16, bfloat16 and float32 values
 //     are summed in float32 in raster order, float64 in float64, then divided by the count in that precision.
-//   - A texel that no pixel reaches holds fill[c].
+//   - A texel without pixels has the value fill[c].
 //   - Values and fill are cast to the result's type, not rescaled: to the nearest, ties to even; into uint8
 //     saturating, NaN giving 0.
 //   - CPU and CUDA give the same bits (a NaN's payload aside), on every run.
@@ -69,8 +69,8 @@ void warp_backward_cpu(const WarpBackwardArgs& args);
 // The CPU functions are threaded. kLast allocates nothing. kMean keeps sums and counts of one image per thread, the
 // backward one map of an image's texels per thread.
 //
-// On CUDA, kMean of float values sorts each texel's pixels in one thread. That is quick for the few pixels that compete
-// in real maps, and slow when all pixels of an image share one texel.
+// On CUDA, kMean of float values sorts each texel's pixels in one thread. That is fast for the few pixels per texel in
+// real maps, and slow if all pixels of an image share one texel.
 //
 // The CUDA functions queue their work on a cudaStream_t and return a cudaError_t. They never wait and allocate nothing:
 // scratch is device memory, as many int32 as the _scratch function returns.

@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: the notebook's page, links to files outside docs/, and a check that the API reference is whole."""
+"""Hooks of MkDocs: the notebook's page, links to files outside docs/, and a check of the API reference."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Copies pictures that lie outside docs/ to the site, and shows other files there by their names.
+    """Copies pictures from outside docs/ to the site, and shows other files there by their names.
 
     So the links also work where the repository is browsed. A link to a file that does not exist is left alone, and the
     strict build reports it.

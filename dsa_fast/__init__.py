@@ -1,8 +1,8 @@
 """Densely semantically aligned person re-identification (Zhang et al., CVPR 2019, https://arxiv.org/abs/1812.08967).
 
-``dsa_fast.warp`` copies a photo's pixels to the 24 part images of DensePose, ``dsa_fast.warp_densepose`` does so
-straight from the outputs of DensePose's heads, and ``dsa_fast.Encoder`` runs a trained or exported model. The
-subpackages hold the rest and are imported on first use, so that ``import dsa_fast`` brings only PyTorch.
+``dsa_fast.warp`` copies a photo's pixels to the 24 part images of DensePose. ``dsa_fast.warp_densepose`` does the same
+directly from the outputs of DensePose's heads. ``dsa_fast.Encoder`` runs a trained or exported model. The subpackages
+have the rest. They are imported on first use, so ``import dsa_fast`` imports only PyTorch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes files whole or not at all, and computes their checksums."""
+"""Writes files atomically, and computes their checksums."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["atomic_path", "checksum", "remove_left_over", "write_json"]
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary name in `path`'s folder. The file written there gets `path`'s name at the end of the block.
 
-    Parent folders are made. If the block raises, `path` stays as it was and the temporary file is removed. The
-    temporary name keeps the suffix, because image libraries tell the format from it.
+    Creates parent folders. If the block raises, `path` stays as it was and the temporary file is removed. The
+    temporary name keeps the suffix, because image libraries use it to choose the format.
 
     Args:
-        path: the finished file.
+        path: the final file.
 
     Yields:
         The temporary path to write to.
@@ -52,11 +52,11 @@ def remove_left_over(folder: str | os.PathLike[str], before: float) -> int:
 
     Args:
         folder: the folder where `atomic_path` was used.
-        before: seconds since the epoch. Only files last changed before it are removed, so that running writers keep
-            theirs.
+        before: seconds since the epoch. Only files last changed before it are removed, so the files of running
+            writers stay.
 
     Returns:
-        How many were removed.
+        The number of removed files.
     """
     removed = 0
     for place, _, names in os.walk(folder):

@@ -1,4 +1,4 @@
-"""Reads images in one way for training, warping, embedding and pictures: RGB, and upright by their EXIF orientation."""
+"""Reads images as RGB, upright according to their EXIF orientation. All of dsa_fast uses these functions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
     """Reads an image file as an RGB picture, upright.
 
     Raises:
-        ValueError: the file is missing, damaged or no image; the message names it.
+        ValueError: the file is missing, damaged or not an image; the message names it.
     """
     try:
         with Image.open(path) as image:
             return upright(image)
-    except Exception as error:  # decoders raise many kinds
+    except Exception as error:  # decoders raise many kinds of errors
         raise ValueError(f"{path} must be a readable image, got: {error}") from error
 
 
@@ -30,24 +30,24 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
     """Reads an image file as uint8 RGB [3, H, W], upright.
 
     Raises:
-        ValueError: the file is missing, damaged or no image; the message names it.
+        ValueError: the file is missing, damaged or not an image; the message names it.
     """
     return torch.from_numpy(np.array(read_picture(path))).permute(2, 0, 1).contiguous()
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turns a picture as its EXIF orientation says, and converts it to RGB. The result has no orientation left."""
-    # Damaged EXIF is ignored. Damaged pixels raise again in `convert`.
+    """Applies a picture's EXIF orientation and converts it to RGB. The result has no orientation tag."""
+    # Damaged EXIF is ignored. Damaged pixels raise an error in `convert`.
     with contextlib.suppress(Exception):
         image = ImageOps.exif_transpose(image)
     return image.convert("RGB")
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of an image file when upright, without decoding a JPEG.
+    """Returns the height and width of the upright image in a file, without decoding a JPEG.
 
     Raises:
-        ValueError: the file is missing or no image; the message names it.
+        ValueError: the file is missing or not an image; the message names it.
     """
     try:
         with Image.open(path) as image:

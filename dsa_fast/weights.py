@@ -22,9 +22,9 @@ def read_state(source: str | os.PathLike[str], *, name: str, known: str, model: 
 
     Args:
         source: the file.
-        name: the argument that named the file. This and the next two are for errors.
-        known: all that the argument may be.
-        model: the torchvision model whose names the file has.
+        name: the argument that named the file. This and the next two are for error messages.
+        known: the allowed values of the argument.
+        model: the torchvision model whose parameter names the file uses.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -37,7 +37,7 @@ def read_state(source: str | os.PathLike[str], *, name: str, known: str, model: 
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         first = str(error).strip().split("\n")[0]
-        raise ValueError(f"{name}: {str(path)!r} is no file of tensors that torch.load reads ({first})") from error
+        raise ValueError(f"{name}: {str(path)!r} is not a file of tensors for torch.load ({first})") from error
     if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
         raise ValueError(
             f"{name}: {str(path)!r} must hold a state dict (names to tensors) as torchvision's {model} gives, "
@@ -65,13 +65,13 @@ def download_state(weights: Any, *, name: str, what: str, argument: str, otherwi
 
     Args:
         weights: a member of one of torchvision's weights enums.
-        name: the option that asked for them. This and the rest are for errors.
-        what: the weights in words.
-        argument: the argument that takes a file instead.
-        otherwise: a further way out.
+        name: the option that requires them. This and the next arguments are for error messages.
+        what: a description of the weights.
+        argument: the argument that accepts a file instead.
+        otherwise: another way to continue.
 
     Raises:
-        ValueError: the download fails; the message says how to bring the file by hand.
+        ValueError: the download fails; the message explains how to provide the file by hand.
     """
     try:
         state: dict[str, Tensor] = weights.get_state_dict(
@@ -80,8 +80,8 @@ def download_state(weights: Any, *, name: str, what: str, argument: str, otherwi
     except (OSError, RuntimeError, EOFError, http.client.HTTPException, pickle.UnpicklingError) as error:
         file = Path(weights.url).name
         raise ValueError(
-            f"{name}: {what} can't be had from {weights.url} ({error}). Download that file on a machine that reaches "
-            f"it and pass its path ({argument}='/path/to/{file}'), or put it into "
+            f"{name}: {what} can't be downloaded from {weights.url} ({error}). Download that file on another "
+            f"machine and pass its path ({argument}='/path/to/{file}'), or put it into "
             f"{Path(torch.hub.get_dir()) / 'checkpoints'}{otherwise}"
         ) from error
     return state
@@ -90,10 +90,10 @@ def download_state(weights: Any, *, name: str, what: str, argument: str, otherwi
 def load_named(module: nn.Module, state: Mapping[str, Tensor], *, prefix: str = "", source: str = "state") -> None:
     """Loads the entries of `state` named `prefix` + the module's own names, and skips all others.
 
-    Counters of batches (`num_batches_tracked`) may be missing, as they are in old files.
+    Batch counters (`num_batches_tracked`) may be missing, as in old files.
 
     Raises:
-        ValueError: names are missing or shapes differ; both are listed. The module is then unchanged.
+        ValueError: names are missing or shapes differ; the message lists both. The module is then unchanged.
     """
     own = module.state_dict()
     missing = [prefix + k for k in own if prefix + k not in state and not k.endswith("num_batches_tracked")]
@@ -118,7 +118,7 @@ def _describe(state: object) -> str:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Admits NumPy's arrays and nothing else."""
+    """Accepts only NumPy arrays."""
 
     _ADMITTED = frozenset(
         (module, name)
@@ -133,4 +133,4 @@ class _ArrayUnpickler(pickle.Unpickler):
             return codecs.encode
         if (module, name) in self._ADMITTED:
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no weights need; nothing was run")
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}, which no weights need; nothing was run")

@@ -1,4 +1,4 @@
-"""Trains DSA-reID in a plain PyTorch loop, without Lightning. Start from here to write a loop of your own.
+"""Trains DSA-reID in a plain PyTorch loop, without Lightning. Start from here to write your own loop.
 
     python examples/plain_training.py                # synthetic people and a small network: about a minute on a CPU
     python examples/plain_training.py --root DIR     # a data set with IUV maps
@@ -61,7 +61,7 @@ def train(data: PeopleSplits, epochs: int, device: torch.device) -> DSAReID:
 
 
 def main() -> None:
-    """Trains, then tests the MF-Stream alone on people that the training has not seen."""
+    """Trains, then tests the MF-Stream alone on people who were not in the training set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="a data set; by default synthetic people are made")
     parser.add_argument("--epochs", type=int, default=4)

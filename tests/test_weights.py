@@ -66,7 +66,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     for name, content in (("cut", whole.read_bytes()[:-300]), ("text", b"no weights"), ("empty", b"")):
         path = tmp_path / f"{name}.pth"
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"pretrained: .*{name}\.pth' is no file of tensors"):
+        with pytest.raises(ValueError, match=rf"pretrained: .*{name}\.pth' is not a file of tensors"):
             read_state(path, **ASKED)
 
 
@@ -76,7 +76,7 @@ def test_no_pickled_code_is_run(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "ran",)
 
     torch.save({"a": Evil()}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match="is no file of tensors"):
+    with pytest.raises(ValueError, match="is not a file of tensors"):
         read_state(tmp_path / "x.pth", **ASKED)
     assert not (tmp_path / "ran").exists()
 
@@ -103,7 +103,7 @@ def test_a_failing_download_says_how_to_bring_the_file(monkeypatch: pytest.Monke
         raise error
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
-    with pytest.raises(ValueError, match="weights=None: the weights can't be had from https://") as caught:
+    with pytest.raises(ValueError, match="weights=None: the weights can't be downloaded from https://") as caught:
         download_state(ResNet18_Weights.IMAGENET1K_V1, **DOWNLOAD, otherwise="; or go without")
     file = ResNet18_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
     for words in (str(error), f"weights='/path/to/{file}'", str(Path(torch.hub.get_dir()) / "checkpoints")):

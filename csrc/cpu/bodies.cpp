@@ -1,4 +1,4 @@
-// draw_bodies on the CPU; ../bodies.h says what the results mean.
+// draw_bodies on the CPU; ../bodies.h defines the results.
 #include "../bodies.h"
 
 #include <algorithm>
@@ -42,7 +42,7 @@ void pose(const Surface& surface, const float* maps, std::vector<Point>& points)
 
 uint8_t to_byte(float value) { return static_cast<uint8_t>(std::min(std::max(value, 0.0f), 1.0f) * 255.0f + 0.5f); }
 
-// The pixels lo..hi of a row or column of n whose centres lie in [low, high].
+// The pixels lo..hi of a row or column of n whose centers lie in [low, high].
 void covered(float low, float high, int64_t n, int32_t& lo, int32_t& hi) {
   lo = static_cast<int32_t>(std::ceil(std::max(low - 0.5f, 0.0f)));
   hi = static_cast<int32_t>(std::floor(std::min(high - 0.5f, static_cast<float>(n - 1))));
@@ -75,7 +75,7 @@ void draw(const Surface& surface, const std::vector<Point>& points, uint32_t sho
       const float dy = static_cast<float>(y) + 0.5f - a.y;
       for (int32_t x = x0; x <= x1; ++x) {
         const float dx = static_cast<float>(x) + 0.5f - a.x;
-        // Barycentric weights of b and c. An edge belongs to both its triangles: no gap opens.
+        // Barycentric weights of b and c. An edge belongs to both of its triangles, so there is no gap.
         const float wb = (cx * dy - dx * cy) * inverse;
         const float wc = (dx * by - bx * dy) * inverse;
         if (!(wb >= -1e-5f && wc >= -1e-5f && wb + wc <= 1.0f + 1e-5f)) continue;

@@ -37,7 +37,7 @@ bool find_amx() {
   constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
   if ((d & kBf16) == 0 || (d & kTile) == 0) return false;
   if (__get_cpuid_count(7, 1, &a, &b, &c, &d) == 0 || (a & (1u << 5)) == 0) return false;  // AVX-512 for bfloat16
-  // Linux grants the tiles' state to a process on request, for all its threads.
+  // Linux enables the tile state on request, for all threads of the process.
   constexpr long kAskFor = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kAskFor, kTileData) == 0;
 }

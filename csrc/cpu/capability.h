@@ -1,4 +1,4 @@
-// The processor's instruction sets, chosen at run time: one library serves every machine of its architecture.
+// The processor's instruction sets, chosen at run time, so one library works on every machine of its architecture.
 #pragma once
 
 #include "../platform.h"
@@ -22,11 +22,11 @@ namespace dsa_fast {
 
 enum class Capability { kPlain, kAvx2, kAvx512 };
 
-// The best that the processor has. DSA_FAST_CPU_CAPABILITY=plain, avx2 or avx512 forbids better ones, for tests.
+// The best one that the processor has. For tests, DSA_FAST_CPU_CAPABILITY=plain, avx2 or avx512 sets an upper limit.
 Capability capability();
 
 #ifdef DSA_FAST_X86
-inline bool has_avx2() {  // whatever the variable says
+inline bool has_avx2() {  // regardless of the variable
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
 #endif

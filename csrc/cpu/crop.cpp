@@ -1,4 +1,4 @@
-// crop on the CPU; ../crop.h says what the results mean.
+// crop on the CPU; ../crop.h defines the results.
 #include "../crop.h"
 
 #include <algorithm>

@@ -1,6 +1,6 @@
-// warp_densepose on the CPU; ../densepose.h says what the results mean.
+// warp_densepose on the CPU; ../densepose.h defines the results.
 //
-// A row of a head, once stretched over the box's columns, serves every row of the box between it and its neighbour. The
+// A row of a head is stretched over the box's columns once, and reused for every row of the box up to its neighbor. The
 // fine channels are stretched only between the first and the last column where the coarse ones see a person. u and v
 // are read only for pixels of a part.
 #include "../densepose.h"
@@ -17,9 +17,9 @@ namespace dsa_fast {
 namespace {
 
 constexpr int64_t kChunk = 64;      // columns whose best channel is kept in the first-level cache
-constexpr int64_t kBlockRows = 16;  // rows of a box that are worth a unit of work of their own
+constexpr int64_t kBlockRows = 16;  // rows of a box that are worth a separate unit of work
 
-// ---- what depends on the processor ---------------------------------------------------------------------------------
+// ---- code for each instruction set ---------------------------------------------------------------------------------
 
 struct Samples {  // the Sample of each column
   const int32_t *i0, *i1;
@@ -39,7 +39,7 @@ using Stretch = void (*)(const float* row, const Samples& at, int64_t begin, int
 using FindPerson = void (*)(const RowPair& rows, int64_t channels, int64_t begin, int64_t end, int32_t* person);
 // best[x] = the highest channel.
 using FindBest = void (*)(const RowPair& rows, int64_t channels, int64_t begin, int64_t end, int32_t* best);
-// Values between four neighbours: corner[0], [1] above, [2], [3] below. out may overwrite a corner.
+// Values between four neighbors: corner[0], [1] above, [2], [3] below. out may overwrite a corner.
 using BlendCorners = void (*)(const float* const corner[4], const float* x0, const float* x1, float y0, float y1,
                               int64_t n, float* out);
 
@@ -135,8 +135,8 @@ DSA_FAST_AVX2 void stretch_avx2(const float* row, const Samples& at, int64_t beg
   stretch_body(row, at, begin, end, out);
 }
 
-// Neighbouring columns read neighbouring values. Where 16 columns need at most 32 of them, loading these and permuting
-// is quicker than gathering.
+// Neighboring columns read neighboring values. If 16 columns need at most 32 of them, loading and permuting these is
+// faster than gathering.
 DSA_FAST_AVX512 void stretch_avx512(const float* row, const Samples& at, int64_t begin, int64_t end, float* out) {
   const int64_t length = at.i1[end - 1] + 1;  // of the row that is read
   for (int64_t x = begin; x < end; x += 16) {
@@ -186,7 +186,7 @@ void load_row(const Head& head, int64_t n, int64_t c, int64_t y, int64_t begin, 
   for (int64_t x = begin; x < end; ++x) out[x] = to_float(row[x * step]);
 }
 
-// Writes the four neighbours of each of count pixels, each in the channel of its part.
+// Writes the four neighbors of each of count pixels, each in the channel of its part.
 template <typename T>
 void load_corners(const Head& head, int64_t n, const Sample& y, const Samples& at, const int32_t* column,
                   const int32_t* part, int64_t count, float* const corner[4]) {
@@ -391,7 +391,7 @@ void append_hits(const Pixels& pixels, int32_t size, std::vector<Hit>& hits) {
   }
 }
 
-// Makes the part images of one instance after another: start, then add its hits in raster order, then finish.
+// Makes the part images of one instance after another: start, add its hits in raster order, finish.
 template <typename In, typename Out>
 class Painter {
  public:
@@ -461,7 +461,7 @@ void warp_densepose(const WarpDensePoseArgs& a) {
   const int64_t groups = groups_of(a.charts, a.H);
   const int32_t size = static_cast<int32_t>(a.S);
   const auto has_image = [&](int64_t n) { return a.image_index[n] >= 0 && a.image_index[n] < a.B; };
-  // An instance reads some 25 channels of a box of unknown size: always worth a thread.
+  // An instance reads about 25 channels of a box of unknown size, so it is always worth a thread.
   if (groups == 1) {
     parallel_for(a.charts.N, kWorthAThread, [&](int64_t begin, int64_t end) {
       Painter<In, Out> painter(a);

@@ -1,4 +1,4 @@
-// pair_distances on the CPU; ../rank.h says what the results mean.
+// pair_distances on the CPU; ../rank.h defines the results.
 #include <algorithm>
 #include <cmath>
 
@@ -9,7 +9,7 @@ namespace dsa_fast {
 void pair_distances_cpu(const PairArgs& a) {
   if (a.n == 0) return;
   const rank::Pair sides(a.query, a.gallery, a.D, a.metric);
-  // The rows are equally scaled for the Euclidean distance.
+  // For the Euclidean distance, all rows have the same scale.
   const double unit = a.metric == Metric::kEuclidean ? 1 / sides.query.scale[0] : 1;
   parallel_for(a.n, a.D, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {

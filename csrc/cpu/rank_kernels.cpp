@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kTile = 128;   // a multiple of kChunk and of every kernel's columns
 constexpr int64_t kDepth = 256;  // products summed before their sum is added to the others
 
-// Every element is a sum of sums of kDepth products each, wherever it is.
+// Every element is a sum of sums of kDepth products each, at any position.
 double roundings_of_sums(int64_t D) { return static_cast<double>(std::min(kDepth, D) + D / kDepth); }
 
 DSA_FAST_INLINE void finish_body(const float* x, int64_t n, const float* factor, const float* offset, float* key,
@@ -105,7 +105,7 @@ DSA_FAST_AVX512 int64_t add_blocks_avx512(double* sums, int64_t n, const float* 
   return k;
 }
 #else
-int64_t add_blocks_avx512(double*, int64_t, const float*, const float*) { return 0; }  // is never called
+int64_t add_blocks_avx512(double*, int64_t, const float*, const float*) { return 0; }  // never called
 #endif
 
 template <bool kAvx512 = false, typename Q, typename G>
@@ -131,7 +131,7 @@ DSA_FAST_INLINE double dot_body(const Q* q, double q_scale, const G* g, double g
 }
 
 #ifdef DSA_FAST_X86
-// Packs four rows at once. Returns false, with nothing done, if a scale is no float32.
+// Packs four rows at once. Does nothing and returns false if a scale is not a float32.
 bool pack_four(const Side& side, int64_t row, int64_t k0, int64_t depth, int64_t width, float* to) {
   const float* from[4];
   __m128 scale[4];

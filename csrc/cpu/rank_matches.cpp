@@ -1,4 +1,4 @@
-// rank_matches and rank_rows on the CPU; ../rank.h says what the results mean.
+// rank_matches and rank_rows on the CPU; ../rank.h defines the results.
 #include <algorithm>
 #include <limits>
 #include <memory>
@@ -60,7 +60,7 @@ void count_chunk(const Kernels& kernel, const float* rough, float smallest, floa
   }
 }
 
-// Orders the queries by person: their items stay in the cache. The first item that is a match or left out stands for
+// Sorts the queries by person, so their items stay in the cache. The first item that is a match or left out identifies
 // the person.
 std::vector<int64_t> by_person(const Lists& matches, const Lists& left_out, int64_t Q) {
   std::vector<std::pair<int64_t, int64_t>> keys(static_cast<size_t>(Q));
@@ -140,7 +140,7 @@ void rank_matches_cpu(const RankArgs& a) {
             const int64_t first = tile * scorer.tile() + c * kChunk;
             count_chunk(kernels(), rough + c * kChunk, smallest[c], largest[c], bounds, mine,
                         found.data() + (from - base), [&](int64_t j) {
-                          if (n <= 512) {  // most doubts are about the matches themselves, whose keys are known
+                          if (n <= 512) {  // most unclear items are the matches themselves, whose keys are known
                             for (int64_t i = 0; i < n; ++i) {
                               if (mine[i].item == first + j) return mine[i];
                             }
@@ -186,7 +186,7 @@ void rank_rows_cpu(const RankRowsArgs& a) {
         kernels().finish(chunk, kChunk, ones, zeros, chunk, &smallest, &largest);
         count_chunk(kernels(), chunk, smallest, largest, bounds, matches.data() + from, counts.data() + from,
                     [&](int64_t j) {
-                      // An ignored item is behind every match, infinitely far ones too.
+                      // An ignored item is behind every match, even an infinitely far one.
                       const bool ranked = first + j < a.G && !a.ignored[first + j];
                       return Match{chunk[j], ranked ? first + j : a.G};
                     });

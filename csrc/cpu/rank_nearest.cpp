@@ -1,4 +1,4 @@
-// nearest on the CPU; ../rank.h says what the results mean.
+// nearest on the CPU; ../rank.h defines the results.
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -44,8 +44,7 @@ void nearest_cpu(const NearestArgs& a) {
           for (int64_t c = 0; c < scorer.tile() / kChunk; ++c) {
             const int64_t first = tile * scorer.tile() + c * kChunk, n = std::min(kChunk, G - first);
             const float* chunk = rough + c * kChunk;
-            if (largest[c] >
-                state.farthest.key) {  // the padding is infinite, so that largest may be more than there is
+            if (largest[c] > state.farthest.key) {  // the padding is infinite, so largest may exceed all real keys
               for (int64_t j = 0; j < n; ++j) {
                 if (chunk[j] > state.farthest.key) state.farthest = {chunk[j], first + j};
               }

@@ -18,7 +18,7 @@ double largest_of(const Side& side, int64_t i) {
     for (int64_t k = 0; k < side.D; ++k) largest = std::max(largest, std::fabs(side.wide_row(i)[k]));
     return largest;
   }
-  // Without their signs, floats are ordered as their bits are.
+  // Without their signs, floats have the order of their bits.
   int32_t bits = 0;
   for (int64_t k = 0; k < side.D; ++k) {
     int32_t value;
@@ -80,7 +80,7 @@ Scorer::Scorer(const Pair& sides, Metric metric, const bool* ignored)
       tile_(kernels().tile),
       padded_(whole(gallery_.rows.n, tile_)),
       factor_(static_cast<size_t>(padded_), 0.0f),
-      offset_(static_cast<size_t>(padded_), kInfinity),  // padding and ignored items are farther than all others
+      offset_(static_cast<size_t>(padded_), kInfinity),  // padding and ignored items are farther away than all others
       tile_norm_(static_cast<size_t>(padded_ / tile_), 0.0) {
   for (int64_t j = 0; j < gallery_.rows.n; ++j) {
     if (ignored != nullptr && ignored[j]) continue;
@@ -96,7 +96,7 @@ Scorer::Scorer(const Pair& sides, Metric metric, const bool* ignored)
 
 float Scorer::key(int64_t q, int64_t j) const {
   const double product = dot(query_, q, gallery_, j), squares = gallery_.squares[static_cast<size_t>(j)];
-  // + 0.0f: no minus zero.
+  // + 0.0f avoids minus zero.
   return static_cast<float>(metric_ == Metric::kCosine ? -(product / norm_or_one(squares)) : squares - 2 * product) +
          0.0f;
 }

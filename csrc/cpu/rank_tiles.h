@@ -1,6 +1,6 @@
 // Rough products of queries and items, tile by tile, as the keys of rank.h; and the exact key of one pair.
 //
-// A tile is made while its rows are in the cache, and used while it is there itself.
+// A tile is made while its rows are in the cache, and used while the tile is still in the cache.
 #pragma once
 
 #include <algorithm>
@@ -35,7 +35,7 @@ class Scorer {
 
   float key(int64_t q, int64_t j) const;
 
-  // How far a rough key of the query with an item of the tile (or any item, -1) may be from the exact one.
+  // Error bound of a rough key of the query with an item of the tile (-1: of any item).
   double doubt(int64_t q, int64_t tile) const;
 
  private:
@@ -97,8 +97,8 @@ class Tiler {
 // Blocks of queries of about equal size, of whole panels where they are large.
 int64_t even_block(int64_t Q, int64_t block);
 
-// Calls worker(unit) for each unit once, with a worker = make_worker() per thread. Workers take the next unit when they
-// are free. Nothing may depend on which worker takes which unit.
+// Calls worker(unit) once for each unit, with one worker = make_worker() per thread. A free worker takes the next unit.
+// Results must not depend on the assignment.
 template <typename F>
 void for_each_unit(int64_t units, int64_t unit_elements, const F& make_worker) {
   std::atomic<int64_t> next{0};
@@ -108,7 +108,7 @@ void for_each_unit(int64_t units, int64_t unit_elements, const F& make_worker) {
   });
 }
 
-// An item and its key. Items are ranked by key, equal ones by index.
+// An item and its key. Items are ranked by key, ties by index.
 struct Match {
   float key;
   int64_t item;

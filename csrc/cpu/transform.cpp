@@ -1,7 +1,7 @@
-// train_transform on the CPU; ../transform.h says what the results mean.
+// train_transform on the CPU; ../transform.h defines the results.
 //
-// A thread takes an image at a time, and a row of it at a time: its pixels stay in the first-level cache from the
-// stored bytes to both results. When a map grows, its nearest neighbour repeats stored pixels, and all copies of one
+// A thread processes one image at a time, row by row. The pixels of a row stay in the first-level cache from the stored
+// bytes to both results. When a map grows, its nearest neighbor repeats stored pixels, and all copies of one
 // land on one texel. Reduce::kLast looks at each stored pixel once, when its last copy has been made.
 #include "../transform.h"
 
@@ -15,7 +15,7 @@
 namespace dsa_fast {
 namespace {
 
-// ---- what depends on the processor ---------------------------------------------------------------------------------
+// ---- code for each instruction set ---------------------------------------------------------------------------------
 
 struct Kernels {
   // out[x] = sum over j < taps of weight[j * n + x] * row[index[j * n + x]]
@@ -42,7 +42,7 @@ DSA_FAST_INLINE void rows_body(const float* const* row, const float* weight, int
   }
 }
 
-// The values are finite: there is no NaN to look for.
+// The values are finite, so no check for NaN is needed.
 DSA_FAST_INLINE void to_bfloat16_body(const float* from, int64_t n, BFloat16* to) {
   for (int64_t x = 0; x < n; ++x) {
     uint32_t bits;
@@ -346,7 +346,7 @@ class Worker {
   std::vector<float> stored_;    // [w]
   std::vector<float> resized_;   // [3, most, W]: stored rows with their columns resized
   std::vector<const float*> taps_;
-  std::vector<float> level_, value_;  // [3, W]: 0..255, and normalised
+  std::vector<float> level_, value_;  // [3, W]: 0..255, and normalized
   std::vector<float> shown_;          // [3, W]: value_, and 0 outside the photo and where erased
   std::vector<float> interleaved_;    // [W, 3]
   std::vector<int32_t> sum_;          // [24, S, S, 3]

@@ -1,4 +1,4 @@
-// How a warp's work is cut for threads.
+// How the work of a warp is split among threads.
 #pragma once
 
 #include <algorithm>
@@ -9,15 +9,15 @@
 
 namespace dsa_fast {
 
-// One image, and a range of its parts. A unit's worker scans the whole IUV map in raster order and writes the unit's
-// parts only: the result does not depend on the number of units or threads.
+// One image, and a range of its parts. A unit's worker scans the whole IUV map in raster order and writes only the
+// unit's parts, so the result does not depend on the number of units or threads.
 struct Unit {
   int64_t b;
   int32_t part_begin, part_end;
 };
 
 // Calls f(for_each_unit) on several threads; f calls for_each_unit(run), which calls run(unit) for the thread's units.
-// A unit is an image or, with fewer images than threads, a range of an image's parts. Its run looks at every pixel and
+// A unit is an image or, with fewer images than threads, a range of an image's parts. Its run reads every pixel and
 // writes part_elements for each of its parts.
 template <typename F>
 void parallel_units(int64_t images, int64_t pixels, int64_t part_elements, const F& f) {

@@ -1,4 +1,4 @@
-// warp on the CPU; ../warp.h says what the results mean.
+// warp on the CPU; ../warp.h defines the results.
 #include "../warp.h"
 
 #include <algorithm>

@@ -12,7 +12,7 @@
 namespace dsa_fast {
 namespace {
 
-constexpr int64_t kChannels = 3;  // as many as fit into a word next to the mark
+constexpr int64_t kChannels = 3;  // they fit into a word, next to the mark
 constexpr uint32_t kMark = 1u << 24;
 constexpr int64_t kChunk = 64;    // pixels of a row handled together
 constexpr int64_t kBlock = 1024;  // texels spread together; their channels stay in the first-level cache
@@ -29,7 +29,7 @@ struct Sums {
 
 // The memory that a thread keeps. All words, sums and flags are 0 between images.
 struct Scratch {
-  std::vector<uint32_t> words;  // [texels of the unit + 1], the last for pixels that land elsewhere or nowhere
+  std::vector<uint32_t> words;  // [texels of the unit + 1], the last for all other pixels
   std::vector<Sums> sums;       // likewise
   std::vector<uint8_t> summed;  // [groups of texels]: whether there are sums in it
 };
@@ -56,7 +56,7 @@ DSA_FAST_INLINE void put_bits(Out* to, Wider wider) {
   std::memcpy(to, &bits, sizeof(bits));
 }
 
-// The bits of convert<Out>(x), in a form that compilers vectorise: no type rounds a byte.
+// The bits of convert<Out>(x), in a form that compilers vectorize: no type rounds a byte.
 template <typename Out>
 DSA_FAST_INLINE Bits<Out> bits_of_byte(uint32_t x) {
   if constexpr (std::is_same_v<Out, uint8_t>) {
@@ -95,7 +95,7 @@ DSA_FAST_INLINE Range find_foreground(const uint8_t* i) {
   return {8 * __builtin_ctz(any), 8 * (32 - __builtin_clz(any))};
 }
 
-// The place of a chunk's pixels among the unit's texels; `texels` for those that land elsewhere or nowhere.
+// The texel of each of a chunk's pixels within the unit; `texels` for pixels outside the unit or without a texel.
 DSA_FAST_INLINE void find_texels(const uint8_t* i, const uint8_t* u, const uint8_t* v, int64_t n, int32_t size,
                                  uint32_t before, uint32_t texels, uint32_t* texel) {
   const auto cells = static_cast<uint32_t>(size * size);
@@ -169,7 +169,7 @@ template <int kShift, typename Out>
 DSA_FAST_INLINE void spread_channel(const uint32_t* __restrict words, int64_t n, Out fill, Out* __restrict to) {
   const Bits<Out> empty = bits_in(fill);
   for (int64_t k = 0; k < n; ++k) {
-    // Chooses with masks: `?` would keep compilers from vectorising the conversion.
+    // Selects with masks, because `?` would prevent vectorization of the conversion.
     const auto there = static_cast<Bits<Out>>(words[k] == 0 ? 0 : -1);
     put_bits(to + k, (bits_of_byte<Out>(words[k] >> kShift & 255) & there) | (empty & ~there));
   }
@@ -200,7 +200,7 @@ template <typename Out>
 DSA_FAST_INLINE void spread_group(Sums* sums, int64_t n, int64_t channels, const Out* fill, Out* to,
                                   int64_t to_stride) {
   float sum[kChannels][kGroup], number[kGroup];
-#pragma GCC unroll 1  // GCC would unroll them, and then not vectorise
+#pragma GCC unroll 1  // GCC would unroll them and then not vectorize them
   for (int64_t k = 0; k < n; ++k) {
     for (int64_t c = 0; c < kChannels; ++c) sum[c][k] = static_cast<float>(static_cast<int32_t>(sums[k].values[c]));
     number[k] = static_cast<float>(static_cast<int32_t>(sums[k].values[kChannels]));

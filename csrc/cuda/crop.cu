@@ -1,7 +1,8 @@
-// crop on CUDA; ../crop.h says what the results mean.
+// crop on CUDA; ../crop.h defines the results.
 //
-// Two launches. Each pixel notes its part and widens the part's box with integer maxima, whose result does not depend
-// on their order. Then each texel copies its pixel. The kernels use no shared memory and no barrier.
+// Two launches. In the first, each pixel stores its part and widens the part's box with integer maxima, whose result
+// does not depend on their order. In the second, each texel copies its pixel. The kernels use no shared memory and no
+// barrier.
 #include "../crop.h"
 
 #include <algorithm>
@@ -31,7 +32,7 @@ __global__ void label_pixels(IuvMap map,
   }
 }
 
-// Writes channels c_begin <= c < c_end of every texel. A thread owns a texel; neighbours write neighbours.
+// Writes channels c_begin <= c < c_end of every texel. A thread owns a texel; neighbors write neighbors.
 template <typename In, typename Out>
 __global__ void copy_texels(CropArgs a, Fill fill, int64_t c_begin, int64_t c_end,
                             const int32_t* reach,    // [B, 24, 4]

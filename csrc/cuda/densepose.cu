@@ -1,7 +1,7 @@
-// warp_densepose on CUDA; ../densepose.h says what the results mean.
+// warp_densepose on CUDA; ../densepose.h defines the results.
 //
-// A thread reads one pixel of a box at a time. It finds the number of pixels in the box itself: the host need not wait
-// for the boxes. Threads race for a texel, but only in ways whose result does not depend on their order:
+// A thread reads one pixel of a box at a time. It computes the number of pixels in the box itself, so the host need not
+// wait for the boxes. Threads race for a texel, but only in ways whose result does not depend on their order:
 //   last: atomicMax of the pixels' raster indexes leaves each texel its winner; a gather then writes every texel once.
 //   mean: the pixels of a texel are chained, in the order of the race. The thread that gathers the texel sorts the
 //         chain before it sums floating point values.
@@ -17,8 +17,8 @@
 namespace dsa_fast {
 namespace {
 
-// Threads for an instance's box, which may be as large as its image but is mostly much smaller. In a large box a thread
-// takes several pixels; few blocks find nothing to do.
+// Threads for an instance's box, which may be as large as its image but is mostly much smaller. In a large box, a
+// thread takes several pixels. Few blocks are idle.
 constexpr int64_t kBoxThreads = int64_t{256} * kThreads;
 
 struct ChartPixel {
@@ -96,7 +96,7 @@ __global__ void label_charts(Charts charts, int64_t height, int64_t width, int64
   }
 }
 
-// A thread owns a pixel of a map and reads its box. Neighbours write neighbours.
+// A thread owns a pixel of a map and reads its box. Neighbors write neighbors.
 template <typename T, typename Out>
 __global__ void write_maps(Charts charts, int64_t height, int64_t width,
                            Out* out) {  // [N, 3, H, W]
@@ -164,7 +164,7 @@ DSA_FAST_HD int32_t sort_chain(int32_t first, int32_t* next) {
   }
 }
 
-// Writes channels c_begin <= c < c_end of every texel. A thread owns a texel; neighbours write neighbours.
+// Writes channels c_begin <= c < c_end of every texel. A thread owns a texel; neighbors write neighbors.
 template <typename In, typename Out>
 __global__ void gather_texels(Photo photos, int64_t instances, int32_t size, Reduce reduce, Fill fill, int64_t c_begin,
                               int64_t c_end,

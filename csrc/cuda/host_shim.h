@@ -1,11 +1,11 @@
 // Just enough of CUDA to run this folder's kernels on a CPU, one thread after another, in a new order in each launch.
 //
-// Tests compare the results with the CPU kernels', see that they do not depend on the order of threads and, under the
-// sanitizers, that no thread leaves its arrays. Data races between truly parallel threads do not show.
+// Tests compare the results with those of the CPU kernels and check that they do not depend on the order of threads.
+// The sanitizers check that no thread leaves its arrays. Data races between truly parallel threads are not detected.
 //
 // run_on_cpu runs every thread from begin to end, in an order that mixes the blocks: for kernels without barriers.
-// run_blocks_on_cpu runs block after block, each thread as a fiber up to the next __syncthreads(), in an order drawn
-// anew between barriers: with a missing barrier, results differ between runs. Shared memory:
+// run_blocks_on_cpu runs block after block, each thread as a fiber up to the next __syncthreads(), in a new
+// random order after each barrier. If a barrier is missing, results differ between runs. Shared memory:
 //   __shared__ float tile[64];                 // static; holds an earlier block's values
 //   DSA_FAST_DYNAMIC_SHARED(float, tile);      // as many bytes as the launch asks for; garbage when a block begins
 #pragma once
@@ -95,7 +95,7 @@ void run_on_cpu(void (*kernel)(Params...), dim3 grid, dim3 block, Args... args) 
 
 inline unsigned char* dynamic_shared = nullptr;
 
-// The threads of a block, each with a stack of its own, run in turn.
+// The threads of a block, each with its own stack, run in turn.
 class Fibers {
  public:
   // Runs body(0) .. body(n - 1) to their ends. Aborts when some end while others wait at a barrier.
@@ -196,7 +196,7 @@ inline void Fibers::enter() {
 
 inline void __syncthreads() { fibers.wait_at_barrier(); }
 
-// Blocks in an order drawn anew; shared_bytes of dynamic shared memory each.
+// Runs blocks in a new random order; shared_bytes of dynamic shared memory each.
 template <typename... Params, typename... Args>
 void run_blocks_on_cpu(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, Args... args) {
   std::vector<unsigned> order(static_cast<size_t>(grid.x) * grid.y);
@@ -205,7 +205,7 @@ void run_blocks_on_cpu(void (*kernel)(Params...), dim3 grid, dim3 block, size_t 
   gridDim = grid;
   blockDim = block;
   for (const unsigned k : order) {
-    // Of the exact size: a sanitizer sees every step outside.
+    // Exact size, so a sanitizer detects every access outside.
     const std::unique_ptr<unsigned char[]> shared(new unsigned char[shared_bytes]);
     std::memset(shared.get(), 0xa5, shared_bytes);
     dynamic_shared = shared.get();

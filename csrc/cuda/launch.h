@@ -1,7 +1,7 @@
 // Launches this folder's kernels on a GPU or, compiled as plain C++ with host_shim.h, on a CPU.
 //
-// A grid's y covers items (images, instances), its x the elements of an item. A kernel loops, in 64 bits, over those
-// beyond the grid.
+// A grid's y covers items (images, instances), and its x covers the elements of an item. A kernel loops, in 64 bits,
+// over items and elements beyond the grid.
 #pragma once
 
 #include <algorithm>

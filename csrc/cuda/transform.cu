@@ -1,9 +1,9 @@
-// train_transform on CUDA; ../transform.h says what the results mean.
+// train_transform on CUDA; ../transform.h defines the results.
 //
-// Three launches. The first makes the resizing's weights, which all images share, and empties the texels. In the second
-// each pixel of the full images is made and enters its texel, with integer maxima and sums only, whose result does not
-// depend on their order. In the third each texel is made, anew from the stored bytes of its winner: the pixel in the
-// full image may be erased. The kernels use no shared memory and no barrier.
+// Three launches. The first computes the resize weights, which all images share, and clears the texels. The second
+// makes each pixel of the full images and enters it into its texel, only with integer maxima and sums, whose result
+// does not depend on their order. The third makes each texel again from the stored bytes of its winner, because that
+// pixel may be erased in the full image. The kernels use no shared memory and no barrier.
 #include "../transform.h"
 
 #include <algorithm>
@@ -146,7 +146,7 @@ __global__ void show_pixels(TransformArgs a, Axis vertical, Axis horizontal, int
   }
 }
 
-// A thread owns a texel; neighbours write neighbours.
+// A thread owns a texel; neighbors write neighbors.
 template <typename Out>
 __global__ void show_texels(TransformArgs a, Axis vertical, Axis horizontal, int32_t texels,
                             const int32_t* entry,  // [B, 24 * S * S] or [B, 24 * S * S, 4]

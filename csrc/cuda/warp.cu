@@ -1,8 +1,8 @@
-// warp on CUDA; ../warp.h says what the results mean.
+// warp on CUDA; ../warp.h defines the results.
 //
 // Threads race for a texel, but only through integer maxima and sums, whose result does not depend on their order:
 //   last: atomicMax of the pixels' raster indexes leaves each texel its winner; a gather then writes every texel once.
-//   mean: each texel lists its pixels in a segment of its own. The place of a segment and the order within it depend on
+//   mean: each texel lists its pixels in its own segment. The position of a segment and the order within it depend on
 //         the race; floating point segments are sorted before they are summed.
 // The kernels use no shared memory and no barrier.
 #include "../warp.h"
@@ -42,7 +42,7 @@ __global__ void label_pixels(IuvMap map, int32_t size, Reduce reduce,
   }
 }
 
-// Writes channels c_begin <= c < c_end of every texel. A thread owns a texel; neighbours write neighbours.
+// Writes channels c_begin <= c < c_end of every texel. A thread owns a texel; neighbors write neighbors.
 template <typename In, typename Out>
 __global__ void gather_last(Photo photo, int32_t size, Fill fill, int64_t c_begin, int64_t c_end,
                             const int32_t* winner,  // [B, 24 * S * S]

@@ -53,7 +53,8 @@ int64_t choose_batch(const Sidecar& sidecar, int64_t batch) {
   if (batch == 0) return sidecar.batch.max;
   if (batch < sidecar.batch.min || batch > sidecar.batch.max) {
     throw std::invalid_argument("batch must be in " + std::to_string(sidecar.batch.min) + ".." +
-                                std::to_string(sidecar.batch.max) + " for this artifact, got " + std::to_string(batch));
+                                std::to_string(sidecar.batch.max) + " for this exported file, got " +
+                                std::to_string(batch));
   }
   return batch;
 }
@@ -72,8 +73,8 @@ int choose_device(const Sidecar& sidecar, const std::string& device) {
     throw std::invalid_argument("device must be cpu, cuda or cuda:N, got " + device);
   }
   if (!device.empty() && cuda != gpu) {
-    throw std::invalid_argument("device must be " + std::string(gpu ? "cuda" : "cpu") + " for a " + sidecar.kind +
-                                " artifact, got " + device);
+    throw std::invalid_argument("device must be " + std::string(gpu ? "cuda" : "cpu") +
+                                " for an exported file of the kind " + sidecar.kind + ", got " + device);
   }
   return number;
 }

@@ -1,5 +1,5 @@
-// A back end runs an artifact. Each is a library of its own: TensorRT and TensorRT-RTX give different classes the same
-// names, and a machine without a GPU has neither.
+// A back end runs an exported file. Each is a library of its own: TensorRT and TensorRT-RTX give different classes the
+// same names, and a machine without a GPU has neither.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,7 @@ class Backend {
 
 struct BackendRequest {
   const Sidecar& sidecar;
-  std::string_view artifact;  // its bytes, valid until the call returns
+  std::string_view exported;  // its bytes, valid until the call returns
   int device;                 // number of the CUDA device
   int64_t batch;              // images run at once, at most
   int threads;                // >= 1
@@ -51,13 +51,13 @@ struct BackendRequest {
 using OpenBackend = Backend*(const BackendRequest& request);
 constexpr const char* kOpenBackend = "dsa_fast_open_backend";
 
-// Throws std::runtime_error saying where the engine differs from the sidecar.
+// Throws std::runtime_error if the engine differs from the sidecar; the message names the difference.
 void check_ports(const Sidecar& sidecar, const Ports& ports);
 
 // Images run at once: `batch`, or the sidecar's largest for 0. Throws std::invalid_argument.
 int64_t choose_batch(const Sidecar& sidecar, int64_t batch);
 
-// The number of the CUDA device, 0 for the CPU, or std::invalid_argument if the artifact does not run there.
+// The number of the CUDA device, 0 for the CPU, or std::invalid_argument if the exported file does not run there.
 int choose_device(const Sidecar& sidecar, const std::string& device);
 
 }  // namespace dsa_fast

@@ -32,12 +32,12 @@ usage: dsa_embed --engine FILE --out FILE.npy [options] IMAGE|FOLDER...
        dsa_embed --engine FILE --out FILE.npy [options] --list FILE
 
 The engine is a file that `dsa-fast export` wrote, with its sidecar FILE.json next to it: .onnx runs on the CPU, .engine
-on a CUDA device. What the sidecar says is checked first: the file's size and SHA-256, the engine's inputs and outputs.
+on a CUDA device. The sidecar is checked first: the file's size and SHA-256, the engine's inputs and outputs.
 
 Images are JPEG or PNG files. A folder stands for all .jpg, .jpeg and .png files in it and in its folders, by name.
 Each image is resized to what the engine takes, exactly as in training.
 
-  --engine FILE      the engine, or another artifact
+  --engine FILE      the exported file
   --out FILE.npy     the vectors, float32 [images, dim], each of length 1: numpy.load reads them. The images' names go
                      to FILE.txt, one a line, in the same order. Both appear when they are whole
   --list FILE        a file with one image's path a line; - reads the standard input
@@ -178,7 +178,7 @@ std::vector<std::string> find_images(const Options& options) {
   return images;
 }
 
-// Decodes and resizes images, some batches ahead of their use.
+// Decodes and resizes images a few batches in advance.
 class Loader {
  public:
   struct Batch {
@@ -272,7 +272,7 @@ class Loader {
 };
 
 void show_progress(int64_t done, int64_t total, double seconds) {
-  std::fprintf(stderr, "\r%lld of %lld images, %.0f a second ", static_cast<long long>(done),
+  std::fprintf(stderr, "\r%lld of %lld images, %.0f per second ", static_cast<long long>(done),
                static_cast<long long>(total), static_cast<double>(done) / std::max(seconds, 1e-9));
 }
 
@@ -330,7 +330,7 @@ int embed(const Options& options) {
   vectors.commit();
   if (!options.quiet) {
     if (terminal) std::cerr << "\r\033[K";
-    std::fprintf(stderr, "%s: %lld vectors of %lld numbers, %.1f s, %.1f images a second\n", options.out.c_str(),
+    std::fprintf(stderr, "%s: %lld vectors of %lld numbers, %.1f s, %.1f images per second\n", options.out.c_str(),
                  static_cast<long long>(vectors.rows()), static_cast<long long>(dim), took,
                  static_cast<double>(total) / std::max(took, 1e-9));
   }

@@ -29,24 +29,24 @@ std::string here() {
   return path.has_parent_path() ? path.parent_path().string() : ".";
 }
 
-struct Flavour {
+struct Kind {
   const char *title, *library;
   bool gpu;
 };
 
-Flavour flavour_of(const std::string& kind) {
-  if (kind == "tensorrt") return {"TensorRT", "libdsa_runtime_tensorrt.so", true};
-  if (kind == "tensorrt-rtx") return {"TensorRT-RTX", "libdsa_runtime_tensorrt_rtx.so", true};
+Kind find_kind(const std::string& name) {
+  if (name == "tensorrt") return {"TensorRT", "libdsa_runtime_tensorrt.so", true};
+  if (name == "tensorrt-rtx") return {"TensorRT-RTX", "libdsa_runtime_tensorrt_rtx.so", true};
   return {"OpenVINO", "libdsa_runtime_openvino.so", false};
 }
 
 // The library stays loaded: its threads and its device context outlive an encoder.
-OpenBackend* find_backend(const std::string& artifact, const std::string& kind) {
-  const Flavour flavour = flavour_of(kind);
-  const std::string folder = here(), library = folder + "/" + flavour.library;
-  const std::string what = artifact + " is of the kind " + kind + ", which " + flavour.title + " runs: ";
+OpenBackend* find_backend(const std::string& path, const std::string& name) {
+  const Kind kind = find_kind(name);
+  const std::string folder = here(), library = folder + "/" + kind.library;
+  const std::string what = path + " is of the kind " + name + ", which " + kind.title + " runs: ";
   if (!std::filesystem::exists(library)) {
-    throw std::runtime_error(what + "this dsa_runtime was built without it (no " + flavour.library + " in " + folder +
+    throw std::runtime_error(what + "this dsa_runtime was built without it (no " + kind.library + " in " + folder +
                              ")");
   }
   void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
@@ -78,9 +78,9 @@ Encoder::Encoder(Encoder&&) noexcept = default;
 Encoder& Encoder::operator=(Encoder&&) noexcept = default;
 Encoder::~Encoder() = default;
 
-Encoder Encoder::load(const std::string& artifact, const EncoderOptions& options) {
+Encoder Encoder::load(const std::string& path, const EncoderOptions& options) {
   auto state = std::make_unique<State>();
-  state->sidecar = read_sidecar(artifact);
+  state->sidecar = read_sidecar(path);
   const Sidecar& sidecar = state->sidecar;
   const int device = choose_device(sidecar, options.device);
   state->batch = choose_batch(sidecar, options.batch);
@@ -90,19 +90,19 @@ Encoder Encoder::load(const std::string& artifact, const EncoderOptions& options
   if (!options.precision.empty() && options.precision != "fp32" && options.precision != "bf16") {
     throw std::invalid_argument("precision must be fp32 or bf16, got " + options.precision);
   }
-  if (!options.precision.empty() && flavour_of(sidecar.kind).gpu) {
-    throw std::invalid_argument("precision is chosen for the CPU only; a " + sidecar.kind + " artifact has its own, " +
-                                sidecar.precision);
+  if (!options.precision.empty() && find_kind(sidecar.kind).gpu) {
+    throw std::invalid_argument("precision is chosen for the CPU only; an exported file of the kind " + sidecar.kind +
+                                " has its own, " + sidecar.precision);
   }
-  const std::string bytes = read_artifact(artifact, sidecar);
-  OpenBackend* open = find_backend(artifact, sidecar.kind);
+  const std::string bytes = read_exported(path, sidecar);
+  OpenBackend* open = find_backend(path, sidecar.kind);
   try {
     state->backend.reset(
         open({sidecar, bytes, device, state->batch, options.threads > 0 ? options.threads : available_threads(),
               options.precision.empty() ? sidecar.precision : options.precision}));
     check_ports(sidecar, state->backend->ports());
   } catch (const std::exception& error) {
-    throw std::runtime_error(artifact + ": " + error.what());
+    throw std::runtime_error(path + ": " + error.what());
   }
   return Encoder(std::move(state));
 }

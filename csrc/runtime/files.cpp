@@ -19,7 +19,7 @@ struct Close {
   void operator()(std::FILE* file) const { std::fclose(file); }
 };
 
-// Version 1.0 of the format; room for any number of rows, and a multiple of 64 as NumPy has it.
+// Version 1.0 of the format; room for any number of rows, and a multiple of 64 as in NumPy.
 constexpr size_t kNpyHeader = 128;
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Reads whole files, and writes files that get their name only when they are whole.
+// Reads whole files, and writes files atomically.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,8 @@ namespace dsa_fast {
 // The bytes of a file. Throws std::runtime_error, also if there are more than `limit`.
 std::string read_file(const std::string& path, int64_t limit);
 
-// A temporary file in the folder of `path`, which is made. commit() gives it the name; otherwise it is removed. Throws
-// std::runtime_error if it cannot be written.
+// A temporary file in the folder of `path`, which is created. commit() renames it to `path`; otherwise it is removed.
+// Throws std::runtime_error if it cannot be written.
 class AtomicFile {
  public:
   explicit AtomicFile(const std::string& path);
@@ -22,7 +22,7 @@ class AtomicFile {
   void write(const void* data, size_t bytes);
   void seek(int64_t position);  // from the start
   void close();                 // only commit() may follow
-  void commit();                // closes too
+  void commit();                // also closes
 
  private:
   [[noreturn]] void fail(const char* what);

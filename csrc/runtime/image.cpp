@@ -23,9 +23,11 @@ namespace {
 constexpr int64_t kLargestFile = int64_t{1} << 30;
 constexpr int64_t kLargestImage = int64_t{1} << 28;  // pixels
 
+constexpr const char* kTooManyPixels = "too many pixels for the memory";
+
 // ---- JPEG and PNG ---------------------------------------------------------------------------------------------------
-// Both libraries report errors by jumping out of their functions. Nothing with a destructor lives in the functions
-// jumped from or to.
+// Both libraries report errors with longjmp. The functions that it leaves or returns to have no objects with
+// destructors.
 
 [[noreturn]] void refuse(const std::string& name, const char* reason) {
   throw std::runtime_error(name + " must be a readable JPEG or PNG image, got: " + reason);
@@ -53,7 +55,45 @@ void jpeg_message(j_common_ptr info, int level) {
   if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF) jpeg_fail(info);
 }
 
-// Grows `image` inside the region that errors jump out of: the caller owns the vector.
+// The parts of a file that may say how to turn the image.
+struct Metadata {
+  std::vector<uint8_t> exif, xmp;
+};
+
+bool starts_with(const uint8_t* data, size_t size, std::string_view prefix) {
+  return size >= prefix.size() && std::memcmp(data, prefix.data(), prefix.size()) == 0;
+}
+
+constexpr std::string_view kExif("Exif\0\0", 6), kXmp("http://ns.adobe.com/xap/1.0/\0", 29);
+
+// The functions that grow a vector run inside the region that errors jump out of: the caller owns the vector.
+
+bool append(std::vector<uint8_t>* to, const uint8_t* data, size_t size) noexcept {
+  try {
+    to->insert(to->end(), data, data + size);
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+  return true;
+}
+
+// Pillow joins the EXIF of several markers and takes the last XMP.
+bool take_markers(const jpeg_saved_marker_ptr first, Metadata* metadata) noexcept {
+  for (auto marker = first; marker != nullptr; marker = marker->next) {
+    const uint8_t* data = marker->data;
+    const size_t size = marker->data_length;
+    bool taken = true;
+    if (starts_with(data, size, kExif)) {
+      taken = append(&metadata->exif, data + kExif.size(), size - kExif.size());
+    } else if (starts_with(data, size, kXmp)) {
+      metadata->xmp.clear();
+      taken = append(&metadata->xmp, data + kXmp.size(), size - kXmp.size());
+    }
+    if (!taken) return false;
+  }
+  return true;
+}
+
 bool allocate(Image* image, int64_t height, int64_t width) noexcept {
   try {
     image->pixels.resize(static_cast<size_t>(height * width * 3));
@@ -71,7 +111,8 @@ int times_255th(int a, int b) {  // a * b / 255, rounded
 }
 
 // Returns the error's text, or an empty one. `row` is scratch, which the caller owns for the same reason.
-const char* decode_jpeg(const uint8_t* data, size_t size, Image* image, std::vector<uint8_t>* row, JpegErrors* errors) {
+const char* decode_jpeg(const uint8_t* data, size_t size, Image* image, Metadata* metadata, std::vector<uint8_t>* row,
+                        JpegErrors* errors) {
   jpeg_decompress_struct info;
   info.err = jpeg_std_error(&errors->manager);
   errors->manager.error_exit = jpeg_fail;
@@ -87,11 +128,13 @@ const char* decode_jpeg(const uint8_t* data, size_t size, Image* image, std::vec
     return reason;
   };
   jpeg_mem_src(&info, data, size);
+  jpeg_save_markers(&info, JPEG_APP0 + 1, 0xffff);
   jpeg_read_header(&info, TRUE);
   if (const char* reason = check_size(info.image_height, info.image_width)) return stop(reason);
+  if (!take_markers(info.marker_list, metadata)) return stop("too little memory");
   const bool cmyk = info.jpeg_color_space == JCS_CMYK || info.jpeg_color_space == JCS_YCCK;
   info.out_color_space = cmyk ? JCS_CMYK : JCS_RGB;
-  if (!allocate(image, info.image_height, info.image_width)) return stop("too many pixels for the memory");
+  if (!allocate(image, info.image_height, info.image_width)) return stop(kTooManyPixels);
   if (cmyk) row->resize(static_cast<size_t>(image->width) * 4);  // far smaller than what was just allocated
   jpeg_start_decompress(&info);
   while (info.output_scanline < info.output_height) {
@@ -132,7 +175,7 @@ void png_take(png_structp png, png_bytep to, size_t size) {
   source->size -= size;
 }
 
-const char* decode_png(PngSource* source, Image* image, std::vector<png_bytep>* rows) {
+const char* decode_png(PngSource* source, Image* image, Metadata* metadata, std::vector<png_bytep>* rows) {
   png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, source, png_fail, png_ignore);
   png_infop info = png == nullptr ? nullptr : png_create_info_struct(png);
   if (info == nullptr) {
@@ -160,18 +203,138 @@ const char* decode_png(PngSource* source, Image* image, std::vector<png_bytep>* 
   png_set_interlace_handling(png);
   png_read_update_info(png, info);
   if (png_get_rowbytes(png, info) != static_cast<size_t>(width) * 3) png_error(png, "an unknown pixel format");
-  if (!allocate(image, height, width)) png_error(png, "too many pixels for the memory");
+  if (!allocate(image, height, width)) png_error(png, kTooManyPixels);
   rows->resize(static_cast<size_t>(height));
   for (int64_t y = 0; y < height; ++y) (*rows)[static_cast<size_t>(y)] = image->pixels.data() + y * width * 3;
   png_read_image(png, rows->data());
-  png_read_end(png, nullptr);
+  png_read_end(png, info);  // an eXIf chunk may follow the pixels
+#ifdef PNG_eXIf_SUPPORTED
+  png_bytep exif = nullptr;
+  png_uint_32 exif_size = 0;
+  if (png_get_eXIf_1(png, info, &exif_size, &exif) != 0 && !append(&metadata->exif, exif, exif_size)) {
+    png_error(png, "too little memory");
+  }
+#else
+  static_cast<void>(metadata);
+#endif
   png_destroy_read_struct(&png, &info, nullptr);
   return "";
 }
 
+// ---- the orientation ------------------------------------------------------------------------------------------------
+
+// EXIF data, which are a small TIFF file. Every read is checked: the offsets in them may lead anywhere.
+class Tiff {
+ public:
+  explicit Tiff(const std::vector<uint8_t>& exif) : data_(exif.data()), size_(exif.size()) {
+    // Some writers put the prefix into a PNG or put it twice into a JPEG. As in Pillow, one more is skipped.
+    if (starts_with(data_, size_, kExif)) {
+      data_ += kExif.size();
+      size_ -= kExif.size();
+    }
+    if (size_ < 8) return;
+    little_ = data_[0] == 'I';
+    // Pillow also takes the 42 in the wrong byte order.
+    valid_ = (data_[0] == 'I' || data_[0] == 'M') && data_[0] == data_[1] && data_[2] + data_[3] == 42 &&
+             (data_[2] == 0 || data_[3] == 0);
+  }
+
+  bool empty() const { return size_ == 0; }
+
+  // The tag's first value: 0 if there is no such tag, 1 also if that is no whole number, or if the data are no TIFF.
+  uint64_t orientation() const {
+    constexpr uint64_t kTag = 0x0112;
+    // The bytes of a value of each type; 0: no such type.
+    constexpr uint8_t kBytes[] = {0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8};
+    constexpr uint32_t kWhole = 1u << 3 | 1u << 4 | 1u << 6 | 1u << 8 | 1u << 9 | 1u << 13 | 1u << 16;
+    if (!valid_) return 1;
+    const uint64_t directory = number(4, 4);
+    if (!has(directory, 2)) return 0;
+    const uint64_t tags = number(directory, 2);
+    uint64_t total = 0;
+    for (uint64_t i = 0; i < tags; ++i) {
+      const uint64_t entry = directory + 2 + 12 * i;
+      if (!has(entry, 12)) return 0;
+      const uint64_t type = number(entry + 2, 2), count = number(entry + 4, 4);
+      if (type >= sizeof(kBytes)) continue;
+      const uint64_t bytes = count * kBytes[type];
+      if (bytes == 0) continue;
+      uint64_t value = entry + 8;
+      if (bytes > 4) {
+        // As in Pillow, a tag with more data than there are is skipped, and one whose data are cut off ends the list.
+        total += bytes;
+        if (total > size_) continue;
+        value = number(value, 4);
+        if (!has(value, bytes)) return 0;
+      }
+      if (number(entry, 2) == kTag)
+        return (kWhole >> type & 1) != 0 ? std::max<uint64_t>(number(value, kBytes[type]), 1) : 1;
+    }
+    return 0;
+  }
+
+ private:
+  bool has(uint64_t at, uint64_t bytes) const { return at <= size_ && bytes <= size_ - at; }
+
+  uint64_t number(uint64_t at, uint64_t bytes) const {
+    uint64_t result = 0;
+    for (uint64_t i = 0; i < bytes; ++i) result = result << 8 | data_[at + (little_ ? bytes - 1 - i : i)];
+    return result;
+  }
+
+  const uint8_t* data_;
+  size_t size_;
+  bool little_ = false, valid_ = false;
+};
+
+// The attribute or element tiff:Orientation, 0 without one.
+uint64_t xmp_orientation(std::string_view xmp) {
+  constexpr std::string_view kName = "tiff:Orientation";
+  for (size_t at = xmp.find(kName); at != xmp.npos; at = xmp.find(kName, at + 1)) {
+    std::string_view rest = xmp.substr(at + kName.size());
+    if (rest.substr(0, 2) == "=\"") {
+      rest.remove_prefix(2);
+    } else if (rest.substr(0, 1) == ">") {
+      rest.remove_prefix(1);
+    } else {
+      continue;
+    }
+    if (!rest.empty() && rest[0] >= '0' && rest[0] <= '9') return static_cast<uint64_t>(rest[0] - '0');
+  }
+  return 0;
+}
+
+// Damaged EXIF turns nothing. XMP counts only where EXIF does not have the tag, as in Pillow.
+uint64_t orientation_of(const Metadata& metadata) {
+  const Tiff tiff(metadata.exif);
+  const uint64_t found = tiff.empty() ? 0 : tiff.orientation();
+  if (found != 0) return found;
+  return xmp_orientation({reinterpret_cast<const char*>(metadata.xmp.data()), metadata.xmp.size()});
+}
+
+// Turns an image as the orientation says; false if there is too little memory.
+bool turn(Image* image, uint64_t orientation) noexcept {
+  if (orientation < 2 || orientation > 8) return true;
+  const bool swap = orientation >= 5;
+  const bool from_bottom = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+  const bool from_right = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+  const int64_t h = image->height, w = image->width;
+  const int64_t row = from_bottom ? -w * 3 : w * 3, column = from_right ? -3 : 3;  // steps in the stored image
+  const int64_t down = swap ? column : row, across = swap ? row : column;          // and in the turned one
+  Image turned;
+  if (!allocate(&turned, swap ? w : h, swap ? h : w)) return false;
+  const uint8_t* first = image->pixels.data() + ((from_bottom ? h - 1 : 0) * w + (from_right ? w - 1 : 0)) * 3;
+  uint8_t* to = turned.pixels.data();
+  for (int64_t y = 0; y < turned.height; ++y) {
+    for (int64_t x = 0; x < turned.width; ++x, to += 3) std::memcpy(to, first + y * down + x * across, 3);
+  }
+  *image = std::move(turned);
+  return true;
+}
+
 // ---- the resize -----------------------------------------------------------------------------------------------------
 
-// PyTorch fuses multiply-adds where the processor can, and only there; so does this.
+// Like PyTorch, fuses multiply-adds only if the processor can.
 
 // One row of pixels, uint8 [in, 3] -> float [out, 3].
 template <bool kFused>
@@ -238,19 +401,21 @@ Resizer choose_resizer() {
 
 Image decode_image(std::string_view file, const std::string& name) {
   Image image;
+  Metadata metadata;
   const auto* data = reinterpret_cast<const uint8_t*>(file.data());
   std::string reason;
   if (file.size() >= 3 && std::memcmp(data, "\xff\xd8\xff", 3) == 0) {
     JpegErrors errors;
     std::vector<uint8_t> row;
-    reason = decode_jpeg(data, file.size(), &image, &row, &errors);
+    reason = decode_jpeg(data, file.size(), &image, &metadata, &row, &errors);
   } else if (file.size() >= 8 && std::memcmp(data, "\x89PNG\r\n\x1a\n", 8) == 0) {
     PngSource source{data, file.size(), ""};
     std::vector<png_bytep> rows;
-    reason = decode_png(&source, &image, &rows);
+    reason = decode_png(&source, &image, &metadata, &rows);
   } else {
     reason = file.empty() ? "an empty file" : "another format";
   }
+  if (reason.empty() && !turn(&image, orientation_of(metadata))) reason = kTooManyPixels;
   if (!reason.empty()) refuse(name, reason.c_str());
   return image;
 }

@@ -1,4 +1,4 @@
-// Runs ONNX artifacts on the CPU through OpenVINO.
+// Runs exported ONNX files on the CPU through OpenVINO.
 #include <algorithm>
 #include <cstring>
 #include <openvino/openvino.hpp>
@@ -29,7 +29,7 @@ class OpenVino : public Backend {
  public:
   explicit OpenVino(const BackendRequest& request) : sidecar_(request.sidecar) {
     // From the bytes that were checked, not from the file, which may have changed.
-    const auto model = core_.read_model(std::string(request.artifact), ov::Tensor());
+    const auto model = core_.read_model(std::string(request.exported), ov::Tensor());
     const auto side = model->input(0).get_partial_shape();
     if (side.rank().is_static() && side.rank().get_length() > 0) {
       fixed_ = side[0].is_static() ? side[0].get_length() : 0;
@@ -76,13 +76,13 @@ class OpenVino : public Backend {
   }
 
   void enqueue(const uint8_t*, int64_t, int64_t, float*, void*) override {
-    throw std::runtime_error("enqueue needs an artifact that runs on a CUDA device, got one of the kind " +
+    throw std::runtime_error("enqueue needs an exported file that runs on a CUDA device, got one of the kind " +
                              sidecar_.kind);
   }
 
  private:
-  // The type that Python's Encoder asks for: both return the same vectors. Asked for a type that the processor has not,
-  // OpenVINO would silently compute in bfloat16.
+  // The same type as in Python's Encoder, so both return the same vectors. If the processor does not have the requested
+  // type, OpenVINO silently computes in bfloat16.
   ov::element::Type compute_type(const std::string& precision) {
     const auto capabilities = core_.get_property("CPU", ov::device::capabilities);
     const auto has = [&](const char* name) {

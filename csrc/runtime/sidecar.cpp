@@ -17,7 +17,7 @@ using nlohmann::json;
 constexpr int64_t kLargestSidecar = 16 << 20;
 constexpr int64_t kLargestSide = 1 << 14;  // pixels of an input, and numbers of a vector
 constexpr int64_t kLargestBatch = 1 << 20;
-constexpr int64_t kLargestArtifact = int64_t{1} << 40;
+constexpr int64_t kLargestExported = int64_t{1} << 40;
 
 // Reads the fields of one object, and knows their names for the errors.
 class Fields {
@@ -113,7 +113,7 @@ Sidecar parse_sidecar(std::string_view text, const std::string& name) {
 
   Sidecar sidecar{};
   sidecar.kind = fields.one_of("kind", {"onnx", "tensorrt", "tensorrt-rtx"});
-  sidecar.bytes = fields.number("bytes", 1, kLargestArtifact);
+  sidecar.bytes = fields.number("bytes", 1, kLargestExported);
   sidecar.sha256 = fields.text("sha256");
   if (sidecar.sha256.size() != 64 || sidecar.sha256.find_first_not_of("0123456789abcdef") != std::string::npos) {
     fields.fail("sha256", "must be 64 lower-case hexadecimal digits", fields.at("sha256"));
@@ -167,21 +167,21 @@ Sidecar parse_sidecar(std::string_view text, const std::string& name) {
   return sidecar;
 }
 
-Sidecar read_sidecar(const std::string& artifact) {
-  const std::string path = artifact + ".json";
-  return parse_sidecar(read_file(path, kLargestSidecar), path);
+Sidecar read_sidecar(const std::string& path) {
+  const std::string name = path + ".json";
+  return parse_sidecar(read_file(name, kLargestSidecar), name);
 }
 
-std::string read_artifact(const std::string& artifact, const Sidecar& sidecar) {
-  std::string bytes = read_file(artifact, kLargestArtifact);
+std::string read_exported(const std::string& path, const Sidecar& sidecar) {
+  std::string bytes = read_file(path, kLargestExported);
   if (static_cast<int64_t>(bytes.size()) != sidecar.bytes) {
-    throw std::runtime_error(artifact + " must have " + std::to_string(sidecar.bytes) +
+    throw std::runtime_error(path + " must have " + std::to_string(sidecar.bytes) +
                              " bytes, as its sidecar says, got " + std::to_string(bytes.size()) +
                              ": it is damaged, or this is another file's sidecar");
   }
   const std::string digest = sha256(bytes);
   if (digest != sidecar.sha256) {
-    throw std::runtime_error(artifact + " must have the SHA-256 " + sidecar.sha256 + ", as its sidecar says, got " +
+    throw std::runtime_error(path + " must have the SHA-256 " + sidecar.sha256 + ", as its sidecar says, got " +
                              digest + ": it is damaged, or this is another file's sidecar");
   }
   return bytes;

@@ -1,4 +1,4 @@
-// Runs engines of TensorRT or TensorRT-RTX; the headers that it is compiled with decide.
+// Runs engines of TensorRT or TensorRT-RTX, depending on the headers at compile time.
 //
 // Two slots, each with its own buffers, execution context and stream, take batches in turn: one's copies overlap the
 // other's computing. A batch size's second run and later ones are launches of one CUDA graph.
@@ -16,9 +16,9 @@
 #include "backend.h"
 
 #if defined(TRT_MAJOR_RTX)
-#define DSA_FAST_FLAVOUR "TensorRT-RTX"
+#define DSA_FAST_TENSORRT_KIND "TensorRT-RTX"
 #else
-#define DSA_FAST_FLAVOUR "TensorRT"
+#define DSA_FAST_TENSORRT_KIND "TensorRT"
 #endif
 
 namespace dsa_fast {
@@ -142,11 +142,11 @@ class TensorRt : public Backend {
              sidecar_.gpu->compute_capability + "), and this is " + gpu_ + " (" + capability + ")";
     }
     runtime_.reset(nvinfer1::createInferRuntime(log_));
-    if (runtime_ == nullptr) log_.fail(DSA_FAST_FLAVOUR " does not start");
-    engine_.reset(runtime_->deserializeCudaEngine(request.artifact.data(), request.artifact.size()));
+    if (runtime_ == nullptr) log_.fail(DSA_FAST_TENSORRT_KIND " does not start");
+    engine_.reset(runtime_->deserializeCudaEngine(request.exported.data(), request.exported.size()));
     if (engine_ == nullptr) {
       const auto made_with = sidecar_.versions.find(sidecar_.kind == "tensorrt" ? "tensorrt" : "tensorrt_rtx");
-      log_.fail("this " DSA_FAST_FLAVOUR " (" + version() + ") does not load the engine" +
+      log_.fail("this " DSA_FAST_TENSORRT_KIND " (" + version() + ") does not load the engine" +
                 (made_with == sidecar_.versions.end() ? "" : ", made with " + made_with->second) + hint);
     }
     on_device_.reset();
@@ -160,8 +160,8 @@ class TensorRt : public Backend {
   }
 
   std::string description() const override {
-    return std::string(DSA_FAST_FLAVOUR) + " " + version() + ", cuda:" + std::to_string(device_) + " (" + gpu_ + "), " +
-           sidecar_.precision;
+    return std::string(DSA_FAST_TENSORRT_KIND) + " " + version() + ", cuda:" + std::to_string(device_) + " (" + gpu_ +
+           "), " + sidecar_.precision;
   }
 
   Ports ports() const override {
@@ -254,7 +254,7 @@ class TensorRt : public Backend {
 
   std::unique_ptr<nvinfer1::IExecutionContext> new_context() {
 #if defined(TRT_MAJOR_RTX)
-    // A graph keeps the kernels that it was captured with: they must be the shape's own from the first run on.
+    // A graph keeps the kernels that it was captured with, so the first run must already use the kernels of this shape.
     const std::unique_ptr<nvinfer1::IRuntimeConfig> config(engine_->createRuntimeConfig());
     if (config == nullptr) log_.fail("the engine cannot be run");
     config->setDynamicShapesKernelSpecializationStrategy(nvinfer1::DynamicShapesKernelSpecializationStrategy::kEAGER);

@@ -1,7 +1,7 @@
 // The operators that run on both devices.
 //
-// Device is Cpu (cpu.cpp) or Cuda (cuda.cpp). It is made from a tensor on the device that is to work, and takes the
-// plain arguments of each kernel.
+// Device is Cpu (cpu.cpp) or Cuda (cuda.cpp). It is constructed from a tensor on the device, and takes the plain
+// arguments of each kernel.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -84,7 +84,7 @@ Tensor densepose_iuv_op(const Tensor& coarse_segm, const Tensor& fine_segm, cons
   return out;
 }
 
-// Registers all of them for a dispatch key's library m.
+// Registers all operators for a dispatch key's library m.
 template <typename Device, typename Library>
 void register_ops(Library& m) {
   m.impl("warp", TORCH_BOX(&warp_op<Device>));

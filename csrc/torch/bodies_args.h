@@ -1,4 +1,4 @@
-// From PyTorch's tensors to the plain arguments of bodies.h.
+// Turns PyTorch's tensors into the plain arguments of bodies.h.
 #pragma once
 
 #include "../bodies.h"

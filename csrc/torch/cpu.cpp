@@ -10,8 +10,8 @@
 namespace dsa_fast {
 namespace {
 
-// glibc maps memory of this size anew for each tensor: a page fault for every 4 KiB costs more than the warp itself.
-// Transparent huge pages, where the system grants them on request, are 512 times as large.
+// glibc maps new memory of this size for each tensor. A page fault for every 4 KiB costs more than the warp itself.
+// Transparent huge pages, if the system grants them on request, are 512 times as large.
 constexpr int64_t kAlwaysMapped = int64_t{32} << 20;
 constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
 
@@ -21,7 +21,7 @@ void prefer_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] int64_t b
   const auto data = reinterpret_cast<uintptr_t>(memory);
   const uintptr_t begin = (data + kHugePage - 1) / kHugePage * kHugePage;
   const uintptr_t end = (data + static_cast<uintptr_t>(bytes)) / kHugePage * kHugePage;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: it may fail
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // only advice: it may fail
 #endif
 }
 

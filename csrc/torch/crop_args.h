@@ -1,4 +1,4 @@
-// From PyTorch's tensors to the plain arguments of crop.h.
+// Turns PyTorch's tensors into the plain arguments of crop.h.
 #pragma once
 
 #include "../crop.h"

@@ -30,7 +30,7 @@ class Cuda {
     return stream;
   }
 
-  // PyTorch's allocator hands memory out in the stream's order: the scratch may be freed before the kernels have run.
+  // PyTorch's allocator reuses memory in stream order, so the scratch can be freed before the kernels have run.
   template <typename Args>
   void launch(const Args& args, int64_t (*count)(const Args&), int (*kernels)(const Args&, int32_t*, void*)) const {
     Tensor scratch = empty({count(args)}, ScalarType::Int, on_);

@@ -1,4 +1,4 @@
-// From PyTorch's tensors to the plain arguments of densepose.h.
+// Turns PyTorch's tensors into the plain arguments of densepose.h.
 #pragma once
 
 #include "../densepose.h"

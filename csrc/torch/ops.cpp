@@ -1,4 +1,4 @@
-// The operators: what PyTorch calls, and how. cpu.cpp and cuda.cpp implement them.
+// The schemas of the operators. cpu.cpp and cuda.cpp implement them.
 //
 // A schema is a contract with compiled models and with the fake and autograd registrations in dsa_fast/ops.
 #include <torch/csrc/stable/library.h>

@@ -1,4 +1,4 @@
-// From PyTorch's tensors to the plain arguments of rank.h.
+// Turns PyTorch's tensors into the plain arguments of rank.h.
 #pragma once
 
 #include "../rank.h"

@@ -1,4 +1,4 @@
-// From PyTorch's tensors to the plain arguments of the kernels: what all operators share.
+// Turns PyTorch's tensors into the plain arguments of the kernels: code shared by all operators.
 //
 // These checks keep memory safe. Python raises the errors meant for users.
 #pragma once

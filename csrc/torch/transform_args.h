@@ -1,4 +1,4 @@
-// From PyTorch's tensors to the plain arguments of transform.h.
+// Turns PyTorch's tensors into the plain arguments of transform.h.
 #pragma once
 
 #include "../transform.h"

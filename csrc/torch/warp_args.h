@@ -1,4 +1,4 @@
-// From PyTorch's tensors to the plain arguments of warp.h.
+// Turns PyTorch's tensors into the plain arguments of warp.h.
 #pragma once
 
 #include "torch_args.h"

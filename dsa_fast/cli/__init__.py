@@ -1,11 +1,11 @@
-"""The `dsa-fast` command. Each subcommand is a module, which is imported when it is called. May import all packages."""
+"""The `dsa-fast` command. Each subcommand is a module, imported when the command runs. May import all packages."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from inspect import signature  # the module's own name is a command's here
+from inspect import signature  # `inspect` is also a command here
 
 import jsonargparse
 
@@ -14,20 +14,20 @@ from dsa_fast.configs import find_config
 COMMANDS = {
     "demo": "render people, train, evaluate and draw in minutes; needs no data",
     "synth": "render a data set of synthetic people with exact dense semantics",
-    "prepare": "make the IUV maps of images, by DensePose or from keypoints",
+    "prepare": "make the IUV maps of images, with DensePose or from keypoints",
     "fit": "train a model on a data set",
     "eval": "evaluate a checkpoint: mAP, CMC and mINP",
     "inspect": "check a prepared data set: coverage, parts, suspicious IUV maps, a contact sheet",
-    "pack": "put the IUV maps of a data set into one file",
-    "tables": "train and test the rows of the paper's tables, next to its numbers",
+    "pack": "pack the IUV maps of a data set into one file",
+    "tables": "train and test the rows of the paper's tables, and compare with its numbers",
     "rank": "draw ranked lists, curves and activation maps, and write them as a web page",
-    "export": "write the MF-Stream as an ONNX file or a TensorRT engine, checked against the checkpoint",
-    "embed": "turn images or video crops into vectors, by a checkpoint, an ONNX file or an engine",
-    "search": "build a search index of vectors, and find people in it",
+    "export": "write the MF-Stream as an ONNX file or a TensorRT engine, and check it against the checkpoint",
+    "embed": "turn images or video crops into vectors, with a checkpoint, an ONNX file or an engine",
+    "search": "build a search index of vectors, and search it for people",
     "warp": "show a photo, its part map and its 24 part images in one picture",
 }
 
-# Commands whose status 1 has another meaning.
+# Commands that use exit status 1 for something else.
 ERROR_STATUS = {"inspect": 2}
 
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `dsa-fast COMMAND ...`.
 
     Args:
-        argv: the arguments after `dsa-fast`; by default those of the process.
+        argv: the arguments after `dsa-fast`; by default, those of this process.
 
     Returns:
         The exit status: 0 for success, 1 for bad input, 130 after Ctrl-C, or the command's own. (Unknown options exit
@@ -86,7 +86,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 
 
 def make_parser(function: Callable[..., object], prog: str) -> jsonargparse.ArgumentParser:
-    """The parser of a command's options. Of several --config files, later ones override earlier ones."""
+    """Makes the parser of a command's options. Later --config files override earlier ones."""
     summary = (function.__doc__ or "").split("\n\n")[0]
     parser = jsonargparse.ArgumentParser(prog=prog, description=summary, default_env=False)
     parser.add_argument(
@@ -99,7 +99,7 @@ def make_parser(function: Callable[..., object], prog: str) -> jsonargparse.Argu
 
 
 def find_configs(arguments: Sequence[str]) -> list[str]:
-    """Replaces the names of the package's configurations after --config by the paths of their files."""
+    """Replaces names of the package's configurations after --config with the paths of their files."""
     found = list(arguments)
     for number, argument in enumerate(arguments):
         if argument.startswith("--config="):
@@ -126,14 +126,14 @@ def _split_passed_on(function: Callable[..., object], arguments: Sequence[str]) 
 
 
 def _spell_out_flags(function: Callable[..., object], arguments: Sequence[str]) -> list[str]:
-    """Replaces `--flag` by `--flag true`, and arguments without names by named ones, for the parser."""
+    """Replaces `--flag` with `--flag true`, and positional arguments with named ones, for the parser."""
     flags = {f"--{name}" for name, it in signature(function).parameters.items() if it.annotation == "bool"}
     spelt = []
     for argument, following in zip(arguments, [*arguments, "--"][1:], strict=True):
         spelt.append(argument)
         if argument in flags and following.lower() not in ("true", "false", "yes", "no"):
             spelt.append("true")
-    # Optional arguments may go without their names where the function lists them as its `positionals`.
+    # Optional arguments can be positional if the function lists them in its `positionals`.
     unnamed = iter(getattr(function, "positionals", ()))
     named: list[str] = []
     is_value = False

@@ -52,15 +52,15 @@ def demo(
 ) -> None:
     """Render people, train a small DSA-reID, evaluate it and draw results, in minutes on two CPU cores.
 
-    An interrupted demo resumes. A finished one, or one with other options, starts anew.
+    An interrupted demo resumes. A finished demo, or one with other options, starts over.
 
     Args:
-        out: folder for the people, the run, metrics.json and the pictures; new, empty, or an earlier demo's.
-        identities: people to render; half of them are for training, the other half for the test.
-        cameras: cameras that see them.
-        epochs: epochs to train.
+        out: folder for the people, the run, metrics.json and the pictures; new, empty, or from an earlier demo.
+        identities: number of people to render; half of them are for training, the other half for testing.
+        cameras: number of cameras.
+        epochs: number of training epochs.
         device: `auto`, `cpu` or `cuda`.
-        seed: seed of people, weights and batches.
+        seed: random seed of people, weights and batches.
     """
     console, start, place = Console(), time.perf_counter(), pick_device(device)
     config = SynthConfig(identities=identities, cameras=cameras, seed=seed)
@@ -87,7 +87,7 @@ def demo(
         "histogram": _score(_histograms(data.query), _histograms(data.gallery)),
         "untrained": _score(*embed(untrained)),
     }
-    console.print("2/4  colour histograms and the untrained network are scored; training")
+    console.print("2/4  scored color histograms and the untrained network; training")
 
     warm = max(epochs // 8, 1)
     result = fit(
@@ -133,10 +133,10 @@ def demo(
     }
     print_scores({titles[name]: each.summary() for name, each in results.items()})
     gain = 100 * (results["trained"].mAP - max(results["untrained"].mAP, results["histogram"].mAP))
-    console.print(f"Training gained {gain:.1f} points of mAP on the better of the first two.\n", highlight=False)
+    console.print(f"Training gained {gain:.1f} points of mAP over the better of the first two.\n", highlight=False)
     console.print(
         f"Look at these in {out}:\n"
-        "  ranked.png                 queries and their ten nearest, right and wrong marked\n"
+        "  ranked.png                 queries and their ten nearest images, marked right or wrong\n"
         "  parts.png                  people, their part maps and 24 part images\n"
         "  loss.png, map.png          losses and scores during the training\n"
         "  metrics.json               all scores\n"
@@ -151,7 +151,7 @@ def _claim(out: Path, options: dict[str, Any]) -> bool:
     """Prepares the folder; returns whether it holds an interrupted run of this demo.
 
     Raises:
-        FileExistsError: the folder holds something else, which stays as it is.
+        FileExistsError: the folder contains something else. It is not changed.
     """
     mark = out / "demo.json"
     if mark.is_file():
@@ -190,15 +190,15 @@ def _draw_curves(out: Path, log: Path, results: dict[str, EvaluationResult]) -> 
         if row.get("mAP"):
             scores["mAP"].append((float(row["epoch"]) + 1, float(row["mAP"])))
             scores["rank 1"].append((float(row["epoch"]) + 1, float(row["R1"])))
-    levels = {"mAP of colour histograms": results["histogram"].mAP}
-    picture = curves(scores, title="MF-Stream on people not trained on", x_label="epoch", percent=True, levels=levels)
+    levels = {"mAP of color histograms": results["histogram"].mAP}
+    picture = curves(scores, title="MF-Stream on new people", x_label="epoch", percent=True, levels=levels)
     save_picture(picture, out / "map.png")
 
 
 def _draw_ranked(out: Path, data: PeopleSplits, query: Embedded, gallery: Embedded, result: EvaluationResult) -> None:
     """Queries from the best to the worst."""
     precision = result.average_precision
-    ranking = np.argsort(-precision, kind="stable")[: result.num_valid_queries]  # those not counted are NaN, and last
+    ranking = np.argsort(-precision, kind="stable")[: result.num_valid_queries]  # uncounted ones are NaN and come last
     chosen = ranking[np.linspace(0, len(ranking) - 1, min(8, len(ranking))).round().astype(int)]
     features, pids, camids = (column[chosen] for column in query)
     lists = rank_list(features, pids, camids, *gallery, k=10)
@@ -210,7 +210,7 @@ def _draw_ranked(out: Path, data: PeopleSplits, query: Embedded, gallery: Embedd
 
 
 def _draw_parts(path: Path, people: list[Person], seed: int) -> None:
-    """Photo, part map and parts of four people."""
+    """Draws the photo, part map and parts of four people."""
     with_map = [person for person in people if person.iuv_path is not None]
     rows = []
     for i in np.random.default_rng(seed).permutation(len(with_map))[:4]:

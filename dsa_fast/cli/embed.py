@@ -38,16 +38,16 @@ def embed(
 
     Args:
         encoder: checkpoint, ONNX file or TensorRT engine.
-        source: a folder (with its subfolders), an image, a text file with one path a line, or a CSV file with the
-            columns path, or video and frame (from 0), and, to cut people out, x, y, w, h in pixels.
+        source: a folder (with its subfolders), an image, a text file with one path per line, or a CSV file. The CSV
+            file has the columns path, or video and frame (from 0), and to crop people also x, y, w, h in pixels.
         out: file to write, .parquet or .npz.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         backend: the library that runs the encoder.
-        precision: of a checkpoint, or of a float ONNX file with OpenVINO.
-        batch: images given to the encoder at once.
-        part: images after which the vectors are written; a killed run loses at most this many.
-        skip_unreadable: list images that can't be read and go on without them, instead of stopping.
-        workers: threads that read images.
+        precision: the precision of a checkpoint, or of a float ONNX file with OpenVINO.
+        batch: number of images per batch.
+        part: number of images after which vectors are saved; a killed run loses at most this many.
+        skip_unreadable: skip and list images that can't be read, instead of stopping.
+        workers: number of threads that read images.
     """
     console = Console()
     for name, value in (("batch", batch), ("part", part), ("workers", workers)):
@@ -71,7 +71,7 @@ def embed(
                 for image in images:
                     if isinstance(image, ValueError):
                         if not skip_unreadable:
-                            raise ValueError(f"{image} (--skip_unreadable leaves such images out)")
+                            raise ValueError(f"{image} (--skip_unreadable skips such images)")
                         skipped.append(str(image))
                 if fine:
                     found = model([image for image in images if isinstance(image, Tensor)])
@@ -89,7 +89,7 @@ def embed(
     if len(skipped) > 20:
         console.print(f"left out: {len(skipped) - 20} more", highlight=False)
     console.print(
-        f"{count} vectors in {out}; {embedded / max(seconds, 1e-9):.0f} images a second, reading included, by {about}",
+        f"{count} vectors in {out}; {embedded / max(seconds, 1e-9):.0f} images per second with reading, by {about}",
         highlight=False,
         soft_wrap=True,
     )

@@ -57,34 +57,32 @@ def eval(
     """Evaluate a checkpoint on a data set: `dsa-fast eval runs/fit/checkpoints/last.ckpt DIR`.
 
     Args:
-        checkpoint: file written by `dsa-fast fit` or `dsa-fast export`; the first argument without a name.
-        root: folder of a data set or one up to three levels above it, or a CSV file; the second argument.
-        features: instead of both, an .npz file of test vectors of any model, with query_features [Q, D], query_pids
-            [Q], query_camids [Q], gallery_features, gallery_pids and gallery_camids.
+        checkpoint: file written by `dsa-fast fit` or `dsa-fast export`; the first positional argument.
+        root: folder of a data set or one up to three levels above it, or a CSV file; the second positional argument.
+        features: an .npz file of test vectors of any model, instead of checkpoint and root, with query_features [Q, D],
+            query_pids [Q], query_camids [Q], gallery_features, gallery_pids and gallery_camids.
         save_features: also write the test vectors to such a file.
-        name: the data set's name; `auto` finds it out from the folder.
-        options: of the data set, such as `{kind: labeled}` for CUHK03.
-        check_counts: whether the numbers of images must be the published ones.
-        multi_query: pool each query over its person's images by its camera (Market-1501's gt_bbox).
-        fused: use both streams' fused features, which need IUV maps; otherwise the MF-Stream alone.
-        branch: the test vector of both branches, concatenated, or of the global or local one alone.
+        name: the data set's name; `auto` detects it from the folder.
+        options: options of the data set, such as `{kind: labeled}` for CUHK03.
+        check_counts: whether the image counts must match the published ones.
+        multi_query: pool each query over all images of its person by its camera (Market-1501's gt_bbox).
+        fused: use the fused features of both streams, which need IUV maps; otherwise use the MF-Stream alone.
+        branch: use the test vector of both branches, concatenated, or only the global or local one.
         iuv: folder of the IUV maps; by default `iuv` inside root.
-        iuv_order: channel order of the maps' files; `auto` finds it out from each file.
-        metric: distance of two test vectors.
-        average_precision: `rectangular`, or `trapezoid` as Market-1501's own script has it.
-        rerank: also score k-reciprocal re-ranking, which looks at all queries at once.
-        expand: also score query expansion by this number of nearest gallery images; 0 for none.
+        iuv_order: channel order of the maps' files; `auto` detects it in each file.
+        metric: distance between two test vectors.
+        average_precision: `rectangular`, or `trapezoid` as in Market-1501's own script.
+        rerank: also score k-reciprocal re-ranking, which uses all queries at once.
+        expand: also score query expansion with this number of nearest gallery images; 0 for none.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        batch: images in a batch.
-        workers: processes that read images.
+        batch: number of images per batch.
+        workers: number of processes that read images.
         json_out: also write the scores to this JSON file.
     """
     place = pick_device(device)
     if features is not None:
         if checkpoint is not None or root is not None or multi_query or fused or branch != "both":
-            raise ValueError(
-                "features takes the place of checkpoint, root, multi_query, fused and branch, got one of them too"
-            )
+            raise ValueError("features replaces checkpoint, root, multi_query, fused and branch, got one of them too")
         query, gallery = _load_features(features)
         row = features.stem
     else:
@@ -102,7 +100,7 @@ def eval(
             embedder = ModelEmbedder(loaded, fused=fused, branch=branch, device=place)
         data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **(options or {}))
         if multi_query and not data.multi_query:
-            raise ValueError(f"multi_query needs the queries' further images (gt_bbox), got none in {data.root}")
+            raise ValueError(f"multi_query needs additional images of the queries (gt_bbox), got none in {data.root}")
         parts = {"query": data.query, "gallery": data.gallery}
         if multi_query:
             parts["multi_query"] = data.multi_query
@@ -155,7 +153,7 @@ def eval(
         write_json(json_out, {**about, **result.summary()})
 
 
-# Given without their names, in this order.
+# Positional arguments, in this order.
 eval.positionals = ("checkpoint", "root")  # type: ignore[attr-defined]
 
 

@@ -50,34 +50,36 @@ def export(
 ) -> None:
     """Write the MF-Stream as an ONNX file or a TensorRT engine: `dsa-fast export runs/fit/checkpoints/last.ckpt`.
 
-    Also writes a sidecar, FILE.json. The file takes its name after it has been checked against the checkpoint.
+    Also writes a sidecar, FILE.json. The file gets its final name after it is checked against the checkpoint.
 
     Args:
         checkpoint: file written by `dsa-fast fit`.
         format: `onnx`; `tensorrt`, an engine for the GPU of this machine; or `tensorrt-rtx`, built without a GPU.
-        precision: of the convolutions; `int8` is calibrated on images: see root, calibrate and
+        precision: precision of the convolutions. `int8` is calibrated on images: see root, calibrate and
             synthetic_calibration.
         batch: smallest, preferred and largest number of images in a batch.
-        layout: of the 8-bit input, `NHWC` or `NCHW`.
-        out: the file; by default next to the checkpoint, named after it, the precision and the format.
-        root: folder of a data set: the change in mAP is measured on its test images, and int8 is calibrated on its
+        layout: layout of the 8-bit input, `NHWC` or `NCHW`.
+        out: the file to write; by default next to the checkpoint, named after the checkpoint, precision and format.
+        root: folder of a data set. The change in mAP is measured on its test images, and int8 is calibrated on its
             training images.
-        name: the data set's name; `auto` finds it out from the folder.
-        options: of the data set, such as `{kind: labeled}` for CUHK03.
-        check_counts: whether the numbers of images must be the published ones.
-        images: folder, list or file of images for the check; by default the data set's queries, else the calibration
-            images, else rendered people.
-        calibrate: folder, list or file of images like those of the application, for int8.
-        calibration_images: number of them to take, evenly spread.
-        calibration_method: range of an activation: `minmax`, or `percentile` without the outermost 0.001 %.
-        synthetic_calibration: calibrate int8 on rendered people. Use it for trials only, as real images differ.
-        least_cosine: fail if the check's smallest cosine is below it; by default 0.99999 in fp32, 0.999 in fp16,
+        name: the data set's name; `auto` detects it from the folder.
+        options: options of the data set, such as `{kind: labeled}` for CUHK03.
+        check_counts: whether the image counts must match the published ones.
+        images: folder, list or file of images for the check; by default, the data set's queries if
+            there is one, otherwise the calibration images, otherwise rendered people.
+        calibrate: folder, list or file of images like those of your application, for int8.
+        calibration_images: number of images to use, evenly spaced.
+        calibration_method: range of an activation: `minmax`, or `percentile`, which ignores the outermost 0.001 %.
+        synthetic_calibration: calibrate int8 on rendered people. Use it only for experiments, because real images
+            differ.
+        least_cosine: fail if the smallest cosine of the check is lower; by default 0.99999 in fp32, 0.999 in fp16,
             0.99 in bf16 and 0.9 in int8.
         tf32: allow an fp32 engine to round the inputs of convolutions to TF32.
-        timing_cache: file of TensorRT's measurements, kept for the next build; by default next to out.
-        compute_capabilities: GPUs that a tensorrt-rtx engine is for, such as `8.6,8.9`; by default its own choice.
+        timing_cache: file of TensorRT's timings, kept for the next build; by default next to out.
+        compute_capabilities: target GPUs of a tensorrt-rtx engine, such as `8.6,8.9`; by default, TensorRT-RTX's own
+            list.
         triton: also write a model repository for Triton Inference Server into this folder.
-        workers: processes that read the data set's images.
+        workers: number of processes that read the data set's images.
     """
     console = Console()
     sizes = BatchRange.parse(batch)
@@ -127,8 +129,8 @@ def _calibration(
         return _rendered(min(count, 64), size)
     if data is None:
         raise ValueError(
-            "precision int8 needs images like those of the application: calibrate FOLDER, or root DATA_SET for its "
-            "training images (or synthetic_calibration, to try it out)"
+            "precision int8 needs images like those of your application: calibrate FOLDER, or root DATA_SET for its "
+            "training images (or synthetic_calibration, for a first try)"
         )
     people: list[Person] = data.train or data.gallery
     return NamedImages(_read([person.path for person in people], count, size), f"{data.name}, training images")
@@ -147,7 +149,7 @@ def _inputs(
 
 
 def _read(paths: list[Path], count: int, size: tuple[int, int]) -> torch.Tensor:
-    """`count` of the images, evenly spread, or all if there are fewer."""
+    """Returns `count` of the images, evenly spaced, or all if there are fewer."""
     chosen = [paths[i * len(paths) // min(count, len(paths))] for i in range(min(count, len(paths)))]
     return torch.cat([resize(read_image(path)[None], size) for path in chosen])
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dsa_fast.data.transforms import AugmentConfig
-from dsa_fast.models import ModelConfig
+from dsa_fast.models import GuideConfig, ModelConfig
 from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
 from dsa_fast.training import fit as run
 
@@ -22,6 +22,7 @@ def fit(
     optim: OptimConfig = OptimConfig(),
     augment: AugmentConfig = AugmentConfig(),
     trainer: TrainerConfig = TrainerConfig(),
+    guide: GuideConfig = GuideConfig(),
     out: Path = Path("runs/fit"),
     resume: bool = False,
     seed: int = 0,
@@ -30,22 +31,23 @@ def fit(
     """Train on a data set: `dsa-fast fit --data.root DIR --config dsa_reid`.
 
     Args:
-        data: the people to train and test on.
+        data: the data set to train and test on.
         model: the network.
         loss: weights of the losses.
-        optim: optimiser and learning rate.
-        augment: how training images are varied.
-        trainer: how the run goes.
+        optim: optimizer and learning rate.
+        augment: augmentation of training images.
+        trainer: epochs, devices, precision and other options of the run.
+        guide: guides of the MF-Stream in training, in addition to the fusion.
         out: folder for checkpoints, logs and config.yaml.
-        resume: go on after the last finished epoch of the run in `out`.
-        seed: seed of weights, batches and transforms.
+        resume: continue after the last finished epoch of the run in `out`.
+        seed: random seed of weights, batches and transforms.
         init: checkpoint of an earlier run to start from (fine-tuning).
     """
     try:
-        result = run(data, model, loss, optim, augment, trainer, out, resume, seed, init)
+        result = run(data, model, loss, optim, augment, trainer, out, resume, seed, init, guide=guide)
     except KeyboardInterrupt:
         if (out / "checkpoints" / "last.ckpt").exists():
-            Console(stderr=True).print(f"stopped; --resume goes on after the last finished epoch in {out}")
+            Console(stderr=True).print(f"stopped; --resume continues after the last finished epoch in {out}")
         raise
     if getattr(rank_zero_only, "rank", 0) != 0:
         return
@@ -55,7 +57,7 @@ def fit(
 
 
 def print_scores(rows: dict[str, dict[str, float]]) -> None:
-    """Prints a table: one row a method, mAP and the others in percent."""
+    """Prints a table: one row per method, with mAP and the other scores in percent."""
     names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
     table = Table()
     table.add_column("")

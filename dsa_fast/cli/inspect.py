@@ -28,7 +28,7 @@ from dsa_fast.visual.charts import bars
 from dsa_fast.visual.contact_sheet import Cell, contact_sheet
 from dsa_fast.visual.layout import save_picture, tile_table
 
-# Worst first. The first two can't be read at all.
+# Worst first. Files with the first two can't be read at all.
 _KINDS = (
     *("image unreadable", "map unreadable", "channel order", "size"),
     *("mirrored", "left-right", "u-v", "background", "few parts", "sparse", "empty"),
@@ -39,7 +39,7 @@ _SHOWN = 10
 
 @dataclass
 class _Item:
-    """An image and its map, either of which may be missing, and the findings."""
+    """An image, its map, and the findings. The image or the map may be missing."""
 
     split: str
     image: Path | None
@@ -62,21 +62,21 @@ def inspect(
     pictures: int = 48,
     workers: int | None = None,
 ) -> int:
-    """Look into a prepared data set or a folder: which images have IUV maps, and which maps are suspicious.
-    Exit status: 0 all is well, 1 there are suspicious maps, 2 there are unreadable files, or an error.
+    """Check the IUV maps of a data set or folder: which images have maps, and which maps are suspicious.
+    Exit status: 0 nothing is wrong, 1 maps are suspicious, 2 files can't be read or another error occurred.
 
     Args:
-        root: folder of a data set, or one up to three folders above it; or a CSV file; or any folder of images with
-            their maps next to them (NAME_iuv.png, NAME_IUV.png) or in a folder iuv, or store iuv.dsaiuv, in it.
-        out: folder for inspect.json, sheet.png (the worst first) and histograms.png.
+        root: folder of a data set, or one up to three folders above it; or a CSV file; or any folder of images. Its
+            maps are next to the images (NAME_iuv.png, NAME_IUV.png), or in its folder iuv or store iuv.dsaiuv.
+        out: folder for inspect.json, sheet.png (worst maps first) and histograms.png.
         name: the kind of data set; `folder` takes all images in a folder; `auto` detects it.
-        options: of the data set, such as `{kind: labeled}` for CUHK03.
-        check_counts: whether the numbers of images must be the published ones.
+        options: options of the data set, such as `{kind: labeled}` for CUHK03.
+        check_counts: whether the image counts must match the published ones.
         iuv: folder or store of the IUV maps; by default `iuv` or `iuv.dsaiuv` inside root.
         iuv_order: channel order of the maps' red, green and blue; `auto` detects it in each file.
-        empty: a larger share of empty maps (no person detected) is suspicious.
-        pictures: images on the contact sheet.
-        workers: threads; by default one for each core, 8 at most.
+        empty: empty maps (no person detected) are suspicious if their share is larger than this.
+        pictures: number of images on the contact sheet.
+        workers: number of threads; by default one per core, at most 8.
 
     Returns:
         The exit status.
@@ -109,12 +109,12 @@ def inspect(
 def _items(
     root: Path, name: str, iuv: Path | None, check_counts: bool, options: dict[str, Any]
 ) -> tuple[str, list[_Item]]:
-    """The data set's name, and its images; of a folder that is none, all images in it."""
+    """Returns the data set's name and images; for a plain folder, all its images."""
     if name == "folder" or (name == "auto" and root.is_dir() and not holds_dataset(root)):
         if not root.is_dir():
             raise FileNotFoundError(f"root must be a folder, got {root}")
         if options:
-            raise ValueError(f"options are those of a data set, got {options} for {root}, which is none")
+            raise ValueError(f"options require a data set, got {options} for {root}, which is a plain folder")
         return "folder", list(_plain(root, IuvMaps(root, iuv)))
     data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **options)
     items: dict[Path, _Item] = {}
@@ -125,7 +125,7 @@ def _items(
 
 
 def _plain(root: Path, maps: IuvMaps) -> Iterator[_Item]:
-    """Images of a folder with maps next to them or in `maps`; a map without an image comes alone."""
+    """Lists a folder's images with the maps next to them or in `maps`. A map without an image is listed alone."""
     for place, folders, _ in os.walk(root):
         here = Path(place)
         folders[:] = sorted(each for each in folders if not each.startswith(".") and here / each != maps.root)
@@ -163,7 +163,7 @@ def _look(item: _Item, order: Order) -> _Item:
             except (ValueError, OSError):
                 pass
             else:
-                kind, about = "channel order", f"{about}; it can be read with order auto"
+                kind, about = "channel order", f"{about}; it can be read with --iuv_order auto"
         item.found[kind] = about
         return item
     item.order, item.facts = order, examine(iuv)
@@ -237,7 +237,7 @@ def _spread(values: list[float]) -> dict[str, float] | None:
 
 
 def _badness(item: _Item) -> tuple[int, float]:
-    """Sorts the worst first; of equals, the one with the smallest labelled share."""
+    """Sorts the worst first; ties by the smallest labeled share."""
     kind = min((_KINDS.index(kind) for kind in item.found), default=len(_KINDS))
     return kind, 0.0 if item.facts is None else item.facts.labelled
 
@@ -276,7 +276,7 @@ def _print(console: Console, report: dict[str, Any], items: Sequence[_Item]) -> 
 
 
 def _sheet(items: Sequence[_Item], pictures: int) -> Image.Image:
-    """Photos next to their part maps: the worst first, then others evenly from the least to the most labelled."""
+    """Draws photos next to their part maps: the worst first, then evenly spaced others by their labeled share."""
     ordered = sorted(items, key=_badness)
     bad, fine = [item for item in ordered if item.found], [item for item in ordered if not item.found]
     chosen = bad[:pictures]
@@ -296,7 +296,7 @@ def _cell(item: _Item) -> Cell:
 
 
 def _histograms(items: Sequence[_Item]) -> Image.Image:
-    """Parts and texels of each detected person, labelled share of all maps, and how often each part is seen."""
+    """Draws histograms: parts and texels per detected person, labeled share per map, and images per part."""
     facts = [item.facts for item in items if item.facts is not None]
     seen = [each for each in facts if each.labelled > 0]
     panels = []

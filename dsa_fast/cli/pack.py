@@ -30,23 +30,24 @@ def pack(
     iuv_order: Literal["auto", "IUV", "VUI"] = "auto",
     overwrite: bool = False,
 ) -> None:
-    """Put a data set's IUV maps into one file, from its folder of maps or from a dump of detectron2's apply_net.py.
+    """Pack a data set's IUV maps into one file, from its folder of maps or from a dump of detectron2's apply_net.py.
 
     Data sets use the file, by default iuv.dsaiuv next to the images, if there is no folder `iuv`.
 
     Args:
         root: folder of a data set, or one up to three folders above it; or a CSV file.
         out: the file to write; by default iuv.dsaiuv in the data set's folder.
-        dump: file of `apply_net.py dump`; takes the person in the middle of each image.
+        dump: file written by `apply_net.py dump`, used instead of a folder of maps; packs the person in the middle of
+            each image.
         name: the kind of data set; `auto` detects it.
-        options: of the data set, such as `{kind: labeled}` for CUHK03.
-        check_counts: whether the numbers of images must be the published ones.
+        options: options of the data set, such as `{kind: labeled}` for CUHK03.
+        check_counts: whether the image counts must match the published ones.
         iuv: folder of the IUV maps; by default `iuv` inside root.
         iuv_order: channel order of the maps' red, green and blue; `auto` detects it in each file.
-        overwrite: replace the file if it is there.
+        overwrite: replace the file if it exists.
     """
     if dump is not None and iuv is not None:
-        raise ValueError("dump takes the place of iuv, got both")
+        raise ValueError("dump replaces iuv, got both")
     data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **(options or {}))
     home = _place(data)[0]
     target = home / f"iuv{STORE_SUFFIX}" if out is None else out
@@ -66,7 +67,7 @@ def pack(
         raise ValueError(f"there must be maps to pack, got none for the {len(people)} images of {data.root}")
     size = target.stat().st_size
     console.print(
-        f"{len(store)} maps of {len(people)} images in {target}: {size:,} bytes, {size / len(store):,.0f} a map",
+        f"{len(store)} maps of {len(people)} images in {target}: {size:,} bytes, {size / len(store):,.0f} per map",
         highlight=False,
         soft_wrap=True,
     )
@@ -79,13 +80,13 @@ def pack(
 
 
 def _place(data: PeopleSplits) -> tuple[Path, str]:
-    """The folder that has the maps in it, and the way from it to the data set's: CUHK03-NP is two data sets in one."""
+    """Returns the folder of the maps, and the path from it to the data set's: CUHK03-NP is two data sets in one."""
     kind = data.name.removeprefix("cuhk03-np-")
     return (data.root, "") if kind == data.name else (data.root.parent, f"{kind}/")
 
 
 def _key(data: PeopleSplits, person: Person) -> str:
-    """A map's name: where the image is in the data set."""
+    """Returns a map's name, which is its image's path in the data set."""
     return _place(data)[1] + person.path.relative_to(data.root).with_suffix("").as_posix()
 
 
@@ -96,7 +97,7 @@ def _from_files(data: PeopleSplits, people: list[Person], order: Literal["auto",
 
 
 def _from_dump(data: PeopleSplits, people: list[Person], dump: Path) -> Iterator[Any]:
-    """Maps of the images in the dump."""
+    """Yields the maps of the images in the dump."""
     entries = read_dump(dump)
     matched = match_names([person.path for person in people], (entry.file_name for entry in entries), str(dump))
     by_name = {entry.file_name: entry for entry in entries}

@@ -43,7 +43,7 @@ from dsa_fast.image import read_image
 from dsa_fast.visual.contact_sheet import Cell, contact_sheet
 from dsa_fast.visual.layout import save_picture
 
-_REPORT, _SHEET = "prepare.json", "prepare.jpg"  # no PNG: a folder's image might be called so
+_REPORT, _SHEET = "prepare.json", "prepare.jpg"  # not PNG: an image in the folder might have that name
 _SHOWN = 10  # failed images in the message
 _PICTURES = 48  # on the sheet
 
@@ -70,20 +70,20 @@ def prepare(
 
     Args:
         source: folder of images, or a data set.
-        method: how to make the maps: run DensePose by `detectron2`; draw known `keypoints`; draw the keypoints that a
-            `pose` estimator finds; or take DensePose results from a `dump`. Give the options of that method only.
-        detectron2: of DensePose by detectron2.
-        keypoints: of known keypoints.
-        pose: of keypoints that torchvision's Keypoint R-CNN finds.
-        dump: of results in a file of detectron2's apply_net.py dump.
+        method: how to make the maps: run DensePose with `detectron2`; draw known `keypoints`; draw the keypoints that a
+            `pose` estimator finds; or take DensePose results from a `dump`. Pass only the options of this method.
+        detectron2: options of DensePose, run by detectron2.
+        keypoints: options of known keypoints.
+        pose: options of torchvision's Keypoint R-CNN, which finds keypoints.
+        dump: options of a file written by detectron2's apply_net.py dump.
         out: folder of the maps; by default where the data set's loader looks, or `iuv` inside a plain folder.
         name: the kind of data set; `folder` takes all images in a folder; `auto` detects it.
-        options: of the data set, such as `{kind: labeled}` for CUHK03.
-        check_counts: whether a data set's numbers of images must be the published ones.
-        splits: all images, or the training images only (testing needs no maps).
-        device: `auto`, `cpu`, `cuda`, `cuda:1`; under torchrun `auto` gives each process a GPU of its own.
-        batch: images that are estimated at once.
-        workers: threads that read images, in each process.
+        options: options of the data set, such as `{kind: labeled}` for CUHK03.
+        check_counts: whether the image counts of a data set must match the published ones.
+        splits: `all` images, or only the `train` images (testing needs no maps).
+        device: `auto`, `cpu`, `cuda`, `cuda:1`; under torchrun `auto` gives each process its own GPU.
+        batch: number of images per batch.
+        workers: number of threads that read images, in each process.
     """
     console = Console(stderr=True)
     processes = Processes.from_environment()
@@ -115,7 +115,7 @@ def prepare(
 def _estimator(
     listing: ImageList, method: str, configs: Mapping[str, Any], device: torch.device, batch: int
 ) -> tuple[ImageList, Estimator, dict[str, Any]]:
-    """The images that can get a map, the estimator that makes it, and the settings that decide the result."""
+    """Returns the images that can get a map, the estimator, and the settings that determine the result."""
     for other, config in configs.items():
         if other != method and config != type(config)():
             raise ValueError(f"options --{other}.* are for --method {other}, got --method {method}")
@@ -170,7 +170,7 @@ def _dump(listing: ImageList, config: DumpConfig) -> tuple[ImageList, Estimator,
 
 
 def _joints(keypoints: Path, names: Path | None, root: Path) -> dict[str, NDArray[np.float32]]:
-    """The joints of each image, by its name, or by its path if that is known."""
+    """Returns the joints of each image, by its name, or by its path if that is known."""
     try:
         if keypoints.is_dir():
             return read_keypoints(keypoints, names=root if names is None else names)
@@ -181,7 +181,7 @@ def _joints(keypoints: Path, names: Path | None, root: Path) -> dict[str, NDArra
 
 
 def _covered(listing: ImageList, known: Collection[Path]) -> ImageList:
-    """The images in folders of which some image is known: a file may be of one split only."""
+    """Returns the images in folders that have at least one known image: a file may cover only one split."""
     folders = {image.parent for image, _ in listing.pairs if image in known}
     return replace(listing, pairs=[pair for pair in listing.pairs if pair[0].parent in folders])
 
@@ -196,7 +196,7 @@ def _device(name: str, processes: Processes) -> torch.device:
 
 
 def _begin(report_path: Path, settings: dict[str, Any], pairs: Sequence[tuple[Path, Path]]) -> None:
-    """Writes the settings, and refuses to continue with other ones if there are maps."""
+    """Writes the settings. Refuses other settings if maps exist."""
     if report_path.is_file():
         try:
             before = json.loads(report_path.read_text())["settings"]
@@ -206,8 +206,8 @@ def _begin(report_path: Path, settings: dict[str, Any], pairs: Sequence[tuple[Pa
         if other and any(place.exists() for _, place in pairs):
             shown = "; ".join(f"{key} was {before.get(key)}, is {settings.get(key)}" for key in other)
             raise ValueError(
-                f"maps in {report_path.parent} were made with other options ({shown}): give the same ones, "
-                "another --out, or remove them"
+                f"maps in {report_path.parent} were made with other options ({shown}): use the same options "
+                "or another --out, or remove the maps"
             )
         if not other:
             return
@@ -215,7 +215,7 @@ def _begin(report_path: Path, settings: dict[str, Any], pairs: Sequence[tuple[Pa
 
 
 def summary(listing: ImageList, made: Outcome, settings: dict[str, Any], maker: str) -> dict[str, Any]:
-    """The report as JSON holds it: shares are of 1; images are named by paths relative to the source's folder."""
+    """Returns the report for JSON. Shares are in [0, 1]. Image names are paths relative to the source's folder."""
     names = [_within(listing.root, image) for image, _ in listing.pairs]
     there = {number: facts for number, facts in made.facts.items() if facts.labelled > 0}
 
@@ -248,13 +248,13 @@ def summary(listing: ImageList, made: Outcome, settings: dict[str, Any], maker: 
 
 
 def _not_covered(listing: ImageList, listed: Sequence[tuple[Path, Path]]) -> dict[str, int]:
-    """Folder -> how many of its images were dropped from the listing."""
+    """Returns folder -> number of its images that were dropped from the listing."""
     left = Counter(image.parent for image, _ in listed) - Counter(image.parent for image, _ in listing.pairs)
     return {_within(listing.root, folder): count for folder, count in left.items()}
 
 
 def _sheet(listing: ImageList, made: Outcome, maker: str) -> Image.Image:
-    """Images next to their maps, spread evenly over all that have one; if none has, images alone."""
+    """Draws images next to their maps, evenly spaced over all that have one; if there is none, images alone."""
     numbers = sorted(made.facts) or sorted(made.failed)
     shown = [numbers[i * len(numbers) // _PICTURES] for i in range(_PICTURES)] if len(numbers) > _PICTURES else numbers
     title = f"{maker}: {len(shown) if made.facts else 0} of {len(made.facts)} maps"
@@ -293,13 +293,13 @@ def _print(console: Console, listing: ImageList, report: dict[str, Any], made: O
         )
     if made.new:
         lines.append(
-            f"{made.new} maps made now in {made.seconds:.1f} s, {report['images_per_second']:.1f} a second; "
+            f"made {made.new} maps in {made.seconds:.1f} s, {report['images_per_second']:.1f} per second; "
             f"{report['estimating_share']:.0%} of the time was spent estimating, the rest waiting for images"
         )
     else:
-        lines.append("all maps were there already")
+        lines.append("all maps existed already")
     for folder, count in report["not_covered"].items():
-        lines.append(f"no maps of the {count} images in {folder}: the source of the maps names none of them")
+        lines.append(f"no maps of the {count} images in {folder}: the source of the maps has none of them")
     lines.append(f"maps in {listing.out}; report {listing.out / _REPORT}; look at {listing.out / _SHEET}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
@@ -322,4 +322,4 @@ def _memory_hint(batch: int) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise ValueError(f"the GPU's memory is not enough at batch {batch}: give a smaller --batch") from error
+        raise ValueError(f"the GPU has too little memory for batch {batch}: use a smaller --batch") from error

@@ -1,4 +1,4 @@
-"""The progress bar of the commands that go through images."""
+"""The progress bar of commands that process images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["image_progress"]
 
 @contextmanager
 def image_progress(console: Console, text: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar, and yields the function (images done, images in all) that moves it."""
+    """Shows a bar, and yields the function (images done, total images) that updates it."""
     columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TextColumn("images,"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(text, total=None)

@@ -74,31 +74,31 @@ def rank(
     """Draw ranked lists, curves and activation maps: `dsa-fast rank runs/fit/checkpoints/last.ckpt DIR --out OUT`.
 
     Writes report.html, ranked.png, cmc.png, distances.png, activations.png and ranks.json. Scores, curves and distances
-    are of all queries; lists are of the chosen ones.
+    cover all queries. Lists show the selected ones.
 
     Args:
         checkpoint: file written by `dsa-fast fit`.
         root: folder of a data set or one up to three levels above it, or a CSV file.
         out: folder to write to.
         queries: `random`, `worst` (lowest average precision first), `all`, or names of query files separated by commas.
-        count: how many random or worst queries.
-        k: images that count in each list; those that the protocol leaves out are shown in grey between them.
-        html: write report.html, one file that opens from disk and shows all of it.
+        count: number of random or worst queries.
+        k: number of ranked images in each list; images that the protocol leaves out are shown in gray between them.
+        html: write report.html, a web page of all results that opens from disk.
         activation: layer of the activation maps: `backbone` (F, which all heads read), `global`, `local`, or `none`.
-        name: the data set's name; `auto` finds it out from the folder.
-        options: of the data set, such as `{kind: labeled}` for CUHK03.
-        check_counts: whether the numbers of images must be the published ones.
-        multi_query: pool each query over its person's images by its camera (Market-1501's gt_bbox).
-        fused: use both streams' fused features, which need IUV maps; otherwise the MF-Stream alone.
+        name: the data set's name; `auto` detects it from the folder.
+        options: options of the data set, such as `{kind: labeled}` for CUHK03.
+        check_counts: whether the image counts must match the published ones.
+        multi_query: pool each query over all images of its person by its camera (Market-1501's gt_bbox).
+        fused: use the fused features of both streams, which need IUV maps; otherwise use the MF-Stream alone.
         iuv: folder of the IUV maps; by default `iuv` inside root.
-        metric: distance of two test vectors.
-        images: `embed` puts them into report.html, `folder` into a folder next to it, `auto` embeds up to 64 MiB.
-        height: of the report's images, in pixels; by default 160, from 2,000 images on 112.
+        metric: distance between two test vectors.
+        images: `embed` stores the images in report.html, `folder` in a folder next to it, `auto` embeds up to 64 MiB.
+        height: height of the report's images in pixels; by default 160, or 112 for 2,000 or more images.
         title: heading of the report.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        batch: images in a batch.
-        workers: processes that read images.
-        seed: of the random choice.
+        batch: number of images per batch.
+        workers: number of processes that read images.
+        seed: random seed of the selection.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
@@ -108,9 +108,9 @@ def rank(
     loaded.model.to(place)
     data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **(options or {}))
     if multi_query and not data.multi_query:
-        raise ValueError(f"multi_query needs the queries' further images (gt_bbox), got none in {data.root}")
+        raise ValueError(f"multi_query needs additional images of the queries (gt_bbox), got none in {data.root}")
     if queries not in ("random", "worst", "all"):
-        _find_by_name(queries, data.query)  # a wrong name should show before the work
+        _find_by_name(queries, data.query)  # report a wrong name before the work starts
 
     embedder = ModelEmbedder(loaded, fused=fused, device=place)
 
@@ -153,11 +153,11 @@ def rank(
         facts = {
             "checkpoint": str(checkpoint),
             "data": str(data.root),
-            "features": f"{method}, {query.features.shape[1]} numbers, {metric} distance",
-            "listed": f"{how} of {len(data.query):,} queries, {k} images each and the left-out ones between them",
+            "features": f"{method}, {query.features.shape[1]} dimensions, {metric} distance",
+            "listed": f"{how} of {len(data.query):,} queries, {k} images each, and the left-out images between them",
         }
         if heat:
-            facts["activation"] = f"{activation}: length of the feature vector at each place, each image's own range"
+            facts["activation"] = f"{activation}: length of the feature vector at each position, scaled per image"
         with image_progress(console, "report") as show:
             report = write_report(
                 out / "report.html",
@@ -184,7 +184,7 @@ def rank(
 def pick_queries(
     queries: str, people: list[Person], result: EvaluationResult, count: int, seed: int
 ) -> NDArray[np.int64]:
-    """Places of the queries that `queries` selects: `random`, `worst`, `all`, or file names separated by commas.
+    """Returns the indices of the selected queries: `random`, `worst`, `all`, or file names separated by commas.
 
     Raises:
         ValueError: no query has such a name.
@@ -192,7 +192,7 @@ def pick_queries(
     if queries == "all":
         return np.arange(len(people))
     if queries == "worst":
-        order = np.argsort(result.average_precision, kind="stable")  # NaN, not counted, come last
+        order = np.argsort(result.average_precision, kind="stable")  # uncounted ones are NaN and come last
         return order[: min(count, result.num_valid_queries)].astype(np.int64)
     if queries == "random":
         return np.sort(np.random.default_rng(seed).permutation(len(people))[:count]).astype(np.int64)
@@ -237,7 +237,7 @@ def _draw_lists(
 def _draw_activations(
     data: PeopleSplits, lists: UnfilteredLists, chosen: NDArray[np.int64], query_heat: Tensor, gallery_heat: Tensor
 ) -> Image.Image:
-    """Queries, each with the best-ranked image that counts, and their maps."""
+    """Draws queries, each with its best-ranked image that counts, and their maps."""
     rows = []
     for row, i in enumerate(chosen[:_PAIRS]):
         shown = [(data.query[i], query_heat[i], "query")]

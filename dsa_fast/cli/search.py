@@ -37,15 +37,16 @@ def search(
     """Search vectors on disk: `dsa-fast search build INDEX vectors.parquet`, then `search query INDEX PHOTO ...`.
 
     Args:
-        action: `build` a new index of the vectors of `dsa-fast embed`, `add` more of them, or `query` it.
-        index: the index's folder.
-        source: vectors, .parquet or .npz; a query may also be a folder, list or file of images.
-        encoder: for a query by images: the file that the vectors were made with.
-        kind: FAISS's name of a new index's kind: `Flat` is exact; `HNSW32` and `IVF256,Flat` are for millions.
-        k: number of results for each query.
-        picture: picture file of the first queries and their results.
-        json_out: JSON file of all results.
-        device: of the encoder.
+        action: `build` a new index from vectors of `dsa-fast embed`, `add` more vectors, or `query` the index.
+        index: folder of the index.
+        source: vectors, .parquet or .npz; for a query also a folder, list or file of images.
+        encoder: for a query with images: the file that made the vectors of the index.
+        kind: FAISS factory string of a new index: `Flat` is exact; `HNSW32` and `IVF256,Flat` are for millions of
+            vectors.
+        k: number of results per query.
+        picture: picture file to write, with the first queries and their results.
+        json_out: JSON file to write, with all results.
+        device: device of the encoder.
     """
     console = Console()
     if action != "query":
@@ -66,7 +67,7 @@ def search(
         items, queries = [given.item(row) for row in range(len(given))], given.vectors
     else:
         if encoder is None:
-            raise ValueError("encoder must be given for a query by images: the file that the vectors were made with")
+            raise ValueError("encoder must be given for a query with images: the file that made the vectors")
         items = find_items(source)
         if encoder.is_file():
             check_encoder(opened.encoder, checksum(encoder))

@@ -20,17 +20,17 @@ def synth(*, out: Path, workers: int | None = None, overwrite: bool = False, **s
     The misalignments (pose ... blur) are strengths from 0 (none) to 1 (strong).
 
     Args:
-        out: folder to make; look at preview.png in it.
-        workers: processes; by default one per core.
+        out: folder to create; its preview.png shows some of the images.
+        workers: number of processes; by default one per core.
         overwrite: replace a synthetic data set in `out`.
-        **settings: those of `SynthConfig`.
+        **settings: the fields of `SynthConfig`.
     """
     config = SynthConfig(**settings)
     console, start = Console(), time.perf_counter()
     render_people(out, config, console, overwrite=overwrite, workers=workers)
     seconds, total = time.perf_counter() - start, len(entries(config))
     console.print(
-        f"{total} images of {config.identities} people in {out} ({seconds:.1f} s, {total / seconds:.0f} a second); "
+        f"{total} images of {config.identities} people in {out} ({seconds:.1f} s, {total / seconds:.0f} per second); "
         "preview.png shows some",
         highlight=False,
         soft_wrap=True,
@@ -40,7 +40,7 @@ def synth(*, out: Path, workers: int | None = None, overwrite: bool = False, **s
 def render_people(
     out: Path, config: SynthConfig, console: Console, *, overwrite: bool = False, workers: int | None = None
 ) -> None:
-    """`make_dataset` with a progress bar, and a picture of some of the people: preview.png."""
+    """Runs `make_dataset` with a progress bar, and draws some of the people in preview.png."""
     with image_progress(console, "rendering") as show:
         make_dataset(out, config, overwrite=overwrite, workers=workers, progress=show)
     save_picture(synthetic_people(config), out / "preview.png")

@@ -19,10 +19,11 @@ from dsa_fast.configs import find_config, row_names
 from dsa_fast.data.synth import SynthConfig
 from dsa_fast.tables import PAPER_ROWS, Training, TrainingScores, run_trainings, sweep_report, table_report
 from dsa_fast.tables.rows import rows_of
+from dsa_fast.tables.run import ROW
 
 _Number = TypeVar("_Number", int, float)
 
-#: Strengths of `SynthConfig` that a sweep scales: what displaces a person's parts in the image or hides them.
+#: Strengths of `SynthConfig` that a sweep scales. They displace or hide a person's parts in the image.
 MISALIGNMENTS = ("pose", "view", "box", "occlusion")
 
 
@@ -36,25 +37,25 @@ def tables(
     synth: SynthConfig = SynthConfig(identities=160),
     options: list[str] = [],  # noqa: B006  (shown by --help)
 ) -> None:
-    """Train and test the rows of the paper's tables 3, 4 and 5, and write them beside the paper's numbers.
+    """Train and test the rows of the paper's tables 3, 4 and 5, and write the scores next to the paper's numbers.
 
-    Each row is trained once for each seed, and tested after the last epoch. Finished trainings are not repeated and an
-    interrupted one is resumed: after Ctrl-C, give the same command again. More seeds or rows may be asked for later.
-    Without --data.root the people are synthetic, and made here.
+    Each row is trained once per seed and tested after the last epoch. To continue after Ctrl-C, repeat the command. It
+    keeps finished training runs and resumes an interrupted one. You can add seeds or rows later. Without --data.root,
+    the command renders synthetic people.
 
     Args:
-        rows: which, separated by commas: names of files in the folder `rows` next to `base` or of the package's
-            `rows/NAME`, or paths of YAML files; `paper` for all of the paper's.
-        seeds: seeds of weights, batches and transforms, separated by commas. The people stay the same.
-        base: what all rows share, as a YAML file or the name of one of the package's (`tiny`, `small`, `dsa_reid`); a
-            row's file changes only what the row is about.
-        out: folder for the trainings (ROW/seedN), table.json, table.md and table.png, and synthetic people.
-        strengths: sweeps the misalignment of synthetic people instead: factors of their pose, view, box and occlusion,
-            separated by commas; 1 leaves them as `synth` says, 0 takes them away, and none gets above 1. Writes
-            sweep.json, sweep.md and sweep.png, with each row's gain on the first one.
-        synth: the synthetic people, where no --data.root is given.
-        options: further options of dsa-fast fit for all rows; they may be given as they are: --data.root DIR,
-            --data.p 8, --trainer.max_epochs 12.
+        rows: rows to train, separated by commas: names of files in the folder `rows` next to `base` or in the package's
+            `rows`, or paths of YAML files; `paper` for all rows of the paper.
+        seeds: random seeds of weights, batches and transforms, separated by commas. The people stay the same.
+        base: configuration shared by all rows: a YAML file or a name of the package's (`tiny`, `small`, `dsa_reid`). A
+            row's file contains only its own changes.
+        out: folder for the training runs (ROW/seedN), table.json, table.md and table.png, and synthetic people.
+        strengths: instead of the table, sweep the misalignment of synthetic people. These factors, separated by commas,
+            scale the options pose, view, box and occlusion of `synth`; 1 keeps them, 0 removes them, and the result is
+            at most 1. Writes sweep.json, sweep.md and sweep.png, with each row's gain over the first row.
+        synth: options of the synthetic people, used without --data.root.
+        options: more options of dsa-fast fit, which apply to all rows; pass them directly: --data.root DIR, --data.p 8,
+            --trainer.max_epochs 12.
     """
     console = Console()
     root = any(option.split("=")[0] == "--data.root" for option in options)
@@ -75,9 +76,10 @@ def tables(
         given = list(options)
         if not root:
             given += ["--data.root", str(folder / "people")]
-        for seed in numbers:  # a whole table soon, then more seeds
+        for seed in numbers:  # a complete table early, then more seeds
             for name, file in files.items():
                 trainings.append(_training(base_file, file, given, name, seed, folder / name / f"seed{seed}", factor))
+        _check_teachers(trainings)
         if not root:
             _make_people(folder / "people", synth if factor is None else scaled(synth, factor), console)
     people = "synthetic people" if not root else f"people of {Path(trainings[0].data.root).resolve().name}"
@@ -109,12 +111,12 @@ def tables(
     console.print(f"\n{text}\nWritten to {out}", highlight=False, soft_wrap=True, markup=False)
 
 
-# Options of these groups are those of dsa-fast fit.
-tables.passed_on = ("data", "model", "loss", "optim", "augment", "trainer")  # type: ignore[attr-defined]
+# Options of these groups are passed on to dsa-fast fit.
+tables.passed_on = ("data", "model", "loss", "optim", "augment", "trainer", "guide")  # type: ignore[attr-defined]
 
 
 def scaled(config: SynthConfig, factor: float) -> SynthConfig:
-    """The same people with `factor` times the misalignment, each strength being 1 at most."""
+    """Returns the same people with `factor` times the misalignment. Each strength is at most 1."""
     return replace(config, **{name: min(1.0, factor * getattr(config, name)) for name in MISALIGNMENTS})
 
 
@@ -149,8 +151,20 @@ def _training(
     parser = make_parser(fit, "dsa-fast tables")
     arguments = ["--config", str(base), "--config", str(file), *options]
     parsed = parser.instantiate(parser.parse_args(arguments))
-    parts = {part: parsed[part] for part in ("data", "model", "loss", "optim", "augment", "trainer")}
+    parts = {part: parsed[part] for part in ("data", "model", "loss", "optim", "augment", "trainer", "guide")}
     return Training(name, seed, out, strength=strength, **parts)
+
+
+def _check_teachers(trainings: Sequence[Training]) -> None:
+    """A row's teacher must have been trained, or be trained before it."""
+    for number, training in enumerate(trainings):
+        teacher = training.teacher
+        earlier = {other.out / "checkpoints" / "last.ckpt" for other in trainings[:number]}
+        if teacher is not None and not teacher.is_file() and teacher not in earlier:
+            name = training.guide.distil_teacher.removeprefix(ROW)
+            raise ValueError(
+                f"rows must have {name} before {training.config}, whose teacher it is, got {training.config} without it"
+            )
 
 
 def _make_people(folder: Path, config: SynthConfig, console: Console) -> None:

@@ -18,7 +18,7 @@ from dsa_fast.image import read_image
 from dsa_fast.ops.warp import warp as warp_op
 from dsa_fast.visual.atlas import photo_and_parts
 
-_MARGIN = 0.06  # of a person's box, kept around it
+_MARGIN = 0.06  # kept around a person's box, as a share of it
 
 
 def warp(
@@ -40,9 +40,9 @@ def warp(
         out: PNG to write.
         size: height and width of a part's image, in texels.
         order: channel order of the map's red, green and blue; `auto` detects it.
-        reduce: of several pixels on one texel, take the last in raster order or the mean.
-        instances: image with a number per pixel, the same for all of one person; to show one person of several.
-        person: that person's number in `instances`.
+        reduce: if several pixels fall on one texel, use the `last` in raster order or the `mean`.
+        instances: image that labels each pixel with the number of its person, to show one of several people.
+        person: number of the person in `instances`.
     """
     if out.suffix.lower() != ".png":
         raise ValueError(f'out must end in ".png", got {str(out)!r}')
@@ -52,7 +52,7 @@ def warp(
     part_map = read_iuv(iuv, order=order)
     if photo.shape != part_map.shape:
         raise ValueError(
-            f"image and iuv must be of one size (width x height), got {_size(photo)} for {image} "
+            f"image and iuv must have the same size (width x height), got {_size(photo)} for {image} "
             f"and {_size(part_map)} for {iuv}"
         )
     title = image.name
@@ -60,13 +60,13 @@ def warp(
         photo, part_map = _one_person(photo, part_map, instances, person)
         title += f", person {person}"
     elif person is not None:
-        raise ValueError(f"person must come with instances, the image of people's numbers, got person {person}")
+        raise ValueError(f"person requires instances, the image of person numbers, got person {person}")
     if not bool(part_map[0].any()):
-        raise ValueError(f"iuv must hold labelled pixels, got background only: {iuv}")
+        raise ValueError(f"iuv must have labeled pixels, got background only: {iuv}")
     dsap, count = warp_op(photo, part_map, size=size, reduce=reduce, return_count=True)
     labelled, parts = int((part_map[0] > 0).sum()), int(count.flatten(1).any(1).sum())
     facts = (
-        f"{_size(photo)} pixels, {labelled / part_map[0].numel():.1%} of them labelled; {parts} of {NUM_PARTS} parts, "
+        f"{_size(photo)} pixels, {labelled / part_map[0].numel():.1%} of them labeled; {parts} of {NUM_PARTS} parts, "
         f"{float((count > 0).double().mean()):.1%} of their {size} x {size} texels touched"
     )
     picture = photo_and_parts(photo, part_map, dsap, count, f"{title}: {facts}")
@@ -76,7 +76,7 @@ def warp(
 
 
 def _one_person(photo: Tensor, iuv: Tensor, path: Path, person: int | None) -> tuple[Tensor, Tensor]:
-    """The photo and the map cut to one person's box; the map keeps that person's pixels only."""
+    """Crops the photo and the map to one person's box. The map keeps only that person's pixels."""
     try:
         file = Image.open(path)
         file.load()
@@ -88,7 +88,7 @@ def _one_person(photo: Tensor, iuv: Tensor, path: Path, person: int | None) -> t
         numbers = torch.from_numpy(np.array(file).astype(np.int64))
     if numbers.shape != photo.shape[1:]:
         raise ValueError(
-            f"instances must be of the image's size (width x height), {_size(photo)}, got {_size(numbers)}: {path}"
+            f"instances must have the image's size (width x height), {_size(photo)}, got {_size(numbers)}: {path}"
         )
     labelled = iuv[0] > 0
     found, pixels = numbers[labelled & (numbers > 0)].unique(return_counts=True)

@@ -1,6 +1,6 @@
 """Options of whole runs as YAML files inside the package: `small`, `tiny`, `dsa_reid`, and `rows/NAME`.
 
-This package imports nothing else of `dsa_fast`.
+This package imports no other part of `dsa_fast`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def find_config(name: str | os.PathLike[str], option: str = "config") -> Path:
         option: the option that named it, for errors.
 
     Raises:
-        FileNotFoundError: there is neither such a file nor such a name; the message lists the names.
+        FileNotFoundError: no file and no configuration has this name; the message lists the names.
     """
     path = Path(name)
     if path.is_file():

@@ -1,11 +1,11 @@
 """Data sets, P x K batches, augmentation, and training sets held in memory.
 
-- `read_dataset` finds and lists a data set; `registry` knows all of them, and one module reads one layout.
+- `read_dataset` finds and lists a data set; `registry` lists all of them, and each layout has a module.
 - `PeopleDataset` reads a person's files; `PersonStore` holds a whole training set; `PKSampler` chooses batches.
 - `augment_batch` turns stored bytes into a step's inputs on the device; `eval_transform` does so for tests.
 - `synth` renders synthetic people.
 
-This package may import `densepose`, `ops` and the layers below. It knows nothing of `models`.
+This package may import `densepose`, `ops` and the layers below. It does not import `models`.
 """
 
 from dsa_fast.data.dataset import Collate, PeopleDataset, PersonBatch, PersonItem

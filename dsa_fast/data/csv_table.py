@@ -8,7 +8,7 @@ photos/c.jpg,2,3,gallery,
 ```
 
 Paths are relative to the CSV file's folder, or absolute. `split` is train, query, gallery or multi_query. The column
-`iuv` may be left out; then the map of `photos/a.jpg` is looked for in `iuv/photos/a.png`.
+`iuv` is optional. Without it, the map of `photos/a.jpg` is `iuv/photos/a.png`, if that exists.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["FORMAT"]
 
 _COLUMNS = ("path", "pid", "camid", "split")
 _SPLITS = ("train", "query", "gallery", "multi_query")
-_MOST_TABLES = 50  # CSV files of a folder whose headers are read
+_MOST_TABLES = 50  # CSV files in a folder whose headers are read, at most
 
 
 def _read(
@@ -33,8 +33,8 @@ def _read(
 
     Args:
         folder: the folder, or the CSV file itself.
-        iuv: folder of the IUV maps of rows that name none, with the images' relative paths.
-        check_counts: not used, because there are no published numbers.
+        iuv: folder of the IUV maps of rows without one; maps have the images' relative paths.
+        check_counts: not used, because there are no published counts.
         table: the CSV file's name, if a folder has several.
 
     Raises:

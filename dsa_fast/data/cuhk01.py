@@ -7,8 +7,9 @@ cuhk01/
 ```
 
 It has 971 people with two images from each of two cameras. There is no official split. Papers usually train on 485
-random people and test on the other 486. Here the number of a split draws them: people are ordered by the
-SHA-256 of `cuhk01/SPLIT/PID`, and the first half trains. That is the same on every machine and in every version.
+random people and test on the other 486. Here the split number selects them: people are sorted by the
+SHA-256 of `cuhk01/SPLIT/PID`, and the first half is for training. The result is the same on every machine and in every
+version.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def _read(
     Args:
         folder: the folder with `campus`.
         iuv: folder of the IUV maps, which mirrors `campus`.
-        check_counts: compare the numbers of images and people with the published ones.
-        split: number of the random split. `all` puts everybody into train, and into query and gallery: to train on
+        check_counts: compare the counts of images and people with the published ones.
+        split: number of the random split. `all` puts all people into train, and into query and gallery: to train on
             all of CUHK01, or to test a model from another data set on all of it.
         query_camera: 1 or 2; the images of the other camera are the gallery.
     """
@@ -63,7 +64,7 @@ def _read(
     if check_counts and (len(people), len(pids)) != (_IMAGES, _PEOPLE):
         raise ValueError(
             f"CUHK01 must have {_IMAGES} images of {_PEOPLE} people as published, got {len(people)} of {len(pids)} in "
-            f"{place}: the copy is not complete or was changed; check_counts=False reads it as it is"
+            f"{place}: the copy is incomplete or was changed; check_counts=False skips this check"
         )
     if len(pids) < 2:
         raise ValueError(f"{place} must hold images of at least 2 people, got {len(pids)}")

@@ -10,11 +10,11 @@ cuhk03/
   cuhk03_new_protocol_config_detected.mat
   images_labeled/1_001_1_01.png       made from cuhk-03.mat: camera pair, person, view, image
   images_detected/...
-  iuv/images_labeled/1_001_1_01.png   (optional) IUV maps, mirrored names
+  iuv/images_labeled/1_001_1_01.png   (optional) IUV maps, with the images' names
 ```
 
 The images are unpacked once, with torchreid's names. Images that torchreid unpacked are used as they are. Cameras 1 and
-2 are the two views of a pair; nobody is seen by two pairs.
+2 are the two views of a pair. Each person is seen by one pair only.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ def _read(
     Args:
         folder: the folder with `cuhk03_release` and the protocol's files.
         iuv: folder of the IUV maps.
-        check_counts: compare the numbers of images with the published ones.
+        check_counts: compare the image counts with the published ones.
         kind: boxes drawn by hand (`labeled`) or found by a detector (`detected`).
-        protocol: `767/700`, or `all` to train on everybody without a test, as before fine-tuning on CUHK01.
+        protocol: `767/700`, or `all` to train on all people without a test set, as before fine-tuning on CUHK01.
         images: folder for the unpacked `images_labeled` and `images_detected`; by default `folder`.
 
     Raises:
-        ValueError: a file is not as published, or the package that reads it is missing.
+        ValueError: a file differs from the published one, or the package that reads it is missing.
     """
     if kind not in CUHK03_COUNTS:
         raise ValueError(f"kind must be labeled or detected, got {kind!r}")
@@ -131,7 +131,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _unpack(folder: Path, kind: str, out: Path, wanted: list[str]) -> None:
-    """Writes the wanted images that are not in `out` yet."""
+    """Writes the requested images that are not in `out` yet."""
     missing = set(wanted) - (set(image_names(out)) if out.is_dir() else set())
     if not missing:
         return
@@ -162,7 +162,7 @@ def _write(path: Path, picture: NDArray[np.uint8]) -> None:
 
 
 def _pictures(mat: Any, kind: str, wanted: set[str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Yields the names of the wanted images and their pixels, uint8 [H, W, 3].
+    """Yields the names of the requested images and their pixels, uint8 [H, W, 3].
 
     MATLAB's arrays are transposed in the file: a cell of camera pairs holds cells [10, people] of images [3, W, H]. A
     cell without an image has an array of another shape.

@@ -21,8 +21,8 @@ class PersonItem(TypedDict):
 
     Keys:
         image: uint8 [3, h, w], RGB, upright.
-        iuv: uint8 [3, h, w]; all background if there is no map, or maps are not read.
-        label: the identity's number in training, or the pid; int.
+        iuv: uint8 [3, h, w]; all background if there is no map or maps are not read.
+        label: class index of the identity in training, otherwise the pid; int.
         camid: camera; int.
     """
 
@@ -76,7 +76,7 @@ class PeopleDataset(Dataset[PersonItem]):
 
 
 class Collate:
-    """Makes a batch of items. They stay as they are if all images have one size; else each is resized to `size`."""
+    """Makes a batch of items. If the images differ in size, each is resized to `size`."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size

@@ -1,4 +1,4 @@
-"""Finds data sets, images and IUV maps in folders. All readers of data sets share it."""
+"""Finds data sets, images and IUV maps in folders. All data set readers share it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = [
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
 
-# IUV maps that `read_iuv` reads, the preferred first.
+# IUV maps that `read_iuv` reads, preferred ones first.
 _MAP_SUFFIXES = (".png", ".npy", ".npz")
 
-# These are no data sets, but may mirror the folders of one.
+# These folders are not data sets, but may mirror the folders of one.
 _SKIPPED = frozenset({"iuv", "__macosx"})
 
 
@@ -39,8 +39,8 @@ class DatasetFormat:
         name: the name for users, such as `market1501`.
         title: the authors' name.
         tree: its folders and files, shown if it is not found.
-        holds: tells whether a folder has these.
-        has_name: tells whether a folder's name is that of this data set and of no other with the same layout.
+        holds: returns whether a folder has this layout.
+        has_name: returns whether a folder's name means this data set and no other with the same layout.
         read: reads the folder. Its keywords after `iuv` and `check_counts` are the data set's options.
     """
 
@@ -79,7 +79,7 @@ def _any_case(folder: Path, name: str) -> Path | None:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Lists the subfolders that may hold data sets, sorted; none if the folder can't be read."""
+    """Lists the subfolders that may contain data sets, sorted; none if the folder can't be read."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir())
@@ -103,10 +103,11 @@ class IuvMaps:
 
     Args:
         root: the data set's folder.
-        iuv: folder or store of the maps; by default the folder `root/iuv`, or else the store `root/iuv.dsaiuv`.
+        iuv: folder or store of the maps; by default the folder `root/iuv`, or the store `root/iuv.dsaiuv` if there is
+            no such folder.
 
     Raises:
-        FileNotFoundError: `iuv` is given and is neither.
+        FileNotFoundError: `iuv` is given, but there is no such folder or store.
         ValueError: the store is damaged.
     """
 
@@ -127,7 +128,7 @@ class IuvMaps:
     def find(self, folder: str, name: str) -> Path | None:
         """Returns the map of the image `name` in `folder` (relative to the data set's), or None.
 
-        For a store it is a path as if the store were a folder; `read_iuv` reads it.
+        In a store, it is a path as if the store were a folder; `read_iuv` reads it.
         """
         stem = name.rpartition(".")[0]
         if self._store is not None:
@@ -140,7 +141,7 @@ class IuvMaps:
             if self.root.is_dir() and place.is_dir():
                 with os.scandir(place) as entries:
                     names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-                for suffix in reversed(_MAP_SUFFIXES):  # a PNG is preferred to an array of the same name
+                for suffix in reversed(_MAP_SUFFIXES):  # a PNG takes precedence over an array of the same name
                     found = (each for each in names if each.lower().endswith(suffix))
                     maps.update({each.rpartition(".")[0]: place / each for each in found})
             self._listed[folder] = maps
@@ -151,12 +152,12 @@ class IuvMaps:
         return self.root / folder / f"{name.rpartition('.')[0]}.png"
 
     def person(self, image: Path, folder: str, pid: int, camid: int) -> Person:
-        """Makes the `Person` of an image whose map is looked for in `folder`."""
+        """Makes the `Person` of an image, and looks for its map in `folder`."""
         return Person(image, self.find(folder, image.name), pid, camid, self.place(folder, image.name))
 
 
 def show_tree(root: Path, lines: int = 16) -> str:
-    """Lists what a folder holds, two levels deep, in at most `lines` lines of text."""
+    """Lists a folder's contents, two levels deep, in at most `lines` lines of text."""
     shown = [f"{root}/"]
     for entry in _entries(root, 10):
         shown.append(f"  {entry}")

@@ -1,4 +1,4 @@
-"""Lists the images of a data set or a folder that need an IUV map, and the place of each map."""
+"""Lists the images of a data set or a folder that need an IUV map, and the path of each map."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["ImageList", "list_images"]
 
 @dataclass(frozen=True)
 class ImageList:
-    """Images and the places of their maps.
+    """Images and the paths of their maps.
 
     Attributes:
         name: the data set's name, or `folder`.
         root: folder that the images' names are relative to.
         out: folder of the maps.
-        pairs: image and map of each, sorted by the map's name; no map comes twice.
+        pairs: paths of each image and its map, sorted by the map's name; no map appears twice.
     """
 
     name: str
@@ -44,20 +44,20 @@ def list_images(
 ) -> ImageList:
     """Lists the images of a data set or of a folder, and where their IUV maps belong.
 
-    The maps of a data set lie where its loader looks for them, those of a plain folder in `iuv` inside it, with the
-    images' folders and names and the suffix `.png`.
+    The maps of a data set are where its loader looks for them. The maps of a plain folder are in its subfolder `iuv`,
+    with the images' subfolders and names and the suffix `.png`.
 
     Args:
-        source: a data set as `read_dataset` takes it, or a folder with images, at any depth.
-        name: a data set's name; `folder` takes all images of a folder; `auto` a data set if there is one.
-        out: folder of the maps, made if it is not there; by default `iuv` in the data set or folder.
-        splits: all images, or those to train on only: at test time no maps are needed.
-        check_counts: as for `read_dataset`.
-        options: of the data set, as for `read_dataset`.
+        source: a data set, as in `read_dataset`, or a folder with images at any depth.
+        name: a data set's name; `folder` takes all images of a folder; `auto` takes a data set if there is one.
+        out: folder of the maps, created if missing; by default `iuv` in the data set or folder.
+        splits: all images, or only the training images, because testing needs no maps.
+        check_counts: as in `read_dataset`.
+        options: options of the data set, as in `read_dataset`.
 
     Raises:
-        FileNotFoundError: `source` is not there, or the data set isn't.
-        OSError: `out` can't be made or written to.
+        FileNotFoundError: `source` or the data set does not exist.
+        OSError: `out` can't be created or written to.
         ValueError: there are no images, two images would have one map, or a map would lie outside `out`.
     """
     source = source.expanduser()
@@ -69,7 +69,7 @@ def list_images(
         _make(out)
     if name == "folder" or (name == "auto" and source.is_dir() and not holds_dataset(source)):
         if splits != "all":
-            raise ValueError(f"splits must be all for a plain folder, got {splits}: {source} is no known data set")
+            raise ValueError(f"splits must be all for a plain folder, got {splits}: {source} is not a known data set")
         listing = _list_folder(source, source / "iuv" if out is None else out)
     else:
         listing = _list_dataset(source, name, out, splits, check_counts, dict(options or {}))
@@ -106,7 +106,7 @@ def _list_dataset(
     people = [*data.train]
     if splits == "all":
         people += [*data.query, *data.gallery, *data.multi_query]
-    if out is None:  # the loader's: next to the images' folders, or for CUHK03-NP next to both kinds
+    if out is None:  # the loader's folder: next to the images' folders, or for CUHK03-NP next to both kinds
         _refuse_store(people)
         looked = [person.iuv_place for person in people if person.iuv_place is not None]
         out = next((it for it in _homes(data.root) if any(_within(place, it) for place in looked)), data.root / "iuv")
@@ -125,13 +125,13 @@ def _refuse_store(people: Sequence[Person]) -> None:
             there = sum(each.iuv_path is not None for each in people)
             raise ValueError(
                 f"maps can't be added to the store {stored[0].path}, which has those of {there} of {len(people)} "
-                "images: to make them anew give --out FOLDER, or move the store away; dsa-fast pack puts them into one "
-                "file again"
+                "images: give --out FOLDER to make all maps again, or move the store away; dsa-fast pack makes a "
+                "new store"
             )
 
 
 def _own(place: Path, out: Path) -> bool:
-    """Whether an existing map could be `prepare`'s; others (arrays, maps named by a CSV file) are left alone."""
+    """Returns whether `prepare` could have written an existing map. Other maps (arrays, CSV files') stay."""
     return place.suffix.lower() == ".png" and _within(place, out)
 
 
@@ -144,7 +144,7 @@ def _within(place: Path, folder: Path) -> bool:
 
 
 def _checked(pairs: list[tuple[Path, Path]], out: Path) -> list[tuple[Path, Path]]:
-    """The pairs, sorted; refuses two maps in one place, and maps outside `out`."""
+    """Returns the pairs, sorted. Refuses two maps with the same path, and maps outside `out`."""
     images: dict[Path, Path] = {}
     for image, place in sorted(pairs, key=lambda pair: pair[1]):
         if place in images:

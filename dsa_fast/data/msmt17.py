@@ -5,11 +5,11 @@ MSMT17_V1/                                    or MSMT17_V2 (faces masked), with 
   train/0000/0000_000_01_0303morning_0008_0.jpg    camera 1
   test/0000/...
   list_train.txt  list_val.txt  list_query.txt  list_gallery.txt    "0000/0000_000_01_..._0.jpg 0"
-  iuv/train/0000/...png                            (optional) IUV maps, mirrored names
+  iuv/train/0000/...png                            (optional) IUV maps, with the images' names
 ```
 
 The lists number people from 0. Here 1 is added, because pid 0 means a distractor. Train and test are numbered
-separately: pid 1 of `train` and pid 1 of the test are two people.
+separately: pid 1 of `train` and pid 1 of the test set are different people.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def _read(
     Args:
         folder: the folder of the lists.
         iuv: folder of the IUV maps, which mirrors `train` and `test`.
-        check_counts: compare the numbers of images with the published ones.
-        with_val: train on list_val.txt too (32,621 images in all). The default is list_train.txt alone, as in
-            torchreid and fast-reid. Published results differ in this.
+        check_counts: compare the image counts with the published ones.
+        with_val: add list_val.txt to the training set (32,621 images in total). By default it is only list_train.txt,
+            as in torchreid and fast-reid. Published results use either.
     """
     train_folder, test_folder = (_image_folder(folder, split) for split in ("train", "test"))
     maps = IuvMaps(folder, iuv)
@@ -44,7 +44,7 @@ def _read(
     query, gallery = (_read_list(folder, split, test_folder, maps) for split in ("query", "gallery"))
     splits = PeopleSplits("msmt17", folder, train + val, query, gallery)
     if check_counts:  # only the sum of train and val is published
-        splits.check_counts("MSMT17 (list_train.txt and list_val.txt being train)", _COUNTS)
+        splits.check_counts("MSMT17 (train: list_train.txt and list_val.txt)", _COUNTS)
     return splits if with_val else replace(splits, train=train)
 
 
@@ -70,7 +70,7 @@ def _read_list(folder: Path, split: str, images: Path, maps: IuvMaps) -> list[Pe
             camid, person = int(file.split("_")[2]), int(pid)
         except (ValueError, IndexError) as error:
             raise ValueError(
-                f"{path}, line {number}, must be as '0000/0000_000_01_0303morning_0008_0.jpg 0', got {line!r}"
+                f"{path}, line {number}, must look like '0000/0000_000_01_0303morning_0008_0.jpg 0', got {line!r}"
             ) from error
         if person < 0:
             raise ValueError(f"{path}, line {number}: the person's number must be at least 0, got {person}")

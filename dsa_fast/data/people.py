@@ -1,4 +1,4 @@
-"""The form that every data set is read into: one list of people for each split."""
+"""The common form of all data sets: one list of people for each split."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Person:
     """One image of one person.
 
     Attributes:
-        path: the image's file.
-        iuv_path: its IUV map's file (or its path in a store, see `IUVStore`); None if it has none.
+        path: file of the image.
+        iuv_path: file of its IUV map (or path in a store, see `IUVStore`); None if it has no map.
         pid: identity; 0 is a distractor, -1 junk (Market-1501's convention).
         camid: camera, 1-based.
-        iuv_place: the path where its IUV map is looked for, whether it exists or not; None if none is looked for.
+        iuv_place: expected path of its IUV map, whether or not it exists; None if there is none.
     """
 
     path: Path
@@ -32,18 +32,18 @@ class Person:
 class PeopleSplits:
     """The splits of a data set.
 
-    The pids and camids are the data set's own. The same numbers mean other people and cameras in another data set, and
-    in MSMT17 also in another split. Nothing compares them across data sets: training renumbers the pids of `train`, and
-    the evaluation uses `query` and `gallery` of one data set.
+    The pids and camids are the data set's own. In another data set, and in MSMT17 also in another split, the same
+    numbers mean different people and cameras. They are never compared across data sets: training renumbers the pids of
+    `train`, and the evaluation uses `query` and `gallery` of one data set.
 
     Attributes:
         name: the data set's name, such as `market1501`.
         root: its folder.
-        train: people to train on (no junk, no distractors).
+        train: training images (no junk, no distractors).
         query: queries; all pids are above 0.
         gallery: gallery, with junk and distractors (the evaluation handles them).
-        multi_query: more images of the queries' people by the queries' cameras, for multi-query tests; empty if the
-            data set has none.
+        multi_query: additional images of the queries' people by the queries' cameras, for multi-query tests; empty if
+            the data set has none.
     """
 
     name: str
@@ -54,7 +54,7 @@ class PeopleSplits:
     multi_query: list[Person] = field(default_factory=list)
 
     def summary(self) -> list[tuple[str, int, int, int, int]]:
-        """Returns one row a split: name, images, identities (without junk and distractors), cameras, IUV maps."""
+        """Returns one row per split: name, images, identities (without junk and distractors), cameras, IUV maps."""
         rows = []
         for name in ("train", "query", "gallery"):
             people: list[Person] = getattr(self, name)
@@ -65,14 +65,14 @@ class PeopleSplits:
         return rows
 
     def check_counts(self, title: str, published: Mapping[str, int]) -> None:
-        """Compares the numbers of images with the published ones.
+        """Compares the image counts with the published ones.
 
         Args:
             title: the data set's name in the message.
-            published: images of each split (`train`, `query`, `gallery`).
+            published: image count of each split (`train`, `query`, `gallery`).
 
         Raises:
-            ValueError: a number differs; the message lists all numbers.
+            ValueError: a count differs; the message lists all counts.
         """
         found = {split: len(getattr(self, split)) for split in published}
         if found != published:
@@ -81,5 +81,5 @@ class PeopleSplits:
             )
             raise ValueError(
                 f"{title} must have {wanted} images as published, got {got} in {self.root}: "
-                "the copy is not complete or was changed; check_counts=False reads it as it is"
+                "the copy is incomplete or was changed; check_counts=False skips this check"
             )

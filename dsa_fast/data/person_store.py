@@ -1,7 +1,7 @@
-"""Holds a whole training set as bytes in memory, on the training device if it fits, so that the loop reads no files.
+"""Keeps a whole training set as bytes in memory, on the training device if it fits, so the loop reads no files.
 
-`PersonStore.open` decodes all people once, in threads, and saves the result in a folder. The next start maps it into
-memory. `choose_place` chooses its place by its size and the free memory. `StoreLoader` gives an epoch's batches.
+`PersonStore.open` decodes all people once, in threads, and saves the result in a folder. The next run maps it into
+memory. `choose_place` selects its place by its size and the free memory. `StoreLoader` yields the batches of an epoch.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from dsa_fast.image import image_size, read_image
 
 __all__ = ["PersonStore", "Place", "StoreLoader", "choose_place", "measure", "say"]
 
-#: Place of the people: the training device, (pinned) host memory, or their files.
+#: Where the people are kept: the training device, (pinned) host memory, or the cache files.
 Place = Literal["device", "pinned", "disk"]
 
 _FORMAT = "dsa_fast.store"
 _VERSION = 1
 _CHUNK = 64
 _MANIFEST = "manifest.json"
-# The share of free memory that a store may take. The network needs the rest.
+# Share of free memory that a store may use. The network needs the rest.
 _DEVICE_SHARE = 0.25
 _HOST_SHARE = 0.5
 
@@ -54,7 +54,7 @@ def measure(people: Sequence[Person], size: tuple[int, int], workers: int | None
     """Returns the height and width of the store: the images' own if all have one size when upright, else `size`.
 
     Raises:
-        ValueError: a file is missing or no image; the message names it.
+        ValueError: a file is missing or not an image; the message names it.
     """
     chunks = [people[i : i + _CHUNK] for i in range(0, len(people), _CHUNK)]
     with ThreadPoolExecutor(decoding_threads(workers)) as pool:
@@ -63,11 +63,11 @@ def measure(people: Sequence[Person], size: tuple[int, int], workers: int | None
 
 
 def choose_place(num_bytes: int, device: torch.device, processes: int = 1) -> tuple[Place, str]:
-    """Chooses the place of a store of `num_bytes`, and gives the reason.
+    """Returns the place of a store of `num_bytes`, and the reason.
 
-    The place is the device if the store fits in a quarter of its free memory, else host memory if it fits in half of
-    the free memory there (shared by all processes of this machine), else the files. On a CPU the device's memory is the
-    host's.
+    The place is the device if the store fits in a quarter of its free memory. Otherwise it is host memory if the store
+    fits in half of the free host memory (shared by all processes of this machine). Otherwise it is the files. On a CPU,
+    the device's memory is the host's.
 
     Args:
         num_bytes: size of the store.
@@ -92,7 +92,7 @@ def choose_place(num_bytes: int, device: torch.device, processes: int = 1) -> tu
 
 
 def _free_host_bytes() -> int | None:
-    """Returns the free memory of the host; None if the system does not tell."""
+    """Returns the free memory of the host; None if the system does not report it."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -142,19 +142,19 @@ class PersonStore:
     ) -> PersonStore:
         """Decodes people in threads, or maps the result of an earlier call in `cache` into memory.
 
-        If all images have one size they are stored as they are. Otherwise each is resized to `size` (maps by nearest
-        neighbor). The training transform would do the same first, so the network sees the same pixels.
+        If all images have the same size, they are stored unchanged. Otherwise each is resized to `size` (maps by
+        nearest neighbor). The training transform would do the same first, so the network sees the same pixels.
 
         The cache is a folder for this list of people with `manifest.json` and one file of bytes. It is valid as long
         as all paths, sizes and modification times are the same; otherwise it is rebuilt. If it can't be written, or the
-        disk is too full, the store is made in memory, and the log says so.
+        disk is too full, the store stays in memory, and the log reports this.
 
         Args:
             people: the people.
             size: height and width of the network's input, for images of unequal sizes.
             iuv_order: channel order of the maps' files, see `read_iuv`.
             cache: folder for the caches of any number of lists; None for no cache.
-            workers: threads; by default one for each core, 8 at most.
+            workers: number of threads; by default one per core, at most 8.
             progress: show a progress bar and messages.
 
         Raises:
@@ -189,7 +189,7 @@ class PersonStore:
                         remove_left_over(folder, time.time())
                     return _write(folder, key, shape, size, fill)
             except OSError as error:
-                say(f"store: kept in memory only: {folder} cannot be written: {error}", progress)
+                say(f"store: kept in memory only, because {folder} cannot be written: {error}", progress)
         memory = np.zeros(shape, np.uint8)
         fill(memory)
         return cls(*torch.from_numpy(memory).unbind())
@@ -206,12 +206,12 @@ class PersonStore:
             return PersonStore(self.images.to(device), self.iuv.to(device))
         except torch.OutOfMemoryError as error:
             raise ValueError(
-                f"data.store device needs {_gigabytes(self.num_bytes)} on {device}, which are not free: "
+                f"data.store device needs {_gigabytes(self.num_bytes)} on {device}, which has less free memory: "
                 "choose auto, pinned or disk"
             ) from error
 
     def pin(self) -> PersonStore:
-        """Copies the store to page-locked memory, which a GPU reads without the processor."""
+        """Copies the store to page-locked memory, which a GPU reads without the CPU."""
         return PersonStore(self.images.pin_memory(), self.iuv.pin_memory())
 
 
@@ -275,7 +275,7 @@ def _alone(folder: Path, progress: bool) -> Iterator[bool]:
 def _write(
     folder: Path, key: str, shape: tuple[int, ...], size: tuple[int, int], fill: Callable[[np.ndarray], None]
 ) -> PersonStore:
-    """Fills a new file of bytes, which replaces the folder's old one."""
+    """Writes a new file of bytes, which replaces the folder's old one."""
     num_bytes, (height, width) = int(np.prod(shape)), shape[-2:]
     name = f"people-{secrets.token_hex(4)}.bin"
     with atomic_path(folder / name) as temporary:
@@ -332,9 +332,9 @@ def _fill_chunk(people: Sequence[Person], to: np.ndarray, iuv_order: Order, star
 
 
 class StoreLoader:
-    """Gives an epoch's batches from a store, in place of a data loader.
+    """Yields the batches of an epoch from a store. It replaces a data loader.
 
-    A store on the training device is not copied: a batch holds all people and its own indices, and `augment_batch`
+    A store on the training device is not copied: a batch contains all people and its own indices, and `augment_batch`
     reads them in place. From host memory, a batch's people are copied to a CUDA device on a separate stream, two
     batches ahead of the step.
 
@@ -342,10 +342,10 @@ class StoreLoader:
         store: the people, on `device` or in host memory (pinned, for CUDA).
         labels: of each person, int64 [N].
         camids: of each person, int64 [N].
-        batch_sampler: gives each batch's indices.
+        batch_sampler: yields each batch's indices.
         device: the training device.
-        whole: whether batches hold the whole store and indices; by default if the store is on `device`.
-        ahead: batches that are copied in advance.
+        whole: whether batches contain the whole store and indices; by default, if the store is on `device`.
+        ahead: number of batches copied in advance.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a long reading of files shows in a terminal. Rich is imported only where something is shown."""
+"""Progress bars and messages for reading many files. Rich is imported only if something is shown."""
 
 from __future__ import annotations
 

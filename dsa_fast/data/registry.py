@@ -12,7 +12,7 @@ from dsa_fast.data.people import PeopleSplits
 
 __all__ = ["DATASETS", "holds_dataset", "read_dataset"]
 
-# If a folder has several formats, the first one counts: more specific ones come first.
+# The first format that matches a folder wins, so more specific ones come first.
 _FORMATS = (csv_table.FORMAT, *market.FORMATS, cuhk03.FORMAT, cuhk01.FORMAT, msmt17.FORMAT, market.OWN)
 
 #: The names that `read_dataset` knows, without `auto`.
@@ -51,14 +51,14 @@ def read_dataset(
         name: one of `DATASETS`; `auto` takes the only data set in `root`.
         iuv: folder of the IUV maps, which mirrors the data set's folders, or a store of them (`dsa-fast pack`); by
             default the folder `iuv` or the store `iuv.dsaiuv` in the data set.
-        check_counts: compare the numbers of images with the published ones.
-        options: of the data set: `distractors_500k` (market1501); `kind` (cuhk03, cuhk03-np), `protocol` and `images`
-            (cuhk03); `split` and `query_camera` (cuhk01); `with_val` (msmt17); `table` (csv).
+        check_counts: compare the image counts with the published ones.
+        options: options of the data set: `distractors_500k` (market1501); `kind` (cuhk03, cuhk03-np), `protocol` and
+            `images` (cuhk03); `split` and `query_camera` (cuhk01); `with_val` (msmt17); `table` (csv).
 
     Raises:
         FileNotFoundError: `root` does not exist, no data set is found in it (the message shows the expected tree next
             to the one found), or files are missing.
-        ValueError: `name` or an option is unknown, `root` holds several data sets, the numbers of images are not the
+        ValueError: `name` or an option is unknown, `root` contains several data sets, the image counts differ from the
             published ones, or a file is wrong.
     """
     root = Path(root).expanduser()
@@ -88,7 +88,7 @@ def read_dataset(
 
 
 def holds_dataset(root: Path | str) -> bool:
-    """Tells whether `read_dataset` would find one or more data sets in a folder."""
+    """Returns whether `read_dataset` would find one or more data sets in a folder."""
     return bool(_find(Path(root).expanduser(), None, None))
 
 
@@ -120,7 +120,7 @@ def _find(root: Path, wanted: DatasetFormat | None, iuv: Path | None) -> list[tu
         level = deeper
     if wanted is None:
         return [(named[0], folder) for folder, _, named in found]
-    # A folder of the same layout counts under any name, except the name of another data set.
+    # A folder with the same layout matches under any name, except the name of another data set.
     sure = [(wanted, folder) for folder, _, named in found if wanted in named]
     others = [
         (wanted, folder) for folder, holding, named in found if wanted in holding and named[0] in (wanted, market.OWN)

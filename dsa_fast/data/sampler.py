@@ -12,20 +12,20 @@ class PKSampler(Sampler[list[int]]):
     """A batch sampler of P identities x K images. An epoch shows every image at least once.
 
     In each epoch, an identity's images are shuffled and cut into groups of K. A short group is filled with other images
-    of the same identity (each as rarely as possible). The groups are dealt to the epoch's batches in turn, identity
-    after identity in random order, so no batch has an identity twice. Batches that lack identities are completed with
-    more groups of random others. So an epoch has at least as many batches as the largest identity has groups. A batch
-    is laid out identity by identity: [a a a a b b b b ...].
+    of the same identity (each as rarely as possible). The groups are dealt to the epoch's batches in turn, one
+    identity after another in random order, so no batch has an identity twice. Batches with too few identities are
+    filled with groups of random other identities. So an epoch has at least as many batches as the largest identity has
+    groups. The images of a batch are ordered by identity: [a a a a b b b b ...].
 
-    The batches depend only on `seed` and the epoch. Several processes draw the same batches and take turns. Each gets
-    the same number of batches, so some batches may come twice in an epoch.
+    The batches depend only on `seed` and the epoch. Several processes compute the same batches and take turns. Each
+    gets the same number of batches, so some batches may appear twice in an epoch.
 
     Args:
         pids: identity of each image in the data set, [N].
-        p: identities in a batch.
-        k: images of each identity.
-        seed: seed of the draws.
-        rank: number of this process.
+        p: identities per batch.
+        k: images per identity.
+        seed: random seed.
+        rank: index of this process.
         world_size: number of processes.
 
     Raises:
@@ -92,7 +92,7 @@ class PKSampler(Sampler[list[int]]):
         if short:
             last = order[len(order) - len(order) % self.k :]
             spare = rng.permutation(np.setdiff1d(images, last))
-            # First images that the short group lacks, then repeats.
+            # First images that are not in the short group, then repeats.
             filler = np.concatenate([spare, *[rng.permutation(images) for _ in range(-(-short // len(images)))]])
             order = np.concatenate([order, filler[:short]])
         return list(order.reshape(-1, self.k))

@@ -1,8 +1,8 @@
 """Turns stored uint8 images and IUV maps into the inputs of a step, on their device.
 
 The full image is resized, flipped, cropped, normalized and erased. The DSAP images are warped after the same flip and
-crop, before the erasing (which hits the full image only). `augment_batch` does it with one operator,
-`train_transform`; `augment_batch_reference` does it in plain steps, with the same result.
+crop, before erasing (which affects only the full image). `augment_batch` does this with one operator,
+`train_transform`. `augment_batch_reference` does it in plain steps, with the same result.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class AugmentConfig:
         flip_table: path of DensePose's `UV_symmetry_transforms.mat`, a table of u and v of mirrored parts; by default
             the closed form of `dsa_fast.densepose.flip_iuv`. `flip_lut` reads it for `augment_batch`.
         erase: probability of random erasing.
-        erase_area: smallest and largest share of the image that is erased.
+        erase_area: smallest and largest erased share of the image.
         erase_aspect: smallest and largest height / width of the erased box.
         reduce: how several pixels on a texel are combined, `last` or `mean` (see `dsa_fast.warp`).
         parts: `warp` makes part images as in the paper; `crop` makes the paper's CSA (see `dsa_fast.crop_parts`) for
             comparison, and is slower.
-        iuv_drop: probability that a part is missing in an image's IUV map, as in maps of a worse DensePose.
-        iuv_noise: standard deviation of a shift of (u, v), drawn for each part of each image; 1 is a part's side.
+        iuv_drop: probability that a part is removed from an image's IUV map, to simulate a worse DensePose.
+        iuv_noise: standard deviation of a random shift of (u, v) for each part of each image; 1 is the side of a part.
     """
 
     size: tuple[int, int] = (256, 128)
@@ -88,7 +88,7 @@ class Draws:
 
     Attributes:
         top, left: corner of the crop in the padded image, int64 [B], in pixels.
-        flip: whether an image is mirrored, bool [B].
+        flip: whether each image is mirrored, bool [B].
         erase: boxes (top, left, height, width) in the cropped image, int64 [B, 4]; height 0 for none.
         dropped: parts to remove from the maps, bool [B, 24]; None for none.
         shift: offsets of the parts' u and v, float32 [B, 24, 2]; None for none.
@@ -103,7 +103,7 @@ class Draws:
 
     @classmethod
     def sample(cls, batch_size: int, config: AugmentConfig, generator: torch.Generator) -> Draws:
-        """Draws for `batch_size` images. Equal generator states give equal draws, whatever the device."""
+        """Draws for `batch_size` images. Equal generator states give equal draws on any device."""
 
         def uniform(*shape: int) -> Tensor:
             return torch.rand(*shape, generator=generator, dtype=torch.float64)
@@ -125,7 +125,7 @@ class Draws:
         box_height, box_width = box_height * erased, box_width * erased
         box_top = (uniform(batch_size) * (height - box_height + 1)).long()
         box_left = (uniform(batch_size) * (width - box_width + 1)).long()
-        # Last, and only on request, so that the other draws are the same with and without.
+        # Drawn last, and only if used, so the other draws do not depend on these options.
         dropped = uniform(batch_size, NUM_PARTS) < config.iuv_drop if config.iuv_drop else None
         shift = None
         if config.iuv_noise:
@@ -153,7 +153,7 @@ _MEAN, _STD = ((torch.tensor(values) * 255).tolist() for values in (MEAN, STD))
 
 @lru_cache
 def _mean_std(device: torch.device) -> tuple[Tensor, Tensor]:
-    """[3, 1, 1] each, in 0..255. Cached, because a copy to a GPU at each step would wait."""
+    """[3, 1, 1] each, in 0..255. Cached, because a copy to a GPU in each step would block."""
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) * 255 for values in (MEAN, STD))
     return mean, std
 
@@ -183,9 +183,9 @@ def augment_batch(
         draws: `Draws.sample(...)`.
         config: sizes and padding. The probabilities are already in `draws`.
         indices: the stored people of the batch, int64 [B], on the CPU. They are read in place.
-        dtype: of the images.
-        dsap_dtype: of the DSAP images; by default `dtype`.
-        channels_last: lay the images out as [B, H, W, 3] in memory.
+        dtype: dtype of the images.
+        dsap_dtype: dtype of the DSAP images; by default `dtype`.
+        channels_last: store the images as [B, H, W, 3] in memory.
         mirror: a table of mirrored (U, V) from `flip_lut`, instead of the closed form; see `train_transform`.
 
     Returns:
@@ -229,10 +229,10 @@ def augment_batch(
 
 
 def flip_lut(config: AugmentConfig) -> Tensor | None:
-    """Reads `config.flip_table` as `augment_batch` takes it for `mirror`; None without a table.
+    """Reads `config.flip_table` for the argument `mirror` of `augment_batch`; None without a table.
 
     Raises:
-        FileNotFoundError, ValueError: see `SymmetryTable.load`; also ValueError if the package to read it is missing.
+        FileNotFoundError, ValueError: see `SymmetryTable.load`; also ValueError if a package is missing to read it.
     """
     if config.flip_table is None:
         return None
@@ -272,7 +272,7 @@ def augment_batch_reference(images: Tensor, iuv: Tensor, draws: Draws, config: A
     images = torch.where(flip, images.flip(-1), images)
     iuv = resize_iuv(disturb_iuv(iuv, draws), config.size)
     iuv = _crop(torch.where(flip, flip_iuv(iuv), iuv), draws, config)
-    # The warp sees bytes, so that the mean of several pixels does not depend on their order.
+    # The warp reads bytes, so the mean of several pixels does not depend on their order.
     pixels = _crop(images, draws, config)
     dsap = part_images(pixels, iuv, config.parts, size=config.dsap_size, reduce=config.reduce)
     return _erase(_crop(normalize(images), draws, config), draws), dsap
@@ -300,12 +300,62 @@ def part_images(
     return normalize(warp(images, iuv, size=size, fill=_MEAN, reduce=reduce, dtype=torch.float32))
 
 
+def grid_iuv(
+    iuv: Tensor,
+    draws: Draws,
+    config: AugmentConfig,
+    grid: tuple[int, int],
+    *,
+    indices: Sequence[int] | np.ndarray | Tensor | None = None,
+    mirror: Tensor | None = None,
+) -> Tensor:
+    """The maps of the training images at a coarser grid, from the same draws: what is at the middle of each cell.
+
+    Cell (i, j) reads the pixel at row floor((i + 1/2) H / h) and column floor((j + 1/2) W / w) of the transformed map
+    [H, W]; erasing does not touch it.
+
+    Args:
+        iuv: uint8 [B, 3, height, width]; with `indices`, [N, 3, height, width].
+        draws: `Draws.sample(...)`.
+        config: sizes and paddings.
+        grid: (h, w).
+        indices: which stored people are the batch, int64 [B].
+        mirror: a table of mirrored (U, V), see `train_transform`.
+
+    Returns:
+        uint8 [B, 3, h, w]; what the padding shows is background.
+    """
+    device, batch = iuv.device, len(draws.top)
+    chosen = torch.arange(batch) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
+    places = []
+    for size, stored, cells, offset in zip(config.size, iuv.shape[2:], grid, (draws.top, draws.left), strict=True):
+        middle = (2 * torch.arange(cells) + 1) * size // (2 * cells)
+        place = middle[None] + offset[:, None] - config.pad  # in the image, [B, cells]
+        inside = (place >= 0) & (place < size)
+        if offset is draws.left:
+            place = torch.where(draws.flip[:, None], size - 1 - place, place)
+        places.append(((2 * place.clamp(0, size - 1) + 1) * stored // (2 * size), inside))
+    (rows, rows_inside), (columns, columns_inside) = (
+        tuple(x.to(device, non_blocking=True) for x in pair) for pair in places
+    )
+    chosen = chosen.to(device, non_blocking=True)
+    # Advanced indices around a slice put the channels last.
+    out = iuv[chosen[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    out = disturb_iuv(out, draws)
+    # Columns were mirrored above; here parts and (u, v) are.
+    table = None if mirror is None else SymmetryTable(mirror.float() / 255)
+    flipped = flip_iuv(out.flip(-1), table)
+    out = torch.where(draws.flip.to(device, non_blocking=True)[:, None, None, None], flipped, out)
+    inside = rows_inside[:, None, :, None] & columns_inside[:, None, None, :]
+    return out * inside
+
+
 def disturb_iuv(iuv: Tensor, draws: Draws) -> Tensor:
     """Removes the dropped parts from maps and shifts (u, v) of the others: uint8 [B, 3, h, w] -> the same shape."""
     if draws.dropped is None and draws.shift is None:
         return iuv
     part = iuv[:, 0].long()
-    part = (part * (part <= NUM_PARTS)).flatten(1)  # [B, h * w]; 0 is no part
+    part = (part * (part <= NUM_PARTS)).flatten(1)  # [B, h * w]; 0: no part
     out = iuv.clone()
     if draws.shift is not None:
         shift = functional.pad(draws.shift, (0, 0, 1, 0)).to(iuv.device, non_blocking=True) * 255  # [B, 25, 2]

@@ -1,4 +1,4 @@
-"""Decodes every image and IUV map before training starts, so that a broken file is found then and not in epoch 40."""
+"""Decodes every image and IUV map before training starts, so a broken file does not stop epoch 40."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def verify_files(
     """Decodes all files of people, in threads, and raises if any can't be used.
 
     Args:
-        people: the people. A file that comes twice is read once.
+        people: the people. A file that appears twice is read once.
         with_iuv: read the IUV maps too, and check that they have their images' sizes.
         iuv_order: channel order of the maps' files, see `read_iuv`.
-        stamp: file that records a check without complaints. As long as all paths, sizes and modification times are the
-            same, the next check with this stamp decodes nothing.
-        workers: threads; by default one for each core, 8 at most.
+        stamp: file that records a successful check. As long as all paths, sizes and modification times are the same,
+            the next check with this stamp decodes nothing.
+        workers: number of threads; by default one per core, at most 8.
         progress: show a progress bar.
 
     Returns:
@@ -72,7 +72,7 @@ def verify_files(
 
 
 def decoding_threads(workers: int | None = None) -> int:
-    """The number of threads that decode files: `workers`, or one for each core, 8 at most."""
+    """Returns the number of threads that decode files: `workers`, or one per core, at most 8."""
     if workers is not None:
         return max(workers, 1)
     return min(usable_cores(), 8)

@@ -1,9 +1,9 @@
-"""DensePose: IUV maps from any source, body parts, and what one can do with maps.
+"""DensePose: IUV maps from any source, body parts, and operations on maps.
 
 - maps and their files: `iuv`, `iuv_store`, `parts`, `symmetry` (DensePose's table for flips), `map_checks`;
 - DensePose results: `dump` (files of detectron2's apply_net.py), `unpickle`, `results`, `person_choice`;
-- people whose joints are known: `body`, `keypoints`, `keypoint_rcnn`;
-- making maps of many images: `prepare`, `prepare_options`, `map_sources`, `detectron` (DensePose itself), `torchrun`.
+- maps from keypoints: `body`, `keypoints`, `keypoint_rcnn`;
+- maps of many images: `prepare`, `prepare_options`, `map_sources`, `detectron` (DensePose itself), `torchrun`.
 
 May import `dsa_fast.ops`, `dsa_fast.image`, `dsa_fast.weights` and `dsa_fast.files`.
 """

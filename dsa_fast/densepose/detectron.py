@@ -1,7 +1,7 @@
-"""DensePose by detectron2: its chart-based models, run in batches.
+"""Runs DensePose's chart-based models with detectron2, in batches.
 
 Güler et al., "DensePose: Dense Human Pose Estimation in the Wild", CVPR 2018 (https://arxiv.org/abs/1802.00434);
-detectron2's `projects/DensePose`. Neither is needed to import this module.
+detectron2's `projects/DensePose`. This module can be imported without either.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ or, from a clone, put its folder projects/DensePose on PYTHONPATH"""
 
 
 class _Loaded(NamedTuple):
-    """An image as the network reads it (uint8 [3, h, w], in its channel order), and its own (height, width)."""
+    """An image as the network's input (uint8 [3, h, w], in its channel order), and its original (height, width)."""
 
     pixels: Tensor
     size: tuple[int, int]
@@ -53,27 +53,27 @@ class _Heads:
 
 
 class DensePose:
-    """Images -> IUV maps, by one of detectron2's chart-based DensePose models.
+    """Makes IUV maps of images with one of detectron2's chart-based DensePose models.
 
-    Does for a batch what `DefaultPredictor` does for one image: resizes bilinearly so that the short edge is `min_size`
-    unless the long one would exceed `max_size`, runs the network, and scales the boxes back. Images share a batch only
+    It extends `DefaultPredictor` to batches: it resizes bilinearly so that the short edge is `min_size` unless the long
+    edge would exceed `max_size`, runs the network, and scales the boxes back. Images share a batch only
     if their padded inputs have the same shape, so no image gets more padding than it would alone. The DensePose head
-    runs for one person in each image, the one that `choose_person` picks. Persons below `min_score` are ignored.
+    runs for one person per image, chosen by `choose_person`. People below `min_score` are ignored.
 
     Args:
-        config: a detectron2 YAML file, such as `densepose_rcnn_R_50_FPN_s1x.yaml`; the file that its `_BASE_` names
-            must be next to it.
+        config: a detectron2 YAML file, such as `densepose_rcnn_R_50_FPN_s1x.yaml`; the file in its `_BASE_` must be
+            next to it.
         weights: its weights, .pkl as in DensePose's model zoo or .pth. No code in them is run.
-        device: where the network runs.
+        device: device of the network.
         min_size: short edge of the network's input, pixels; by default the config's INPUT.MIN_SIZE_TEST.
         max_size: longest edge; by default INPUT.MAX_SIZE_TEST.
-        min_score: least score of a person, 0..1.
-        overrides: further config keys and their values, such as {"MODEL.RPN.POST_NMS_TOPK_TEST": 100}.
+        min_score: lowest score of a person, 0..1.
+        overrides: additional config keys and their values, such as {"MODEL.RPN.POST_NMS_TOPK_TEST": 100}.
 
     Raises:
-        FileNotFoundError: `config` or `weights` is not there.
-        ValueError: detectron2 or DensePose is not installed, the config is not one of a chart-based DensePose model, or
-            the weights are not this model's.
+        FileNotFoundError: `config` or `weights` does not exist.
+        ValueError: detectron2 or DensePose is not installed, the config is not for a chart-based DensePose model, or
+            the weights are for another model.
     """
 
     maker = "DensePose"
@@ -124,7 +124,7 @@ class DensePose:
         }
 
     def group(self, size: tuple[int, int]) -> Hashable:
-        """The input's shape after resizing and padding."""
+        """Returns the input's shape after resizing and padding."""
         unit = max(1, self.model.backbone.size_divisibility)
         return tuple(-(-length // unit) * unit for length in self._input_size(size))
 
@@ -142,10 +142,10 @@ class DensePose:
 
     @torch.inference_mode()
     def estimate(self, batch: Sequence[_Loaded]) -> list[PersonMap | None]:
-        """The person of each image."""
+        """Returns the person in each image."""
         inputs = [{"image": each.pixels, "height": each.size[0], "width": each.size[1]} for each in batch]
         people = [result["instances"] for result in self.model.inference(inputs)]
-        # A batch without anybody has no DensePose outputs at all.
+        # A batch without people has no DensePose outputs at all.
         there = [i for i, person in enumerate(people) if len(person) and person.has("pred_densepose")]
         found: list[PersonMap | None] = [None] * len(batch)
         if there:
@@ -162,7 +162,7 @@ class DensePose:
         return height, width
 
     def _keep_one_person(self) -> None:
-        """Cuts the detections to one person before the heads that follow the box head."""
+        """Reduces the detections to one person before the heads that follow the box head."""
         heads = self.model.roi_heads
         with_boxes = heads.forward_with_given_boxes
 
@@ -173,13 +173,13 @@ class DensePose:
 
 
 def _chosen(instances: Any) -> Any:
-    """The detections in one image, cut to the person that it shows, if there is one."""
+    """Reduces the detections in one image to the person that it shows, if there is one."""
     best = choose_person(instances.pred_boxes.tensor, instances.scores, instances.image_size)
     return instances[:0] if best is None else instances[best]
 
 
 def _chart_maps(people: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """uint8 [3, H, W] for each of one-person instances, in their images, on the CPU."""
+    """Returns the map of each one-person result in its image, uint8 [3, H, W], on the CPU."""
     maps: dict[int, Tensor] = {}
     for size in set(sizes):
         numbers = [i for i, each in enumerate(sizes) if each == size]
@@ -194,7 +194,7 @@ def _chart_maps(people: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> list
 def _read_config(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of detectron2's about torch
+            warnings.simplefilter("ignore")  # detectron2's warnings about torch
             from densepose import add_densepose_config
             from detectron2.config import get_cfg
     except ImportError as error:
@@ -213,13 +213,13 @@ def _read_config(path: Path) -> Any:
 def _check_chart_model(cfg: Any, path: Path) -> None:
     if not cfg.MODEL.DENSEPOSE_ON or cfg.MODEL.ROI_HEADS.NAME != "DensePoseROIHeads":
         raise ValueError(
-            f"config must be that of a DensePose model, got {path}, whose heads are {cfg.MODEL.ROI_HEADS.NAME}"
+            f"config must be for a DensePose model, got {path}, whose heads are {cfg.MODEL.ROI_HEADS.NAME}"
         )
     head = cfg.MODEL.ROI_DENSEPOSE_HEAD
     if "Embedding" in head.PREDICTOR_NAME or head.CSE.EMBEDDERS:
         raise ValueError(
-            f"config must be that of a model that predicts charts (part, u, v), got {path}, whose "
-            f"{head.PREDICTOR_NAME} predicts continuous surface embeddings (CSE); take a chart-based one, such as "
+            f"config must be for a model that predicts charts (part, u, v), got {path}, whose "
+            f"{head.PREDICTOR_NAME} predicts continuous surface embeddings (CSE); use a chart-based config, such as "
             "densepose_rcnn_R_50_FPN_s1x.yaml"
         )
 
@@ -234,15 +234,15 @@ def _build(cfg: Any, path: Path) -> Any:
     except (KeyError, ValueError, AssertionError) as error:
         raise ValueError(f"no model can be built from {path}: {error}") from error
     if not hasattr(model, "roi_heads"):
-        raise ValueError(f"config must be that of a GeneralizedRCNN, got {path} with {type(model).__name__}")
+        raise ValueError(f"config must be for a GeneralizedRCNN, got {path} with {type(model).__name__}")
     return model
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Reads a model's weights from detectron2's .pkl or .pth, without running code that the file may hold.
+    """Reads a model's weights from detectron2's .pkl or .pth, without running code in the file.
 
     Raises:
-        ValueError: it is neither, holds something else than arrays, or is in Caffe2's naming.
+        ValueError: the file is neither, contains anything other than arrays, or has Caffe2's names.
     """
     try:
         content = read_arrays(path)

@@ -2,7 +2,7 @@
 
 Such a file is a `torch.save` (before 2020 a `pickle.dump`) of a list with a dict for each image: `file_name`, `scores`
 [N], `pred_boxes_XYXY` [N, 4] and `pred_densepose`, which holds objects of DensePose's own classes. `unpickle` reads it
-and runs no code from it. The classes may come from any module, so copies of the project work too.
+without running code from it. The classes may come from any module, so copies of the project also work.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["DumpEntry", "DumpPerson", "read_dump"]
 
 _CHART = frozenset({"DensePoseChartResult", "DensePoseChartResultWithConfidences"})
 _QUANTIZED, _COMPRESSED, _OLD = "DensePoseChartResultQuantized", "DensePoseChartResultCompressed", "DensePoseResult"
-# Listed for a clear error message.
+# Listed for clear error messages.
 _EMBEDDINGS = frozenset({"DensePoseEmbeddingPredictorOutput", "DensePoseEmbeddingPredictorOutputWithConfidences"})
 _HEADS = frozenset(
     {
@@ -45,9 +45,9 @@ class DumpPerson:
     """One detected person of an image.
 
     Attributes:
-        score: of the detection, in [0, 1]; 1 where the file has none.
+        score: score of the detection, in [0, 1]; 1 if the file has none.
         box: x0, y0, x1, y1 in the image's pixels.
-        labels: [h, w], part ids 0..24, of the box.
+        labels: [h, w], part ids 0..24 in the box.
         uv: float32 [2, h, w].
     """
 
@@ -57,7 +57,7 @@ class DumpPerson:
     uv: Tensor
 
     def iuv(self, size: tuple[int, int] | None = None) -> Tensor:
-        """The person's IUV map: uint8 [3, height, width] of the image if its `size` is given, else of the box.
+        """Returns the IUV map, uint8 [3, height, width], of the image if its `size` is given, otherwise of the box.
 
         Raises:
             ValueError: see `iuv_from_result`.
@@ -70,7 +70,7 @@ class DumpEntry:
     """One image of a dump.
 
     Attributes:
-        file_name: the image's path, as it was where the dump was made.
+        file_name: the image's path on the machine that made the dump.
         people: the detected people in the file's order, highest score first.
     """
 
@@ -78,12 +78,12 @@ class DumpEntry:
     people: tuple[DumpPerson, ...]
 
     def choose(self, size: tuple[int, int]) -> int | None:
-        """Index into `people` of the person that the crop was cut for, or None; see `choose_person`."""
+        """Returns the index in `people` of the person that the crop shows, or None; see `choose_person`."""
         boxes = torch.tensor([person.box for person in self.people]).view(-1, 4)
         return choose_person(boxes, torch.tensor([person.score for person in self.people]), size)
 
     def iuv(self, size: tuple[int, int], person: int | None = None) -> Tensor:
-        """A person's IUV map, placed in the image.
+        """Returns a person's IUV map, placed in the image.
 
         Args:
             size: (height, width) of the image.
@@ -105,10 +105,10 @@ class DumpEntry:
 
 
 def read_dump(path: str | os.PathLike[str]) -> list[DumpEntry]:
-    """Reads a file of `apply_net.py dump`; nothing in it is executed, and detectron2 is not needed.
+    """Reads a file of `apply_net.py dump`. Nothing in it is executed, and detectron2 is not needed.
 
-    Results are those of the chart models: `DensePoseChartResult`, with or without confidences (which are left out), its
-    quantised and compressed forms, and the `DensePoseResult` of DensePose before August 2020.
+    It reads results of chart models: `DensePoseChartResult`, with or without confidences (which are dropped), its
+    quantized and compressed forms, and the `DensePoseResult` of DensePose before August 2020.
 
     Args:
         path: the file, in either format of `torch.save`, or a pickle.
@@ -118,8 +118,9 @@ def read_dump(path: str | os.PathLike[str]) -> list[DumpEntry]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no dump, is cut short or damaged, asks for anything but tensors and these classes, or
-            holds results without parts and (u, v): CSE embeddings, or raw network outputs. The message names the file.
+        ValueError: the file is not a dump, is truncated or damaged, refers to anything but tensors and these classes,
+            or contains results without parts and (u, v): CSE embeddings, or raw network outputs. The message names the
+            file.
     """
     images = read_values(path, _CLASSES)
     if isinstance(images, Call):
@@ -149,7 +150,7 @@ def _entry(image: Any) -> DumpEntry:
     if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"pred_boxes_XYXY must be a tensor [N, 4], got {_kind(boxes)}")
     if found is None and len(boxes):
-        raise ValueError("it has boxes, but no pred_densepose: was the model one of DensePose?")
+        raise ValueError("it has boxes, but no pred_densepose: was it a DensePose model?")
     if len(results) != len(boxes):
         raise ValueError(f"pred_densepose must hold a result for each of {len(boxes)} boxes, got {len(results)}")
     if scores is None:
@@ -158,14 +159,14 @@ def _entry(image: Any) -> DumpEntry:
         raise ValueError(f"scores must be a tensor [{len(boxes)}], one for each box, got {_kind(scores)}")
     people = []
     for score, box, (labels, uv) in zip(scores.tolist(), boxes.tolist(), results, strict=True):
-        # Checked now, so that a wrong result is named with its file.
+        # Checked here, so the error for a wrong result names the file.
         place_in_image(labels.expand(3, *labels.shape), box, (1, 1))
         people.append(DumpPerson(float(score), (box[0], box[1], box[2], box[3]), labels, uv))
     return DumpEntry(image["file_name"], tuple(people))
 
 
 def _results(found: Any) -> list[tuple[Tensor, Tensor]]:
-    """Labels [h, w] and uv [2, h, w] of each person."""
+    """Returns labels [h, w] and uv [2, h, w] of each person."""
     if found is None:
         return []
     if isinstance(found, Call) and _class(found) == _OLD:
@@ -217,7 +218,7 @@ def _from_bytes(iuv: Any) -> tuple[Tensor, Tensor]:
 
 
 def _decoded(shape: Any, text: Any) -> Tensor:
-    """uint8 [3, h, w] of a PNG in base64."""
+    """Decodes a PNG in base64 to uint8 [3, h, w]."""
     if not isinstance(text, (str, bytes)) or not isinstance(shape, (tuple, list)):
         raise ValueError(f"a compressed result must be a shape and a text, got {_kind(shape)} and {_kind(text)}")
     try:
@@ -235,7 +236,7 @@ def _class(call: Call) -> str:
 
 
 def _what(call: Call) -> str:
-    """Why an object is not a result."""
+    """Returns the reason why an object is not a result."""
     kind = _class(call)
     if kind in _EMBEDDINGS:
         return (

@@ -1,10 +1,10 @@
 """DensePose IUV maps: reading, writing, mirroring and resizing.
 
-An IUV map labels each pixel with a body part I (1..24, 0 is background) and a place (u, v) in that part's chart. In
+An IUV map labels each pixel with a body part I (1..24, 0 is background) and coordinates (u, v) in that part's chart. In
 memory it is a tensor [3, H, W] with the channels I, U, V; as uint8, U = round(255 u) and V = round(255 v).
 
-On disk it is an 8-bit PNG, a NumPy array, or part of a store (`IUVStore`). Tools disagree about the channel order: what
-OpenCV writes reads back through other libraries as V, U, I, and other tools write I, U, V. `read_iuv` handles both.
+On disk it is an 8-bit PNG, a NumPy array, or part of a store (`IUVStore`). Tools disagree about the channel order: a
+file written by OpenCV reads as V, U, I in other libraries, and other tools write I, U, V. `read_iuv` handles both.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from dsa_fast.files import atomic_path
 
 __all__ = ["Order", "flip_iuv", "read_iuv", "resize_iuv", "write_iuv"]
 
-#: How the three channels of a file lie: R, G, B = I, U, V or V, U, I.
+#: Channel order of a file: R, G, B = I, U, V or V, U, I.
 Order = Literal["auto", "IUV", "VUI"]
 
 _ORDER_KEY = "dsa_fast:channels"
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "HEIF", "JXL"})
-# Where I is 0, u and v should be 0 too. A map may break that on at most this share of its non-zero pixels.
+# Where I is 0, u and v should be 0 too. A map may violate this on at most this share of its non-zero pixels.
 _STRAY_LIMIT = 0.05
 
 
 def read_iuv(path: str | os.PathLike[str], *, order: Order = "auto", size: tuple[int, int] | None = None) -> Tensor:
     """Reads an IUV map from a lossless 8-bit, 3-channel image file, a NumPy file, or a store.
 
-    With `order="auto"` the order of an image's channels comes from the file, by the first of these rules that decides:
+    With `order="auto"`, the first of these rules that is conclusive determines an image's channel order:
 
     1. the PNG text chunk that `write_iuv` leaves;
-    2. I never exceeds 24: if only one of the outer channels keeps to that, it is I;
-    3. background has I = u = v = 0: the outer channel that is 0 only where the others are 0 too (but for 5 % of the
-       pixels, and with fewer exceptions than the other one) is I;
-    4. the outer channels are equal (an empty map, for one), so that both orders read the same.
+    2. I never exceeds 24: if only one of the outer channels satisfies this, it is I;
+    3. background has I = u = v = 0: the outer channel that is 0 only where the others are also 0 is I (5 % of the
+       pixels may be exceptions, and it must have fewer exceptions than the other);
+    4. the outer channels are equal (as in an empty map), so both orders give the same map.
 
     A `.npy` file holds one array [H, W, 3] or [3, H, W]; an `.npz` file that array alone or under the name `iuv`, or
-    the two arrays of a DensePose result, `labels` [H, W] and `uv` [2, H, W]. An array of uint8 is read as the pixels
-    of an image are. One of floating point holds I in 0..24 and u, v in [0, 1]; these ranges decide
-    which outer channel is I, and u and v become round(255 u) and round(255 v). No pickled object is loaded.
+    the two arrays of a DensePose result, `labels` [H, W] and `uv` [2, H, W]. A uint8 array is read like the pixels
+    of an image. A floating-point array has I in 0..24 and u, v in [0, 1]. These ranges determine which outer channel is
+    I, and u and v become round(255 u) and round(255 v). Pickled objects are never loaded.
 
     Args:
         path: the file; or a path into a store, as if that were a folder (`iuv.dsaiuv/query/0002_c1s1_000451_03`).
-        order: "IUV" or "VUI" when the order of the file's R, G, B is known, otherwise "auto". A store has one order.
+        order: "IUV" or "VUI" if the order of the file's R, G, B is known, otherwise "auto". Ignored for a store.
         size: if given, the (height, width) that the map must have.
 
     Returns:
@@ -63,9 +63,9 @@ def read_iuv(path: str | os.PathLike[str], *, order: Order = "auto", size: tuple
 
     Raises:
         FileNotFoundError: there is no such file, or no such map in the store.
-        ValueError: `order` is unknown; the file is no image or array, is cut short, is of a lossy kind (JPEG ruins
-            labels), has not exactly three channels of these types, holds part ids above 24 or u and v out of range, is
-            not of the given `size`, or both orders are plausible. The message names the file and what to do.
+        ValueError: `order` is unknown; the file is not an image or array, is truncated, has a lossy format (JPEG
+            corrupts labels), does not have three channels of these types, has part ids above 24 or u and v out of
+            range, differs from `size`, or both orders are plausible. The message names the file and the remedy.
     """
     if order not in ("auto", "IUV", "VUI"):
         raise ValueError(f'order must be "auto", "IUV" or "VUI", got {order!r}')
@@ -97,12 +97,12 @@ def read_iuv(path: str | os.PathLike[str], *, order: Order = "auto", size: tuple
 def write_iuv(path: str | os.PathLike[str], iuv: Tensor, *, text: Mapping[str, str] | None = None) -> None:
     """Writes an IUV map as a PNG with R, G, B = I, U, V, and a text chunk that names this order.
 
-    The file appears whole or not at all. Missing folders are made.
+    The file is written atomically. Missing folders are created.
 
     Args:
         path: the file; its name must end in ".png".
         iuv: uint8 [3, H, W], channels I, U, V, on any device.
-        text: further PNG text chunks, such as the name of the maker.
+        text: additional PNG text chunks, such as the name of the maker.
 
     Raises:
         TypeError: `iuv` is not a uint8 tensor.
@@ -133,13 +133,13 @@ def flip_iuv(iuv: Tensor, table: SymmetryTable | None = None) -> Tensor:
     (u, 1-v) for the torso (1, 2), (1-u, v) for hands, feet and head (3..6, 23, 24), and stays for arms and legs. This
     closed form is within 0.06 (hands 0.1) of the lookup table that DensePose ships.
 
-    Pixels that are no part (0, or no integer 1..24) keep their three values. Flipping twice gives back the input:
-    exactly for uint8, and for floats up to the rounding of 1-u (exact where 1-u is, as for multiples of 1/256).
-    No value is read on the host, so it may be captured in a CUDA graph.
+    Pixels without a part (0, or not an integer in 1..24) keep their three values. Flipping twice returns the input:
+    exactly for uint8, and for floats up to the rounding of 1-u (exact if 1-u is, as for multiples of 1/256).
+    The host reads no values, so the flip can be captured in a CUDA graph.
 
-    With a `table`, (u, v) becomes what DensePose's own table has at row floor(255 v) and column floor(255 u) of the old
-    part. For uint8 that is exact; the result is rounded to it. Flipping twice then returns
-    the input only approximately: the table is measured on a mesh and is not exactly its own inverse.
+    With a `table`, (u, v) is looked up in DensePose's own table, at row floor(255 v) and column floor(255 u) of the old
+    part. For uint8 this lookup is exact, and the result is rounded to uint8. Flipping twice then returns the input only
+    approximately, because the table was measured on a mesh and is not exactly its own inverse.
 
     Args:
         iuv: [..., 3, H, W], channels I, U, V; uint8, or floating point with u and v in [0, 1].
@@ -184,10 +184,10 @@ def flip_iuv(iuv: Tensor, table: SymmetryTable | None = None) -> Tensor:
 
 
 def resize_iuv(iuv: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resizes IUV maps by nearest neighbour, the only way that mixes no labels.
+    """Resizes IUV maps by nearest neighbor, the only method that does not mix labels.
 
     Row y of the result is row floor((y + 0.5) H / height) of the input, and likewise for columns, in integer
-    arithmetic: pixel centres fall where a half-pixel-centred bilinear resize of the photo puts them.
+    arithmetic. Pixel centers match those of a bilinear resize of the photo with half-pixel centers.
 
     Args:
         iuv: [..., 3, H, W], uint8 or floating point.
@@ -215,7 +215,7 @@ def _check_size(path: Path, got: tuple[int, ...], size: tuple[int, int] | None) 
     if size is not None and got != tuple(size):
         raise ValueError(
             f"IUV map {path} must be {size[1]} x {size[0]} (width x height), got {got[1]} x {got[0]}; "
-            "resize a map by nearest neighbour only"
+            "resize a map by nearest neighbor only"
         )
 
 
@@ -227,7 +227,7 @@ def _check_maps(iuv: Tensor) -> None:
 
 
 def _read_pixels(path: Path) -> tuple[np.ndarray, Literal["IUV", "VUI"] | None]:
-    """The file's pixels, uint8 [H, W, 3] in R, G, B, and the channel order if the file says one."""
+    """Returns the file's pixels, uint8 [H, W, 3] in R, G, B, and the channel order if the file names one."""
     if not path.is_file():
         raise FileNotFoundError(f"IUV map not found: {path}")
     try:
@@ -237,7 +237,7 @@ def _read_pixels(path: Path) -> tuple[np.ndarray, Literal["IUV", "VUI"] | None]:
                     f"IUV map {path} must be in a lossless format such as PNG, got {image.format}: "
                     "lossy compression mixes part labels"
                 )
-            # Pillow reduces 16-bit RGB to 8 bits silently. Only the undecoded tile shows it.
+            # Pillow reduces 16-bit RGB to 8 bits silently. Only the undecoded tile reveals it.
             if image.mode != "RGB" or any(";16" in str(tile) for tile in getattr(image, "tile", ())):
                 raise ValueError(
                     f"IUV map {path} must have 3 channels of 8 bits (I, U, V), got {image.format} of mode {image.mode}"
@@ -250,7 +250,7 @@ def _read_pixels(path: Path) -> tuple[np.ndarray, Literal["IUV", "VUI"] | None]:
 
 
 def _read_array(path: Path, order: Order) -> tuple[np.ndarray, Literal["IUV", "VUI"] | None]:
-    """A NumPy file's map, uint8 [H, W, 3], and its channel order if that is sure already."""
+    """Returns a NumPy file's map, uint8 [H, W, 3], and its channel order if it is certain."""
     if not path.is_file():
         raise FileNotFoundError(f"IUV map not found: {path}")
     try:
@@ -281,18 +281,18 @@ def _read_array(path: Path, order: Order) -> tuple[np.ndarray, Literal["IUV", "V
     if array.ndim != 3 or (array.shape[0] != 3 and array.shape[2] != 3) or array.size == 0:
         raise ValueError(f"IUV map {path} must be an array [H, W, 3] or [3, H, W], got {list(array.shape)}")
     if array.shape[0] == 3 and array.shape[2] == 3:
-        raise ValueError(f"IUV map {path} may be [H, W, 3] or [3, H, W] with its shape {list(array.shape)}")
+        raise ValueError(f"IUV map {path} may be [H, W, 3] or [3, H, W], got the shape {list(array.shape)}")
     if array.shape[0] == 3:
         array = array.transpose(1, 2, 0)
     if array.dtype == np.uint8:
         return array, None
     if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"IUV map {path} must be of uint8 or floating point, got {array.dtype}")
+        raise ValueError(f"IUV map {path} must be uint8 or floating point, got {array.dtype}")
     return _from_floats(path, array, order)
 
 
 def _from_floats(path: Path, array: np.ndarray, order: Order) -> tuple[np.ndarray, Literal["IUV", "VUI"]]:
-    """uint8 [H, W, 3] of a map with I in 0..24 and u, v in [0, 1], and which order it is in."""
+    """Converts a map with I in 0..24 and u, v in [0, 1] to uint8 [H, W, 3]; returns it and its channel order."""
 
     def complaint(channels: np.ndarray) -> str | None:
         part, values = channels[..., 0], channels[..., 1:]
@@ -308,9 +308,7 @@ def _from_floats(path: Path, array: np.ndarray, order: Order) -> tuple[np.ndarra
     if order == "auto":
         fitting = [name for name, error in wrong.items() if error is None]
         if len(fitting) == 2 and not np.array_equal(array[..., 0], array[..., 2]):
-            raise ValueError(
-                f"IUV map {path}: its channel order cannot be told from its numbers; give order='IUV' or order='VUI'"
-            )
+            raise ValueError(f"IUV map {path}: its channel order is ambiguous; give order='IUV' or order='VUI'")
         order = "VUI" if fitting == ["VUI"] else "IUV"
     error = wrong[order]
     if error is not None:
@@ -320,7 +318,7 @@ def _from_floats(path: Path, array: np.ndarray, order: Order) -> tuple[np.ndarra
 
 
 def _tell_order(pixels: np.ndarray, path: Path) -> Literal["IUV", "VUI"]:
-    """Which order the pixels, uint8 [H, W, 3], are in; see `read_iuv`."""
+    """Returns the channel order of the pixels, uint8 [H, W, 3]; see `read_iuv`."""
     first, last = pixels[..., 0], pixels[..., 2]
     first_fits, last_fits = (int(c.max(initial=0)) <= NUM_PARTS for c in (first, last))
     if not first_fits and not last_fits:
@@ -340,6 +338,4 @@ def _tell_order(pixels: np.ndarray, path: Path) -> Literal["IUV", "VUI"]:
         return "IUV"
     if stray_last < stray_first and stray_last <= limit:
         return "VUI"
-    raise ValueError(
-        f"IUV map {path}: its channel order cannot be told from its pixels; give order='IUV' or order='VUI'"
-    )
+    raise ValueError(f"IUV map {path}: its channel order is ambiguous; give order='IUV' or order='VUI'")

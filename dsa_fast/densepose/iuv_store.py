@@ -1,18 +1,18 @@
-"""A data set's IUV maps in one file: lossless, memory-mapped, each map checked as it is read.
+"""A data set's IUV maps in one file: lossless, memory-mapped, with a checksum for each map.
 
-The file (`*.dsaiuv`) holds, all numbers little-endian:
+The layout of the file (`*.dsaiuv`); all numbers are little-endian:
 
 ```
 8 bytes   b"DSAIUV01"
 ...       the maps, one after another
-names     UTF-8, one a line, sorted
-table     a row for each name: offset u64, length u32, height u16, width u16, CRC-32 of the bytes u32, kind u32
+names     UTF-8, one per line, sorted
+table     a row per name: offset u64, length u32, height u16, width u16, CRC-32 of the bytes u32, kind u32
 footer    length of names u64, of table u64, CRC-32 of both u32, 4 zero bytes, b"DSAIUV01"
 ```
 
-A map of kind 0 is deflated (raw, without zlib's header) from I of all pixels, U of the labelled ones, V of the labelled
-ones, each going down the columns from left to right, and each byte as its difference from the one before. Kind 1 is
-for maps that have U or V where I is 0: all three channels of all pixels in this way.
+A map of kind 0 is deflated (raw, without zlib's header) from I of all pixels, U of the labeled pixels and V of the
+labeled pixels. Each goes down the columns from left to right, and stores each byte as the difference from the one
+before. Kind 1 is for maps that have U or V where I is 0. It stores all three channels of all pixels in this way.
 
 A map in a store has a path as if the store were a folder: `iuv.dsaiuv/query/0002_c1s1_000451_03`. `read_iuv` reads it.
 """
@@ -38,7 +38,7 @@ from dsa_fast.files import atomic_path
 
 __all__ = ["STORE_SUFFIX", "IUVStore", "in_store"]
 
-#: How a store's file name ends.
+#: Suffix of a store's file name.
 STORE_SUFFIX = ".dsaiuv"
 
 _MAGIC = b"DSAIUV01"
@@ -51,14 +51,14 @@ _MOST = (1 << 16) - 1  # pixels, each way
 
 
 class IUVStore:
-    """An open store of IUV maps; may be shared between threads, and handed to other processes.
+    """An open store of IUV maps. Threads can share it, and it can be passed to other processes.
 
     Args:
         path: the file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no store, or is cut short or damaged. The message names the file.
+        ValueError: the file is not a store, or is truncated or damaged. The message names the file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -67,13 +67,13 @@ class IUVStore:
             raise FileNotFoundError(f"IUV store not found: {self.path}")
         size = self.path.stat().st_size
         if size < len(_MAGIC) + _FOOTER.size:
-            raise ValueError(f"{self.path} is no IUV store or is cut short: it has {size} bytes")
+            raise ValueError(f"{self.path} is not an IUV store, or is truncated: it has {size} bytes")
         with self.path.open("rb") as file:
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         names_length, table_length, crc, magic = _FOOTER.unpack(self._bytes[size - _FOOTER.size :])
         start = size - _FOOTER.size - names_length - table_length
         if self._bytes[: len(_MAGIC)] != _MAGIC or magic != _MAGIC or start < len(_MAGIC):
-            raise ValueError(f"{self.path} is no IUV store of version 1, or is cut short")
+            raise ValueError(f"{self.path} is not an IUV store of version 1, or is truncated")
         index = self._bytes[start : size - _FOOTER.size]
         if zlib.crc32(index) != crc:
             raise ValueError(f"{self.path} is damaged: its list of maps has another checksum")
@@ -85,7 +85,7 @@ class IUVStore:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], items: Iterable[tuple[str, Tensor]]) -> IUVStore:
-        """Writes a store; it appears whole or not at all. Only one map at a time is in memory.
+        """Writes a store atomically. Only one map at a time is in memory.
 
         Args:
             path: the file; its name must end in ".dsaiuv".
@@ -97,8 +97,8 @@ class IUVStore:
 
         Raises:
             TypeError: a map is not a uint8 tensor.
-            ValueError: the file's name, a map's name (empty, double, or with a line break) or a map (shape, more than
-                65,535 pixels wide or high, part ids above 24) is wrong.
+            ValueError: the file's name, a map's name (empty, duplicate, or with a line break) or a map (shape, more
+                than 65,535 pixels wide or high, part ids above 24) is wrong.
         """
         path = Path(path)
         if path.suffix != STORE_SUFFIX:
@@ -131,7 +131,7 @@ class IUVStore:
         return name in self._index
 
     def size(self, name: str) -> tuple[int, int]:
-        """(height, width) of a map, without reading it.
+        """Returns (height, width) of a map, without reading it.
 
         Raises:
             KeyError: there is no such map.
@@ -140,7 +140,7 @@ class IUVStore:
         return int(row["height"]), int(row["width"])
 
     def stored_bytes(self, name: str) -> int:
-        """How many bytes a map takes in the file.
+        """Returns the number of bytes of a map in the file.
 
         Raises:
             KeyError: there is no such map.
@@ -148,7 +148,7 @@ class IUVStore:
         return int(self._table[self._index[name]]["length"])
 
     def __getitem__(self, name: str) -> Tensor:
-        """A map: uint8 [3, H, W], channels I, U, V.
+        """Returns a map: uint8 [3, H, W], channels I, U, V.
 
         Raises:
             KeyError: there is no such map.
@@ -169,7 +169,7 @@ class IUVStore:
 
 
 def in_store(path: Path) -> tuple[IUVStore, str] | None:
-    """The store and the name of a map whose path leads into a store, else None.
+    """Returns the store and the name of a map if its path leads into a store, otherwise None.
 
     Raises:
         ValueError: see `IUVStore`.
@@ -185,7 +185,7 @@ def in_store(path: Path) -> tuple[IUVStore, str] | None:
 
 @lru_cache(maxsize=16)
 def _opened(path: Path, changed: int, size: int) -> IUVStore:
-    """An open store. A rewritten file has another time of change and is opened again."""
+    """Returns an open store. A rewritten file has another modification time and is opened again."""
     return IUVStore(path)
 
 

@@ -18,26 +18,26 @@ from dsa_fast.weights import download_state, load_named, read_state
 
 __all__ = ["PoseEstimator"]
 
-# Keypoint R-CNN gives a keypoint's heat map value, a logit that is not calibrated; 2 is where people commonly cut.
+# Keypoint R-CNN returns a keypoint's heat map value, an uncalibrated logit; 2 is the usual threshold.
 _EVEN = 2.0
 
 
 class PoseEstimator:
     """Finds COCO's 17 keypoints of the person that each picture shows.
 
-    `choose_person` picks that person: by score and overlap with the picture's middle half.
+    `choose_person` picks the person by score and overlap with the picture's central window.
 
     Args:
         weights: a file with a state dict of `torchvision.models.detection.keypointrcnn_resnet50_fpn` (read with
             `weights_only=True`); None takes torchvision's, downloaded once into torch.hub's cache.
-        device: where the network runs.
-        batch_size: pictures at once.
-        min_score: persons with a lower score are ignored.
-        min_size: pixels that the network enlarges a picture's short side to.
+        device: device of the network.
+        batch_size: number of pictures per batch.
+        min_score: people with a lower score are ignored.
+        min_size: short side of the network's input, pixels.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the weights can't be downloaded or don't fit, or a number is out of its range.
+        ValueError: the weights can't be downloaded or don't fit, or a number is out of range.
     """
 
     def __init__(
@@ -69,15 +69,15 @@ class PoseEstimator:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Tensor]) -> list[NDArray[np.float32] | None]:
-        """Keypoints of the person that each picture shows.
+        """Returns the keypoints of the person that each picture shows.
 
         Args:
             images: uint8 [3, H, W] each, RGB, on any device; sizes may differ.
 
         Returns:
-            For each picture float32 [17, 3]: x and y in pixels (pixel (r, c) has its centre at c + 0.5, r + 0.5), and
-            a confidence in [0, 1], the logistic function of the heat map's value less 2, which is not calibrated.
-            None where no person is found.
+            For each picture float32 [17, 3]: x and y in pixels (pixel (r, c) has its center at c + 0.5, r + 0.5), and
+            an uncalibrated confidence in [0, 1], the logistic function of the heat map's value minus 2. None if no
+            person is found.
 
         Raises:
             TypeError: an image is not a uint8 tensor.

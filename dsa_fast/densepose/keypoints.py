@@ -1,7 +1,7 @@
-"""Keypoint IUV: part, u and v of people whose 2D joints are known, without DensePose.
+"""Keypoint IUV: part, u and v of people from their 2D joints, without DensePose.
 
-Poses a body (`body.posing`) so that its joints fall on the given ones, and projects it. The result is coarser than
-DensePose's: the body is an average one in tight clothes, its turn and depth are guesses, and the image is not used.
+Poses a body (`body.posing`) so that its joints match the given ones, and projects it. The result is coarser than
+DensePose's: the body is average and in tight clothes, its rotation and depth are guesses, and the image is not used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["LAYOUTS", "Layout", "iuv_from_keypoints", "read_keypoints"]
 
 Array = NDArray[np.floating[Any]]
 
-#: Which joint each row of a person's keypoints is. "auto" finds it by their number.
+#: Layouts: which joint each row of a person's keypoints is. "auto" selects the layout by their number.
 Layout = Literal["auto", "coco17", "openpose18", "market14"]
 
 
@@ -36,7 +36,7 @@ def _sided(side: str, *names: str) -> tuple[str, ...]:
 _ARM, _LEG = ("shoulder", "elbow", "wrist"), ("hip", "knee", "ankle")
 
 #: The rows of each layout: COCO's 17; OpenPose's 18 (its neck is the middle of the shoulders); and the 14 of
-#: https://github.com/layumi/market1501_body_point, which are those of the Leeds Sports Poses. Sides are the person's.
+#: https://github.com/layumi/market1501_body_point, as in Leeds Sports Poses. Left and right are the person's own.
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "coco17": POINTS[:17],
     "openpose18": (
@@ -49,7 +49,7 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
         *(*_sided("right", *_ARM), *_sided("left", *_ARM), *_sided("right", *_LEG), *_sided("left", *_LEG)),
     ),
 }
-#: Names of the images, for a file that has none.
+#: Image names for a file that has none.
 Names = str | os.PathLike[str] | Mapping[int, str] | Iterable[str] | None
 
 _MAT_SPLITS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
@@ -69,23 +69,23 @@ def iuv_from_keypoints(
 
     A map needs a trunk: a hip, and a shoulder, the neck or a point of the head; or both shoulders (or the neck) and a
     point of the head; or both hips and a knee. Otherwise it is all background. The head is drawn with the trunk. A limb
-    is drawn as far as its joints are known: a missing elbow or knee is put between its neighbors; a thigh
-    whose knee and ankle are missing continues the trunk. Otherwise, bones below a missing joint are left out.
+    is drawn as far as its joints are known. A missing elbow or knee is placed between its neighbors. A thigh without
+    knee and ankle continues the trunk. Otherwise, bones below a missing joint are omitted.
 
     Args:
         keypoints: a tensor or an array, [N, K, 2] or [N, K, 3]: x (right) and y (down) in pixels, where pixel (row r,
-            column c) covers x in [c, c+1) and y in [r, r+1), and a confidence or visibility. A joint is missing where
-            x, y or the confidence is not finite, or the confidence is below `min_confidence`. Joints may lie
-            outside the picture.
+            column c) covers x in [c, c+1) and y in [r, r+1), and a confidence or visibility. A joint is missing if
+            x, y or the confidence is not finite, or the confidence is below `min_confidence`. Joints may be outside
+            the picture.
         size: (H, W) of the maps, pixels.
-        layout: which joint each row is; "auto" finds it by K: 17, 18 or 14. See `LAYOUTS`.
-        min_confidence: see above.
+        layout: which joint each row is; "auto" selects it by K: 17, 18 or 14. See `LAYOUTS`.
+        min_confidence: joints with a lower confidence are missing.
 
     Returns:
-        uint8 [N, 3, H, W], channels I, U, V, on the CPU. A person's map depends on no other person.
+        uint8 [N, 3, H, W], channels I, U, V, on the CPU. A person's map does not depend on other people.
 
     Raises:
-        TypeError: `keypoints` is no tensor or array of numbers.
+        TypeError: `keypoints` is not a tensor or array of numbers.
         ValueError: a shape, `size`, `layout` or `min_confidence` is wrong.
     """
     if isinstance(keypoints, Tensor):
@@ -123,16 +123,17 @@ def iuv_from_keypoints(
 
 
 def read_keypoints(path: str | os.PathLike[str], *, names: Names = None) -> dict[str, NDArray[np.float32]]:
-    """Reads the keypoints of many pictures; of several people in one, those with the highest sum of confidences.
+    """Reads the keypoints of many pictures. If a picture has several people, the highest sum of confidences wins.
 
-    What `path` may be:
+    `path` can be:
 
     - COCO annotations (a JSON object with `images` and `annotations`). Visibility 0, 1, 2 becomes 0, 0.5, 1.
-    - COCO results (a JSON list of {image_id, keypoints}). Where an image_id is a number, `names` must map it to a file
-      name: a mapping, or the path of the COCO annotations that the results are of.
-    - A folder of OpenPose's NAME_keypoints.json, with 18 or 25 joints; 25 are cut to 18. A picture's key is NAME.
+    - COCO results (a JSON list of {image_id, keypoints}). If an image_id is a number, `names` must map it to a file
+      name: it is a mapping, or the path of the COCO annotations for these results.
+    - A folder of OpenPose's NAME_keypoints.json, with 18 or 25 joints; 25 are reduced to 18. A picture's key is NAME.
     - An HDF5 file of market1501_body_point (`*.mat`). `names` must be the folder of its pictures, or their names in
-      order. Or the folder of its three files: `names` must be the folder of Market-1501, and keys are paths such as
+      order. Needs h5py.
+    - The folder of its three files. `names` must be the folder of Market-1501, and keys are paths such as
       `bounding_box_train/0002_c1s1_000451_03.jpg`. Needs h5py.
     - A `.npz` with the arrays `names` [N] and `keypoints` [N, K, 2 or 3].
 
@@ -141,8 +142,8 @@ def read_keypoints(path: str | os.PathLike[str], *, names: Names = None) -> dict
         names: see above.
 
     Returns:
-        The picture's file name, as the source has it -> float32 [K, 3]: x and y in pixels, and a confidence (1 where
-        the source has none). Pictures without a person are left out.
+        The picture's file name, as in the source -> float32 [K, 3]: x and y in pixels, and a confidence (1 if the
+        source has none). Pictures without a person are left out.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -173,12 +174,12 @@ def _kind(value: object) -> str:
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:  # also text that is no UTF-8
+    except (ValueError, RecursionError) as error:  # also text that is not UTF-8
         raise ValueError(f"{path} must be JSON, got {error}") from error
 
 
 def _person(values: object, source: str, counts: tuple[int, ...] = ()) -> NDArray[np.float32]:
-    """A flat list x, y, c, x, y, c, ... as [K, 3]."""
+    """Turns a flat list x, y, c, x, y, c, ... into [K, 3]."""
     try:
         person = np.asarray(values, np.float32)
     except (TypeError, ValueError) as error:
@@ -302,14 +303,14 @@ def _read_mat(path: Path, names: Names) -> dict[str, NDArray[np.float32]]:
     if values.ndim != 2 or values.shape[1] != 28:
         raise ValueError(f"{path}: pp must hold 28 numbers a picture, got shape {list(values.shape)}")
     if len(files) != len(values):
-        raise ValueError(f"{path} is of {len(values)} pictures, got names of {len(files)}")
+        raise ValueError(f"{path} has {len(values)} pictures, got {len(files)} names")
     people = np.ones((len(values), 14, 3), np.float32)
     people[..., :2] = values.reshape(-1, 2, 14).transpose(0, 2, 1) - 0.5
     return dict(zip(files, people, strict=True))
 
 
 def _mat_files(folder: Path) -> dict[str, Path] | None:
-    """Market-1501's folder -> the file of market1501_body_point about it; None if one of the three is not there."""
+    """Returns Market-1501's folder -> its file of market1501_body_point; None if one of the three is missing."""
     files = {place: folder / f"market1501_14point_{split}.mat" for split, place in _MAT_SPLITS.items()}
     return files if all(file.is_file() for file in files.values()) else None
 

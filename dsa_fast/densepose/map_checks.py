@@ -1,8 +1,8 @@
 """Measures IUV maps, and finds suspicious ones.
 
-The map alone shows whether it is mirrored. A chart is seen from outside the body only, so its u and v run around each
-other in the same sense in every image, pose and view. In a map mirrored without its labels, or with left and right, or
-u and v, exchanged, some or all parts run the other way.
+A mirrored map can be detected from the map alone. A camera sees a chart only from outside the body, so the rotation
+from u to v has the same direction (its orientation) in every image, pose and view. Some or all parts have the opposite
+orientation if a map was mirrored without its labels, or if left and right, or u and v, were swapped.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dsa_fast.densepose.parts import NUM_PARTS, UPRIGHT
 
 __all__ = ["MapFacts", "examine", "suspicions"]
 
-# Left and right of these charts are mirror images of each other in (u, v); of the others they are turned.
+# Left and right of these charts are mirror images of each other in (u, v). The others are rotated.
 _LIMBS = tuple(range(7, 23))
-_LEAST_PIXELS = 20  # of a part, to measure the sense of its u and v
-_SURE = 0.3  # a sense closer to 0 is not believed
-_TEXELS = 32  # of a part, each way
+_LEAST_PIXELS = 20  # of a part, to measure its orientation
+_SURE = 0.3  # an orientation closer to 0 is inconclusive
+_TEXELS = 32  # height and width of a part
 _FEW_LABELLED, _FEW_PARTS, _STRAY = 0.02, 3, 0.05
 
 
@@ -33,14 +33,12 @@ class MapFacts:
     Attributes:
         size: (height, width).
         labelled: share of the pixels that have a part.
-        pixels: how many pixels each part has, background first; 25 numbers.
-        texels: share of the 24 x 32 x 32 texels that some pixel falls on.
-        stray: share of the background's pixels that have u or v.
-        limbs: in which sense u and v run on arms and legs: 1 as they should, -1 mirrored, 0 in all ways; NaN where
-            too little is seen.
-        body: the same of torso, hands, feet and head.
-        upright: of torso and legs: 1 if they are the right way up, 0 if they lie on the side, -1 if they are upside
-            down; NaN where too little is seen.
+        pixels: number of pixels of each part, background first; 25 numbers.
+        texels: share of the 24 x 32 x 32 texels that are hit by a pixel.
+        stray: share of the background pixels with u or v.
+        limbs: orientation of (u, v) on arms and legs: 1 correct, -1 mirrored, 0 mixed; NaN if too little is visible.
+        body: the same for torso, hands, feet and head.
+        upright: direction of torso and legs: 1 upright, 0 sideways, -1 upside down; NaN if too little is visible.
     """
 
     size: tuple[int, int]
@@ -54,7 +52,7 @@ class MapFacts:
 
     @property
     def parts(self) -> int:
-        """How many of the 24 parts are seen."""
+        """The number of visible parts, out of 24."""
         return sum(n > 0 for n in self.pixels[1:])
 
 
@@ -89,15 +87,15 @@ def examine(iuv: Tensor) -> MapFacts:
 
 
 def suspicions(facts: MapFacts) -> dict[str, str]:
-    """Names each suspicious property of a map, with a sentence about it; empty if there is none.
+    """Returns each suspicious property of a map with an explanation; empty if there is none.
 
     - "empty": no pixel has a part.
-    - "sparse": less than 2 % of the pixels have one.
-    - "few parts": less than 3 parts are seen.
-    - "background": u or v on more than 5 % of the background.
-    - "mirrored": u and v run the wrong way round: mirrored without exchanging left and right (use `flip_iuv`).
-    - "left-right": they do on arms and legs only: the labels of left and right were exchanged.
-    - "u-v": they do, and what should be below is at the side: u and v were exchanged.
+    - "sparse": less than 2 % of the pixels have a part.
+    - "few parts": fewer than 3 parts are visible.
+    - "background": more than 5 % of the background has u or v.
+    - "mirrored": (u, v) has the wrong orientation: mirrored without swapping left and right (use `flip_iuv`).
+    - "left-right": the orientation is wrong only on arms and legs: the labels of left and right were swapped.
+    - "u-v": the orientation is wrong, and the parts lie sideways: u and v were swapped.
     """
     found: dict[str, str] = {}
     if facts.labelled == 0:
@@ -109,7 +107,7 @@ def suspicions(facts: MapFacts) -> dict[str, str]:
     if facts.stray > _STRAY:
         found["background"] = f"{facts.stray:.0%} of the background has u or v: are the channels in order?"
     wrong_limbs, wrong_body = facts.limbs < -_SURE, facts.body < -_SURE
-    # Where one of the two is not seen, the other decides.
+    # If only one of the two is visible, it decides.
     if (wrong_limbs or wrong_body) and not (facts.limbs > _SURE or facts.body > _SURE):
         if abs(facts.upright) < 0.5:
             found["u-v"] = "u and v run the wrong way round and sideways: were they exchanged?"
@@ -121,8 +119,8 @@ def suspicions(facts: MapFacts) -> dict[str, str]:
 
 
 def _senses(part: NDArray[np.uint8], u: NDArray[np.uint8], v: NDArray[np.uint8]) -> tuple[float, float, float]:
-    """limbs, body and upright of `MapFacts`, from the differences between neighboring pixels."""
-    # Farther apart in a larger picture, so that the rounding to bytes matters little.
+    """Computes limbs, body and upright of `MapFacts` from the differences between neighboring pixels."""
+    # Use a larger distance in a larger picture, so the rounding to bytes matters little.
     step = max(1, round(part.shape[0] / 64))
     if min(part.shape) <= step:
         return float("nan"), float("nan"), float("nan")
@@ -130,7 +128,7 @@ def _senses(part: NDArray[np.uint8], u: NDArray[np.uint8], v: NDArray[np.uint8])
     whole = (corner > 0) & (corner == part[:-step, step:]) & (corner == part[step:, :-step])
     ids = corner[whole]
     count = np.bincount(ids, minlength=NUM_PARTS + 1)
-    # Of each part, [25, ...]: (u, v) along x and y.
+    # For each part, [25, ...]: differences of (u, v) along x and y.
     gradient = [
         (there[whole].astype(np.float64) - channel[:-step, :-step][whole])
         for channel in (u, v)
@@ -148,7 +146,7 @@ def _senses(part: NDArray[np.uint8], u: NDArray[np.uint8], v: NDArray[np.uint8])
     for part_id in (np.flatnonzero((count >= _LEAST_PIXELS) & (lengths > 0))).tolist():
         down, right = UPRIGHT[part_id - 1]
         signs = -1.0 if down.startswith("-") != right.startswith("-") else 1.0
-        # With v down and u to the right, u and v turn as x and y do.
+        # With v down and u to the right, the rotation from u to v is that from x to y.
         sense[part_id] = signs * (1.0 if down.endswith("v") else -1.0) * turn[part_id] / lengths[part_id]
         along_x, along_y = (slope[part_id] for slope in lean[down[-1]])
         length = float(np.hypot(along_x, along_y))

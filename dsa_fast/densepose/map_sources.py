@@ -26,7 +26,7 @@ class _Joints(NamedTuple):
 
 
 class FromKeypoints:
-    """Draws keypoint IUV from joints that are known.
+    """Draws keypoint IUV from known joints.
 
     Args:
         keypoints: image -> float32 [K, 3], x, y and confidence; other images get an empty map.
@@ -56,7 +56,7 @@ class FromPose:
     """Draws keypoint IUV from the joints that a pose estimator finds.
 
     Args:
-        pose: images, uint8 [3, H, W] each -> [17, 3], x, y and confidence, for each; None where nobody is found.
+        pose: images, uint8 [3, H, W] each -> [17, 3], x, y and confidence, for each; None if no person is found.
         min_confidence: joints below it are missing.
     """
 
@@ -108,21 +108,21 @@ class FromDump:
 
 
 def match_names(images: Iterable[Path], names: Iterable[str], where: str) -> dict[Path, str]:
-    """Finds the image that each name means, as another program wrote it.
+    """Matches file names written by another program to images.
 
-    A name means the image with the same file name, or with the same stem if the name has no suffix. Of several such
-    images it means the one with most folders in common, counted from the file upwards.
+    A name matches the image with the same file name, or with the same stem if the name has no suffix. If there are
+    several, the image with the most folders in common wins, counted upward from the file.
 
     Args:
         images: paths.
         names: file names or paths, from any machine.
-        where: the file that the names are from, for messages.
+        where: the file with the names, for error messages.
 
     Returns:
-        image -> name. Names that mean no image are left out.
+        image -> name. Names without an image are left out.
 
     Raises:
-        ValueError: a name could mean several images, or several names one image, or no name means an image.
+        ValueError: a name matches several images, several names match one image, or no name matches an image.
     """
     called: dict[str, list[Path]] = {}
     for image in images:
@@ -140,7 +140,7 @@ def match_names(images: Iterable[Path], names: Iterable[str], where: str) -> dic
         best = [image for count, image in alike if count == most]
         if len(best) > 1:
             raise ValueError(
-                f"names in {where} must tell images apart, got {name!r}, which could be {best[0]} or {best[1]}"
+                f"names in {where} must identify images uniquely, got {name!r}, which could be {best[0]} or {best[1]}"
             )
         if best[0] in matched:
             raise ValueError(f"{where} must name an image once, got {matched[best[0]]!r} and {name!r}, both {best[0]}")
@@ -152,7 +152,7 @@ def match_names(images: Iterable[Path], names: Iterable[str], where: str) -> dic
 
 
 def _same_end(image: Path, steps: list[str]) -> int:
-    """How many folders above the file have the same name."""
+    """Returns the number of folders above the file that have the same name."""
     count = 0
     for own, other in zip(reversed(image.absolute().parts[:-1]), reversed(steps[:-1]), strict=False):
         if own != other:
@@ -165,7 +165,7 @@ def _drawn(
     joints: Sequence[NDArray[np.float32] | None], size: tuple[int, int], *, layout: Layout, min_confidence: float
 ) -> list[PersonMap | None]:
     found: list[PersonMap | None] = [None] * len(joints)
-    # A file may hold people of several layouts: they are told apart by their numbers of joints.
+    # A file may contain several layouts. The number of joints identifies them.
     for rows in {len(each) for each in joints if each is not None}:
         numbers = [i for i, each in enumerate(joints) if each is not None and len(each) == rows]
         people = np.stack([each for each in joints if each is not None and len(each) == rows])
@@ -176,6 +176,6 @@ def _drawn(
 
 
 def _image_size(image: Path) -> tuple[int, int]:
-    """(height, width); reads the whole image, so that a broken one is an error and not an empty map."""
+    """Returns (height, width). Reads the whole image, so a broken one is an error and not an empty map."""
     pixels = read_image(image)
     return pixels.shape[1], pixels.shape[2]

@@ -1,4 +1,4 @@
-"""DensePose's 24 body parts: names, left/right partners, the paper's merging, and colours to draw them.
+"""DensePose's 24 body parts: names, left/right partners, the paper's merging, and colors to draw them.
 
 Part ids are those of DensePose (Güler et al., 2018, https://arxiv.org/abs/1802.00434): 1..24, and 0 for background.
 "Left" and "right" are the person's own. The limbs are cut into two charts each, lengthwise. For legs these are back
@@ -15,7 +15,7 @@ __all__ = [
     *("MIRROR", "NUM_PARTS", "PART_COLORS", "PART_NAMES", "UPRIGHT"),
 ]
 
-#: How many parts there are, background not counted.
+#: Number of parts, without the background.
 NUM_PARTS = 24
 
 #: Name of each label, 0 (background) to 24.
@@ -28,7 +28,7 @@ PART_NAMES: tuple[str, ...] = (
     *("right head", "left head"),
 )
 
-#: Label that each label becomes when the picture is mirrored: the other side's. 0, 1 and 2 stay.
+#: New label of each label in a mirrored picture: that of the other side. 0, 1 and 2 stay.
 MIRROR: tuple[int, ...] = (
     *(0, 1, 2, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11),
     *(14, 13, 16, 15, 18, 17, 20, 19, 22, 21, 24, 23),
@@ -49,7 +49,7 @@ MERGED_NAMES: tuple[str, ...] = (
     *("lower leg", "upper arm", "lower arm", "head"),
 )
 
-#: 8-bit R, G, B of each label, 0 to 24. All differ. A pair shares its hue: right is the vivid one, left the dark one.
+#: 8-bit R, G, B of each label, 0 to 24. All differ. Left and right have the same hue: right is vivid, left is dark.
 PART_COLORS: tuple[tuple[int, int, int], ...] = (
     (0, 0, 0),
     *((130, 130, 140), (225, 225, 235), (255, 105, 180), (165, 40, 105)),
@@ -60,9 +60,9 @@ PART_COLORS: tuple[tuple[int, int, int], ...] = (
     *((30, 60, 165), (95, 135, 255), (190, 125, 255), (110, 50, 175)),
 )
 
-#: How to turn each part (1..24, at index part-1) for viewing: the direction that runs down the picture, and the one
-#: that runs to the right. As stored, u runs down and v to the right: ("u", "v"). Measured on real maps: where a part
-#: faces the camera on an upright person, u and v grow in these directions, so no part is upside down or mirrored.
+#: How to rotate each part (1..24, at index part-1) for viewing: the direction that points down in the picture, and the
+#: one that points right. As stored, u points down and v right: ("u", "v"). These directions were measured on real maps
+#: of upright people with the part facing the camera, so no part is upside down or mirrored.
 UPRIGHT: tuple[tuple[str, str], ...] = (
     *(("u", "v"), ("u", "-v")),  # torso: back, front
     *(("v", "-u"), ("v", "-u")),  # hands, hanging: fingers down

@@ -1,4 +1,4 @@
-"""Chooses the person that a crop shows, out of several detected ones."""
+"""Chooses which of several detected people a crop shows."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ __all__ = ["choose_person"]
 
 
 def choose_person(boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> int | None:
-    """Picks the person that a re-identification crop was cut for: a high score, and over the crop's center.
+    """Picks the person that a re-identification crop shows, by the score and the overlap with the crop's center.
 
-    The crop's window is its middle half each way: rows H/4 to 3H/4 and columns W/4 to 3W/4. Each person is worth
-    its score times the share of the window that its box covers. The highest value wins; ties go to the box that
-    covers more of the crop, then to the first. A person is never chosen if its box covers nothing of the window, its
-    score is not positive, or a number is not finite.
+    The crop's central window has rows H/4 to 3H/4 and columns W/4 to 3W/4. The value of a person is the score times the
+    share of the window that the person's box covers. The highest value wins. Ties go to the box that covers more of the
+    crop, then to the first. A person is never chosen if the box does not overlap the window, the score is not positive,
+    or a number is not finite.
 
-    So a person in the middle wins over a clearly visible one at the edge, and a person in front wins over a small one
-    in the background, whose box covers less of the window.
+    So a person in the middle wins over a clearly visible person at the edge, and a person in front wins over a small
+    person in the background, whose box covers less of the window.
 
     Args:
-        boxes: [N, 4] as x0, y0, x1, y1 in the crop's pixels; they may leave the crop.
+        boxes: [N, 4] as x0, y0, x1, y1 in the crop's pixels; they may extend beyond the crop.
         scores: [N], higher is better.
         size: (height, width) of the crop.
 
@@ -50,6 +50,6 @@ def choose_person(boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> int |
 
 
 def _overlap(boxes: Tensor, other: Tensor) -> Tensor:
-    """[N], the areas that boxes [N, 4] share with one box [4]."""
+    """Returns the areas that boxes [N, 4] share with one box [4], [N]."""
     low, high = torch.maximum(boxes[:, :2], other[:2]), torch.minimum(boxes[:, 2:], other[2:])
     return (high - low).clamp(min=0).prod(1)

@@ -1,8 +1,8 @@
 """Makes the IUV maps of many images: in batches, resumable, by one process or several.
 
-Existing maps are not made again, so a killed run continues where it stopped. Files appear whole or not at all
-(`dsa_fast.files`). Batches are formed from the whole list of images, and a batch with one missing map is estimated as a
-whole. So an interrupted run ends with the same bytes as an uninterrupted one.
+Existing maps are kept, so an interrupted run continues where it stopped. Files are written atomically
+(`dsa_fast.files`). Batches are formed from the whole list of images, and a batch with one missing map is estimated
+again as a whole. So a resumed run ends with the same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["Estimator", "MapSummary", "Outcome", "PersonMap", "make_maps"]
 #: PNG text chunks of a map: its maker, and the person's score.
 MAKER_KEY, SCORE_KEY = "dsa_fast:maker", "dsa_fast:score"
 
-_TEXELS = 32  # of a part, each way, to count the filled ones
+_TEXELS = 32  # height and width of a part, to count the filled texels
 _LOADED_AHEAD = 2  # batches
 
 
@@ -41,7 +41,7 @@ class PersonMap(NamedTuple):
 
     Attributes:
         iuv: uint8 [3, H, W], on the CPU.
-        score: the estimator's confidence, 0..1; None if it gives none.
+        score: the estimator's confidence, 0..1; None if it has none.
     """
 
     iuv: Tensor
@@ -49,7 +49,7 @@ class PersonMap(NamedTuple):
 
 
 class Estimator(Protocol):
-    """Makes maps out of images.
+    """Makes maps of images.
 
     Attributes:
         maker: the name of this kind of map, such as `DensePose`.
@@ -58,23 +58,23 @@ class Estimator(Protocol):
     maker: str
 
     def group(self, size: tuple[int, int]) -> Hashable:
-        """Images (height, width) of the same group can be estimated together without changing the result."""
+        """Returns the group of an image size. Images of a group can share a batch without changing the result."""
 
     def load(self, image: Path) -> Any:
-        """Reads an image; called in threads. Raises ValueError or OSError if it can't be used."""
+        """Reads an image. Called in threads. Raises ValueError or OSError if the image can't be used."""
 
     def estimate(self, batch: Sequence[Any]) -> Sequence[PersonMap | None]:
-        """The person in each loaded image, None where no person is found."""
+        """Returns the person in each loaded image, or None if no person is found."""
 
 
 class MapSummary(NamedTuple):
     """Measurements of a map.
 
     Attributes:
-        score: of the person; None if unknown.
+        score: the person's score; None if unknown.
         labelled: share of the pixels that have a part; 0 if no person was found.
-        parts: how many of the 24 parts.
-        texels: share of the 24 x 32 x 32 texels that pixels reach.
+        parts: number of visible parts, out of 24.
+        texels: share of the 24 x 32 x 32 texels that are hit by a pixel.
     """
 
     score: float | None
@@ -90,7 +90,7 @@ class Outcome:
     Attributes:
         facts: image's number -> the summary of its map.
         failed: image's number -> the reason why it has none.
-        new: number of maps made now.
+        new: number of maps made in this run.
         seconds: duration of the run.
         estimating: seconds in which the estimator worked; the rest was waiting for images.
     """
@@ -113,20 +113,20 @@ def make_maps(
 ) -> Outcome | None:
     """Makes the maps that are missing.
 
-    An image without a person gets a map that is all background (`MapSummary.labelled` is 0), so that the next run does
-    not try again. A file that can't be read as the map of its image is replaced. An image that can't be used is
-    recorded as failed; the next run tries it again.
+    An image without a person gets a map that is all background (`MapSummary.labelled` is 0), so the next run does not
+    try again. A file that can't be read as its image's map is replaced. An image that can't be used is recorded as
+    failed, and the next run tries it again.
 
     Args:
         pairs: image and map (PNG) of each.
         estimator: makes them.
-        batch: images that are estimated at once.
-        workers: threads that read images.
-        processes: those that share the work; all of them must give the same pairs.
-        progress: called with the number of images that all processes have dealt with.
+        batch: number of images per batch.
+        workers: number of threads that read images.
+        processes: the processes that share the work; all must pass the same pairs.
+        progress: called with the number of images that all processes have finished.
 
     Returns:
-        The outcome; None in all processes but that of rank 0.
+        The outcome; None on all ranks except 0.
 
     Raises:
         OSError: a map can't be written.
@@ -162,7 +162,7 @@ def make_maps(
 
 
 class _Run:
-    """One process's share."""
+    """The share of one process."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ class _Run:
             self.written()
 
     def loaded(self, batches: list[list[int]]) -> Iterator[tuple[list[int], list[Future[Any]]]]:
-        """Batches with a missing map, as they are claimed, and their images' loading a little ahead."""
+        """Claims batches with a missing map, and loads their images ahead of time."""
         ahead: deque[tuple[list[int], list[Future[Any]]]] = deque()
         for claimed in self.processes.claim(len(batches)):
             numbers = batches[claimed]
@@ -270,7 +270,7 @@ def _size_or_error(image: Path) -> tuple[int, int] | str:
 def _batches(
     sizes: Sequence[tuple[int, int] | str], group: Callable[[tuple[int, int]], Hashable], batch: int
 ) -> list[list[int]]:
-    """Numbers of the images that are estimated together; those without a size are left out."""
+    """Returns the indices of images that share a batch; images without a size are left out."""
     groups: dict[Hashable, list[int]] = {}
     for number, size in enumerate(sizes):
         if not isinstance(size, str):
@@ -284,13 +284,13 @@ def _digest(pairs: Sequence[tuple[Path, Path]], batches: list[list[int]]) -> str
 
 
 def _facts_of_file(place: Path, size: tuple[int, int] | str) -> MapSummary | None:
-    """Measures the map in a file; None if there is none of this size."""
+    """Measures the map in a file; None if there is no map of this size."""
     if isinstance(size, str) or not place.is_file():
         return None
     try:
         iuv = read_iuv(place, size=size)
     except (ValueError, OSError):
-        try:  # one whose channel order can't be told is a map all the same
+        try:  # a map with an ambiguous channel order is still a map
             iuv = read_iuv(place, size=size, order="IUV")
         except (ValueError, OSError):
             return None

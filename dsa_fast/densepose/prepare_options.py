@@ -20,8 +20,8 @@ class Detectron2Config:
         weights: its weights, .pkl or .pth.
         min_size: short edge of the network's input, pixels; by default the config's.
         max_size: longest edge of the network's input, pixels; by default the config's.
-        min_score: persons with a lower score are ignored.
-        overrides: further keys of the config, such as `{MODEL.RPN.POST_NMS_TOPK_TEST: 100}`.
+        min_score: people with a lower score are ignored.
+        overrides: additional config keys, such as `{MODEL.RPN.POST_NMS_TOPK_TEST: 100}`.
     """
 
     required: ClassVar[tuple[str, ...]] = ("config", "weights")
@@ -40,8 +40,8 @@ class KeypointsConfig:
     Attributes:
         file: COCO's annotations or results, OpenPose's folder, the folder of market1501_body_point or one of its files,
             or a .npz.
-        names: where `file` names no images: the COCO annotations or the folder of images that it belongs to.
-        layout: which joint each row is; `auto` finds it by their number.
+        names: if `file` has no image names: the COCO annotations or the folder of images that it belongs to.
+        layout: which joint each row is; `auto` selects it by the number of joints.
         min_confidence: joints with a lower confidence are missing.
     """
 
@@ -58,7 +58,7 @@ class PoseConfig:
 
     Attributes:
         weights: a file of its weights; by default torchvision's, downloaded.
-        min_score: persons with a lower score are ignored.
+        min_score: people with a lower score are ignored.
         min_confidence: joints with a lower confidence are missing.
     """
 

@@ -16,29 +16,29 @@ __all__ = ["iuv_from_result", "place_in_image"]
 def iuv_from_result(
     labels: Tensor, uv: Tensor, box: Sequence[float] | Tensor | None = None, size: tuple[int, int] | None = None
 ) -> Tensor:
-    """The IUV map of a DensePose result: the fields `labels` and `uv` of detectron2's `DensePoseChartResult`.
+    """Returns the IUV map of a DensePose result: the fields `labels` and `uv` of detectron2's `DensePoseChartResult`.
 
-    U = round(255 u) and V = round(255 v), with u and v clamped to [0, 1], which they may leave by a little. A pixel
-    whose u or v is NaN becomes background, and where the label is 0, U and V are 0.
+    U = round(255 u) and V = round(255 v). u and v may be slightly outside [0, 1] and are clamped. A pixel whose u or v
+    is NaN becomes background, and where the label is 0, U and V are 0.
 
     Args:
         labels: [h, w], part ids 0..24, of any integer or floating-point type.
         uv: [2, h, w], floating point.
-        box: the person's box x0, y0, x1, y1 in the image's pixels, which the result fills.
-        size: (height, width) of the image. `box` and `size` come together; without them the map is the box's.
+        box: the person's box x0, y0, x1, y1 in the image's pixels, covered by the result.
+        size: (height, width) of the image. Pass both `box` and `size`, or neither to get the map of the box.
 
     Returns:
-        uint8 [3, height, width] with background outside of the box; or [3, h, w]. On the device of `labels`.
+        uint8 [3, height, width] with background outside the box; or [3, h, w]. On the device of `labels`.
 
     Raises:
         TypeError: `uv` is not floating point.
-        ValueError: shapes do not fit each other or the box, a label is no part id, or only one of `box` and `size` is
-            given.
+        ValueError: shapes do not match each other or the box, a label is not a part id, or only one of `box` and `size`
+            is given.
     """
     if labels.dim() != 2 or labels.numel() == 0:
         raise ValueError(f"labels must have shape [h, w], got {list(labels.shape)}")
     if uv.shape != (2, *labels.shape):
-        raise ValueError(f"uv must have shape {[2, *labels.shape]} as labels have it, got {list(uv.shape)}")
+        raise ValueError(f"uv must have shape {[2, *labels.shape]} to match labels, got {list(uv.shape)}")
     if not uv.is_floating_point():
         raise TypeError(f"uv must be floating point, got {uv.dtype}")
     if not bool(((labels >= 0) & (labels <= NUM_PARTS)).all()) or (
@@ -57,10 +57,10 @@ def iuv_from_result(
 
 
 def place_in_image(iuv: Tensor, box: Sequence[float] | Tensor, size: tuple[int, int]) -> Tensor:
-    """Puts a box's IUV map where the box is in its image.
+    """Places a box's IUV map in its image.
 
-    As detectron2 has it, the box is (x0, y0, x1 - x0, y1 - y0) with each number truncated to an integer, and width and
-    height at least 1. Pixels beyond the image are cut off.
+    As in detectron2, the box is (x0, y0, x1 - x0, y1 - y0) with each number truncated to an integer, and width and
+    height at least 1. Pixels outside the image are dropped.
 
     Args:
         iuv: uint8 [3, h, w] of the box.
@@ -68,7 +68,7 @@ def place_in_image(iuv: Tensor, box: Sequence[float] | Tensor, size: tuple[int, 
         size: (height, width) of the image.
 
     Returns:
-        uint8 [3, height, width], background outside of the box.
+        uint8 [3, height, width], background outside the box.
 
     Raises:
         ValueError: the box is not four finite numbers, its size differs from the map's by more than a pixel (of
@@ -84,7 +84,7 @@ def place_in_image(iuv: Tensor, box: Sequence[float] | Tensor, size: tuple[int, 
     rows, columns = iuv.shape[-2:]
     if abs(rows - box_height) > 1 or abs(columns - box_width) > 1:
         raise ValueError(
-            f"box must be of the result's size, {columns} x {rows} (width x height), got {box_width} x {box_height}"
+            f"box must have the result's size, {columns} x {rows} (width x height), got {box_width} x {box_height}"
         )
     left, top = (math.trunc(n) for n in corners[:2].tolist())
     image = torch.zeros((3, height, width), dtype=torch.uint8, device=iuv.device)

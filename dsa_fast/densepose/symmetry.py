@@ -25,13 +25,13 @@ __all__ = ["SymmetryTable", "as_lut"]
 _KEYS = ("U_transforms", "V_transforms")
 _SIDE = 256
 _HDF5 = b"MATLAB 7.3"
-# Tables hold values measured on a mesh; they leave [0, 1] by rounding only.
+# Tables hold values measured on a mesh. Only rounding puts them outside [0, 1].
 _SLACK = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class SymmetryTable:
-    """The table of a file.
+    """DensePose's table, read from a file.
 
     Attributes:
         values: float32 [24, 2, 256, 256]: part (1..24, at index part-1, before the mirroring), u' and v', row
@@ -51,8 +51,8 @@ class SymmetryTable:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: SciPy or h5py is needed and not installed, the file is no MATLAB file, or it does not hold these
-                matrices. The message names the file.
+            ValueError: SciPy or h5py is needed but not installed, the file is not a MATLAB file, or it does not contain
+                these matrices. The message names the file.
         """
         path = Path(path)
         if not path.is_file():
@@ -62,7 +62,7 @@ class SymmetryTable:
         library = require("h5py" if newer else "scipy.io", f"reading {path}")
         try:
             cells = _read_hdf5(library, path) if newer else _read_matlab5(library, path)
-        # The readers raise many kinds for a broken file; the file is what has to be named.
+        # The readers raise many kinds of errors for a broken file. The message must name the file.
         except Exception as error:
             raise ValueError(f"symmetry table {path} is not a readable MATLAB file: {error}") from error
         stacked = []
@@ -86,7 +86,7 @@ class SymmetryTable:
 
 
 def as_lut(table: SymmetryTable) -> Tensor:
-    """The table for maps of bytes: uint8 [24, 2, 256, 256], `lut[part-1, 0 or 1, V, U]` is the mirrored U or V."""
+    """Returns the table for byte maps: uint8 [24, 2, 256, 256], `lut[part-1, 0 or 1, V, U]` is the mirrored U or V."""
     return (table.values * 255).round().to(torch.uint8)
 
 
@@ -97,5 +97,5 @@ def _read_matlab5(scipy_io: ModuleType, path: Path) -> dict[str, list[Any]]:
 
 def _read_hdf5(h5py: ModuleType, path: Path) -> dict[str, list[Any]]:
     with h5py.File(path, "r") as file:
-        # Cells are references; matrices lie there column by column.
+        # Cells are references to matrices, which are stored column by column.
         return {key: [file[cell][()].T for cell in file[key][()].ravel()] for key in _KEYS if key in file}

@@ -1,4 +1,4 @@
-"""Sharing a list of work among processes that `torchrun` started, on one machine or several."""
+"""Shares a list of work among processes started by `torchrun`, on one or several machines."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["Processes"]
 _PREFIX = "dsa_fast.prepare"
 _PIECE = 1 << 20  # bytes of a message; the store takes values of a few MiB at most
 _POLL = 0.2  # seconds
-_TIMEOUT = timedelta(minutes=30)  # of one answer by another process
+_TIMEOUT = timedelta(minutes=30)  # for one answer from another process
 
 
 class Processes:
-    """The processes that share the work, seen from one of them.
+    """The processes that share the work, from the view of one of them.
 
     A free process takes the next piece of work by adding 1 to a counter in `torchrun`'s key-value store. So exactly one
     process does each piece, and a slow GPU takes fewer.
 
     Attributes:
-        rank: number of this process, 0..world-1.
-        world: how many there are.
-        local: number of this process on its machine.
+        rank: rank of this process, 0..world-1.
+        world: number of processes.
+        local: rank of this process on its machine.
     """
 
     def __init__(self, store: Store | None = None, rank: int = 0, world: int = 1, local: int = 0) -> None:
@@ -38,10 +38,10 @@ class Processes:
 
     @classmethod
     def from_environment(cls) -> Processes:
-        """Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, which `torchrun` sets; without them it is alone.
+        """Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, which `torchrun` sets. Without them, it is one process.
 
         Raises:
-            ValueError: only some of these variables are there, or the processes do not find each other.
+            ValueError: only some of these variables are set, or the processes do not find each other.
         """
         names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
         there = [name for name in names if name in os.environ]
@@ -58,7 +58,7 @@ class Processes:
         return cls(store, rank, world, int(os.environ.get("LOCAL_RANK", rank)))
 
     def claim(self, count: int) -> Iterator[int]:
-        """Yields the pieces of work of this process, out of 0..count-1; asks for one at a time."""
+        """Yields this process's pieces of work, out of 0..count-1. Claims one at a time."""
         if self._store is None:
             yield from range(count)
             return
@@ -66,7 +66,7 @@ class Processes:
             yield number
 
     def agree(self, digest: str) -> None:
-        """Makes sure that all processes mean the same work; waits for rank 0.
+        """Checks that all processes have the same work. Waits for rank 0.
 
         Raises:
             ValueError: rank 0 has another digest.
@@ -77,12 +77,12 @@ class Processes:
             self._store.set(f"{_PREFIX}/digest", digest)
         elif self._store.get(f"{_PREFIX}/digest").decode() != digest:
             raise ValueError(
-                f"all processes must see the same images and options, rank {self.rank} sees others than rank 0: "
+                f"all processes must see the same images and options, got different ones on ranks {self.rank} and 0: "
                 "the folder must be shared by all machines"
             )
 
     def advance(self, count: int) -> int:
-        """Adds `count` to the images done; returns the total of all processes."""
+        """Adds `count` to the number of finished images. Returns the total over all processes."""
         if self._store is None:
             self._done += count
             return self._done
@@ -92,11 +92,11 @@ class Processes:
         """Sends a value that JSON can hold to rank 0.
 
         Args:
-            value: this process's.
-            waiting: called by rank 0 with the images done by all while it waits for the others.
+            value: the value of this process.
+            waiting: called by rank 0, while it waits for the others, with the number of images finished by all.
 
         Returns:
-            On rank 0 the values of all, in the order of their ranks; None on the others.
+            On rank 0, the values of all processes, ordered by rank; None on the other ranks.
         """
         if self._store is None:
             return [value]

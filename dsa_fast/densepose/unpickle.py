@@ -1,15 +1,15 @@
-"""Reads the values of `torch.save` files and of pickles. No code of the file is run, and nothing it names is imported.
+"""Reads the values in `torch.save` files and pickles. No code in the file is run, and nothing it names is imported.
 
-A pickle is a program: `pickle.load` calls whatever the file names. Here it can name tensors, plain values and expected
-classes only, whose objects become inert `Call`s.
+A pickle is a program: `pickle.load` calls any function that the file names. This reader accepts only tensors, plain
+values and expected classes, whose objects become inert `Call`s.
 
-`torch.load(weights_only=True)` reads what `torch.save` wrote: the zip of torch 1.6 and later, and the format before it.
-Two things are left to this module. In a zip, sizes and checksums are checked first, because torch takes the number of
-elements from the pickle and does not compare it with the bytes that follow. And `torch.load` reads no plain pickle, as
-`apply_net.py dump` wrote until 2020: Python's own unpickler reads it, confined to the same names. Such a pickle holds
-each tensor's numbers as a whole `torch.save` file of the older format.
+`torch.load(weights_only=True)` reads the files of `torch.save`: the zip format of torch 1.6 and later, and the older
+format. This module adds two things. In a zip, it checks sizes and checksums first, because torch takes the number of
+elements from the pickle and does not compare it with the bytes that follow. And `torch.load` does not read the plain
+pickles that `apply_net.py dump` wrote until 2020. Python's own unpickler reads them, restricted to the same names. Such
+a pickle stores each tensor's numbers as a complete `torch.save` file of the older format.
 
-A hostile file can still waste memory or time.
+A malicious file can still waste memory or time.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from torch.storage import TypedStorage
 
 __all__ = ["Call", "read_values"]
 
-_DEEPEST = 100  # dumps nest about ten values
+_DEEPEST = 100  # dumps nest values about ten deep
 _MARK = -1
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first of the pickles that torch.save wrote before its zips
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch.save's format before zips
 
 
 class Call:
-    """An object that the file makes, as the file has it. Nothing was called.
+    """An object in the file, as data. Nothing was called.
 
     Attributes:
         path: its class, such as `densepose.structures.chart_result.DensePoseChartResult`.
-        args: what it is made with.
-        state: its attributes, if the file gives some.
+        args: its constructor arguments.
+        state: its attributes, if the file has any.
     """
 
     path = ""
@@ -64,22 +64,22 @@ class Call:
 
 
 class _Refused(Exception):
-    """The file asks for something that it must not have."""
+    """The file refers to something that is not allowed."""
 
 
 def read_values(path: str | os.PathLike[str], classes: Collection[str]) -> Any:
-    """Reads what a file holds: plain values, lists, tuples, dicts, `Tensor`s and `Call`s.
+    """Reads the value in a file: plain values, lists, tuples, dicts, `Tensor`s and `Call`s.
 
     Args:
-        path: a file of `torch.save`, or a pickle.
-        classes: names, without their modules, of the classes that may occur. Their objects become `Call`s.
+        path: a `torch.save` file or a pickle.
+        classes: names of the allowed classes, without their modules. Their objects become `Call`s.
 
     Returns:
-        The value. Tensors are on the CPU. Those of a zip are private views of the file's pages, read as they are used.
+        The value. Tensors are on the CPU. Tensors in a zip are private views of the file's pages, read on use.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is neither, is cut short or damaged, or names anything else. The message names the file.
+        ValueError: the file is neither, is truncated or damaged, or names anything else. The message names the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -88,15 +88,15 @@ def read_values(path: str | os.PathLike[str], classes: Collection[str]) -> Any:
         raise ValueError(f"{path} must be a torch.save file or a pickle, got an empty file")
     try:
         with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, of old files
+            warnings.simplefilter("ignore")  # torch's warnings about old files
             return _checked(_read(path, file, frozenset(classes)))
     except _Refused as error:
         raise ValueError(
-            f"{path} is not loaded: it asks for {error}, which is neither a tensor nor a known result; nothing was run"
+            f"{path} is not loaded: it refers to {error}, which is neither a tensor nor a known result; nothing was run"
         ) from None
-    except Exception as error:  # damage can surface as any error
+    except Exception as error:  # damage can cause any error
         about = str(error).split("\n")[0] or type(error).__name__
-        raise ValueError(f"{path} is no torch.save file or pickle, is cut short or damaged: {about}") from error
+        raise ValueError(f"{path} is not a torch.save file or pickle, or is truncated or damaged: {about}") from error
 
 
 def _read(path: Path, file: BinaryIO, classes: frozenset[str]) -> Any:
@@ -113,7 +113,7 @@ def _read(path: Path, file: BinaryIO, classes: frozenset[str]) -> Any:
 
 
 def _check_zip(archive: zipfile.ZipFile) -> BinaryIO:
-    """Checks every record, and opens the pickle."""
+    """Checks every record and opens the pickle."""
     for info in archive.infolist():
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise ValueError(f"record {info.filename} is compressed or encrypted, which torch.save does not do")
@@ -127,7 +127,7 @@ def _check_zip(archive: zipfile.ZipFile) -> BinaryIO:
 
 
 def _load(source: Path, program: BinaryIO, classes: frozenset[str], *, pickles: int = 1, mmap: bool = False) -> Any:
-    """torch.load, with stand-ins for the expected classes that `program`, the file's pickles, names."""
+    """Calls torch.load, with stand-ins for the expected classes that are named in the file's pickles, `program`."""
     named: set[str] = set().union(*(_names(program) for _ in range(pickles)))
     stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = []
     stand_ins += [(_stand_in(name), name) for name in named if name.rpartition(".")[2] in classes]
@@ -136,17 +136,17 @@ def _load(source: Path, program: BinaryIO, classes: frozenset[str], *, pickles: 
 
 
 def _names(program: BinaryIO) -> set[str]:
-    """The names that a pickle asks for.
+    """Returns the names that a pickle refers to.
 
     Raises:
-        ValueError: it nests values too deeply. Python hashes a tuple by recursion, without looking at its stack, so
-            that such a key of a dict would end the process.
+        ValueError: it nests values too deeply. Python hashes a tuple by recursion without checking its stack, so such a
+            key of a dict would crash the process.
     """
     names: set[str] = set()
-    stack: list[int] = []  # how deep each value is; _MARK for a mark
+    stack: list[int] = []  # depth of each value; _MARK for a mark
     memo: dict[int, int] = {}
     for opcode, arg, _ in pickletools.genops(program):
-        name, place = opcode.name, arg if isinstance(arg, int) else len(memo)  # MEMOIZE numbers its places
+        name, place = opcode.name, arg if isinstance(arg, int) else len(memo)  # MEMOIZE numbers its entries
         if name == "GLOBAL":
             names.add(str(arg).replace(" ", "."))
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
@@ -164,7 +164,7 @@ def _names(program: BinaryIO) -> set[str]:
                 break
             taken.append(stack.pop())
         deep = 1 + max(taken) if taken else 0
-        if name in ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS"):  # the container is the last that was taken
+        if name in ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS"):  # the container was taken last
             deep = max(taken[-1], 1 + max(taken[:-1], default=0))
         if deep > _DEEPEST:
             raise ValueError(f"it nests values more than {_DEEPEST} deep")
@@ -186,8 +186,8 @@ def _stand_in(path: str) -> type[Call]:
     return type(path.rpartition(".")[2], (Call,), {"path": path})
 
 
-class _Unpickler(pickle._Unpickler):  # in Python: the one in C reserves memory as the file says
-    """Reads one pickle whose names are tensors' or those of expected classes."""
+class _Unpickler(pickle._Unpickler):  # in Python: the C version allocates any amount of memory that the file names
+    """Reads one pickle that names only tensors and expected classes."""
 
     stack: list[Any]
 
@@ -206,7 +206,7 @@ class _Unpickler(pickle._Unpickler):  # in Python: the one in C reserves memory 
     def load_build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, Call):
-            raise _Refused("a change of something else than a result")
+            raise _Refused("a change of something other than a result")
         target.__setstate__(state)
 
     dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
@@ -249,7 +249,7 @@ _FUNCTIONS = {
 
 
 def _checked(value: Any) -> Any:
-    """The value, after a look at all that it holds: whole tensors that lie inside their data, and no bare class."""
+    """Returns the value after checking its contents: complete tensors inside their data, and no bare class."""
     waiting, seen = [value], set()
     while waiting:
         each = waiting.pop()
@@ -257,7 +257,7 @@ def _checked(value: Any) -> Any:
             continue
         seen.add(id(each))
         if isinstance(each, Tensor):
-            # A stride of 0 would make a tensor of any size out of one number.
+            # A stride of 0 would make a tensor of any size from one number.
             if type(each) is not Tensor or each.layout != torch.strided or each.device.type != "cpu":
                 raise ValueError(f"a tensor must be dense and on the CPU, got {type(each).__name__} {each.layout}")
             if each.numel() * each.element_size() > each.untyped_storage().nbytes():

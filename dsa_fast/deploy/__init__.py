@@ -3,12 +3,12 @@
 - `export`: checkpoint -> ONNX file or TensorRT engine with a sidecar, checked against the checkpoint (`parity`).
 - `encoder`: images -> vectors, from a checkpoint or any exported file; `image_batch` reads its images.
 - `embedding_network`: the network that is exported; `onnx`, `tensorrt`: the formats; `sidecar`: the description.
-- `cuda`: batches on a GPU.
+- `cuda`: runs batches on a GPU.
 - `inputs`: the images, crops and video frames to embed; `vector_files`: vectors on disk; `index`: FAISS search.
 - `triton`: a model repository for Triton Inference Server.
 
 This package may import `evaluation`, `data`, `models` and the layers below, but not `training` or `visual`. Importing
-it brings neither torchvision nor a library of training; `models` is imported when a checkpoint is read.
+it imports neither torchvision nor any training library; `models` is imported when a checkpoint is read.
 """
 
 from dsa_fast.deploy.encoder import Encoder

@@ -15,26 +15,26 @@ from dsa_fast.deploy.sidecar import BatchRange, InputSpec
 #: Enqueues one batch: (images, out, handle of the stream).
 Enqueue = Callable[[Tensor, Tensor, int], None]
 
-#: Batch sizes that get a CUDA graph, captured at first use. In larger batches launching takes less time than the
-#: kernels, and the caller's own memory is read without a copy.
+#: Batch sizes with a CUDA graph, captured at first use. In larger batches, launching takes less time than the kernels,
+#: and the caller's own memory is read without a copy.
 GRAPH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _ALIGNMENT = 256  # bytes, of the tensors given to TensorRT
 _HOST_CHUNK = 64  # images copied at once
 
 
 def graph_size(count: int, batch: BatchRange) -> int | None:
-    """Returns the smallest size with a graph that holds `count` images and that the network takes, or None."""
+    """Returns the smallest graph size for `count` images that the network accepts, or None."""
     return next((size for size in GRAPH_SIZES if size >= max(count, batch.min) and size <= batch.max), None)
 
 
 class _Graph:
     def __init__(self, graph: Any, images: Tensor, out: Tensor, enqueue: Enqueue) -> None:
         self.graph, self.images, self.out = graph, images, out
-        self.enqueue = enqueue  # owns the captured memory, so it must live as long
+        self.enqueue = enqueue  # owns the captured memory, so it must live as long as the graph
 
 
 class _Slot:
-    """Buffers of a batch on its way from the host and back."""
+    """Buffers for a batch from the host and its results."""
 
     def __init__(self, runner: CudaRunner, size: int) -> None:
         shape, pin = runner.spec.shape(size), runner.pin
@@ -54,7 +54,7 @@ class CudaRunner:
             because a captured TensorRT context must not run anything else.
         spec: the input.
         dim: length of a vector.
-        batch: batches that the network takes. Larger ones are split, smaller ones padded.
+        batch: batch sizes that the network accepts. Larger batches are split, smaller ones padded.
         device: the GPU.
         graphs: whether batches up to 64 run as CUDA graphs.
         cuda: `torch.cuda`, or a stand-in for tests.
@@ -84,9 +84,10 @@ class CudaRunner:
         self._lock = threading.Lock()
 
     def from_device(self, images: Tensor) -> Tensor:
-        """Embeds images that lie on the GPU.
+        """Embeds images on the GPU.
 
-        The host does not wait. The caller's current stream runs first, then this work, and then that stream again.
+        The host does not wait. This work starts after earlier work on the caller's current stream, and later work on
+        that stream waits for it.
 
         Args:
             images: uint8, contiguous, [N, ...] in the input's layout.
@@ -107,7 +108,7 @@ class CudaRunner:
         return out
 
     def from_host(self, count: int, fill: Callable[[int, int, Tensor], None]) -> Tensor:
-        """Embeds images from the host. While one batch is computed, the next is filled and copied.
+        """Embeds images from the host. While the GPU computes one batch, the next is filled and copied.
 
         Args:
             count: N, the number of images.
@@ -127,7 +128,7 @@ class CudaRunner:
                     self._collect(slot, result)
                     fill(start, stop, slot.host[: stop - start])
                     self._send(slot, start, stop)
-            finally:  # also if `fill` raises: nothing may be pending at the next use of the buffers
+            finally:  # also if `fill` raises: no work may be pending at the next use of the buffers
                 for slot in self._slots:
                     self._collect(slot, result)
         return result
@@ -153,7 +154,7 @@ class CudaRunner:
         result[start:stop] = slot.host_out[: stop - start]
 
     def _run(self, images: Tensor, out: Tensor) -> None:
-        """Enqueues at most `batch.max` images on the compute stream, which is the current one."""
+        """Enqueues at most `batch.max` images on the compute stream, which is the current stream."""
         count = len(images)
         size = graph_size(count, self.batch) if self.graphs else None
         if size is not None:
@@ -176,7 +177,7 @@ class CudaRunner:
         images = torch.zeros(self.spec.shape(size), dtype=torch.uint8, device=self.device)
         out = torch.zeros(size, self.dim, device=self.device)
         enqueue, handle = self._session(), self._compute.cuda_stream
-        for _ in range(3):  # first runs allocate, compile and choose kernels, which must not be captured
+        for _ in range(3):  # the first runs allocate, compile and choose kernels, which a graph must not capture
             enqueue(images, out, handle)
         self._compute.synchronize()
         graph = self.cuda.CUDAGraph()

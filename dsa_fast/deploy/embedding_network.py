@@ -1,4 +1,4 @@
-"""The MF-Stream for production: 8-bit images in, unit vectors out, without the parts that only training needs."""
+"""The MF-Stream for production: 8-bit images in, unit vectors out, without the parts that are only for training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-if TYPE_CHECKING:  # `models` brings torchvision, which an exported file does not need
+if TYPE_CHECKING:  # `models` imports torchvision, which an exported file does not need
     from dsa_fast.models import DSAReID
 
 Layout = Literal["NHWC", "NCHW"]
@@ -29,8 +29,8 @@ class EmbeddingNetwork(nn.Module):
 
     Args:
         model: the trained network. It is copied, not changed.
-        layout: of the input: `NHWC`, the layout of decoders and cameras, or `NCHW`.
-        precision: of the convolutions.
+        layout: layout of the input: `NHWC`, as from decoders and cameras, or `NCHW`.
+        precision: precision of the convolutions.
 
     Attributes:
         dim: length of a vector.
@@ -53,7 +53,7 @@ class EmbeddingNetwork(nn.Module):
         self.dim = sum(model.embed_dims)
         self.stream = copy.deepcopy(model.mf_stream).eval().requires_grad_(False)
         fold_batch_norms(self.stream)
-        # A trained `BNNeck` is part of the test vector.
+        # A trained `BNNeck` also applies to the test vector.
         self.neck_global, self.neck_local = (
             nn.Identity() if norm is None else copy.deepcopy(norm).eval().requires_grad_(False)
             for norm in ((None, None) if model.neck_f is None else (model.neck_f.whole, model.neck_f.local))
@@ -65,7 +65,7 @@ class EmbeddingNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] (or [B, 3, H, W]) RGB -> float32 [B, dim], each of length 1."""
-        x = images.float()  # before the permutation: TensorRT only casts 8-bit inputs
+        x = images.float()  # before the permutation, because TensorRT can only cast 8-bit inputs
         if self.layout == "NHWC":
             x = x.permute(0, 3, 1, 2)
         maps = self.stream.backbone(((x - self.mean) * self.scale).to(self.dtype))
@@ -82,15 +82,18 @@ class EmbeddingNetwork(nn.Module):
 
 
 def fold_batch_norms(module: nn.Module) -> None:
-    """Replaces every convolution and the batch norm after it by one convolution with a bias, in place.
+    """Replaces every convolution and the batch norm after it with one convolution with a bias, in place.
 
-    The pairs are `convN` and `bnN` of one module, and neighbors in a sequence, as in torchvision's ResNets.
+    The pairs are `convN` and `bnN` of one module, and neighbors in a sequence, as in torchvision's ResNets. Modules
+    that keep their batch norms (`keeps_batch_norms`) stay as they are, and the runtimes fold what they can there.
 
     Raises:
         ValueError: a batch norm has no convolution to be folded into.
     """
     children = dict(module.named_children())
     for name, child in children.items():
+        if getattr(child, "keeps_batch_norms", False):
+            continue
         if not isinstance(child, nn.BatchNorm2d):
             fold_batch_norms(child)
             continue

@@ -25,7 +25,7 @@ from dsa_fast.extras import require
 Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 EncoderPrecision = Literal["auto", "fp32", "fp16", "bf16"]
 
-_HOST_BATCH = 32  # on a CPU larger batches gain nothing and do not fit the caches
+_HOST_BATCH = 32  # on a CPU, larger batches are not faster and do not fit the caches
 
 
 class HostBackend(Protocol):
@@ -35,17 +35,17 @@ class HostBackend(Protocol):
 
 
 class Encoder:
-    """Images -> vectors of length 1, whose inner products are cosines. Threads may share an encoder.
+    """Turns images into vectors of length 1. Their inner products are cosines. Threads can share an encoder.
 
-    `Encoder.load` makes one.
+    `Encoder.load` makes an encoder.
 
     Attributes:
-        path: the file that it was loaded from.
+        path: its file.
         backend: the library that runs it: torch, onnxruntime, openvino, tensorrt or tensorrt-rtx.
-        device: where it runs.
+        device: the device that it runs on.
         size: height and width that images are resized to, as in the evaluation.
         dim: length of a vector.
-        precision: of the convolutions as they are computed; `int8` for a quantized file.
+        precision: actual precision of the convolutions; `int8` for a quantized file.
         sidecar: the description of an exported file; None for a checkpoint.
         needs_iuv: False, as for every `dsa_fast.evaluation.Embedder` of images alone.
     """
@@ -88,21 +88,21 @@ class Encoder:
         Args:
             path: `.ckpt`, `.onnx` or `.engine`.
             device: `auto`, `cpu`, `cuda`, `cuda:1`. `auto` is a GPU if the backend can use one.
-            backend: the library that runs it. `auto` is PyTorch for a checkpoint and the engine's own library for an
-                engine. For ONNX it is ONNX Runtime on a GPU; on a CPU it is OpenVINO if that is installed (it is
-                faster), else ONNX Runtime.
-            precision: of the convolutions, for a checkpoint, and for a floating-point ONNX file with OpenVINO. `auto`
-                is the file's own (float32 for a checkpoint). On a processor without float16, OpenVINO computes fp16
-                in float32.
-            threads: on the CPU; None for PyTorch's number.
+            backend: the library that runs it. `auto` is PyTorch for a checkpoint, and the library that built an engine.
+                For ONNX it is ONNX Runtime on a GPU. On a CPU it is OpenVINO if installed, because it is faster,
+                otherwise ONNX Runtime.
+            precision: precision of the convolutions, for a checkpoint, and for a floating-point ONNX file with
+                OpenVINO. `auto` is the file's own (float32 for a checkpoint). On a processor without float16, OpenVINO
+                computes fp16 in float32.
+            threads: number of CPU threads; None for PyTorch's number.
             cuda_graphs: on a GPU, run batches up to 64 as CUDA graphs (not with ONNX Runtime).
             compile: for a checkpoint, use `torch.compile`. Each new batch size may take seconds at its first use.
             runtime_cache: file for the kernels that TensorRT-RTX compiles; by default FILE.cache next to the engine.
 
         Raises:
             FileNotFoundError: the file or its sidecar is missing.
-            ValueError: the file is damaged, does not fit this machine (the message names the difference), the library
-                is not installed, or an option does not go with the file.
+            ValueError: the file is damaged or does not fit this machine (the message names the difference), the library
+                is not installed, or an option does not apply to the file.
         """
         path = Path(path)
         if backend not in get_args(Backend):
@@ -131,7 +131,7 @@ class Encoder:
     def _load_checkpoint(
         cls, path: Path, device: torch.device, precision: str, graphs: bool, compiled: bool
     ) -> Encoder:
-        from dsa_fast.models import load_model  # it brings torchvision, which an exported file does not need
+        from dsa_fast.models import load_model  # it imports torchvision, which an exported file does not need
 
         loaded = load_model(path)
         precision = "fp32" if precision == "auto" else precision
@@ -188,22 +188,22 @@ class Encoder:
         return cls(path, sidecar.kind, place, sidecar.precision, spec, output, batch, runner, sidecar, close)
 
     def __call__(self, images: Images) -> NDArray[np.float32] | Tensor:
-        """Embeds one image or many.
+        """Embeds one or many images.
 
         Args:
-            images: RGB, of any sizes (they are resized as in the evaluation): uint8 arrays [H, W, 3] or [B, H, W, 3],
+            images: RGB, in any sizes (they are resized as in the evaluation): uint8 arrays [H, W, 3] or [B, H, W, 3],
                 uint8 tensors [3, H, W] or [B, 3, H, W] on any device, PIL images, paths of files, or a sequence of
-                single ones. PIL images and files are turned upright by their EXIF orientation. A CUDA tensor of the
-                network's size, in the memory format of its layout (channels_last for NHWC), is read in place, and the
-                host does not wait for the GPU.
+                single images. PIL images and files are turned upright according to their EXIF orientation. A CUDA
+                tensor of the network's size, in the memory format of its layout (channels_last for NHWC), is read in
+                place, and the host does not wait for the GPU.
 
         Returns:
-            float32 [D] for one image, [N, D] for many: a tensor on the images' device if they were tensors, else an
-            array. Vectors have length 1.
+            float32 [D] for one image, [N, D] for many: a tensor on the images' device if they are tensors,
+            otherwise an array. Vectors have length 1.
 
         Raises:
-            TypeError: `images` is of another type, or not of 8 bits.
-            ValueError: wrong shapes, or a file can't be read.
+            TypeError: `images` has another type, or does not have 8 bits.
+            ValueError: a shape is wrong, or a file can't be read.
         """
         given = ImageBatch(images)
         if not isinstance(self._run, CudaRunner):
@@ -231,7 +231,7 @@ class Encoder:
         return result
 
     def embed_batch(self, images: Tensor) -> Tensor:
-        """Embeds one batch exactly as the network runs it, neither split nor padded.
+        """Embeds one batch without splitting or padding it.
 
         Args:
             images: uint8 [B, 3, H, W] of the network's size, B within `batch`.
@@ -313,7 +313,7 @@ class _OnnxCpu:
         options.log_severity_level = 3
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no base class of their own
+        except Exception as error:  # its exceptions have no common base class
             raise ValueError(f"{path} must run in ONNX Runtime {runtime.__version__}, got: {error}") from error
         (given,), (made,) = self._session.get_inputs(), self._session.get_outputs()
         _check_tensors(path, sidecar, (given.name, given.shape), (made.name, made.shape))
@@ -338,12 +338,12 @@ class _OpenVino:
         }
         try:
             self._model = core.compile_model(str(path), "CPU", options)
-        except Exception as error:  # RuntimeError and its own
+        except Exception as error:  # RuntimeError and OpenVINO's own errors
             raise ValueError(f"{path} must run in OpenVINO {openvino.__version__}, got: {error}") from error
         given, made = self._model.input(0), self._model.output(0)
         shapes = [[-1 if size.is_dynamic else size.get_length() for size in x.partial_shape] for x in (given, made)]
         _check_tensors(path, sidecar, (given.any_name, shapes[0]), (made.any_name, shapes[1]))
-        hint = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()  # may be less than the request
+        hint = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()  # may be lower than requested
         self.precision = next(name for name, kind in _OPENVINO_TYPES.items() if kind == hint)
         self._rescale = self.precision != "fp32"  # OpenVINO runs the end of the graph in that precision too
         self._requests = threading.local()  # threads must not share a request
@@ -361,16 +361,16 @@ def openvino_precision(precision: str, capabilities: Sequence[str]) -> str:
     """Chooses the floating-point precision that OpenVINO computes a file in.
 
     Args:
-        precision: of the file, or asked for: fp32, fp16, bf16 or int8.
+        precision: precision of the file, or the requested one: fp32, fp16, bf16 or int8.
         capabilities: the processor's OPTIMIZATION_CAPABILITIES, such as BF16.
 
     Returns:
-        fp32, fp16 or bf16. For int8 it is that of all that is not an 8-bit convolution.
+        fp32, fp16 or bf16. For int8, it applies to everything except 8-bit convolutions.
     """
     if precision == "int8":
         return "bf16" if "BF16" in capabilities else "fp32"
     if precision == "fp16" and "FP16" not in capabilities:
-        return "fp32"  # asked for fp16, OpenVINO would silently use bfloat16, which has three bits less
+        return "fp32"  # for fp16, OpenVINO would silently use bfloat16, which has three bits fewer
     return precision
 
 

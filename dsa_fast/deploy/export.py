@@ -1,4 +1,4 @@
-"""Exports a checkpoint to a file that is ready to run, with its sidecar. A file is checked before it gets its name."""
+"""Exports a checkpoint to a file that is ready to run, with a sidecar. It is checked before it gets its name."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NamedImages:
-    """Images of the input's size, and their origin.
+    """Images of the input's size, and their source.
 
     Attributes:
         images: uint8 [N, 3, H, W].
-        name: for the sidecar, such as a folder's name.
+        name: name of the source for the sidecar, such as a folder's name.
     """
 
     images: Tensor
@@ -75,29 +75,29 @@ def export(
     """Exports a checkpoint and checks the result against it. If anything fails, `out` stays as it was.
 
     Args:
-        checkpoint: file of `dsa-fast fit`.
+        checkpoint: file written by `dsa-fast fit`.
         out: the file to write. Its sidecar OUT.json is written next to it.
-        images: images for the check of parity.
+        images: images for the parity check.
         format: `onnx`, or an engine: `tensorrt` (needs its GPU) or `tensorrt-rtx` (needs none to build).
-        precision: of the convolutions; `int8` needs `calibration`.
-        batch: batch sizes that it must take, and the size that engines are tuned for.
-        layout: of the input.
-        calibration: images like those in use. The ranges of int8 are taken from them.
+        precision: precision of the convolutions; `int8` needs `calibration`.
+        batch: smallest and largest batch size, and the size that engines are tuned for.
+        layout: layout of the input.
+        calibration: images like those of your application, which determine the ranges of int8.
         calibration_method: see `write_int8_onnx`.
-        data: a data set on which the change in mAP is measured.
-        least_cosine: the export fails below it; None for the precision's own limit, `parity.LEAST_COSINE`.
+        data: a data set to measure the change in mAP.
+        least_cosine: smallest allowed cosine; None for the limit of the precision in `parity.LEAST_COSINE`.
         tf32: see `build_engine`.
         timing_cache: see `build_engine`; None keeps it next to `out` as OUT.timing.
         compute_capabilities: see `build_engine`.
-        workers: processes that read the data set's images.
-        progress: shows a progress bar for the data set.
+        workers: number of processes that read the data set's images.
+        progress: show a progress bar for the data set.
 
     Returns:
         The sidecar, with `parity`.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: an option is wrong, a library is missing or fails, or parity is too low.
+        ValueError: an option is wrong, a library is missing or fails, or a cosine is too low.
     """
     from dsa_fast.models import load_model
 
@@ -105,7 +105,7 @@ def export(
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     if precision == "int8" and calibration is None:
-        raise ValueError("precision int8 needs calibration: images like those in use")
+        raise ValueError("precision int8 needs calibration: images like those of your application")
     if format == "tensorrt" and not torch.cuda.is_available():
         library("tensorrt")
         raise ValueError("format tensorrt needs the GPU that the engine is for, got a machine without one")
@@ -150,7 +150,7 @@ def export(
         figures = _parity(made, onnx_file, loaded, images, data, precision, least_cosine, workers, progress)
         sidecar = replace(sidecar, parity=figures, **_identity(made, path.name))
         write_sidecar(made, sidecar)
-        # The sidecar is last: until then the new file does not match the old sidecar, and is refused.
+        # The sidecar is written last. Until then, the new file does not match the old sidecar and is refused.
         made.replace(path)
         sidecar_path(made).replace(sidecar_path(path))
     return sidecar

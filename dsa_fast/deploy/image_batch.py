@@ -1,4 +1,4 @@
-"""Reads the images given to an encoder: one or thousands, as arrays, tensors, PIL images or paths."""
+"""Reads the images passed to an encoder: one or thousands, as arrays, tensors, PIL images or paths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dsa_fast.image import read_image, upright
 
 #: One image: uint8 [H, W, 3] (NumPy), uint8 [3, H, W] (torch), PIL, or the path of a file; all RGB.
 OneImage = NDArray[np.uint8] | Tensor | Image.Image | str | os.PathLike[str]
-#: One image, a batch of one size (uint8 [B, H, W, 3] or [B, 3, H, W]), or a sequence of single images of any sizes.
+#: One image, a batch of equal size (uint8 [B, H, W, 3] or [B, 3, H, W]), or a sequence of single images of any sizes.
 Images = OneImage | Sequence[OneImage]
 
 
@@ -26,12 +26,12 @@ class ImageBatch:
     """Images in any form, read in pieces.
 
     Attributes:
-        single: one image was given, not a batch of one.
-        family: type of the answer, a NumPy array or a tensor.
-        device: of the images. Vectors of tensors go back there.
+        single: a single image was passed, not a batch of one.
+        family: type of the result, a NumPy array or a tensor.
+        device: device of the images. Vectors of tensors are returned there.
 
     Raises:
-        TypeError: `images` is of another type, or not of 8 bits.
+        TypeError: `images` has another type, or does not have 8 bits.
         ValueError: a shape is wrong, or the sequence is empty.
     """
 
@@ -107,7 +107,7 @@ class ImageBatch:
         return one.to(self.device)
 
     def deliver(self, vectors: Tensor) -> NDArray[np.float32] | Tensor:
-        """Converts vectors [N, D] to the type of the images; [D] for a single image."""
+        """Converts vectors [N, D] to the type of the images, or [D] for a single image."""
         if self.single:
             vectors = vectors[0]
         return vectors.to(self.device) if self.family == "torch" else vectors.cpu().numpy()
@@ -119,10 +119,10 @@ def _check(fine: bool, dtype: object) -> None:
 
 
 def chunks(count: int, most: int) -> list[tuple[int, int]]:
-    """Splits `count` images into (start, stop) of at most `most`."""
+    """Splits `count` images into ranges (start, stop) of at most `most` images."""
     return [(start, min(start + most, count)) for start in range(0, count, most)]
 
 
 def to_layout(images: Tensor, layout: str) -> Tensor:
-    """uint8 [B, 3, H, W] -> contiguous in the layout; not copied if it is so already."""
+    """Makes uint8 [B, 3, H, W] contiguous in the layout, without a copy if it already is."""
     return (images.permute(0, 2, 3, 1) if layout == "NHWC" else images).contiguous()

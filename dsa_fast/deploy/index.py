@@ -1,7 +1,7 @@
-"""A FAISS index on disk (https://github.com/facebookresearch/faiss) with a table of the images of its vectors.
+"""A FAISS index on disk (https://github.com/facebookresearch/faiss) with a table of its vectors' images.
 
-An index is a folder. `current.json` names the index file and the table that belong together. A change writes new files
-and then `current.json`, so a killed run leaves the state before it.
+An index is a folder. `current.json` names the current index file and table. A change writes new files and then
+`current.json`, so an interrupted run keeps the previous state.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Hits:
 
     Attributes:
         rows: int64 [Q, k], rows of the table, nearest first; -1 if the index found fewer.
-        cosines: float32 [Q, k]; -1 for the same.
+        cosines: float32 [Q, k]; -1 where `rows` is -1.
     """
 
     rows: NDArray[np.int64]
@@ -59,13 +59,13 @@ class VectorIndex:
 
         Args:
             folder: a new or empty folder.
-            vectors: the vectors to hold.
-            kind: FAISS's factory string. `Flat` compares with all vectors; `HNSW32` and `IVF256,Flat` search a part,
-                for millions.
+            vectors: the vectors of the index.
+            kind: FAISS's factory string. `Flat` compares with all vectors; `HNSW32` and `IVF256,Flat` search only a
+                part, for millions of vectors.
 
         Raises:
             FileExistsError: the folder is not empty.
-            ValueError: FAISS is not installed, does not know the kind, or needs more vectors to train it.
+            ValueError: FAISS is not installed, does not know the kind, or needs more vectors to train the index.
         """
         faiss = require("faiss")
         folder = Path(folder)
@@ -91,7 +91,7 @@ class VectorIndex:
         """Reads an index.
 
         Raises:
-            FileNotFoundError: the folder holds no index.
+            FileNotFoundError: the folder has no index.
             ValueError: a file is damaged; the message names it.
         """
         faiss = require("faiss")
@@ -119,7 +119,7 @@ class VectorIndex:
         """Adds vectors and writes the index.
 
         Raises:
-            ValueError: they have another length, or another encoder made them.
+            ValueError: the vectors have another length, or another encoder made them.
         """
         if vectors.vectors.shape[1] != self.dim:
             raise ValueError(f"vectors must have length {self.dim}, got {vectors.vectors.shape[1]}")
@@ -141,10 +141,10 @@ class VectorIndex:
 
         Args:
             vectors: float32 [Q, D].
-            k: number of vectors; fewer if the index holds fewer.
+            k: number of vectors; fewer if the index has fewer.
 
         Raises:
-            ValueError: the length is another, or k is below 1.
+            ValueError: the vectors have another length, or k is below 1.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise ValueError(f"vectors must have shape [Q, {self.dim}], got {list(vectors.shape)}")
@@ -184,8 +184,8 @@ def check_encoder(index: str, vectors: str) -> None:
     """Raises ValueError if both checksums are known and differ."""
     if index and vectors and index != vectors:
         raise ValueError(
-            f"vectors must be made by the file that the index was made with ({index[:12]}...), got another's "
-            f"({vectors[:12]}...): their vectors don't compare"
+            f"vectors must be made by the same file as the index ({index[:12]}...), got another's "
+            f"({vectors[:12]}...): their vectors are not comparable"
         )
 
 

@@ -1,4 +1,4 @@
-"""Reads the inputs of `dsa-fast embed`: folders, lists, and people cut out of images and videos."""
+"""Reads the inputs of `dsa-fast embed`: folders, lists, and crops of people from images and videos."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Item:
     """One image to embed.
 
     Attributes:
-        path: of the image or video.
+        path: path of the image or video.
         frame: number of the video frame, from 0 in display order; None for an image.
         box: x, y, width and height of a crop in pixels of the upright image; None for the whole image.
     """
@@ -40,8 +40,8 @@ def find_items(source: str | os.PathLike[str]) -> list[Item]:
     """Lists the images of a source, in a fixed order.
 
     Args:
-        source: a folder (with its subfolders), an image file, a text file with one path a line, or a CSV file. The CSV
-            file has the columns `path`, or `video` and `frame` (from 0), and to crop people also x, y, w and h, in
+        source: a folder (with its subfolders), an image file, a text file with one path per line, or a CSV file. The
+            CSV file has the columns `path`, or `video` and `frame` (from 0), and to crop people also x, y, w and h, in
             pixels. Paths in a file are relative to its folder. The rows of a video are sorted by frame.
 
     Raises:
@@ -55,7 +55,7 @@ def find_items(source: str | os.PathLike[str]) -> list[Item]:
 
 
 def find_images(source: str | os.PathLike[str]) -> list[Path]:
-    """Lists the image files of a folder and its subfolders (sorted), of a text file (one path a line), or a single one.
+    """Lists the images of a folder and its subfolders (sorted) or of a text file (one path per line), or a single one.
 
     Raises:
         FileNotFoundError: there is no such source.
@@ -104,7 +104,7 @@ def _read_table(source: Path) -> list[Item]:
             items.append(Item(source.parent / row[name], frame, (x, y, w, h) if boxed else None))
     if not items:
         raise ValueError(f"{source} must list at least one image, got none")
-    if name == "video":  # each video is read once, from its beginning
+    if name == "video":  # each video is read once, from the beginning
         order = {path: place for place, path in enumerate(dict.fromkeys(item.path for item in items))}
         items.sort(key=lambda item: (order[item.path], item.frame or 0))
     return items
@@ -115,8 +115,8 @@ def read_items(items: Sequence[Item], *, workers: int = 2, ahead: int = 64) -> I
 
     Args:
         items: the items, with the frames of a video next to each other and in order, as from `find_items`.
-        workers: threads that decode image files.
-        ahead: files that are read in advance.
+        workers: number of threads that decode image files.
+        ahead: number of files that are read in advance.
     """
     for is_video, group in groupby(items, key=lambda item: item.frame is not None):
         if is_video:
@@ -171,10 +171,10 @@ def _read_video(path: Path, items: Sequence[Item]) -> Iterator[Tensor | ValueErr
 
 
 def crop(image: Tensor, box: tuple[int, int, int, int] | None) -> Tensor:
-    """Cuts a box (x, y, width, height) out of uint8 [3, H, W]. The box is clipped to the image.
+    """Crops a box (x, y, width, height) from uint8 [3, H, W]. The box is clipped to the image.
 
     Raises:
-        ValueError: the box lies wholly outside.
+        ValueError: the box is completely outside the image.
     """
     if box is None:
         return image

@@ -20,7 +20,7 @@ from dsa_fast.extras import require
 
 CalibrationMethod = Literal["minmax", "percentile"]
 
-#: Convolutions in bfloat16 came with version 22.
+#: Version 22 introduced convolutions in bfloat16.
 OPSET, OPSET_BF16 = 20, 22
 _CALIBRATION_BATCH = 4  # images whose maps of all layers are in memory at once
 
@@ -30,7 +30,7 @@ def write_onnx(network: EmbeddingNetwork, path: Path, spec: InputSpec, output: O
 
     Args:
         network: the network; its layout must be `spec`'s.
-        path: the file. Callers write to a temporary folder, so that no half file takes its name.
+        path: the file. Callers write to a temporary folder, so an incomplete file never gets its final name.
         spec: name and size of the input.
         output: name of the output.
 
@@ -53,7 +53,7 @@ def write_onnx(network: EmbeddingNetwork, path: Path, spec: InputSpec, output: O
         )
     assert program is not None
     model = program.model_proto
-    # The exporter notes where each node came from, with the paths of this machine.
+    # The exporter records the source of each node, with paths of this machine.
     del model.metadata_props[:]
     for item in [model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info]:
         del item.metadata_props[:]
@@ -83,9 +83,9 @@ def write_int8_onnx(
     Args:
         source: the float32 file.
         path: the file to write.
-        images: uint8, in the shape and layout of the file's input. The ranges are taken from them.
+        images: uint8, in the shape and layout of the file's input, used to determine the ranges.
         input_name: name of the input.
-        method: range of an activation: `minmax` takes all values, `percentile` all but the outermost 0.001 % (several
+        method: range of an activation: `minmax` uses all values, `percentile` all except the outermost 0.001 % (several
             times slower).
 
     Raises:
@@ -141,7 +141,7 @@ def write_int8_onnx(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides the libraries' logs and warnings. Errors still raise."""
+    """Hides logs and warnings of the libraries. Errors are still raised."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -16,8 +16,8 @@ from dsa_fast.evaluation import Embedder, ModelEmbedder, embed_people, evaluate
 if TYPE_CHECKING:
     from dsa_fast.models import LoadedModel
 
-#: An export with a smaller cosine has failed. In 8 bits the cosine depends on the network: look at it. Only a broken
-#: file falls below this floor.
+#: An export with a smaller cosine fails. In 8 bits, the cosine depends on the network, so check it. Only a broken file
+#: is below this limit.
 LEAST_COSINE: dict[str, float] = {"fp32": 0.99999, "fp16": 0.999, "bf16": 0.99, "int8": 0.9}
 
 _SINGLES = 16  # images embedded one by one
@@ -37,7 +37,7 @@ def compare_vectors(encoder: Encoder, loaded: LoadedModel, images: Tensor) -> di
     """Computes cosines with the checkpoint's vectors at the smallest, the tuned and the largest batch.
 
     Args:
-        encoder: of the exported file.
+        encoder: encoder of the exported file.
         loaded: the checkpoint, on the CPU.
         images: uint8 [N, 3, H, W], of the input's size; repeated if a batch needs more.
 
@@ -61,7 +61,7 @@ def compare_scores(
     """Measures mAP and rank 1 of the checkpoint and of the exported file on a data set.
 
     Returns:
-        {"data": name, "mAP_checkpoint", "mAP", "mAP_change", "R1_checkpoint", "R1"}, all as shares of 1.
+        {"data": name, "mAP_checkpoint", "mAP", "mAP_change", "R1_checkpoint", "R1"}, all as shares in [0, 1].
     """
     results = []
     embedders: tuple[tuple[Embedder, str], ...] = ((ModelEmbedder(loaded), "checkpoint"), (encoder, "export"))

@@ -1,6 +1,6 @@
 """Sidecars: JSON files that describe exported files and hold their checksums.
 
-The sidecar of `mf.onnx` is `mf.onnx.json`. It is written last, so a file without one was never finished.
+The sidecar of `mf.onnx` is `mf.onnx.json`. It is written last, so a file without a sidecar is incomplete.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SUFFIXES: dict[str, str] = {"onnx": ".onnx", "tensorrt": ".engine", "tensorrt-rt
 
 @dataclass(frozen=True)
 class BatchRange:
-    """Images in a batch: the minimum, the number that is tuned for, and the maximum."""
+    """Batch sizes: the minimum, the one that engines are tuned for, and the maximum."""
 
     min: int = 1
     opt: int = 8
@@ -66,7 +66,7 @@ class InputSpec:
         layout: `NHWC` or `NCHW`.
         height, width: in pixels.
         channels: always `RGB`.
-        mean, std: the graph subtracts and divides by them, for images in 0..1; for information.
+        mean, std: normalization inside the graph, for images in 0..1; for information only.
     """
 
     height: int
@@ -93,7 +93,7 @@ class OutputSpec:
         name: the tensor's name.
         dtype: always `float32`.
         dim: length of a vector.
-        normalized: always true, because the graph ends with the scaling to length 1.
+        normalized: always true, because the graph scales vectors to length 1.
     """
 
     dim: int
@@ -113,12 +113,12 @@ class Sidecar:
         sha256: its checksum, in hexadecimal.
         model: the network and its checkpoint.
         input, output: the tensors.
-        precision: of the convolutions.
-        batch: the batch sizes that it takes.
-        versions: of the libraries that wrote it.
-        gpu: the GPU that it was built on, {"name", "compute_capability"}; None for files that fit any.
-        parity: figures of the comparison with the checkpoint; see `dsa_fast.deploy.parity`.
-        compute_capabilities: the GPUs of a tensorrt-rtx engine, such as ["8.6"]; None for TensorRT-RTX's default.
+        precision: precision of the convolutions.
+        batch: the batch sizes that it accepts.
+        versions: versions of the libraries that wrote it.
+        gpu: the GPU that it was built on, {"name", "compute_capability"}; None for files that run on any GPU.
+        parity: results of the comparison with the checkpoint; see `dsa_fast.deploy.parity`.
+        compute_capabilities: target GPUs of a tensorrt-rtx engine, such as ["8.6"]; None for TensorRT-RTX's default.
         calibration: images and method that an int8 file was calibrated with; None for others.
     """
 
@@ -162,7 +162,7 @@ def read_sidecar(path: str | os.PathLike[str]) -> Sidecar:
 
     Raises:
         FileNotFoundError: the file or its sidecar is missing.
-        ValueError: the sidecar is damaged or of a newer format, or the file's size or checksum differs; the message
+        ValueError: the sidecar is damaged or has a newer format, or the file's size or checksum differs; the message
             names the difference.
     """
     path = Path(path)

@@ -54,13 +54,13 @@ def build_engine(
     Args:
         source: the ONNX file, in the precision of the engine.
         spec: the input's name and size.
-        batch: the optimisation profile.
-        kind: the library that builds.
-        tf32: lets float32 convolutions round their inputs to TF32.
-        timing_cache: a file of measured kernels, read if it exists and written afterwards. TensorRT-RTX measures
-            nothing and ignores it.
-        compute_capabilities: GPUs of a TensorRT-RTX engine, such as ["8.6", "8.9"]; None for its default, 8.0, 8.6,
-            8.9, 12.0 and later.
+        batch: the optimization profile.
+        kind: the library that builds the engine.
+        tf32: allow float32 convolutions to round their inputs to TF32.
+        timing_cache: a file of kernel timings, read if it exists and written afterward. TensorRT-RTX measures nothing
+            and ignores it.
+        compute_capabilities: target GPUs of a TensorRT-RTX engine, such as ["8.6", "8.9"]; None for its default, 8.0,
+            8.6, 8.9, 12.0 and later.
 
     Raises:
         ValueError: the library is not installed, does not build for a compute capability, or can't read or build the
@@ -71,7 +71,7 @@ def build_engine(
         raise ValueError(f"compute_capabilities are only for tensorrt-rtx, got {list(compute_capabilities)}")
     log = make_logger(trt)
     builder = trt.Builder(log)
-    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # may be the only way
+    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # None if it is the only mode
     network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(source.read_bytes()):
@@ -121,7 +121,7 @@ def _choose_gpus(trt: ModuleType, config: Any, compute_capabilities: Sequence[st
 
 
 def make_logger(trt: ModuleType) -> Any:
-    """Makes a logger that prints nothing and keeps errors for the exception that follows."""
+    """Makes a logger that prints nothing and keeps errors for the next exception."""
 
     class Log(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -139,12 +139,12 @@ def make_logger(trt: ModuleType) -> Any:
 
 
 def check_fits(sidecar: Sidecar, installed: str, gpu: dict[str, str] | None) -> None:
-    """Checks that this machine is like the one that an engine was built for.
+    """Checks that this machine matches the one that an engine was built for.
 
     Args:
-        sidecar: the engine's.
+        sidecar: the engine's sidecar.
         installed: version of the installed library.
-        gpu: name and compute capability of the GPU here; None without one.
+        gpu: name and compute capability of this machine's GPU; None without one.
 
     Raises:
         ValueError: the version of the library or the GPU differs, or there is no GPU; the message names all
@@ -180,7 +180,7 @@ def describe_gpu(device: torch.device | None = None) -> dict[str, str] | None:
 
 
 class Engine:
-    """A loaded engine: batches of images on the device -> vectors on the device, enqueued on a stream.
+    """A loaded engine. It turns batches of images on the device into vectors on the device, enqueued on a stream.
 
     All sessions share one workspace, so use one stream at a time.
 
@@ -188,7 +188,7 @@ class Engine:
         path: the engine.
         sidecar: its description.
         device: the GPU.
-        runtime_cache: file for the kernels that TensorRT-RTX compiles on this machine; None for none.
+        runtime_cache: file for the kernels that TensorRT-RTX compiles on this machine; None for no file.
 
     Raises:
         ValueError: the library is missing, or the engine does not fit this machine or its sidecar.
@@ -215,11 +215,11 @@ class Engine:
         self._workspace = torch.empty(max(self._engine.device_memory_size_v2, 1), dtype=torch.uint8, device=device)
 
     def session(self) -> Callable[[Tensor, Tensor, int], None]:
-        """Makes a function that enqueues a batch in an execution context of its own: enqueue(images, out, stream).
+        """Makes a function that enqueues a batch in its own execution context: enqueue(images, out, stream).
 
-        `images` is uint8, contiguous, in the sidecar's layout, with a batch of its range; `out` float32 [B, dim],
-        contiguous; `stream` a CUDA stream's handle. It raises ValueError if the engine refuses the shape and
-        RuntimeError if it fails.
+        `images` is uint8, contiguous, in the sidecar's layout, with a batch in its range. `out` is float32 [B, dim],
+        contiguous. `stream` is a CUDA stream handle. The function raises ValueError if the engine refuses the shape,
+        and RuntimeError if the engine fails.
         """
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         with torch.cuda.device(self.device):
@@ -265,12 +265,12 @@ class Engine:
         try:
             with atomic_path(self.runtime_cache) as temporary:
                 temporary.write_bytes(blob)
-        except OSError as error:  # a read-only folder: only the next start is slower
+        except OSError as error:  # a read-only folder only makes the next start slower
             warnings.warn(f"the runtime cache was not saved: {error}", stacklevel=2)
 
 
 def diagnose(trt: ModuleType, runtime: Any, plan: bytes) -> list[str]:
-    """Returns the library's reasons why an engine is not valid here, such as UNSUPPORTED_CC; [] if it has none."""
+    """Returns the library's reasons why an engine is not valid here, such as UNSUPPORTED_CC; [] if there are none."""
     if not hasattr(runtime, "get_engine_validity"):  # TensorRT-RTX has it
         return []
     _, bits = runtime.get_engine_validity(plan[: runtime.engine_header_size])

@@ -23,14 +23,14 @@ def write_repository(
     Args:
         path: an ONNX file or a TensorRT engine of `dsa-fast export`.
         repository: the folder for `tritonserver --model-repository`. Other models in it are not touched.
-        name: of the model; by default the file's name without suffix.
+        name: name of the model; by default the file's name without the suffix.
 
     Returns:
         The model's folder.
 
     Raises:
         FileNotFoundError, ValueError: see `read_sidecar`; also ValueError for a TensorRT-RTX engine, for which Triton
-            has no backend, and for a name that a folder can't have.
+            has no backend, and for a name that is not a valid folder name.
     """
     path, repository = Path(path), Path(repository)
     sidecar = read_sidecar(path)
@@ -38,7 +38,7 @@ def write_repository(
         raise ValueError(f"path must be an ONNX file or a TensorRT engine for Triton, got {sidecar.kind}: {path}")
     if sidecar.batch.min != 1:
         raise ValueError(
-            f"path must take single images for Triton, got batches of {sidecar.batch.min} and more: {path}"
+            f"path must accept single images for Triton, got batches of {sidecar.batch.min} and more: {path}"
         )
     name = name or path.stem
     if name in (".", "..") or "/" in name or '"' in name or "\\" in name:

@@ -1,4 +1,4 @@
-"""Files of vectors with the images they are of. They are written in parts, so that a killed run can continue."""
+"""Files of vectors and their images. They are written in parts, so an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ NO_FRAME = -1
 
 @dataclass(frozen=True)
 class Vectors:
-    """Vectors and the images they are of.
+    """Vectors and their images.
 
     Attributes:
         vectors: float32 [N, D].
         paths: str [N], images or videos.
-        frames: int64 [N], frame of the video; -1 for an image.
+        frames: int64 [N], frame in the video; -1 for an image.
         boxes: int64 [N, 4], x, y, width and height of the crop; width 0 for the whole image.
-        encoder: checksum of the file that made them, or "" if unknown. Vectors of different files can't be compared.
+        encoder: checksum of the file that made them, or "" if unknown. Vectors from different encoders can't be
+            compared.
     """
 
     vectors: NDArray[np.float32]
@@ -69,7 +70,7 @@ def columns(items: Sequence[Item]) -> dict[str, NDArray[Any]]:
 
 
 class PartWriter:
-    """Collects the vectors of a list of items in OUT.parts, and joins them at the end.
+    """Saves the vectors of a list of items in OUT.parts, and joins them at the end.
 
     Nothing is written before the first part, so an encoder that does not load leaves no files.
 
@@ -77,14 +78,14 @@ class PartWriter:
         out: the file to write, `.parquet` or `.npz`.
         items: all items to embed.
         encoder: checksum of the encoder's file.
-        part: items in a part. A killed run loses at most one part.
+        part: number of items per part. An interrupted run loses at most one part.
 
     Attributes:
-        done: items in parts that were finished before.
+        done: number of items in parts that were already finished.
 
     Raises:
         FileExistsError: `out` exists, or OUT.parts belongs to another list, part size or encoder.
-        ValueError: `out` has another suffix.
+        ValueError: `out` has an unknown suffix.
     """
 
     def __init__(self, out: Path, items: Sequence[Item], encoder: str, *, part: int = 4096) -> None:
@@ -113,13 +114,13 @@ class PartWriter:
         return self.folder / f"{number:06d}.npz"
 
     def missing(self) -> Iterator[tuple[int, Sequence[Item]]]:
-        """Yields number and items of each unfinished part."""
+        """Yields the index and the items of each unfinished part."""
         for number, items in enumerate(self.parts):
             if not self._file(number).is_file():
                 yield number, items
 
     def write(self, number: int, items: Sequence[Item], vectors: NDArray[np.float32]) -> None:
-        """Writes a part: `vectors` [n, D] of `items`, which may be fewer than were asked for."""
+        """Writes a part: `vectors` [n, D] of `items`. These can be fewer than the items of the part."""
         if not self._mark.is_file():
             with atomic_path(self._mark) as temporary:
                 temporary.write_text(self._plan)
@@ -176,7 +177,7 @@ def read_vectors(path: str | os.PathLike[str]) -> Vectors:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is of another kind, or damaged.
+        ValueError: the file has another format, or is damaged.
     """
     path = Path(path)
     if not path.is_file():

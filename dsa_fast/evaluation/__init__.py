@@ -1,7 +1,7 @@
-"""Test vectors of people, and how well they find each other again: scores, ranked lists, re-ranking.
+"""Evaluates test vectors of people: scores, ranked lists, re-ranking.
 
-It is for whoever measures a model or a method of their own: `embed_people` makes the vectors, `evaluate` scores them by
-the Market-1501 protocol. May import `data`, `models` and everything below them; needs no Lightning and no Matplotlib.
+Use it to measure a model or a method of your own: `embed_people` makes the vectors, and `evaluate` scores them by the
+Market-1501 protocol. May import `data`, `models` and everything below them; needs no Lightning and no Matplotlib.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Activation maps: where the MF-Stream responds. `dsa_fast.visual.activation` draws them.
 
-A map's value at a place is the length (L2 norm over the channels) of the feature vector there. Every layer ends with a
-ReLU and is averaged over places, so that long vectors make up the test vector. Each image's map is stretched to 0..255
-by itself: maps show *where* the network reads an image, not whether one image excites it more than another.
+A map's value at a position is the length (L2 norm over the channels) of the feature vector there. Every layer ends with
+a ReLU and is averaged over positions, so long vectors contribute most to the test vector. Each image's map is scaled to
+0..255 separately: maps show *where* the network responds to an image, not which image it responds to most.
 
-Place (i, j) of a map is centred on pixel (16 i, 16 j) of the network's input, not on the middle of that 16 x 16 square:
-each of the backbone's strides reads symmetrically around every second place, from the first on. Maps are drawn
-accordingly, with their corner places on the image's upper and left border.
+Position (i, j) of a map is centered on pixel (16 i, 16 j) of the network's input, not on the middle of that 16 x 16
+square: each strided layer of the backbone reads symmetrically around every second position, starting with the first.
+Maps are drawn accordingly: their first row and column lie on the image's top and left border.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from dsa_fast.models.mf_stream import MFStream
 
 __all__ = ["Layer", "energy", "record_activations"]
 
-#: `backbone`: F, which all heads read; `global`: the global head's last map; `local`: those of the 8 local branches.
+#: `backbone`: F, the input of all heads; `global`: the global head's last map; `local`: those of the 8 local branches.
 Layer = Literal["backbone", "global", "local"]
 
 _MODULES = {"backbone": "backbone", "global": "head_global", "local": "head_local"}
 
 
 def energy(features: Tensor) -> Tensor:
-    """Feature maps [B, C, h, w], of any float type -> uint8 [B, h, w] on the CPU, each map stretched to 0..255.
+    """Turns feature maps [B, C, h, w] of any float type into uint8 [B, h, w] on the CPU, each map scaled to 0..255.
 
     A constant map gives zeros.
 
@@ -55,17 +55,17 @@ def record_activations(stream: MFStream, layer: Layer = "backbone") -> Iterator[
     maps = torch.cat(maps)  # uint8 [len(people), h, w], in the people's order
     ```
 
-    It uses hooks, which a graph that `torch.compile` made before the block does not call.
+    It uses hooks. A graph compiled by `torch.compile` before the block does not call them.
 
     Args:
         stream: the stream, not compiled (`model.mf_stream`).
-        layer: which map; every model has `backbone`.
+        layer: the layer to record; every model has `backbone`.
 
     Yields:
         A list that grows by one uint8 tensor [B, h, w] with each batch; see `energy`.
 
     Raises:
-        ValueError: unknown layer, or one that the model was built without.
+        ValueError: the layer is unknown, or the model was built without it.
     """
     if layer not in get_args(Layer):
         raise ValueError(f"layer must be one of {', '.join(get_args(Layer))}, got {layer!r}")

@@ -1,4 +1,4 @@
-"""Checks of what the evaluation is given: features, pids and camids."""
+"""Checks the inputs of the evaluation: features, pids and camids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Metric = Literal["cosine", "euclidean"]
 Features = Tensor | NDArray[Any]
 Labels = Tensor | NDArray[Any] | Sequence[int]
 
-#: pids of the gallery that belong to no person: junk is left out, a distractor counts as wrong.
+#: Gallery pids without a person: junk is left out, and a distractor counts as wrong.
 JUNK = -1
 DISTRACTOR = 0
 
@@ -27,14 +27,14 @@ def check_features(name: str, values: Features) -> Tensor:
         raise ValueError(f"{name} must have shape [N, D] with N, D >= 1, got {list(tensor.shape)}")
     if tensor.dtype == torch.bool or tensor.is_complex():
         raise TypeError(f"{name} must be real numbers, got {tensor.dtype}")
-    # A sum that is finite, as it nearly always is, has no term that is not, and is much faster to look at.
+    # If the sum is finite, so is every term. The sum is nearly always finite, and checking it is much faster.
     if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} must be finite, got NaN or infinity")
     return tensor
 
 
 def check_feature_pair(query: Features, gallery: Features) -> tuple[Tensor, Tensor]:
-    """Both as tensors [Q, D] and [G, D]: finite, of one width and on one device."""
+    """Returns both as tensors [Q, D] and [G, D]: finite, with the same width, on the same device."""
     query, gallery = check_features("query_features", query), check_features("gallery_features", gallery)
     if query.shape[1] != gallery.shape[1]:
         raise ValueError(
@@ -43,7 +43,7 @@ def check_feature_pair(query: Features, gallery: Features) -> tuple[Tensor, Tens
         )
     if query.device != gallery.device:
         raise ValueError(
-            f"query_features and gallery_features must be on one device, got {query.device} and {gallery.device}"
+            f"query_features and gallery_features must be on the same device, got {query.device} and {gallery.device}"
         )
     return query, gallery
 
@@ -54,7 +54,7 @@ def check_metric(metric: str) -> None:
 
 
 def as_real(features: Tensor) -> Tensor:
-    """float32 or float64, exactly: float64 for integers."""
+    """Converts to float32 or float64 without rounding; integers become float64."""
     if features.dtype in (torch.float32, torch.float64):
         return features.contiguous()
     return features.to(torch.float32 if features.is_floating_point() else torch.float64).contiguous()
@@ -88,7 +88,7 @@ class CheckedLabels:
         self.gallery_camids = check_labels("gallery_camids", gallery_camids, len(self.gallery_pids))
         if int(self.query_pids.min()) <= DISTRACTOR:
             raise ValueError(
-                "query_pids must be above 0 (-1 is junk and 0 a distractor, which are no queries), "
+                "query_pids must be above 0 (junk, -1, and distractors, 0, can't be queries), "
                 f"got {int(self.query_pids.min())}"
             )
         if int(self.gallery_pids.min()) < JUNK:
@@ -97,7 +97,7 @@ class CheckedLabels:
             )
 
     def lists(self) -> tuple[rank_ops.Lists, rank_ops.Lists]:
-        """Of each query the right matches, and the images of its person by its own camera, which are left out."""
+        """Returns each query's right matches, and the images of its person by its own camera, which are left out."""
         order = self.gallery_pids.argsort(stable=True)
         sorted_pids = self.gallery_pids[order]
         start = torch.searchsorted(sorted_pids, self.query_pids)

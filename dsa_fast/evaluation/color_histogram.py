@@ -1,4 +1,4 @@
-"""Colour histograms: features of plain colour matching, to compare learnt features with."""
+"""Color histograms: simple features of color matching, as a baseline for learned features."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _CHUNK_PIXELS = 1 << 22
 def histogram_features(
     images: Tensor, *, space: Literal["hsv", "rgb"] = "hsv", bins: int = 8, stripes: int = 6
 ) -> Tensor:
-    """Makes joint colour histograms of horizontal stripes: unit vectors whose dot product is the Hellinger similarity.
+    """Makes joint color histograms of horizontal stripes: unit vectors whose dot product is the Hellinger similarity.
 
-    Each stripe's histogram counts its pixels over `bins` x `bins` x `bins` colours and is divided by the number of
-    pixels. The square root of it is taken, and all stripes have the same weight. For vectors of unit length, cosine and
-    Euclidean distance give the same order.
+    Each stripe's histogram counts its pixels over `bins` x `bins` x `bins` colors and is divided by the number of
+    pixels. The result is the square root of the histogram. All stripes have the same weight. For vectors of unit
+    length, cosine and Euclidean distance give the same order.
 
     Args:
         images: uint8 [N, 3, H, W], RGB, on any device.
-        space: "hsv" (the hue of grey is 0) or "rgb".
-        bins: bins of each of the three channels, 1..256.
+        space: "hsv" (the hue of gray is 0) or "rgb".
+        bins: bins per channel, 1..256.
         stripes: number of stripes, top to bottom, of equal height to within a row; 1 is the whole image.
 
     Returns:
@@ -63,7 +63,7 @@ def histogram_features(
 
 
 def _hsv(images: Tensor) -> Tensor:
-    """uint8 RGB [N, 3, H, W] to int32 hue, saturation and value, each 0..255, in integer arithmetic."""
+    """Converts uint8 RGB [N, 3, H, W] to int32 hue, saturation and value, each 0..255, in integer arithmetic."""
     red, green, blue = images.int().unbind(1)
     high = images.amax(1).int()
     spread = high - images.amin(1).int()

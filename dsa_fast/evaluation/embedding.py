@@ -25,7 +25,7 @@ __all__ = ["Embedded", "Embedder", "ModelEmbedder", "branch_slice", "embed_peopl
 
 
 class Embedded(NamedTuple):
-    """Test vectors, with the labels that `evaluate` needs.
+    """Test vectors, with the labels for `evaluate`.
 
     Attributes:
         features: float32 [N, D], on the CPU.
@@ -39,7 +39,7 @@ class Embedded(NamedTuple):
 
 
 class Embedder(Protocol):
-    """Turns stored images into test vectors, such as `dsa_fast.Encoder` and `ModelEmbedder`."""
+    """Turns stored images into test vectors. `dsa_fast.Encoder` and `ModelEmbedder` are examples."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -58,9 +58,9 @@ class ModelEmbedder:
 
     Args:
         loaded: the model, on `device`, and its input sizes.
-        fused: gives the fused vectors of both streams, which need IUV maps; otherwise those of the MF-Stream.
-        branch: gives the part of the vectors that is the global or the local branch's own test vector.
-        device: the model's device.
+        fused: use the fused vectors of both streams, which need IUV maps; otherwise those of the MF-Stream.
+        branch: return only the part of each vector from the global or the local branch.
+        device: device of the model.
 
     Raises:
         ValueError: the model was built without this branch.
@@ -78,7 +78,7 @@ class ModelEmbedder:
         self._columns = branch_slice(loaded.model, branch)
 
     def __call__(self, images: Tensor, iuv: Tensor | None = None) -> Tensor:
-        """uint8 [B, 3, h, w] and, to fuse, their maps of the same shape -> float32 [B, D]."""
+        """uint8 [B, 3, h, w], and with `fused` their maps of the same shape -> float32 [B, D]."""
         images = images.to(self.device)
         if not self.needs_iuv:
             return self.loaded.model.embed(eval_transform(images, self.size))[:, self._columns]
@@ -104,13 +104,12 @@ def embed_people(
         embedder: an `Encoder`, or a `ModelEmbedder` of a loaded model.
         people: the people to embed.
         iuv_order: channel order of the maps' files, see `read_iuv`.
-        batch: images in a batch.
-        workers: processes that read images.
-        progress: text of a progress bar; None for none.
+        batch: number of images per batch.
+        workers: number of processes that read images.
+        progress: text of a progress bar; None for no bar.
 
     Raises:
-        ValueError: `people` is empty, both streams are to be fused and a person has no IUV map, or a file can't be
-            read.
+        ValueError: `people` is empty, a person has no IUV map for the fused streams, or a file can't be read.
     """
     from rich.progress import track
 
@@ -132,7 +131,7 @@ def embed_people(
 
 
 def branch_slice(model: DSAReID, branch: Branches) -> slice:
-    """The columns of a branch's own vector in a model's test vectors. Each branch has length 1 in them.
+    """Returns the columns of a branch in a model's test vectors, where each branch has length 1.
 
     Raises:
         ValueError: the model was built without this branch.
@@ -148,18 +147,18 @@ def branch_slice(model: DSAReID, branch: Branches) -> slice:
 
 
 def pool_multi_query(query: Embedded, shots: Embedded, reduce: Literal["mean", "max"] = "mean") -> Embedded:
-    """Pools each query's vector over its person's images by its camera, for a multi-query test.
+    """Pools each query's vector over all images of its person by its camera, for a multi-query test.
 
     As in Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015, where the images are those of
     Market-1501's `gt_bbox`. The number of queries stays the same.
 
     Args:
-        query: the single queries; one without any image in `shots` keeps its vector.
-        shots: the further images, `PeopleSplits.multi_query`.
+        query: the single queries. A query without images in `shots` keeps its vector.
+        shots: the additional images, `PeopleSplits.multi_query`.
         reduce: how vectors are pooled.
 
     Raises:
-        ValueError: `shots` is empty, its vectors are of another length, or `reduce` is unknown.
+        ValueError: `shots` is empty, its vectors have another length, or `reduce` is unknown.
     """
     if len(shots.features) == 0 or shots.features.shape[1:] != query.features.shape[1:]:
         raise ValueError(

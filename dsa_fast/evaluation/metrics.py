@@ -1,17 +1,17 @@
 """Re-identification scores by the Market-1501 protocol: mAP, CMC and mINP.
 
-The protocol (Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015): for each query the gallery is
-ordered by distance, after leaving out the images of the query's own person from the query's own camera and the junk
-(pid -1). Images of other people, and the distractors (pid 0), count as wrong.
+The protocol (Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015): for each query, the gallery is
+sorted by distance. Images of the query's person by the query's own camera are left out, and so is junk (pid -1). Images
+of other people, and distractors (pid 0), count as wrong.
 
-Distances are ordered as if computed in float64 and compared as float32, so that items at equal distance on paper stay
-equal. Ties are broken by the place in the gallery: the lower index ranks first. The whole distance matrix is never
-held, and only each query's right matches are sorted.
+Distances are ordered as if computed in float64 and compared as float32, so mathematically equal distances stay equal.
+Ties are broken by the gallery index: the lower index ranks first. The whole distance matrix is never stored, and only
+each query's right matches are sorted.
 
-On the CPU a float32 product with a known error bound places most items, and the few others are computed in float64
+On the CPU, a float32 product with a known error bound ranks most items, and the few others are computed in float64
 (`csrc/rank.h`). Ranks are exact: the number of threads, the block size and the processor do not change them. On other
-devices PyTorch computes blocks in float64, with sums in the device's order. Two items may change places there only
-where their float64 distances agree to 15 digits and yet round to different float32 values.
+devices PyTorch computes blocks in float64, with sums in the device's order. Two items can swap ranks there only if
+their float64 distances agree to 15 digits but round to different float32 values.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ Distances = Tensor | NDArray[Any] | Callable[[int, int], Tensor | NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
-    """Scores of a set of queries. All are shares in [0, 1], not per cent.
+    """Scores of a set of queries. All are shares in [0, 1], not percent.
 
     Attributes:
         mAP: mean average precision over the counted queries. A query's average precision is the mean, over its right
             matches, of the precision at each (the "rectangular" form of torchreid and fast-reid), or, for the
             "trapezoid" of Market-1501's own script, of the mean of the precisions at it and at the place before it.
-        cmc: float64 [max_rank]; `cmc[k-1]` is the share of counted queries with a right match among the first k. Where
-            the gallery is shorter than `max_rank`, the rest repeats the last value (1, as all is then seen).
+        cmc: float64 [max_rank]; `cmc[k-1]` is the share of counted queries with a right match among the first k. If
+            the gallery is shorter than `max_rank`, the rest repeats the last value (1, because all matches are found).
         mINP: mean inverse negative penalty (Ye et al., https://arxiv.org/abs/2001.04193): the number of right matches
             over the rank of the last one.
-        average_precision: float64 [Q], of each query; NaN where it was not counted.
-        first_hit_rank: int64 [Q], rank (from 1) of each query's first right match; 0 where it was not counted.
-        num_valid_queries: how many queries were counted, those with at least one right match to find.
+        average_precision: float64 [Q], per query; NaN for queries that are not counted.
+        first_hit_rank: int64 [Q], rank (from 1) of each query's first right match; 0 for queries that are not counted.
+        num_valid_queries: number of counted queries, which have at least one right match.
     """
 
     mAP: float
@@ -69,13 +69,13 @@ class EvaluationResult:
     num_valid_queries: int
 
     def rank(self, k: int) -> float:
-        """The CMC at rank k, from 1: the share of queries with a right match among the first k."""
+        """Returns the CMC at rank k, from 1: the share of queries with a right match among the first k."""
         if not 1 <= k <= len(self.cmc):
             raise ValueError(f"k must be in 1..{len(self.cmc)}, got {k}")
         return float(self.cmc[k - 1])
 
     def summary(self, ranks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-        """mAP, mINP and the CMC at `ranks` under the names "mAP", "mINP", "R1", ... for tables and JSON."""
+        """Returns mAP, mINP and the CMC at `ranks` as "mAP", "mINP", "R1", ... for tables and JSON."""
         return {"mAP": self.mAP, "mINP": self.mINP, **{f"R{k}": self.rank(k) for k in ranks}}
 
 
@@ -92,7 +92,7 @@ def evaluate(
     average_precision: AveragePrecision = "rectangular",
     block_size: int | None = None,
 ) -> EvaluationResult:
-    """Scores retrieval by the Market-1501 protocol, which the module describes.
+    """Scores retrieval by the Market-1501 protocol (see the module).
 
     A query without a right match in the gallery is not counted. Results do not depend on `block_size`.
 
@@ -101,13 +101,14 @@ def evaluate(
         query_pids: [Q] integers, all above 0.
         query_camids: [Q] integers.
         gallery_features: [G, D], on the same device as the queries.
-        gallery_pids: [G] integers; -1 is junk and left out; 0 is a distractor, which no query matches.
+        gallery_pids: [G] integers; -1 is junk, which is left out; 0 is a distractor, which matches no query.
         gallery_camids: [G] integers.
-        metric: "cosine" orders by 1 - cos (a zero vector is at distance 1 from all), "euclidean" by the distance.
+        metric: "cosine" sorts by 1 - cos (a zero vector has distance 1 to all), "euclidean" by the distance.
         max_rank: length of the CMC curve; it may exceed G.
-        average_precision: "rectangular", or "trapezoid" for the figures of Market-1501's own script.
-        block_size: queries handled together, by default 2,048 on the CPU, where they take 4 * block_size * (D + 128)
-            bytes for each thread, and 256 on other devices, where they take 4 * block_size * G bytes and more.
+        average_precision: "rectangular", or "trapezoid" for the numbers of Market-1501's own script.
+        block_size: number of queries processed together. By default it is 2,048 on the CPU, which takes
+            4 * block_size * (D + 128) bytes per thread, and 256 on other devices, which takes at least
+            4 * block_size * G bytes.
 
     Returns:
         The scores, on the CPU.
@@ -136,19 +137,19 @@ def evaluate_distances(
     average_precision: AveragePrecision = "rectangular",
     block_size: int = 256,
 ) -> EvaluationResult:
-    """Scores given distances, such as re-ranked ones, as `evaluate` does.
+    """Scores existing distances, such as re-ranked ones, like `evaluate`.
 
     Args:
-        distances: float32 [Q, G], compared as they are (other types are cast to it); or a function, so that they are
-            never all held: `distances(start, stop)` gives those of the queries start .. stop - 1, [stop - start, G].
+        distances: float32 [Q, G] (other types are cast to it). It can also be a function, so the whole matrix is never
+            stored: `distances(start, stop)` returns those of the queries start .. stop - 1, [stop - start, G].
         query_pids: [Q]; this and the following three, to gallery_camids [G], as in `evaluate`.
         max_rank: as in `evaluate`.
         average_precision: as in `evaluate`.
-        block_size: queries asked of a function at a time.
+        block_size: number of queries per call of the function.
 
     Raises:
-        TypeError: as `evaluate`.
-        ValueError: as `evaluate`; or distances of a wrong shape, or NaN.
+        TypeError: as in `evaluate`.
+        ValueError: as in `evaluate`; or distances have a wrong shape or NaN.
     """
     _check_scores(max_rank, average_precision)
     if block_size < 1:
@@ -187,13 +188,13 @@ def _check_scores(max_rank: int, average_precision: AveragePrecision) -> None:
 def _score(
     ranks: NDArray[np.int64], counts: NDArray[np.int64], max_rank: int, average_precision: AveragePrecision
 ) -> EvaluationResult:
-    """Scores from the ranks of all right matches, ascending for each query, and how many each query has."""
+    """Computes scores from the ranks of all right matches, ascending for each query, and their number per query."""
     num_queries = len(counts)
     counted = counts > 0
     num_valid = int(counted.sum())
     if num_valid == 0:
         raise ValueError(
-            "no query has a right match: every gallery image of its pid is of the same camera, or there is none"
+            "no query has a right match: every gallery image of its pid is by the same camera, or there is none"
         )
     starts = (np.cumsum(counts) - counts)[counted]
     found = np.arange(1, len(ranks) + 1) - np.repeat(starts, counts[counted])  # right matches up to each
@@ -220,7 +221,7 @@ def _score(
 def pool_images(
     features: Features, pids: Labels, camids: Labels, *, reduce: Literal["mean", "max"] = "mean"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One feature for all images of a person by a camera: multiple-query evaluation (Zheng et al., section 5.1).
+    """Pools the features of all images of a person by a camera, for multi-query tests (Zheng et al., section 5.1).
 
     Args:
         features: [N, D], finite.
@@ -243,7 +244,7 @@ def pool_images(
         rows.device
     )
     groups, place = torch.unique(pairs, dim=0, return_inverse=True)
-    # Sorted by group and reduced one after the other: the same on every run, on every device.
+    # Sorted by group and reduced in order, so the result is the same on every run and device.
     order = place.argsort(stable=True)
     lengths = torch.bincount(place, minlength=len(groups))
     pooled = torch.segment_reduce(rows.double()[order], reduce, lengths=lengths, axis=0).to(rows.dtype)
@@ -251,7 +252,7 @@ def pool_images(
 
 
 def _ranks_on_cpu(inputs: OrderedGallery) -> tuple[Tensor, Tensor]:
-    """The ranks of all right matches, int64, one query after the other, and how many each query has, int64 [Q]."""
+    """Returns the ranks of all right matches, int64, query by query, and their number per query, int64 [Q]."""
     matches, left_out = inputs.labels.lists()
     ranks = rank_ops.rank_matches(
         as_real(inputs.query),
@@ -266,16 +267,16 @@ def _ranks_on_cpu(inputs: OrderedGallery) -> tuple[Tensor, Tensor]:
 
 
 def _ranks_by_torch(inputs: OrderedGallery) -> tuple[Tensor, Tensor]:
-    """The same on any device, in float64."""
+    """Does the same on any device, in float64."""
     found = [_match_ranks(block) for block in inputs.blocks()]
     ranks, counts = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
     return ranks, counts
 
 
 def _match_ranks(block: Block) -> tuple[Tensor, Tensor]:
-    """The ranks, from 1 and ascending, of each query's matches, one query after the other, and how many each has.
+    """Returns the ranks of each query's matches, from 1 and ascending, query by query, and their number per query.
 
-    Ranks come from counting, with no sort of the gallery: each key is placed among the sorted keys of the matches (a
+    The ranks are counted, without sorting the gallery: each key is placed among the sorted keys of the matches (a
     few steps of bisection), and the sizes of these intervals, summed up, are the ranks.
     """
     keys, device = block.keys, block.keys.device

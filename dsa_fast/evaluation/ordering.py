@@ -1,4 +1,4 @@
-"""The gallery in the order of its distance to each query, in blocks, so that no whole distance matrix is ever held."""
+"""Sorts the gallery by the distance to each query, in blocks, so the whole distance matrix is never stored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dsa_fast.evaluation.checks import JUNK, CheckedLabels, Features, Labels, Metric, check_feature_pair, check_metric
 
-LAST = torch.iinfo(torch.int64).max  # key of what is left out: farther than everything
+LAST = torch.iinfo(torch.int64).max  # key of left-out items: farther than all others
 _GALLERY_CHUNK_VALUES = 1 << 20  # float64 values of the gallery converted at a time: 8 MiB
 _RANKED_VALUES = 1 << 20  # distances ranked at a time: 8 MiB of int64 keys
 
@@ -26,7 +26,7 @@ class Block(NamedTuple):
 
 
 class OrderedGallery:
-    """Checked inputs, and the blocks of ordered queries, in float64, for other devices and for lists."""
+    """Checked inputs, and blocks of queries with sorted galleries, in float64, for non-CPU devices and for lists."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class OrderedGallery:
         self.rows_per_chunk = max(1, _GALLERY_CHUNK_VALUES // self.gallery.shape[1])
 
     def blocks(self) -> Iterator[Block]:
-        """The queries in order, a few at a time, each against the whole gallery."""
+        """Yields the queries in order, a few at a time, each with the whole gallery."""
         # Only the order matters for Euclidean distances; a power of two keeps float32 from overflowing, exactly.
         largest = max(float(self.query.abs().max()), float(self.gallery.abs().max()))
         self.scale = 2.0 ** -int(np.frexp(largest)[1]) if self.metric == "euclidean" and largest > 0 else 1.0
@@ -85,7 +85,7 @@ class OrderedGallery:
         return wide.mul_(self.scale) if self.scale != 1 else wide
 
     def _closeness(self, start: int, stop: int) -> Tensor:
-        """float32 [b, G], lower is closer; for each query an increasing function of the distance."""
+        """Returns float32 [b, G], lower is closer; for each query, an increasing function of the distance."""
         query = self._scaled(self.query[start:stop])
         if self.metric == "cosine":  # a row's power of two keeps its order, exactly, and fits float32
             query = query * torch.exp2(-query.square().sum(1, keepdim=True).sqrt().frexp().exponent.double())
@@ -93,7 +93,7 @@ class OrderedGallery:
         for columns, chunk in self._gallery_chunks():
             dot = query @ chunk.T
             squares = self.gallery_squares[columns]
-            # The query's own norm does not change its order. A zero vector's dot product is 0, as its cosine shall be.
+            # The query's own norm does not change its order. A zero vector's dot product is 0, and so is its cosine.
             if self.metric == "cosine":
                 result[:, columns] = dot.div_(torch.where(squares > 0, squares.sqrt(), 1.0).neg_())
             else:
@@ -101,7 +101,7 @@ class OrderedGallery:
         return result
 
     def distances(self, block: Block, columns: Tensor) -> Tensor:
-        """float64 [b, k]: distances of the block's queries to the gallery items `columns` [b, k]."""
+        """Returns the distances of the block's queries to the gallery items `columns` [b, k], float64 [b, k]."""
         out = torch.empty(columns.shape, dtype=torch.float64, device=columns.device)
         for row, items in enumerate(columns):
             query = self.query[block.start + row].double()
@@ -115,6 +115,6 @@ class OrderedGallery:
 
 
 def sortable(values: Tensor) -> Tensor:
-    """int32 in the order of the float32 `values`, equal where they are equal (also 0.0 and -0.0)."""
+    """Returns int32 in the order of the float32 `values`, with the same ties (0.0 equals -0.0)."""
     bits = (values + 0.0).view(torch.int32)
     return (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)

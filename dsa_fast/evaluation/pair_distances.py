@@ -1,4 +1,4 @@
-"""Distances of all pairs of a query and a gallery image, for the same and for different people."""
+"""Histograms of the distances of all pairs of a query and a gallery image, for the same and for different people."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _PAIRS = 1 << 21  # pairs whose distances are held at a time: 8 MiB of float32
 
 @dataclass(frozen=True, eq=False)
 class DistanceHistogram:
-    """Distances of pairs of a query and a gallery image, counted. Pairs that the protocol leaves out are not.
+    """A histogram of the distances of pairs of a query and a gallery image, without pairs that the protocol leaves out.
 
     Attributes:
-        edges: float64 [n+1], the bins' borders, ascending, all of one width.
+        edges: float64 [n+1], the edges of the bins, ascending, evenly spaced.
         same: int64 [n], pairs of one identity (by different cameras).
         different: int64 [n], pairs of different identities, distractors included.
-        overlap: share of the two distributions that is in common, 0 (a threshold separates them) to 1: the sum over the
-            bins of the smaller share. NaN where there are no pairs of one kind.
-        auc: probability that a pair of one identity is nearer than one of different identities, ties half.
-        equal_error_rate: share of pairs on the wrong side of the threshold at which both kinds err alike.
-        threshold: that distance.
+        overlap: overlap of the two distributions, from 0 (a threshold separates them) to 1: the sum over the bins of
+            the smaller share. NaN if there are no pairs of one kind.
+        auc: probability that a same-identity pair is closer than a different-identity pair; ties count half.
+        equal_error_rate: share of pairs on the wrong side of the threshold at which both error rates are equal.
+        threshold: the distance of that threshold.
     """
 
     edges: NDArray[np.float64]
@@ -54,16 +54,16 @@ def distance_histogram(
     metric: Metric = "cosine",
     bins: int = 100,
 ) -> DistanceHistogram:
-    """Counts the distances of all pairs, a block at a time, in float32.
+    """Makes a histogram of the distances of all pairs, a block at a time, in float32.
 
     Args:
         query_features: [Q, D]; this and the following five, to gallery_camids [G], as in `evaluate`.
         metric: as in `evaluate`.
-        bins: the most bins that cover the distances that occur.
+        bins: maximum number of bins over the range of distances.
 
     Raises:
-        TypeError: as `evaluate`.
-        ValueError: as `evaluate`, but for queries without a match; or bins < 1.
+        TypeError: as in `evaluate`.
+        ValueError: as in `evaluate`, except that queries need no match; or bins < 1.
     """
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
@@ -126,6 +126,6 @@ def _blocks(num_queries: int, num_gallery: int) -> Iterator[tuple[slice, slice]]
 
 
 def _distances(query: Tensor, gallery: Tensor, metric: Metric) -> Tensor:
-    if metric == "cosine":  # a zero vector is at distance 1 from all
+    if metric == "cosine":  # a zero vector has distance 1 to all
         return 1 - functional.normalize(query, dim=1, eps=1e-30) @ functional.normalize(gallery, dim=1, eps=1e-30).T
     return torch.cdist(query, gallery)

@@ -1,4 +1,4 @@
-"""Ranked lists: the gallery images nearest to each query, with and without those that the protocol leaves out."""
+"""Ranked lists: the gallery images nearest to each query, with and without images that the protocol leaves out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
     "unfiltered_lists",
 ]
 
-#: Kinds of a listed image. Those from SAME_CAMERA on are left out by the protocol and have no rank.
+#: Kinds of a listed image. The protocol leaves out SAME_CAMERA and the later ones, which have no rank.
 WRONG: Final = 0
 RIGHT: Final = 1
 SAME_CAMERA: Final = 2
@@ -36,9 +36,9 @@ class RankedLists(NamedTuple):
     """The nearest gallery items of each query; CPU tensors [Q, k].
 
     Attributes:
-        indices: int64, places in the gallery, nearest first; -1 where fewer than k images count.
+        indices: int64, indices into the gallery, nearest first; -1 if fewer than k images count.
         distances: float32; cosine distance 1 - cos, or Euclidean distance; NaN where `indices` is -1.
-        matches: bool, whether the image is of the query's person.
+        matches: bool, whether the image shows the query's person.
     """
 
     indices: Tensor
@@ -58,9 +58,9 @@ def rank_list(
     metric: Metric = "cosine",
     block_size: int | None = None,
 ) -> RankedLists:
-    """Lists the k nearest gallery items of each query, without those that the protocol leaves out.
+    """Lists the k nearest gallery items of each query, without items that the protocol leaves out.
 
-    The order is that of `evaluate`. Every query has a list, also one without a right match.
+    The order is that of `evaluate`. Every query has a list, even without a right match.
 
     Args:
         query_features: [Q, D]; this and the following five, to gallery_camids [G], as in `evaluate`.
@@ -72,8 +72,8 @@ def rank_list(
         Indices, distances and matches, each [Q, k] on the CPU.
 
     Raises:
-        TypeError: as `evaluate`.
-        ValueError: as `evaluate`, but for queries without a match; or k < 1.
+        TypeError: as in `evaluate`.
+        ValueError: as in `evaluate`, except that queries need no match; or k < 1.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
@@ -95,10 +95,10 @@ def rank_list(
 
 
 class UnfilteredLists(NamedTuple):
-    """The nearest gallery items of each query, including those that the protocol leaves out; CPU tensors [Q, L].
+    """The nearest gallery items of each query, including left-out items; CPU tensors [Q, L].
 
     Attributes:
-        indices: int64, places in the gallery, nearest first; -1 after a list's end.
+        indices: int64, indices into the gallery, nearest first; -1 after a list's end.
         distances: float32; NaN after a list's end.
         kinds: int64: WRONG, RIGHT, SAME_CAMERA (the query's person by the query's camera: left out), JUNK_IMAGE (pid
             -1: left out), or NONE after a list's end.
@@ -124,21 +124,21 @@ def unfiltered_lists(
     metric: Metric = "cosine",
     block_size: int = 256,
 ) -> UnfilteredLists:
-    """Lists the k nearest gallery items that count, and between them those that the protocol leaves out.
+    """Lists the k nearest gallery items that count, and between them the items that the protocol leaves out.
 
-    The order is that of `evaluate` and `rank_list`: without its left-out items a list is `rank_list`'s.
+    The order is that of `evaluate` and `rank_list`. Without the left-out items, a list equals that of `rank_list`.
 
     Args:
         query_features: [Q, D]; this and the following five, to gallery_camids [G], as in `evaluate`.
         k: number of items that count (right or wrong) in each list, if the gallery has them.
-        max_left_out: the most left-out items that a list shows, the nearest first; by default k. `hidden` counts the
-            others before the last item that counts.
+        max_left_out: maximum number of left-out items in a list, nearest first; by default k. `hidden` counts the other
+            ones before the last item that counts.
         metric: as in `evaluate`.
         block_size: as in `evaluate`.
 
     Raises:
-        TypeError: as `evaluate`.
-        ValueError: as `evaluate`, but for queries without a match; or k < 1, or max_left_out < 0.
+        TypeError: as in `evaluate`.
+        ValueError: as in `evaluate`, except that queries need no match; or k < 1, or max_left_out < 0.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
@@ -150,13 +150,13 @@ def unfiltered_lists(
     q_pids, q_camids = labels.query_pids.numpy(), labels.query_camids.numpy()
     g_pids, g_camids = labels.gallery_pids.numpy(), labels.gallery_camids.numpy()
     num_queries, num_gallery = len(q_pids), len(g_pids)
-    own = labels.lists()[1].offsets.diff().numpy()  # left out for each query, in addition to the junk
+    own = labels.lists()[1].offsets.diff().numpy()  # left out for each query, without the junk
     want = np.minimum(k, num_gallery - int((g_pids == JUNK).sum()) - own)
     rows: list[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], int] | None] = [None] * num_queries
     pending = np.arange(num_queries)
     wide = min(num_gallery, 2 * k + 16)
     while len(pending):
-        # With these labels nothing is left out, so that the order is rank_list's own.
+        # With these labels nothing is left out, so the order is that of rank_list.
         some, ones = query[torch.from_numpy(pending)], np.ones(num_gallery, np.int64)
         twos = np.full(len(pending), 2)
         near = rank_list(some, twos, twos, gallery, ones, ones, k=wide, metric=metric, block_size=block_size)

@@ -1,12 +1,12 @@
-"""Second steps after a first ranking: k-reciprocal re-ranking and query expansion. Neither is ever on by default.
+"""Optional steps after a first ranking: k-reciprocal re-ranking and query expansion. Both are off by default.
 
-Both look at all queries and the gallery at once, which a search in the field cannot do. Scores with and without them
-are not comparable.
+Both use all queries and the gallery at once, which a search in production cannot do. Scores with and without them are
+not comparable.
 
 k-reciprocal re-ranking is that of Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding",
 CVPR 2017 (https://arxiv.org/abs/1701.08398), on squared Euclidean distances, as in the authors' code. It
-makes no matrix of all images by all images: the encodings are sparse, and distances are computed for a block of queries
-at a time. Query expansion is that of Chum et al., "Total Recall", ICCV 2007 (average), and of Radenovic et al.,
+never stores a matrix of all pairs of images: the encodings are sparse, and distances are computed for one block of
+queries at a time. Query expansion is that of Chum et al., "Total Recall", ICCV 2007 (average), and of Radenovic et al.,
 https://arxiv.org/abs/1711.02512, section 3.2 (weighted by the similarity to the power of alpha).
 """
 
@@ -38,7 +38,7 @@ class _Sparse(NamedTuple):
 class KReciprocal:
     """Re-ranked distances, float32, for `evaluate_distances(reranked, ...)`. `k_reciprocal` makes it.
 
-    `reranked(start, stop)` gives those of the queries start .. stop - 1 to the whole gallery, [stop - start, G].
+    `reranked(start, stop)` returns those of the queries start .. stop - 1 to the whole gallery, [stop - start, G].
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class KReciprocal:
         self._inverse_offsets = _offsets(torch.bincount(columns, minlength=len(features)))
 
     def __call__(self, start: int, stop: int) -> Tensor:
-        """The distances of some queries to the gallery.
+        """Returns the distances of some queries to the gallery.
 
         Args:
             start: the first query.
-            stop: the one after the last.
+            stop: one past the last query.
 
         Returns:
             float32 [stop - start, G], in 0..1 for the usual lambda_value.
@@ -75,7 +75,7 @@ class KReciprocal:
         if not 0 <= start <= stop <= self.num_queries:
             raise ValueError(f"start and stop must be in 0..{self.num_queries}, ascending, got {start} and {stop}")
         out = torch.empty((stop - start, self.num_gallery), dtype=torch.float32, device=self._features.device)
-        # The product's steps do not depend on the block that the caller wants, so that its bits do not either.
+        # The steps of the product do not depend on the caller's block, so its bits do not either.
         for group in range(start // _ROWS * _ROWS, stop, _ROWS):
             low, high = max(group, start), min(group + _ROWS, stop)
             original = self._original(group, min(group + _ROWS, self.num_queries))[low - group : high - group]
@@ -85,14 +85,14 @@ class KReciprocal:
         return out
 
     def _original(self, start: int, stop: int) -> Tensor:
-        """The squared distances, over each query's largest to any image."""
+        """Returns the squared distances, divided by each query's largest to any image."""
         gallery = self._features[self.num_queries :]
         product = self._features[start:stop] @ gallery.T
         squared = self._squares[start:stop, None] + self._squares[self.num_queries :] - 2 * product
         return squared.clamp_(min=0).div_(self._farthest[start:stop, None])
 
     def _shared(self, start: int, stop: int) -> Tensor:
-        """The sum over all columns of the lesser of a query's and a gallery image's weight."""
+        """Returns the sum over all columns of the smaller of a query's and a gallery image's weight."""
         out = torch.zeros((stop - start, self.num_gallery), dtype=torch.float32, device=self._features.device)
         flat = out.view(-1)
         row_of = _rows_of(self._encoding.offsets[start : stop + 1])
@@ -123,18 +123,18 @@ def k_reciprocal(
     lambda_value: float = 0.3,
     metric: Metric = "cosine",
 ) -> KReciprocal:
-    """Re-ranks by k-reciprocal neighbours. `evaluate_distances(result, query_pids, ...)` scores the result.
+    """Re-ranks by k-reciprocal neighbors. `evaluate_distances(result, query_pids, ...)` scores the result.
 
-    Neighbours at equal distance are ordered by their index, queries first. On the CPU the neighbours are exact. The
-    encoding takes 20 bytes for each of its weights (about 130 an image), in addition to a copy of the features.
+    Neighbors at equal distance are sorted by their index, queries first. On the CPU the neighbors are exact. The
+    encoding takes 20 bytes for each of its weights (about 130 per image), in addition to a copy of the features.
 
     Args:
         query_features: [Q, D], a tensor or array.
         gallery_features: [G, D], on the same device.
-        k1: number of nearest neighbours that k-reciprocal ones are chosen from; below Q + G.
-        k2: number of neighbours whose encodings are averaged; 1 takes the image's own alone.
+        k1: number of nearest neighbors from which k-reciprocal neighbors are chosen; below Q + G.
+        k2: number of neighbors whose encodings are averaged; 1 uses only the image's own.
         lambda_value: weight of the original distance, in [0, 1].
-        metric: "cosine" divides features by their length first; the distance is the Euclidean one, squared.
+        metric: "cosine" divides features by their length first; the distance is the squared Euclidean distance.
 
     Raises:
         ValueError: wrong shapes, mixed devices, features that are not finite, or a parameter out of range.
@@ -169,7 +169,7 @@ def k_reciprocal(
 
 
 def expand_queries(query_features: Features, gallery_features: Features, *, k: int = 10, alpha: float = 3.0) -> Tensor:
-    """Expands queries: each becomes a weighted mean of itself and its k gallery images of the largest cosine.
+    """Expands queries: each becomes a weighted mean of itself and its k gallery images with the largest cosine.
 
     All vectors are scaled to unit length. The query's weight is 1, an image's is its cosine with the query (0 where
     that is negative) to the power of alpha.
@@ -178,7 +178,7 @@ def expand_queries(query_features: Features, gallery_features: Features, *, k: i
         query_features: [Q, D], a tensor or array.
         gallery_features: [G, D], on the same device.
         k: number of images, in 1..G.
-        alpha: 0 gives all the same weight (average query expansion).
+        alpha: 0 gives equal weights (average query expansion).
 
     Returns:
         float32 [Q, D], of unit length, for `evaluate` in place of the queries.
@@ -207,7 +207,7 @@ def expand_queries(query_features: Features, gallery_features: Features, *, k: i
 
 
 def _nearest(query: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k nearest rows by the Euclidean distance, int64 [Q, k], and the farthest, [Q]; equal ones by their index."""
+    """Returns the k nearest rows by Euclidean distance, int64 [Q, k], and the farthest, [Q]; ties by their index."""
     if query.device.type == "cpu":
         return rank_ops.nearest(query, gallery, k, cosine=False)
     return _nearest_torch(query, gallery, k)
@@ -243,7 +243,7 @@ def _squared_distances(features: Tensor, rows: Tensor, columns: Tensor) -> Tenso
 
 
 def _reciprocal(neighbours: Tensor, k: int) -> Tensor:
-    """bool [N, k]: whether an image is among the k first of its a-th neighbour."""
+    """Returns whether an image is among the first k of its a-th neighbor, bool [N, k]."""
     near = neighbours[:, :k]
     parts = []
     for start in range(0, len(near), _ROWS):
@@ -254,7 +254,7 @@ def _reciprocal(neighbours: Tensor, k: int) -> Tensor:
 
 
 def _encode(features: Tensor, neighbours: Tensor, farthest: Tensor, k1: int) -> _Sparse:
-    """The weights of each image's k-reciprocal neighbours, with those that they bring in, section 3.2 and 3.3."""
+    """Returns the weights of each image's expanded k-reciprocal neighbors, sections 3.2 and 3.3."""
     count, half = len(features), round(k1 / 2) + 1
     mutual, half_mutual = _reciprocal(neighbours, k1 + 1), _reciprocal(neighbours, half)
     lengths, columns = [], []
@@ -282,7 +282,7 @@ def _encode(features: Tensor, neighbours: Tensor, farthest: Tensor, k1: int) -> 
 
 
 def _average(encoding: _Sparse, neighbours: Tensor) -> _Sparse:
-    """The mean of the encodings of each image's neighbours (itself is the first of them), section 3.4."""
+    """Returns the mean of the encodings of each image's neighbors (the first is the image itself), section 3.4."""
     count, k2 = neighbours.shape
     lengths, columns, weights = [], [], []
     for start in range(0, count, _ROWS):
@@ -303,12 +303,12 @@ def _offsets(lengths: Tensor) -> Tensor:
 
 
 def _rows_of(offsets: Tensor) -> Tensor:
-    """The row of each entry, from 0."""
+    """Returns the row of each entry, from 0."""
     return torch.repeat_interleave(torch.arange(len(offsets) - 1, device=offsets.device), offsets.diff())
 
 
 def _expand(begins: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """All of begins[i] .. begins[i] + lengths[i] - 1, one after the other, and the i of each; (i, index)."""
+    """Returns the concatenated ranges begins[i] .. begins[i] + lengths[i] - 1, and the i of each: (i, index)."""
     which = torch.repeat_interleave(torch.arange(len(begins), device=begins.device), lengths)
     step = torch.arange(len(which), device=begins.device) - (lengths.cumsum(0) - lengths)[which]
     return which, begins[which] + step

@@ -9,6 +9,7 @@ from dsa_fast.models.checkpoint import LoadedModel, load_model
 from dsa_fast.models.config import ModelConfig, build_model
 from dsa_fast.models.dsa_reid import DSAOutput, DSAReID
 from dsa_fast.models.dsag_stream import DSAGStream
+from dsa_fast.models.guides import GuideConfig, Guides
 from dsa_fast.models.losses import DSALoss, batch_hard_triplet_loss, id_loss, part_weights
 from dsa_fast.models.mf_stream import Features, MFStream
 
@@ -20,6 +21,8 @@ __all__ = [
     "DSAOutput",
     "DSAReID",
     "Features",
+    "GuideConfig",
+    "Guides",
     "LoadedModel",
     "MFStream",
     "ModelConfig",

@@ -1,14 +1,15 @@
-"""The shared part of a ResNet, conv1 to conv4_x, and its weights.
+"""Backbones: the shared part of a ResNet, conv1 to conv4_x, with its weights; others come from timm.
 
 He et al., "Deep Residual Learning for Image Recognition" (https://arxiv.org/abs/1512.03385), built of torchvision's
-blocks and with torchvision's names, so that its state dicts load as they are.
+blocks and with torchvision's names, so that its state dicts load as they are. With IBN-a: Pan et al., "Two at Once"
+(https://arxiv.org/abs/1807.09441), with the names of its authors' state dicts.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +17,28 @@ from torchvision.models import get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from dsa_fast.imagenet import MEAN, STD
-from dsa_fast.weights import download_state, read_state
+from dsa_fast.weights import download_state, load_named, read_state
 
-BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+if TYPE_CHECKING:
+    from dsa_fast.models.timm_backbone import TimmBackbone
 
 
 class _Spec(NamedTuple):
     block: type[BasicBlock | Bottleneck]
     blocks: tuple[int, int, int, int]  # of conv2_x, conv3_x, conv4_x, conv5_x
+    ibn: bool = False
+    weights: str | None = None  # the IBN-Net authors' file of ImageNet weights
+
+
+class _IBNWeights:
+    """What `download_state` takes for a file of IBN-Net's authors, who are not in torchvision."""
+
+    def __init__(self, file: str) -> None:
+        self.url = f"https://github.com/XingangPan/IBN-Net/releases/download/v1.0/{file}"
+
+    def get_state_dict(self, **options: Any) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(self.url, **options)
+        return state
 
 
 _SPECS: dict[str, _Spec] = {
@@ -31,18 +46,35 @@ _SPECS: dict[str, _Spec] = {
     "resnet34": _Spec(BasicBlock, (3, 4, 6, 3)),
     "resnet50": _Spec(Bottleneck, (3, 4, 6, 3)),
     "resnet101": _Spec(Bottleneck, (3, 4, 23, 3)),
+    "resnet18_ibn": _Spec(BasicBlock, (2, 2, 2, 2), True, "resnet18_ibn_a-2f571257.pth"),
+    "resnet34_ibn": _Spec(BasicBlock, (3, 4, 6, 3), True, "resnet34_ibn_a-94bc1577.pth"),
+    "resnet50_ibn": _Spec(Bottleneck, (3, 4, 6, 3), True, "resnet50_ibn_a-d9d0bb7b.pth"),
+    "resnet101_ibn": _Spec(Bottleneck, (3, 4, 23, 3), True, "resnet101_ibn_a-59ea0ac6.pth"),
 }
+
+#: What stands before the name of a timm model.
+TIMM = "timm/"
 
 
 def backbone_spec(name: str) -> _Spec:
     """The block type of a ResNet and how many blocks each of conv2_x to conv5_x has.
 
     Raises:
-        ValueError: the name is not one of resnet18, resnet34, resnet50, resnet101.
+        ValueError: the name is not that of one of our ResNets.
     """
     if name not in _SPECS:
-        raise ValueError(f"backbone must be one of {', '.join(get_args(BackboneName))}, got {name!r}")
+        raise ValueError(f"backbone must be one of {', '.join(_SPECS)} or {TIMM}NAME, got {name!r}")
     return _SPECS[name]
+
+
+def head_spec(name: str) -> tuple[type[BasicBlock | Bottleneck], int]:
+    """The block type and the number of blocks of the heads: conv5_x of the ResNet, or of ResNet-50 after another net.
+
+    Raises:
+        ValueError: the name is neither one of our ResNets nor `timm/NAME`.
+    """
+    spec = backbone_spec("resnet50" if name.startswith(TIMM) else name)
+    return spec.block, spec.blocks[3]
 
 
 def scaled(channels: int, width: float) -> int:
@@ -92,7 +124,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` [..., 3, H, W], uint8 RGB or float (already normalised) -> float, the same shape."""
+        """`x` [..., 3, H, W], uint8 RGB or float (already normalized) -> float, the same shape."""
         return (x.to(self.mean.dtype) - self.mean) / self.std if x.dtype == torch.uint8 else x
 
 
@@ -123,22 +155,44 @@ def init_convolutions(module: nn.Module) -> None:
             nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu")
 
 
+class IBN(nn.Module):
+    """IBN-a: instance norm on the first half of the channels, batch norm on the others.
+
+    Args:
+        channels: of the map.
+    """
+
+    #: Half of it can't be folded into a convolution.
+    keeps_batch_norms = True
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.instances = channels // 2
+        self.IN = nn.InstanceNorm2d(self.instances, affine=True)
+        self.BN = nn.BatchNorm2d(channels - self.instances)
+
+    def forward(self, x: Tensor) -> Tensor:
+        instance, batch = x.split([self.instances, x.shape[1] - self.instances], dim=1)
+        return torch.cat([self.IN(instance.contiguous()), self.BN(batch.contiguous())], dim=1)
+
+
 class Backbone(nn.Module):
     """ResNet conv1 to conv4_x: images [B, 3, H, W] -> feature map F [B, out_channels, H/16, W/16].
 
     The state dict has torchvision's names (conv1, bn1, layer1, layer2, layer3).
 
     Args:
-        name: which ResNet.
+        name: which ResNet; those with `_ibn` have IBN-a in conv2_x to conv4_x.
         width: scales every channel count.
+        frozen: layers up to this stride (2, 4 or 8) are never trained and their batch norms stay as they are; 0: none.
 
     Attributes:
         out_channels: channels of F: 1024 for resnet50 and resnet101, 256 for resnet18 and resnet34, at width 1.
     """
 
-    def __init__(self, name: str = "resnet50", *, width: float = 1.0) -> None:
+    def __init__(self, name: str = "resnet50", *, width: float = 1.0, frozen: int = 0) -> None:
         super().__init__()
-        block, blocks = backbone_spec(name)[:2]
+        block, blocks, ibn = backbone_spec(name)[:3]
         self.name = name
         self.width = width
         stem = scaled(64, width)
@@ -152,12 +206,57 @@ class Backbone(nn.Module):
         self.layer3 = make_stage(block, planes[1] * block.expansion, planes[2], blocks[2], stride=2)
         self.out_channels: int = planes[2] * block.expansion
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        if ibn:
+            for stage in (self.layer1, self.layer2, self.layer3):
+                for child in stage.modules():
+                    if isinstance(child, (BasicBlock, Bottleneck)):
+                        child.bn1 = IBN(child.bn1.num_features)
+        stages: dict[int, list[nn.Module]] = {2: [self.conv1, self.bn1], 4: [self.layer1], 8: [self.layer2]}
+        if frozen not in (0, *stages):
+            raise ValueError(f"frozen must be 0, 2, 4 or 8, got {frozen}")
+        self._frozen = [module for stride in stages if stride <= frozen for module in stages[stride]]
+        for module in self._frozen:
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Frozen layers stay in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W], float and normalised -> F [B, out_channels, H/16, W/16]."""
+        """Images [B, 3, H, W], float and normalized -> F [B, out_channels, H/16, W/16]."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         out: Tensor = self.layer3(self.layer2(self.layer1(x)))
         return out
+
+
+def make_backbone(
+    name: str, *, width: float = 1.0, pretrained: str | os.PathLike[str] | None = None, frozen: int = 0
+) -> Backbone | TimmBackbone:
+    """One of our ResNets, or `timm/NAME`, with its weights.
+
+    Args:
+        name: resnet18 to resnet101, with `_ibn` or without, or `timm/NAME`.
+        width: scales the channel counts of our ResNets; timm's networks are as they are.
+        pretrained: see `read_pretrained`; for a timm network `imagenet` is what timm has for it.
+        frozen: see `Backbone`.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such network, or its weights can't be had or don't fit.
+        ModuleNotFoundError: timm is asked for and not installed.
+    """
+    if name.startswith(TIMM):
+        from dsa_fast.models.timm_backbone import TimmBackbone
+
+        return TimmBackbone(name[len(TIMM) :], pretrained=pretrained, frozen=frozen)
+    # Read first: what is missing should show before the network is built.
+    state = None if pretrained is None else read_pretrained(name, pretrained, width=width)
+    backbone = Backbone(name, width=width, frozen=frozen)
+    if state is not None:
+        load_named(backbone, state, source=f"pretrained={str(pretrained)!r}")
+    return backbone
 
 
 def read_pretrained(backbone: str, source: str | os.PathLike[str], *, width: float = 1.0) -> dict[str, Tensor]:
@@ -166,14 +265,14 @@ def read_pretrained(backbone: str, source: str | os.PathLike[str], *, width: flo
     Args:
         backbone: which ResNet.
         source: `"imagenet"` for torchvision's IMAGENET1K_V1 weights (downloaded once, into torch.hub's cache), or
-            the path of a state dict with torchvision's names.
+            the path of a state dict with torchvision's names. With IBN-a both are those of IBN-Net's authors.
         width: the width of the network it is for; only 1 can have pretrained weights.
 
     Raises:
         ValueError: width is not 1, the weights can't be downloaded, or the file is not a state dict.
         FileNotFoundError: there is no such file.
     """
-    backbone_spec(backbone)
+    spec = backbone_spec(backbone)
     if width != 1:
         raise ValueError(
             f"pretrained weights need width=1, got width={width}: they are of the full ResNet; "
@@ -182,7 +281,7 @@ def read_pretrained(backbone: str, source: str | os.PathLike[str], *, width: flo
     if source != "imagenet":
         return read_state(source, name="pretrained", known="'imagenet', None or a file", model=backbone)
     return download_state(
-        get_model_weights(backbone)["IMAGENET1K_V1"],
+        get_model_weights(backbone)["IMAGENET1K_V1"] if spec.weights is None else _IBNWeights(spec.weights),
         name="pretrained='imagenet'",
         what=f"the ImageNet weights of {backbone}",
         argument="pretrained",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 
-from dsa_fast.models.backbone import read_pretrained
 from dsa_fast.models.dsa_reid import DSAReID
-from dsa_fast.weights import load_named
 
 
 class Baseline(DSAReID):
@@ -41,21 +39,18 @@ class Baseline(DSAReID):
         classifier_dim: int = 512,
         bnneck: bool = False,
         last_stride: int = 1,
+        frozen: int = 0,
     ) -> None:
-        state = None if pretrained is None else read_pretrained(backbone, pretrained, width=width)
         super().__init__(
             num_ids,
             backbone=backbone,
-            pretrained=None,
+            pretrained=pretrained,
             width=width,
             branches="global",
             dsag=False,
             classifier_dim=classifier_dim,
             bnneck=bnneck,
             last_stride=last_stride,
+            pretrained_heads=True,
+            frozen=frozen,
         )
-        if state is not None:
-            source = f"pretrained={str(pretrained)!r}"
-            load_named(self.mf_stream.backbone, state, source=source)
-            assert self.mf_stream.head_global is not None
-            load_named(self.mf_stream.head_global, state, prefix="layer4.", source=source)

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dsa_fast.densepose.parts import NUM_PARTS
-from dsa_fast.models.backbone import Normalize, read_pretrained
+from dsa_fast.models.backbone import Normalize
 from dsa_fast.models.dsag_stream import DSAGStream
 from dsa_fast.models.heads import AddFusion, BNNeck, BranchClassifier, Classifier, ConcatFusion
-from dsa_fast.models.mf_stream import NUM_LOCAL, Branches, Features, MFStream, check_branches
-from dsa_fast.weights import load_named
+from dsa_fast.models.mf_stream import NUM_LOCAL, Branches, FeatureMaps, Features, MFStream, check_branches
 
 Fusion = Literal["add", "concat"]
 
@@ -43,6 +42,7 @@ class DSAOutput(NamedTuple):
     logits_f_local: Tensor | None
     logits_z_global: Tensor | None
     logits_z_local: Tensor | None
+    maps: FeatureMaps | None = None
 
 
 class DSAReID(nn.Module):
@@ -89,6 +89,8 @@ class DSAReID(nn.Module):
         classifier_dim: int = 512,
         bnneck: bool = False,
         last_stride: int = 1,
+        pretrained_heads: bool = False,
+        frozen: int = 0,
     ) -> None:
         super().__init__()
         for name, value in (("num_ids", num_ids), ("classifier_dim", classifier_dim)):
@@ -97,15 +99,18 @@ class DSAReID(nn.Module):
         if fusion not in get_args(Fusion):
             raise ValueError(f"fusion must be one of {', '.join(get_args(Fusion))}, got {fusion!r}")
         check_branches(branches)
-        # Read first: what is missing should show before the network is built.
-        state = None if pretrained is None else read_pretrained(backbone, pretrained, width=width)
-
         self.num_ids = num_ids
         self.branches: Branches = branches
         self.normalize = Normalize()
-        self.mf_stream = MFStream(backbone, width=width, branches=branches, last_stride=last_stride)
-        if state is not None:
-            load_named(self.mf_stream.backbone, state, source=f"pretrained={str(pretrained)!r}")
+        self.mf_stream = MFStream(
+            backbone,
+            width=width,
+            branches=branches,
+            last_stride=last_stride,
+            pretrained=pretrained,
+            pretrained_heads=pretrained_heads,
+            frozen=frozen,
+        )
 
         global_dim, local_dim = self.mf_stream.global_dim, self.mf_stream.local_dim
         self.dsag_stream: DSAGStream | None = None
@@ -145,20 +150,27 @@ class DSAReID(nn.Module):
             0 if stream.head_local is None else NUM_LOCAL * stream.local_dim,
         )
 
-    def forward(self, images: Tensor, dsap: Tensor | None = None) -> DSAOutput:
+    def forward(
+        self, images: Tensor, dsap: Tensor | None = None, share: Tensor | None = None, *, detach: bool = False
+    ) -> DSAOutput:
         """Features and logits of a batch.
 
         Args:
             images: [B, 3, H, W], float and normalised, or uint8 RGB, which is normalised here. H and W at least 16;
                 multiples of 16 lose no border pixels.
             dsap: [B, 24, 3, S, S], the part images, likewise. Needed with a DSAG-Stream, else ignored.
+            share: [B], what the DSAG-Stream's features of each image count in the fused ones; 1 by default.
+            detach: keeps the losses on the fused features from the MF-Stream.
 
         Raises:
             TypeError: images or dsap is neither float nor uint8.
             ValueError: wrong shapes, or dsap is missing.
         """
-        f = self._mf(images)
-        z = f if self.dsag_stream is None else self._fuse(f, self._dsag(images, dsap))
+        maps = self._maps(images)
+        f = z = maps.pooled()
+        if self.dsag_stream is not None:
+            d = self._dsag(images, dsap)
+            z = self._fuse(_detached(f) if detach else f, d if share is None else _shared(d, share))
         fused = self.dsag_stream is not None
         from_f, from_z = _through(self.neck_f, f), _through(self.neck_z, z)
         return DSAOutput(
@@ -170,6 +182,7 @@ class DSAReID(nn.Module):
             logits_f_local=_apply(self.classify_f_local, from_f.local),
             logits_z_global=_apply(self.classify_z_global, from_z.whole) if fused else None,
             logits_z_local=_apply(self.classify_z_local, from_z.local) if fused else None,
+            maps=maps,
         )
 
     def embed(self, images: Tensor) -> Tensor:
@@ -206,11 +219,13 @@ class DSAReID(nn.Module):
             return _unit_halves(_through(self.neck_z, self._fuse(self._mf(images), self._dsag(images, dsap))))
 
     def _mf(self, images: Tensor) -> Features:
+        return self._maps(images).pooled()
+
+    def _maps(self, images: Tensor) -> FeatureMaps:
         _check_type("images", images)
         if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 16:
             raise ValueError(f"images must have shape [B, 3, H, W] with H and W at least 16, got {list(images.shape)}")
-        features: Features = self.mf_stream(self.normalize(images))
-        return features
+        return self.mf_stream.maps(self.normalize(images))
 
     def _dsag(self, images: Tensor, dsap: Tensor | None) -> Features:
         if dsap is None:
@@ -234,6 +249,17 @@ class DSAReID(nn.Module):
         if self.fuse_local is not None:
             local = self.fuse_local(f.local, d.local)
         return Features(whole, local)
+
+
+def _detached(features: Features) -> Features:
+    return Features(*(None if part is None else part.detach() for part in features))
+
+
+def _shared(features: Features, share: Tensor) -> Features:
+    whole, local = features
+    return Features(
+        None if whole is None else share[:, None] * whole, None if local is None else share[:, None, None] * local
+    )
 
 
 def _through(neck: BNNeck | None, features: Features) -> Features:

@@ -1,6 +1,7 @@
-"""The compiled operators. One module holds one operator: its signature, checks, fake and autograd registration.
+"""The compiled operators. Each module has one operator: its signature, checks, fake and autograd registration.
 
-`plain_reference` computes the same slowly, for tests. This package imports PyTorch and nothing else of `dsa_fast`.
+`plain_reference` computes the same results slowly, for tests. This package imports PyTorch, but no other part of
+`dsa_fast`.
 """
 
 from dsa_fast.ops.bodies import Surface, draw_bodies

@@ -1,4 +1,4 @@
-"""Loads the compiled libraries into PyTorch, and remembers the reason if the CUDA library is missing."""
+"""Loads the compiled libraries into PyTorch, and stores the reason if the CUDA library is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _load(path: Path) -> str | None:
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        return str(error.__cause__ or error)  # PyTorch's own error only names the file
+        return str(error.__cause__ or error)  # PyTorch's error names only the file
     return None
 
 
@@ -38,7 +38,7 @@ def load_cuda(path: Path = _FOLDER / "_C_cuda.abi3.so", note: Path = _FOLDER / "
     """Loads the CUDA kernels.
 
     Returns:
-        None if they are loaded, else the reason: from the build's note, or from the dynamic loader.
+        None if they are loaded, otherwise the reason: from the build's record, or from the dynamic loader.
     """
     build = json.loads(note.read_text()) if note.exists() else {"cuda": True}
     if not build["cuda"]:

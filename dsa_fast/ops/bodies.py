@@ -18,9 +18,9 @@ class Surface(NamedTuple):
     Attributes:
         vertices: float32 [V, 3], in the rest pose.
         uv: float32 [V, 2], in [0, 1].
-        part: uint8 [V], 1..24, the same for a triangle's three.
+        part: uint8 [V], 1..24, the same for the three vertices of a triangle.
         bones: int32 [V, 2], the two bones that move a vertex.
-        weight: float32 [V], of the second bone; the first has the rest.
+        weight: float32 [V], weight of the second bone; the first bone has 1 minus this weight.
         faces: int32 [F, 3], counter-clockwise seen from outside.
     """
 
@@ -38,7 +38,7 @@ def draw_bodies(surface: Surface, maps: Tensor, shown: Tensor, size: tuple[int, 
     Args:
         surface: the surface.
         maps: float32 [N, J, 3, 4], one affine map for each bone of each person: from the rest pose to x (right) and y
-            (down) in pixels, and z towards the camera. Contiguous, on the CPU.
+            (down) in pixels, and z toward the camera. Contiguous, on the CPU.
         shown: int32 [N], contiguous, on the CPU; bit p is set if part p is drawn.
         size: (height, width) of the maps.
 

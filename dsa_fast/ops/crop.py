@@ -1,9 +1,9 @@
 """Crops part images instead of warping them: the "coarsely semantically aligned" variant, CSA.
 
-The paper (section 4.4, table 4 of https://arxiv.org/abs/1812.08967) says "24 cropped part images (without alignment
-within a part region)" and no more. Here a part's image is the smallest box around the part's pixels, resized by nearest
-neighbor, with only the part's own pixels in it. So a part image holds its part and nothing else, as with the warp, but
-its pixels lie in other places.
+The paper (section 4.4, table 4 of https://arxiv.org/abs/1812.08967) says only "24 cropped part images (without
+alignment within a part region)". Here a part's image is the smallest box around the part's pixels, resized by nearest
+neighbor, with only the part's own pixels in it. So a part image shows only its part, as with the warp, but the
+pixels are at other positions.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def crop_parts(
         size: Height and width of a part's image, in 1..4096.
         fill: Value of all texels without a pixel of the part: a number, or C numbers, in the units of ``img``.
         mask: Copy only the part's own pixels; False copies the whole box.
-        dtype: The result's; by default that of ``img``. Values are cast, not rescaled.
+        dtype: The result's dtype; by default that of ``img``. Values are cast, not rescaled.
 
     Returns:
         The part images, [B, 24, C, size, size] (without B where ``img`` has none), contiguous.

@@ -1,4 +1,4 @@
-"""The operators in plain Python. Every kernel must equal them. They are slow, and for tests only."""
+"""The operators in plain Python. Every kernel must match them. They are slow and only for tests."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def warp_reference(
         img: Photos, [B, C, H, W].
         iuv: Their DensePose maps, [B, 3, H, W].
         size: Height and width S of a part's image.
-        fill: A number, or one per channel, for texels that no pixel reaches.
+        fill: A number, or one number per channel, for texels without a pixel.
         reduce: ``"last"`` or ``"mean"``.
-        dtype: The result's; by default that of ``img``.
+        dtype: The result's dtype; by default that of ``img``.
 
     Returns:
-        The part images, [B, 24, C, S, S], and how many pixels reach each texel, int32 [B, 24, S, S].
+        The part images, [B, 24, C, S, S], and the number of pixels on each texel, int32 [B, 24, S, S].
     """
     batch, channels = img.shape[:2]
     fills = [float(value) for value in fill] if isinstance(fill, Sequence) else [float(fill)] * channels
@@ -78,7 +78,7 @@ def crop_reference(
 
 
 def pixels_of_texels(iuv: Tensor, size: int) -> dict[tuple[int, int, int], list[tuple[int, int]]]:
-    """Lists, for each texel (part 1..24, row, column) that any pixel reaches, its pixels (y, x) in raster order.
+    """Lists the pixels (y, x) of each non-empty texel (part 1..24, row, column), in raster order.
 
     Args:
         iuv: One DensePose map, [3, H, W].
@@ -130,14 +130,14 @@ def _mean(values: list[Tensor]) -> float:
 def to_iuv_reference(
     coarse_segm: Tensor, fine_segm: Tensor, u: Tensor, v: Tensor, box: Tensor, size: tuple[int, int]
 ) -> Tensor:
-    """Makes one instance's IUV map with PyTorch's own operators, as DensePose's converter does, in the photo's size.
+    """Makes one instance's IUV map of the photo's size with PyTorch's own operators, like DensePose's converter.
 
     Args:
         coarse_segm: Scores [1, 2 or 15, h, w]; half precision is converted to float32 first, as are all heads.
         fine_segm: Scores [1, 25, h, w].
         u: [1, 25, h, w].
         v: [1, 25, h, w].
-        box: x0, y0, x1, y1, float32 [4]; its box of whole pixels must have a size that can be resampled.
+        box: x0, y0, x1, y1, float32 [4]; rounded to whole pixels, the box must have a size that can be resampled.
         size: (height, width) of the photo.
 
     Returns:

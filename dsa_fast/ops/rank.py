@@ -1,7 +1,7 @@
 """Ranks of the correct matches, and nearest neighbors, on the CPU without a distance matrix; see `csrc/rank.h`.
 
-Items are ordered by keys computed in float64 and compared as float32. Ties go to the lower index. Results are exact,
-and the same for any number of threads and any block size.
+Items are sorted by keys that are computed in float64 and compared as float32. Ties go to the lower index. Results are
+exact, and the same for any number of threads and any block size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_BLOCK = 2048
 
 
 class Lists(NamedTuple):
-    """Some gallery items for each query: those of query q are `items[offsets[q] : offsets[q + 1]]`.
+    """A list of gallery items for each query: those of query q are `items[offsets[q] : offsets[q + 1]]`.
 
     Attributes:
         offsets: int64 [Q + 1], ascending from 0.
@@ -42,11 +42,11 @@ def rank_matches(
     Args:
         query: float32 or float64 [Q, D], finite, on the CPU.
         gallery: float32 or float64 [G, D], finite, on the CPU.
-        ignored: bool [G], items left out of every ranking. They must be in no list.
+        ignored: bool [G], items left out of every ranking. No list may contain them.
         matches: the correct items of each query.
-        left_out: the items left out of that query's ranking. None of them is a match.
-        cosine: order by the cosine; False by the Euclidean distance.
-        block: queries computed together, at most MAX_BLOCK.
+        left_out: the items left out of a query's ranking. They can't be matches.
+        cosine: sort by the cosine; False sorts by the Euclidean distance.
+        block: number of queries computed together, at most MAX_BLOCK.
 
     Returns:
         int64 [len(matches.items)]: each query's ranks, from 1, ascending.
@@ -70,12 +70,12 @@ def nearest(query: Tensor, gallery: Tensor, k: int, *, cosine: bool, block: int 
         query: float32 or float64 [Q, D], finite, on the CPU.
         gallery: float32 or float64 [G, D], finite, on the CPU.
         k: number of items, in 1..G.
-        cosine: order by the cosine; False by the Euclidean distance.
-        block: queries computed together, at most MAX_BLOCK.
+        cosine: sort by the cosine; False sorts by the Euclidean distance.
+        block: number of queries computed together, at most MAX_BLOCK.
 
     Returns:
-        int64 [Q, k], nearest first, and int64 [Q], the farthest item. Of items that are farthest up to rounding, the
-        processor may decide which one is returned.
+        int64 [Q, k], nearest first, and int64 [Q], the farthest item. If several items are farthest up to rounding, the
+        result depends on the processor.
     """
     found: Tensor = torch.ops.dsa_fast.nearest(query.contiguous(), gallery.contiguous(), k, cosine, block)
     return found[:, :k], found[:, k]
@@ -91,7 +91,7 @@ def pair_distances(
         gallery: float32 or float64 [G, D], finite, on the CPU.
         query_index: int64 [n], rows of `query`.
         gallery_index: int64 [n], rows of `gallery`.
-        cosine: choose 1 - cos.
+        cosine: return 1 - cos.
     """
     distances: Tensor = torch.ops.dsa_fast.pair_distances(
         query.contiguous(), gallery.contiguous(), query_index.contiguous(), gallery_index.contiguous(), cosine

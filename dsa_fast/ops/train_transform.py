@@ -34,7 +34,7 @@ def train_transform(
     channels_last: bool = False,
     mirror: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Makes the full images and the part images of a step straight from the stored people.
+    """Makes the full images and the part images of a step directly from the stored people.
 
     The steps for each image of the batch:
 
@@ -43,26 +43,26 @@ def train_transform(
     3. Pad both by `pad` pixels, the photo with the mean color and the map with background, and crop them.
     4. Warp the part images (see `dsa_fast.warp`), then erase a box of the full image.
 
-    `csrc/transform.h` has every rule, down to the order of additions. The result is the same on CPU and CUDA, bit for
-    bit, for any number of threads. On CUDA, three kernels are queued on the current stream without waiting. There are
-    no gradients, because the inputs are bytes.
+    `csrc/transform.h` defines every rule, including the order of additions. The result is the same on CPU and CUDA, bit
+    for bit, for any number of threads. On CUDA, three kernels are queued on the current stream without waiting. There
+    are no gradients, because the inputs are bytes.
 
     Args:
-        images: stored photos, uint8 [N, 3, h, w], of any memory layout.
+        images: stored photos, uint8 [N, 3, h, w], in any memory layout.
         iuv: their maps, uint8 [N, 3, h, w], channels I, U, V; all background if a person has none.
         plan: int32 [B, 8], on the device of `images`, with the columns of `PLAN`: the stored person (0..N-1), the
             corner of the crop in the padded picture, 1 for mirrored, and the erased box in the cropped picture (height
-            0 for none). An index out of range raises on the CPU. On CUDA it gives zeros, because a check would have to
-            wait.
+            0 for none). An index out of range raises an error on the CPU. On CUDA it gives zeros, because a check would
+            have to wait.
         size: height and width of the full images.
-        mean: red, green and blue in 0..255 of the color that becomes 0.
-        std: divisor of red, green and blue after the mean is subtracted, in 0..255.
-        pad: pixels added on each side before the crop.
+        mean: color that becomes 0: red, green and blue in 0..255.
+        std: divisors of red, green and blue after the mean is subtracted, in units of 0..255.
+        pad: number of pixels added on each side before the crop.
         dsap_size: height and width of a part image.
-        reduce: how a texel gets its value from several pixels: the `last`, or the `mean` of the 8-bit values.
-        dtype: of the full images: float32, float16 or bfloat16; computed in float32 and rounded once.
-        dsap_dtype: of the part images, one of the same three; by default `dtype`.
-        channels_last: lays the full images out as [B, H, W, 3] in memory (their shape stays [B, 3, H, W]).
+        reduce: value of a texel with several pixels: the `last` one, or the `mean` of the 8-bit values.
+        dtype: dtype of the full images: float32, float16 or bfloat16; computed in float32 and rounded once.
+        dsap_dtype: dtype of the part images, one of the same three; by default `dtype`.
+        channels_last: store the full images as [B, H, W, 3] in memory (their shape stays [B, 3, H, W]).
         mirror: uint8 [24, 2, 256, 256], on the device of `images`: the new U (0) and V (1) of a part in a mirrored
             picture, at [I - 1, 0 or 1, V, U]; by default the closed form of `dsa_fast.densepose.flip_iuv`.
 
@@ -70,7 +70,7 @@ def train_transform(
         Full images [B, 3, *size] and part images [B, 24, 3, dsap_size, dsap_size], in which untouched texels are 0.
 
     Raises:
-        TypeError: a tensor is of another dtype, or an argument of another type.
+        TypeError: a tensor has another dtype, or an argument has another type.
         ValueError: a shape, a device, a size or `reduce` is wrong.
         RuntimeError: an index of the plan is out of range (CPU), or the CUDA kernels are missing.
     """

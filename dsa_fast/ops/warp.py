@@ -56,27 +56,27 @@ def warp(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Copies each labeled pixel to its place in the image of its body part.
 
-    A pixel of part ``i`` with surface coordinates ``u`` and ``v`` lands on row ``min(floor(u * size), size - 1)`` and
-    column ``min(floor(v * size), size - 1)`` of the image ``i - 1``, computed in float32 (for a uint8 ``iuv``, where
-    ``u = U / 255``, in integers: ``U * size // 255``). ``u`` and ``v`` outside [0, 1] are clamped to it. A pixel with a
+    A pixel of part ``i`` with surface coordinates ``u`` and ``v`` goes to row ``min(floor(u * size), size - 1)`` and
+    column ``min(floor(v * size), size - 1)`` of image ``i - 1``, computed in float32 (for a uint8 ``iuv``, where
+    ``u = U / 255``, in integers: ``U * size // 255``). ``u`` and ``v`` are clamped to [0, 1]. A pixel with a
     NaN, or with a part that is not an integer in 1..24, is background and is not copied.
 
     The result is deterministic and the same on CPU and CUDA, bit for bit (except for a NaN's payload). On CUDA the work
-    is queued on the current stream without waiting, and can be captured in a CUDA graph. Autocast changes no dtype.
-    Gradients flow to ``img``.
+    is queued on the current stream without waiting, and can be captured in a CUDA graph. Autocast does not affect
+    dtypes. Gradients flow to ``img``.
 
     Args:
         img: Photos, [B, C, H, W] or [C, H, W]; uint8, float16, bfloat16, float32 or float64. Need not be contiguous.
         iuv: Their DensePose maps, [B, 3, H, W] or [3, H, W], channels I, U, V, on the same device; uint8 as in
             DensePose's files (U and V in 0..255), or float16, bfloat16 or float32 with u and v in [0, 1].
         size: Height and width of a part's image, in 1..4096.
-        fill: Value of texels that no pixel reaches: a number, or C numbers, in the units of ``img``.
+        fill: Value of texels without a pixel: a number, or C numbers, in the units of ``img``.
         reduce: How several pixels on one texel are combined. ``"last"`` keeps the last in raster order (y, then x);
             its gradient goes to that pixel. ``"mean"`` averages in float32 (float64 for a float64 ``img``; uint8 is
             summed as integers); its gradient is shared equally.
-        dtype: The result's, one of those of ``img``; by default that of ``img``. Values are cast, not rescaled; into
-            uint8 they are rounded to nearest even and saturate.
-        return_count: Also return the number of pixels that reach each texel.
+        dtype: The result's dtype, one of those allowed for ``img``; by default that of ``img``. Values are cast, not
+            rescaled. Casts to uint8 round to nearest even and saturate.
+        return_count: Also return the number of pixels on each texel.
 
     Returns:
         The part images, [B, 24, C, size, size] (without B where ``img`` has none), contiguous; with ``return_count``

@@ -1,4 +1,4 @@
-"""Warps straight from the outputs of DensePose's chart heads; see `csrc/densepose.h` and `csrc/chart.h`."""
+"""Warps directly from the outputs of DensePose's chart heads; see `csrc/densepose.h` and `csrc/chart.h`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HEAD_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 class ChartOutput(Protocol):
     """The outputs of DensePose's chart heads for N instances, such as detectron2's `DensePoseChartPredictorOutput`.
 
-    All are float16, bfloat16 or float32, of the same h and w, on one device.
+    All are float16, bfloat16 or float32, with the same h and w, on the same device.
 
     Attributes:
         coarse_segm: scores [N, 2, h, w] or [N, 15, h, w]; channel 0 is the background.
@@ -50,31 +50,31 @@ def warp_densepose(
     The result is that of detectron2's converter followed by `dsa_fast.warp`, instance by instance, and equals
     ``dsa_fast.warp(img[image_index], dsa_fast.densepose.to_iuv(output, boxes, img.shape[-2:]), ...)`` bit for bit.
 
-    A box is truncated to integers: its corner (x0, y0) and its size (x1 - x0, y1 - y0), which is at least 1 x 1. Over
-    it each head is resampled bilinearly (``align_corners=False``, in float32). A pixel's part is the fine channel with
-    the highest score, or background where no coarse channel is higher than coarse channel 0; of equal scores the
-    first counts, and a NaN is higher than every number. ``u`` and ``v`` are those of the part; the warp clamps them to
-    [0, 1], and a pixel where one is NaN is background. Box pixels outside the image are skipped, and a box with a NaN
+    A box is truncated to integers: its corner (x0, y0) and its size (x1 - x0, y1 - y0), which is at least 1 x 1. Each
+    head is resampled bilinearly over it (``align_corners=False``, in float32). A pixel's part is the fine channel with
+    the highest score, or background where no coarse channel is higher than coarse channel 0. Ties go to the
+    first channel, and a NaN is higher than every number. ``u`` and ``v`` are those of the part. The warp clamps them to
+    [0, 1], and a pixel with a NaN is background. Box pixels outside the image are skipped, and a box with a NaN
     has no pixels. Overlapping instances do not affect each other.
 
     The arithmetic, which decides ties and floors, is the same on CPU and CUDA: see `csrc/chart.h`. On CUDA the work is
-    queued on the current stream without waiting, whatever the boxes are, and can be captured in a CUDA graph.
-    Gradients flow to ``img`` as in the warp. The heads get none.
+    queued on the current stream without waiting, for any boxes, and can be captured in a CUDA graph.
+    Gradients flow to ``img`` as in the warp, but not to the heads.
 
     Args:
         img: Photos, [B, C, H, W] or [C, H, W] (one photo); as for `dsa_fast.warp`.
         output: The heads' outputs for N instances; any object with the attributes of `ChartOutput`. Half
-            precision is converted to float32 before it is resampled. If the four dtypes differ, all are converted. Need
-            not be contiguous.
-        boxes: Boxes [N, 4] as x0, y0, x1, y1 in pixels of the photo: a tensor, or an object whose attribute ``tensor``
-            is one (detectron2's ``Boxes``). Converted to float32.
-        image_index: Which photo each instance is in: N integers in 0..B-1, best an int64 tensor on ``img``'s device.
-            By default photo 0 if there is only one, and photo n for instance n if N equals B. On CUDA the host does not
-            check its values: an instance with an index outside 0..B-1 gets no pixels.
+            precision is converted to float32 before resampling. If the four dtypes differ, all are converted. Need not
+            be contiguous.
+        boxes: Boxes [N, 4] as x0, y0, x1, y1 in pixels of the photo: a tensor, or an object with a tensor as its
+            attribute ``tensor`` (detectron2's ``Boxes``). Converted to float32.
+        image_index: Which photo each instance is in: N integers in 0..B-1, preferably an int64 tensor on ``img``'s
+            device. By default, photo 0 if there is only one, and photo n for instance n if N equals B. On CUDA the host
+            does not check its values: an instance with an index outside 0..B-1 gets no pixels.
         size: Height and width of a part's image, in 1..4096.
-        fill: Value of texels that no pixel reaches: a number, or C numbers, in the units of ``img``.
+        fill: Value of texels without a pixel: a number, or C numbers, in the units of ``img``.
         reduce: ``"last"`` or ``"mean"``, as for `dsa_fast.warp`.
-        dtype: The result's, by default that of ``img``; as for `dsa_fast.warp`.
+        dtype: The result's dtype, by default that of ``img``; as for `dsa_fast.warp`.
 
     Returns:
         The part images, [N, 24, C, size, size], contiguous.
@@ -107,14 +107,14 @@ def to_iuv(
 ) -> Tensor | list[Tensor]:
     """Makes IUV maps from the outputs of DensePose's chart heads, with the code of `dsa_fast.warp_densepose`.
 
-    A float map holds the part 0..24 and its u and v from the heads, which may leave [0, 1]. A uint8 map holds 255 u and
-    255 v, rounded and clamped to 0..255, as `write_iuv` stores a float map; a pixel whose u or v is NaN is
+    A float map contains the part 0..24 and its u and v from the heads, which may be outside [0, 1]. A uint8 map holds
+    255 u and 255 v, rounded and clamped to 0..255, as `write_iuv` stores a float map; a pixel whose u or v is NaN is
     background. Background is 0, 0, 0. No gradients flow.
 
     Args:
         output: The heads' outputs for N instances; see `dsa_fast.warp_densepose`.
         boxes: Boxes [N, 4]; see `dsa_fast.warp_densepose`.
-        size: (height, width) of the photos. Without it each map has the size of its box, as from detectron2's
+        size: (height, width) of the photos. Without it, each map has the size of its box, as with detectron2's
             converter; on CUDA this waits for the boxes.
         dtype: ``torch.float32`` or ``torch.uint8``.
 
@@ -146,7 +146,7 @@ def to_iuv(
             raise ValueError(f"boxes must be finite where no size is given, got {corners[n].tolist()}")
         if w * h >= 2**31:
             raise ValueError(f"boxes must have fewer than 2^31 pixels each, got {corners[n].tolist()}")
-        # Move the box to the origin: its size stays, and nothing is outside.
+        # Move the box to the origin: its size stays the same, and no pixel is outside.
         box = torch.nn.functional.pad(sizes[n : n + 1], (2, 0))
         one = (head[n : n + 1] for head in heads)
         found.append(torch.ops.dsa_fast.densepose_iuv(*one, box, int(h), int(w), dtype)[0])
@@ -204,8 +204,8 @@ def _check_index(index: Tensor | Sequence[int] | None, img: Tensor, count: int) 
         if photos == count:
             return torch.arange(count, device=img.device)
         raise ValueError(
-            f"image_index must say which of the {photos} photos each of the {count} instances is in: it can be left "
-            "out only if there is one photo, or as many photos as instances"
+            f"image_index must say which of the {photos} photos each of the {count} instances is in: it can be "
+            "omitted only if there is one photo, or as many photos as instances"
         )
     if not isinstance(index, Tensor):
         index = (
@@ -219,7 +219,7 @@ def _check_index(index: Tensor | Sequence[int] | None, img: Tensor, count: int) 
         raise ValueError(f"image_index must have shape [N] with output's N = {count}, got {list(index.shape)}")
     if index.device != img.device:
         raise ValueError(f"image_index must be on img's device, {img.device}, got {index.device}")
-    # Check values only where that neither waits nor breaks a compiled graph.
+    # Check values only if that neither waits nor breaks a compiled graph.
     if index.device.type == "cpu" and count > 0 and not torch.compiler.is_compiling():
         low, high = (int(x) for x in index.aminmax())
         if low < 0 or high >= photos:
@@ -263,7 +263,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Adds up the warp's gradients of all instances of a photo, in the order of the instances."""
+    """Sums the warp's gradients of all instances of a photo, in the order of the instances."""
     *charts, index = ctx.saved_tensors
     photos, _, height, width = ctx.img_shape
     maps = torch.ops.dsa_fast.densepose_iuv(*charts, height, width, torch.float32)
@@ -274,7 +274,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     total = torch.zeros(ctx.img_shape, dtype=wide, device=grad.device)
     if photos > 0:
         index = torch.where(inside, index, 0)
-        # PyTorch has two ways to add. Each is deterministic on one of the devices.
+        # PyTorch has two ways to add. Each is deterministic on only one of the devices.
         total = total.index_put((index,), grads, accumulate=True) if grad.is_cuda else total.index_add(0, index, grads)
     return total.to(ctx.img_dtype), *(None,) * 10
 

@@ -14,7 +14,7 @@ import torch
 
 from dsa_fast.files import atomic_path
 from dsa_fast.tables.rows import PAPER_ROWS, TableRow, rows_of
-from dsa_fast.tables.run import TrainingScores
+from dsa_fast.tables.run import ROW, TrainingScores
 from dsa_fast.version import __version__
 from dsa_fast.visual.layout import save_picture
 from dsa_fast.visual.table_charts import sweep_chart, table_chart
@@ -59,6 +59,39 @@ def collect(runs: Sequence[TrainingScores]) -> list[dict[str, Any]]:
     return collected
 
 
+def collect_costs(runs: Sequence[TrainingScores]) -> dict[str, dict[str, Any]]:
+    """What a training of each configuration takes: seconds and floating-point operations, and the row that teaches it.
+
+    Both are spreads over seeds, None where nothing is known. A teacher's own training is not in them.
+    """
+    costs = {}
+    for config in dict.fromkeys(run.config for run in runs):
+        trained = [run for run in runs if run.config == config]
+        costs[config] = {
+            "seconds": _spread_of([run.seconds for run in trained]),
+            "flops": _spread_of([run.flops for run in trained]),
+            "teacher": _teacher(trained[0]),
+        }
+    return costs
+
+
+def _spread_of(values: Sequence[float | None]) -> dict[str, Any] | None:
+    """The spread of what is known."""
+    known = [value for value in values if value is not None]
+    return spread(known) if known else None
+
+
+def _scaled(value: dict[str, Any] | None, unit: float, extra: str) -> str:
+    return "" if value is None else f"{value['mean'] / unit:.3g}{extra}"
+
+
+def _teacher(run: TrainingScores) -> str | None:
+    """The row that taught this one."""
+    guide = run.options.get("guide", {})
+    name = str(guide.get("distil_teacher", ""))
+    return name.removeprefix(ROW) if guide.get("distil") and name.startswith(ROW) else None
+
+
 def table_report(
     runs: Sequence[TrainingScores], out: Path, *, people: str, details: dict[str, Any] | None = None
 ) -> str:
@@ -73,19 +106,26 @@ def table_report(
     Returns:
         The Markdown.
     """
-    rows = collect(runs)
+    rows, costs = collect(runs), collect_costs(runs)
     setting = describe(runs)
     lines = [
         f"Here: {people}; {setting}. Mean ± sample standard deviation over seeds, per cent, no re-ranking.  ",
         f"Paper: {_PAPER_SETTING}: other people, another network, another budget; compare the order of rows.",
         "",
-        "| row | seeds | mAP here | R1 here | R5 here | R10 here | paper mAP | paper R1 | paper R5 | paper R10 |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "Minutes are those of training and test on this machine, PFLOP (10^15 operations) those of the training alone; "
+        '"+ row" is a teacher\'s training, which comes on top.',
+        "",
+        "| row | seeds | mAP here | R1 here | R5 here | R10 here | minutes | PFLOP | "
+        "paper mAP | paper R1 | paper R5 | paper R10 |",
+        "|---" * 12 + "|",
     ]
     for row in rows:
         here = [_plus_minus(row["here"][name]) for name in METRICS]
         paper = [f"{row['paper'][name]:.1f}" if row["paper"] else "" for name in METRICS]
-        lines.append("| " + " | ".join([row["row"], str(len(row["seeds"])), *here, *paper]) + " |")
+        cost = costs[row["config"]]
+        extra = f" + {cost['teacher']}" if cost["teacher"] else ""
+        spent = [_scaled(cost["seconds"], 60, extra), _scaled(cost["flops"], 1e15, extra)]
+        lines.append("| " + " | ".join([row["row"], str(len(row["seeds"])), *here, *spent, *paper]) + " |")
     text = "\n".join(lines) + "\n"
     about = {
         "format": "dsa_fast.tables",
@@ -95,6 +135,7 @@ def table_report(
         "setting": setting,
         "paper_setting": _PAPER_SETTING,
         "rows": rows,
+        "costs": costs,
         **_runs(runs),
     }
     _write(out / "table.json", json.dumps(about, indent=2) + "\n")
@@ -200,7 +241,14 @@ def _runs(runs: Sequence[TrainingScores]) -> dict[str, Any]:
             "dsa_fast": __version__,
         },
         "runs": [
-            {"config": r.config, "seed": r.seed, "strength": r.strength, "seconds": r.seconds, "scores": r.scores}
+            {
+                "config": r.config,
+                "seed": r.seed,
+                "strength": r.strength,
+                "seconds": r.seconds,
+                "flops": r.flops,
+                "scores": r.scores,
+            }
             for r in runs
         ],
     }

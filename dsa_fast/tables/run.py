@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch.utils.flop_counter import FlopCounterMode
 
 from dsa_fast.data.people import Person
 from dsa_fast.data.transforms import AugmentConfig
@@ -20,13 +21,15 @@ from dsa_fast.device import pick_device
 from dsa_fast.evaluation import evaluate
 from dsa_fast.evaluation.embedding import Embedded, ModelEmbedder, branch_slice, embed_people
 from dsa_fast.files import atomic_path
-from dsa_fast.models import LoadedModel, ModelConfig, load_model
+from dsa_fast.models import GuideConfig, LoadedModel, ModelConfig, load_model
 from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig, fit
 from dsa_fast.training.data import read_people
 from dsa_fast.version import __version__
 
 _SCORES = "scores.json"
-_SECTIONS = ("data", "model", "loss", "optim", "augment", "trainer")
+#: Before the name of the row that teaches another, in `guide.distil_teacher`.
+ROW = "row:"
+_SECTIONS = ("data", "model", "loss", "optim", "augment", "trainer", "guide")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Training:
         config: the configuration's name.
         seed: of weights, batches and transforms.
         out: its folder.
-        data, model, loss, optim, augment, trainer: as `dsa_fast.training.fit` takes them.
+        data, model, loss, optim, augment, trainer, guide: as `dsa_fast.training.fit` takes them.
         strength: of the people's misalignment, where it is swept.
     """
 
@@ -50,7 +53,16 @@ class Training:
     optim: OptimConfig
     augment: AugmentConfig
     trainer: TrainerConfig
+    guide: GuideConfig = field(default_factory=GuideConfig)
     strength: float | None = None
+
+    @property
+    def teacher(self) -> Path | None:
+        """The checkpoint, of the same seed, of the row that `guide.distil_teacher` names (`row:NAME`), or None."""
+        name = self.guide.distil_teacher
+        if not (self.guide.distil and name.startswith(ROW)):
+            return None
+        return self.out.parent.parent / name.removeprefix(ROW) / self.out.name / "checkpoints" / "last.ckpt"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -76,6 +88,9 @@ class TrainingScores:
         seconds: of training and test; None if it was interrupted and went on.
         images: of the training set, identities and tests: numbers by name.
         options: all options.
+        flops: of the whole training: those of its first step times the number of steps. Counted are convolutions and
+            matrix products, forward and backward, a multiply-add as two; None where that was not counted. A teacher
+            that another row trained has its own.
     """
 
     config: str
@@ -85,6 +100,7 @@ class TrainingScores:
     seconds: float | None
     images: dict[str, int]
     options: dict[str, Any]
+    flops: float | None = None
 
 
 def run_trainings(
@@ -130,7 +146,9 @@ def _finished(training: Training) -> TrainingScores | None:
     for section in _SECTIONS:
         # Scores of an earlier version went by what is the default of an option that it did not have.
         kind = type(getattr(training, section))
-        old = json.loads(json.dumps({item.name: item.default for item in fields(kind)}, default=str)) | before[section]
+        old = json.loads(json.dumps({item.name: item.default for item in fields(kind)}, default=str)) | before.get(
+            section, {}
+        )
         changed += [
             f"{section}.{name} was {old[name]!r} and is {value!r}"
             for name, value in now[section].items()
@@ -142,7 +160,7 @@ def _finished(training: Training) -> TrainingScores | None:
             + "; ".join(changed)
         )
     names = ("config", "seed", "strength", "scores", "seconds", "images", "options")
-    return TrainingScores(**{name: about[name] for name in names})
+    return TrainingScores(**{name: about[name] for name in names}, flops=about.get("flops"))
 
 
 class _Epochs(Callback):
@@ -159,12 +177,38 @@ class _Epochs(Callback):
         self._advance(1)
 
 
+class _Flops(Callback):
+    """Counts a training's floating-point operations: those of its first step, times its steps."""
+
+    def __init__(self) -> None:
+        self.total: float | None = None
+        self._counter: FlopCounterMode | None = None
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.total is None:
+            self._counter = FlopCounterMode(display=False)
+            self._counter.__enter__()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._counter is not None:
+            self._counter.__exit__(None, None, None)
+            steps = trainer.num_training_batches * (trainer.max_epochs or 1) * trainer.world_size
+            self.total, self._counter = float(self._counter.get_total_flops() * steps), None
+
+
 def _train_and_test(training: Training, advance: Callable[[int], None]) -> TrainingScores:
     data = training.data
     people = read_people(data)
     if data.verify:  # once for all trainings
         everybody = [*people.train, *people.query, *people.gallery]
         verify_files(everybody, iuv_order=data.iuv_order, stamp=training.out.parent.parent / "verified.json")
+    teacher, flops = training.teacher, _Flops()
+    if teacher is not None and not teacher.is_file():
+        raise FileNotFoundError(f"guide.distil_teacher {training.guide.distil_teacher} must be trained first")
     start = time.perf_counter()
     resume = (training.out / "checkpoints" / "last.ckpt").exists()
     result = fit(
@@ -177,7 +221,8 @@ def _train_and_test(training: Training, advance: Callable[[int], None]) -> Train
         training.out,
         resume,
         training.seed,
-        callbacks=[_Epochs(advance)],
+        callbacks=[_Epochs(advance), *([flops] if training.trainer.compile == "off" else [])],
+        guide=training.guide if teacher is None else replace(training.guide, distil_teacher=str(teacher)),
     )
     loaded = load_model(result.checkpoint)
     kind = training.trainer.accelerator
@@ -191,7 +236,9 @@ def _train_and_test(training: Training, advance: Callable[[int], None]) -> Train
         "gallery": len(people.gallery),
     }
     seconds = None if resume else round(time.perf_counter() - start, 1)
-    about = TrainingScores(training.config, training.seed, training.strength, scores, seconds, images, training.options)
+    about = TrainingScores(
+        training.config, training.seed, training.strength, scores, seconds, images, training.options, flops.total
+    )
     versions = {"dsa_fast": __version__, "torch": torch.__version__}
     with atomic_path(training.out / _SCORES) as temporary:
         temporary.write_text(json.dumps({**asdict(about), "versions": versions}, indent=2) + "\n")

@@ -34,6 +34,10 @@ class DataConfig:
             `store` disk.
         store: where the training images and their maps are, as bytes: `device`, on the training device; `pinned`, in
             pinned host memory; `disk`, in their files. `auto` takes the first of these that has room.
+        validation_ids: holds out so many identities of the training set, chosen by `validation_seed`, and tests on
+            them instead of query and gallery: an image of each by each camera is a query, the others are the gallery.
+            Choose options with it, and look at the test set once; 0 for none.
+        validation_seed: which identities are held out.
         cache: folder for the store's file, which makes the next start quick; `auto` is `.dsa_fast` in the data set's
             folder or, where that cannot be written, `store` in the run's folder; `off` for none.
     """
@@ -53,12 +57,16 @@ class DataConfig:
     test_batch: int = 64
     workers: int = 2
     store: Literal["auto", "device", "pinned", "disk"] = "auto"
+    validation_ids: int = 0
+    validation_seed: int = 0
     cache: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, low in (("p", 1), ("k", 1), ("test_batch", 1), ("workers", 0)):
+        for name, low in (("p", 1), ("k", 1), ("test_batch", 1), ("workers", 0), ("validation_ids", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"data.{name} must be at least {low}, got {getattr(self, name)}")
+        if self.validation_ids and self.test_root is not None:
+            raise ValueError("data.validation_ids must be 0 with data.test_root: they are two ways to test")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
@@ -34,10 +35,45 @@ def read_people(config: DataConfig) -> PeopleSplits:
     people = read_dataset(config.root, config.name, iuv=config.iuv, check_counts=config.check_counts, **config.options)
     if not people.train:
         raise ValueError(f"root must hold people to train on, got none in {people.root} ({people.name})")
+    if config.validation_ids:
+        return hold_out(people, config.validation_ids, config.validation_seed)
     if config.test_root is None:
         return people
     test = read_dataset(config.test_root, config.test_name, check_counts=config.check_counts, **config.test_options)
     return replace(people, query=test.query, gallery=test.gallery, multi_query=test.multi_query)
+
+
+def hold_out(people: PeopleSplits, identities: int, seed: int = 0) -> PeopleSplits:
+    """Takes identities out of the training set, to test on them; the data set's own query and gallery are left out.
+
+    The first image of each by each camera (in the order of their list) is a query, the others are the gallery.
+    Identities that only one camera sees stay in the training set: no query of theirs could be found.
+
+    Args:
+        people: a data set.
+        identities: how many.
+        seed: which; the same ones for the same training set and seed.
+
+    Raises:
+        ValueError: there are not more identities that two cameras see.
+    """
+    cameras: dict[int, set[int]] = {}
+    for person in people.train:
+        cameras.setdefault(person.pid, set()).add(person.camid)
+    able = sorted(pid for pid, seen in cameras.items() if len(seen) > 1)
+    if not 0 < identities < len(able):
+        raise ValueError(
+            f"data.validation_ids must be from 1 to {len(able) - 1}, one less than the identities that two cameras see "
+            f"in {people.name}, got {identities}"
+        )
+    chosen = set(np.random.default_rng(seed).permutation(able)[:identities].tolist())
+    query: dict[tuple[int, int], Person] = {}
+    gallery = []
+    for person in people.train:
+        if person.pid in chosen and query.setdefault((person.pid, person.camid), person) is not person:
+            gallery.append(person)
+    train = [person for person in people.train if person.pid not in chosen]
+    return replace(people, train=train, query=list(query.values()), gallery=gallery, multi_query=[])
 
 
 class ReIDData(lightning.LightningDataModule):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import lightning
@@ -12,10 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from dsa_fast.data.dataset import PersonBatch, PersonItem
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, eval_transform, flip_lut
+from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, eval_transform, flip_lut, grid_iuv
 from dsa_fast.evaluation import evaluate
-from dsa_fast.models import DSALoss, ModelConfig, build_model, load_model, part_weights
+from dsa_fast.models import (
+    DSALoss,
+    DSAOutput,
+    DSAReID,
+    GuideConfig,
+    Guides,
+    ModelConfig,
+    build_model,
+    load_model,
+    part_weights,
+)
 from dsa_fast.models.checkpoint import describe_network
+from dsa_fast.models.guides import AVERAGE, SELF
 from dsa_fast.training.config import CompileMode, LossConfig, OptimConfig
 from dsa_fast.training.schedule import learning_rate
 
@@ -35,10 +47,11 @@ class ReIDTask(lightning.LightningModule):
         num_ids: identities in the training set.
         model: the network.
         loss: the losses' weights.
-        optim: optimiser and learning rate.
+        optim: optimizer and learning rate.
         augment: the transform of training images.
         seed: seed of the transform's draws.
         compile: how the network is compiled for training.
+        guide: what guides the MF-Stream next to the fusion.
 
     Raises:
         FileNotFoundError, ValueError: `augment.flip_table` cannot be read; see `flip_lut`.
@@ -53,6 +66,7 @@ class ReIDTask(lightning.LightningModule):
         augment: AugmentConfig | None = None,
         seed: int = 0,
         compile: CompileMode = "off",
+        guide: GuideConfig | None = None,
     ) -> None:
         super().__init__()
         self.num_ids, self.seed, self._compile = num_ids, seed, compile
@@ -65,12 +79,25 @@ class ReIDTask(lightning.LightningModule):
         weights = asdict(self.loss_config)
         self._visibility: float = weights.pop("visibility")
         self.loss = DSALoss(**weights)
+        self.guide_config = guide or GuideConfig()
+        check_guides(self.guide_config, self.model_config)
+        self.guides = Guides(self.guide_config, self.model.mf_stream.backbone.out_channels)
+        # In a list, so that it is no part of this module: it is neither trained nor saved.
+        self._frozen_teacher: list[DSAReID] = []
+        self.average: DSAReID | None = None
+        if self.guide_config.distil:
+            if self.guide_config.distil_teacher == AVERAGE:
+                self.average = copy.deepcopy(self.model).requires_grad_(False)
+            elif self.guide_config.distil_teacher != SELF:
+                self._frozen_teacher = [read_teacher(self.guide_config, self.model, num_ids, self.augment)]
         self._features: list[list[tuple[Tensor, Tensor, Tensor]]] = [[], []]
 
     def on_fit_start(self) -> None:
         """Brings the table of flips to this device, lays the weights out as a GPU likes them, compiles the network."""
         if self._mirror is not None:
             self._mirror = self._mirror.to(self.device)
+        for teacher in self._frozen_teacher:
+            teacher.to(self.device)
         if self.device.type == "cuda":
             self.model.to(memory_format=torch.channels_last)
         if self._compile != "off":
@@ -80,20 +107,30 @@ class ReIDTask(lightning.LightningModule):
         """Transform and warp on this device, forward, losses."""
         labels = batch["label"]
         draws = Draws.sample(len(labels), self.augment, self._generator(batch_index))
-        images, dsap = augment_batch(
-            batch["image"],
-            batch["iuv"],
-            draws,
-            self.augment,
-            indices=batch.get("index"),
-            dtype=_input_dtype(labels),
-            mirror=self._mirror,
-            channels_last=labels.is_cuda,
-        )
-        output = self.model(images, dsap)
+        inputs: dict[str, Any] = {
+            "indices": batch.get("index"),
+            "dtype": _input_dtype(labels),
+            "mirror": self._mirror,
+            "channels_last": labels.is_cuda,
+        }
+        images, dsap = augment_batch(batch["image"], batch["iuv"], draws, self.augment, **inputs)
+        config = self.guide_config
+        progress = self._epochs_done() / max(self.trainer.max_epochs or 1, 1)
+        share = self.guides.share(len(labels), progress, self._generator(batch_index, 1))
+        if share is not None:
+            share = share.to(labels.device, non_blocking=True)
+        output = self.model(images, dsap, share, detach=config.detach)
         total: Tensor
         seen = part_weights(dsap, self._visibility) if self._visibility else None
         total, terms = self.loss(output, labels, seen)
+        iuv = None
+        if config.reads_maps:
+            grid = tuple(config.dense_scale * side for side in output.maps.shared.shape[2:])
+            iuv = grid_iuv(batch["iuv"], draws, self.augment, grid, indices=batch.get("index"), mirror=self._mirror)
+        teacher = self._teach(output, batch, draws, inputs) if config.distil else None
+        guided, more = self.guides(output, iuv=iuv, teacher=teacher, epoch=self._epochs_done())
+        if guided is not None:
+            total, terms = total + guided, terms | more
         # One reduction for all: the mean over processes is what is logged.
         values = self.trainer.strategy.reduce(torch.stack([total.detach(), *terms.values()]), reduce_op="mean")
         self.log("loss", values[0], prog_bar=True, batch_size=len(images))
@@ -101,11 +138,35 @@ class ReIDTask(lightning.LightningModule):
         self.log_dict(logged, batch_size=len(images))
         return total
 
-    def _generator(self, batch_index: int) -> torch.Generator:
+    def _teach(self, output: DSAOutput, batch: PersonBatch, draws: Draws, inputs: dict[str, Any]) -> DSAOutput:
+        """The teacher's output for a batch; one that is not the running network sees the images unerased."""
+        model = self._frozen_teacher[0] if self._frozen_teacher else self.average
+        if model is None:
+            return output
+        whole = replace(draws, erase=torch.zeros_like(draws.erase))
+        images, dsap = augment_batch(batch["image"], batch["iuv"], whole, self.augment, **inputs)
+        with torch.no_grad():
+            taught: DSAOutput = model.eval()(images, dsap)
+        return taught
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
+        """Moves the teacher that is the network's moving average."""
+        if self.average is None:
+            return
+        # A young average remembers less, or it would remember the first weights most.
+        decay = min(self.guide_config.distil_decay, (1 + self.global_step) / (10 + self.global_step))
+        with torch.no_grad():
+            for old, new in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
+                if old.is_floating_point():
+                    old.lerp_(new, 1 - decay)
+                else:
+                    old.copy_(new)
+
+    def _generator(self, batch_index: int, stream: int = 0) -> torch.Generator:
         # Random access by place in the run: no state to save, none to lose.
         # The batch's number is the epoch's, not the process's: any number of processes draws the same.
         number = batch_index * self.trainer.world_size + self.global_rank
-        place = np.random.SeedSequence([self.seed, self.current_epoch, number])
+        place = np.random.SeedSequence([self.seed, self.current_epoch, number, *([stream] if stream else [])])
         return torch.Generator().manual_seed(int(place.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
     def on_validation_epoch_start(self) -> None:
@@ -156,7 +217,8 @@ class ReIDTask(lightning.LightningModule):
         config = self.optim_config
         # One kernel for all weights; mixed precision cannot clip the gradients that such a one unscales itself.
         fused = self.device.type in ("cpu", "cuda") and not self.trainer.gradient_clip_val
-        optimizer = torch.optim.Adam(self.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(trained, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
         epochs = max(self.trainer.max_epochs or 1, 1)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda _: learning_rate(self._epochs_done(), config, epochs) / config.lr
@@ -185,6 +247,58 @@ def _input_dtype(like: Tensor) -> torch.dtype:
     """What the first layers compute in: under autocast they would cast their input, which then need not be wider."""
     kind = like.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+
+
+def check_guides(guide: GuideConfig, model: ModelConfig) -> None:
+    """Refuses guides that the network has no use for.
+
+    Raises:
+        ValueError: the message names the option.
+    """
+    fused = model.kind == "dsa" and model.dsag
+    for name in ("fade", "drop", "detach"):
+        if getattr(guide, name) and not fused:
+            raise ValueError(f"guide.{name} needs fused features: model.kind dsa and model.dsag true")
+    if guide.distil and guide.distil_teacher == SELF and not fused:
+        raise ValueError(
+            "guide.distil_teacher must be a checkpoint or 'ema' unless the network has fused features of its own "
+            "(model.kind dsa and model.dsag true), got 'self'"
+        )
+    if guide.focus and (model.kind != "dsa" or model.branches == "global"):
+        raise ValueError("guide.focus needs local branches: model.kind dsa and model.branches both or local")
+
+
+def read_teacher(guide: GuideConfig, model: DSAReID, num_ids: int, augment: AugmentConfig) -> DSAReID:
+    """The frozen teacher of `guide.distil_teacher`, found to fit.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_model`; ValueError too where the teacher tells other identities or
+            reads other inputs, or has other features than `distil_features` can compare.
+    """
+    if guide.distil_teacher.startswith("row:"):
+        raise ValueError(
+            "guide.distil_teacher must be the path of a checkpoint (row:NAME is for dsa-fast tables), "
+            f"got {guide.distil_teacher}"
+        )
+    loaded = load_model(guide.distil_teacher)
+    path = guide.distil_teacher
+    for name, theirs, ours in (
+        ("identities", loaded.model.num_ids, num_ids),
+        ("image size", tuple(loaded.size), tuple(augment.size)),
+        ("part size", loaded.dsap_size, augment.dsap_size),
+        ("parts", loaded.parts, augment.parts),
+    ):
+        if theirs != ours and not (name.startswith("part") and loaded.model.dsag_stream is None):
+            raise ValueError(
+                f"guide.distil_teacher must have the same {name} as this training, {ours}, got {theirs} in {path}"
+            )
+    dims = [(net.mf_stream.global_dim, net.mf_stream.local_dim) for net in (loaded.model, model)]
+    if guide.distil_features and dims[0] != dims[1]:
+        raise ValueError(
+            "guide.distil_features needs a teacher with features of the same lengths, "
+            f"{dims[1]}, got {dims[0]} in {path}"
+        )
+    return loaded.model.requires_grad_(False)
 
 
 def start_from(model: nn.Module, path: str | os.PathLike[str]) -> None:

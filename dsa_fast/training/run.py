@@ -30,7 +30,7 @@ from rich.table import Table
 
 from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.files import atomic_path
-from dsa_fast.models import ModelConfig
+from dsa_fast.models import GuideConfig, ModelConfig
 from dsa_fast.training.config import DataConfig, LossConfig, OptimConfig, TrainerConfig
 from dsa_fast.training.data import ReIDData
 from dsa_fast.training.module import ReIDTask, start_from
@@ -63,6 +63,7 @@ def fit(
     seed: int = 0,
     init: Path | str | None = None,
     callbacks: Sequence[Callback] = (),
+    guide: GuideConfig | None = None,
 ) -> FitResult:
     """Trains a model and evaluates it on query and gallery.
 
@@ -81,6 +82,7 @@ def fit(
         seed: seed of weights, batches and transforms.
         init: checkpoint of an earlier run whose weights this one starts from (fine-tuning); see `start_from`.
         callbacks: further Lightning callbacks.
+        guide: what guides the MF-Stream beside the fusion; see `GuideConfig`.
 
     Raises:
         FileNotFoundError: a data folder or `init` is missing, or there is nothing to resume.
@@ -89,6 +91,7 @@ def fit(
     """
     model, loss, optim = model or ModelConfig(), loss or LossConfig(), optim or OptimConfig()
     augment, trainer = augment or AugmentConfig(), trainer or TrainerConfig()
+    guide = guide or GuideConfig()
     out = Path(out)
     last = out / "checkpoints" / "last.ckpt"
     if last.exists() and not resume:
@@ -97,21 +100,22 @@ def fit(
         raise FileNotFoundError(f"resume needs {last}, which does not exist")
 
     parts: dict[str, Any] = {
-        "data": data, "model": model, "loss": loss, "optim": optim, "augment": augment, "trainer": trainer
+        "data": data, "model": model, "loss": loss, "optim": optim, "augment": augment, "trainer": trainer,
+        "guide": guide,
     }  # fmt: skip
     options = {name: _plain(asdict(part)) for name, part in parts.items()} | {"out": str(out), "seed": seed}
     if resume:
         _check_same_run(out / "config.yaml", options)
 
     people = ReIDData(data, augment.size, seed, stamp=out / "verified.json", folder=out, progress=trainer.progress)
-    _check_maps(people, data, model)
+    _check_maps(people, data, model, guide)
     if trainer.eval_every:
         people.check_testable()
     if trainer.progress:
         _announce(people)
     with _quiet():
         lightning.seed_everything(seed, workers=True, verbose=False)
-        task = ReIDTask(people.num_ids, model, loss, optim, augment, seed, trainer.compile)
+        task = ReIDTask(people.num_ids, model, loss, optim, augment, seed, trainer.compile, guide)
         if init is not None and not resume:
             start_from(task.model, init)
         try:
@@ -194,12 +198,18 @@ def _quiet() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
-def _check_maps(people: ReIDData, data: DataConfig, model: ModelConfig) -> None:
+def _check_maps(people: ReIDData, data: DataConfig, model: ModelConfig, guide: GuideConfig) -> None:
     """A wrong folder of IUV maps must not cost a whole training."""
     train = people.people.train
     maps = sum(person.iuv_path is not None for person in train)
     if data.iuv is not None and maps == 0:
         raise ValueError(f"data.iuv must hold maps of the training images, got none in {data.iuv}")
+    for name in ("dense", "focus"):
+        if getattr(guide, name) and maps == 0:
+            raise ValueError(
+                f"guide.{name} needs IUV maps of the training images, got none ({people.people.name}): "
+                "make them (dsa-fast prepare) or give data.iuv"
+            )
     if model.kind == "dsa" and model.dsag and maps < len(train):
         warnings.warn(
             f"{len(train) - maps} of {len(train)} training images have no IUV map: their parts are mean-filled",
@@ -251,19 +261,26 @@ class _Progress(RichProgressBar):
 
 # What must not change when a run is resumed: all that its numbers depend on. The number of processes may, and
 # trainer.accumulate with it: N processes do as much in a step as one that accumulates N batches.
-_FIXED = ("model", "loss", "optim", "augment", "seed")
-_FIXED_NAMES = {"data": ("root", "iuv", "name", "options", "p", "k"), "trainer": ("ema",)}
+_FIXED = ("model", "loss", "optim", "augment", "guide", "seed")
+_FIXED_NAMES = {
+    "data": ("root", "iuv", "name", "options", "p", "k", "validation_ids", "validation_seed"),
+    "trainer": ("ema",),
+}
 
 
 def _check_same_run(path: Path, options: dict[str, Any]) -> None:
     """Refuses to go on with other options than the run's own."""
     before = yaml.safe_load(path.read_text()) if path.exists() else options
+    if "trunk" in (before.get("model") or {}):
+        raise ValueError(
+            f"resume needs a run of this version, got one of a version that called model.backbone trunk: {path}"
+        )
     changed = []
     fixed = dict(_FIXED_NAMES)
-    if options["optim"]["schedule"] == "cosine":  # the learning rates lead to the last epoch
+    if options["optim"]["schedule"] == "cosine" or options["guide"]["fade"]:  # these lead to the last epoch
         fixed["trainer"] = (*fixed["trainer"], "max_epochs")
     for section in (*_FIXED, *fixed):
-        old, new = before.get(section), options[section]
+        old, new = before.get(section, {}), options[section]
         if not isinstance(old, dict):
             old, new = {"": old}, {"": new}
         for name in new:
@@ -279,7 +296,7 @@ def _check_same_run(path: Path, options: dict[str, Any]) -> None:
 def _default(section: str, name: str) -> Any:
     kinds: dict[str, Any] = {
         "data": DataConfig, "model": ModelConfig, "loss": LossConfig, "optim": OptimConfig, "augment": AugmentConfig,
-        "trainer": TrainerConfig,
+        "trainer": TrainerConfig, "guide": GuideConfig,
     }  # fmt: skip
     return _plain({item.name: item.default for item in fields(kinds[section])}.get(name)) if section in kinds else None
 

@@ -17,12 +17,12 @@ from dsa_fast.visual.layout import captioned, fit, in_rows, tile_table
 
 __all__ = ["activation_grid", "color_table", "overlay"]
 
-_OPACITY = 0.75  # of the hottest place
+_OPACITY = 0.75  # of the hottest position
 
 
 @functools.cache
 def color_table() -> NDArray[np.uint8]:
-    """uint8 [256, 4]: colour and opacity of each value of a map, dark and clear to bright and dense."""
+    """Returns color and opacity of each map value, from dark and transparent to bright and opaque, uint8 [256, 4]."""
     table = (255 * np.asarray(colormaps["inferno"](np.arange(256)))).round()
     table[:, 3] = np.round(255 * _OPACITY * (np.arange(256) / 255) ** 1.5)
     result: NDArray[np.uint8] = table.astype(np.uint8)
@@ -31,15 +31,15 @@ def color_table() -> NDArray[np.uint8]:
 
 
 def overlay(image: Image.Image, heat: Tensor) -> Image.Image:
-    """The image with its activation map (uint8 [h, w]) as heat over all of it, smooth; the same size.
+    """Draws an activation map (uint8 [h, w]) as smooth heat over its image; keeps the image's size.
 
     Raises:
-        ValueError: wrong shape or type of `heat`.
+        ValueError: `heat` has a wrong shape or type.
     """
     if heat.dim() != 2 or heat.dtype != torch.uint8:
         raise ValueError(f"heat must be uint8 of shape [h, w], got {heat.dtype} {list(heat.shape)}")
     (height, width), values = heat.shape, np.pad(heat.cpu().numpy(), ((0, 1), (0, 1)), mode="edge")
-    box = (0.5, 0.5, width + 0.5, height + 0.5)  # place (0, 0), whose middle is there, is on the corner
+    box = (0.5, 0.5, width + 0.5, height + 0.5)  # the center of position (0, 0) is on the corner
     smooth = Image.fromarray(values).resize(image.size, Image.Resampling.BICUBIC, box=box)
     colored = Image.fromarray(color_table()[np.asarray(smooth)])
     return Image.alpha_composite(image.convert("RGBA"), colored).convert("RGB")
@@ -48,12 +48,13 @@ def overlay(image: Image.Image, heat: Tensor) -> Image.Image:
 def activation_grid(
     rows: Sequence[Sequence[tuple[Image.Image, Tensor, str]]], *, columns: int = 1, height: int = 192
 ) -> Image.Image:
-    """Draws images, each with its heat at its right and a line of text below.
+    """Draws images, each with its heat map on the right and a line of text below.
 
     Args:
-        rows: groups of (image, map as for `overlay`, text), such as a query and its nearest; a group stays in a row.
-        columns: groups in a row.
-        height: of an image, in pixels.
+        rows: groups of (image, map as for `overlay`, text), such as a query and its nearest image; a group stays in one
+            row.
+        columns: groups per row.
+        height: height of an image in pixels.
 
     Returns:
         An RGB picture.

@@ -1,4 +1,4 @@
-"""Unwarped people: the 24 part images laid out as a body, and the part map over its photo."""
+"""Draws the 24 part images laid out as a body, and the part map over its photo."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dsa_fast.visual.palette import CHECKER, FAINT, INK, PAPER
 
 __all__ = ["atlas", "part_overlay", "part_upright", "photo_and_parts"]
 
-# Each part's place, (column, row) in cells, on a body seen from the front and on one seen from behind. A person who
-# faces us has the right hand at the picture's left. One who turns the back has it at the right.
+# Each part's cell, (column, row), on a body seen from the front and on one seen from behind. In the front view, the
+# right hand is on the left side of the picture. In the rear view, it is on the right.
 _FRONT = {
     **{23: (1, 0), 24: (2, 0), 16: (0, 1), 2: (1.5, 1), 15: (3, 1), 20: (0, 2), 9: (1, 2), 10: (2, 2)},
     **{19: (3, 2), 3: (0, 3), 13: (1, 3), 14: (2, 3), 4: (3, 3), 6: (1, 4), 5: (2, 4)},
@@ -26,12 +26,12 @@ _FRONT = {
 _BACK = {17: (0, 1), 1: (1.5, 1), 18: (3, 1), 21: (0, 2), 8: (1, 2), 7: (2, 2), 22: (3, 2), 12: (1, 3), 11: (2, 3)}
 _COLUMNS, _ROWS = 4, 5
 
-_CELL = 160  # pixels, about, of a part's image by default
-_PANEL = 640  # pixels; a photo and its part map are no wider
+_CELL = 160  # approximate size of a part's image, in pixels
+_PANEL = 640  # maximum width of a photo and its part map, in pixels
 
 
 def part_upright(texture: NDArray[np.uint8], part: int) -> NDArray[np.uint8]:
-    """Turns a part's image, by `UPRIGHT`, as it is seen on a standing person.
+    """Rotates a part's image upright, as on a standing person (see `UPRIGHT`).
 
     Args:
         texture: [S, S, ...], rows along u and columns along v.
@@ -64,25 +64,25 @@ def atlas(
 ) -> Image.Image:
     """Lays part images out as a picture: a body seen from the front, and one seen from behind.
 
-    Each part is turned upright (see `UPRIGHT`): 23 and 24 meet in a face, the chest's print can be read. Each is
-    labelled with its id, its name and its colour of `parts.PART_COLORS`. Several people are below each other.
+    Each part is rotated upright (see `UPRIGHT`): 23 and 24 form a face, and a print on the chest is readable. Each is
+    labeled with its id, its name and its color in `parts.PART_COLORS`. Several people are stacked vertically.
 
     Args:
         dsap: [24, C, S, S] or [B, 24, C, S, S] as `dsa_fast.warp` returns it, C = 1 or 3; uint8 in 0..255, or floating
             point in [0, 1] (values outside are clamped, NaN is 0).
-        count: [24, S, S] or [B, 24, S, S], how many pixels reached each texel (`return_count=True`), or a bool mask.
-            Untouched texels are then drawn as a grey checkerboard.
+        count: [24, S, S] or [B, 24, S, S], number of pixels on each texel (`return_count=True`), or a bool mask.
+            Empty texels are then drawn as a gray checkerboard.
         labels: whether to write ids and names.
         titles: a line above each person.
-        mean: if `dsap` was normalised, the mean that was subtracted from each channel.
-        std: the standard deviation that each channel was then divided by.
-        scale: pixels of the picture per texel, each way; by default a part is about 160 pixels wide.
+        mean: if `dsap` was normalized, the mean that was subtracted from each channel.
+        std: if `dsap` was normalized, the standard deviation of each channel.
+        scale: width and height of a texel in pixels; by default a part is about 160 pixels wide.
 
     Returns:
         An RGB picture.
 
     Raises:
-        TypeError: `dsap` is not a tensor of these types.
+        TypeError: `dsap` is not a tensor of one of these types.
         ValueError: a shape or number is wrong.
     """
     textures = _to_bytes(dsap, mean, std)  # [B, 24, S, S, 3]
@@ -104,14 +104,14 @@ def atlas(
 
 
 def photo_and_parts(photo: Tensor, iuv: Tensor, dsap: Tensor, count: Tensor, title: str) -> Image.Image:
-    """Draws a photo above its part map, and the 24 parts at their right; the parts' labels are the map's legend.
+    """Draws a photo above its part map, and the 24 parts on the right; their labels are the map's legend.
 
     Args:
         photo: uint8 [3, H, W].
         iuv: uint8 [3, H, W].
         dsap: [24, 3, S, S].
         count: int [24, S, S].
-        title: a line above all.
+        title: a line at the top.
 
     Returns:
         An RGB picture.
@@ -124,12 +124,12 @@ def photo_and_parts(photo: Tensor, iuv: Tensor, dsap: Tensor, count: Tensor, tit
 
 
 def part_overlay(image: Tensor, iuv: Tensor, *, opacity: float = 0.65) -> Image.Image:
-    """A photo with its part map over it, in the colours of `parts.PART_COLORS`.
+    """Draws a part map over its photo, in the colors of `parts.PART_COLORS`.
 
     Args:
         image: uint8 [3, H, W], RGB.
         iuv: uint8 [3, H, W], channels I, U, V.
-        opacity: of the map, 0..1. Background is dimmed, and borders between parts are drawn dark.
+        opacity: opacity of the map, 0..1. Background is dimmed, and borders between parts are dark.
 
     Returns:
         An RGB picture, W x H.
@@ -144,7 +144,7 @@ def part_overlay(image: Tensor, iuv: Tensor, *, opacity: float = 0.65) -> Image.
         if tensor.dim() != 3 or tensor.shape[0] != 3 or tensor.numel() == 0:
             raise ValueError(f"{name} must have shape [3, H, W], got {list(tensor.shape)}")
     if image.shape != iuv.shape:
-        raise ValueError(f"image and iuv must be of one size, got {list(image.shape)} and {list(iuv.shape)}")
+        raise ValueError(f"image and iuv must have the same size, got {list(image.shape)} and {list(iuv.shape)}")
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must be in 0..1, got {opacity}")
     part = iuv[0].cpu().numpy()
@@ -161,7 +161,7 @@ def part_overlay(image: Tensor, iuv: Tensor, *, opacity: float = 0.65) -> Image.
 
 
 def _to_bytes(dsap: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> NDArray[np.uint8]:
-    """uint8 [B, 24, S, S, 3] of the part images."""
+    """Converts the part images to uint8 [B, 24, S, S, 3]."""
     if not isinstance(dsap, Tensor) or not (dsap.dtype == torch.uint8 or dsap.is_floating_point()):
         raise TypeError(
             f"dsap must be a uint8 or floating-point tensor, got {getattr(dsap, 'dtype', type(dsap).__name__)}"
@@ -190,7 +190,7 @@ def _to_bytes(dsap: Tensor, mean: Sequence[float] | None, std: Sequence[float] |
 
 
 def _touched(count: Tensor | None, dsap: Tensor, people: int, size: int) -> NDArray[np.bool_] | None:
-    """bool [B, 24, S, S], or None."""
+    """Returns which texels are touched, bool [B, 24, S, S], or None."""
     if count is None:
         return None
     expected = [*dsap.shape[:-3], size, size]
@@ -202,7 +202,7 @@ def _touched(count: Tensor | None, dsap: Tensor, people: int, size: int) -> NDAr
 def _figure(
     textures: NDArray[np.uint8], touched: NDArray[np.bool_] | None, scale: int, labels: bool, title: str | None
 ) -> Image.Image:
-    """One person's picture, from uint8 [24, S, S, 3] and bool [24, S, S]."""
+    """Draws one person from uint8 [24, S, S, 3] and bool [24, S, S]."""
     cell = textures.shape[1] * scale
     gap = max(2, cell // 16)
     label_size = _label_size(cell)
@@ -235,7 +235,7 @@ def _figure(
 
 
 def _tile(texture: NDArray[np.uint8], touched: NDArray[np.bool_] | None, part: int, scale: int) -> Image.Image:
-    """A part's image, upright, each texel `scale` pixels wide; untouched texels as a checkerboard."""
+    """Draws a part's image, upright, with `scale` pixels per texel; untouched texels as a checkerboard."""
     pixels = part_upright(texture, part)
     if touched is not None:
         size = len(pixels)
@@ -247,6 +247,6 @@ def _tile(texture: NDArray[np.uint8], touched: NDArray[np.bool_] | None, part: i
 
 
 def _label_size(cell: int) -> int:
-    """The largest font, of 6 to 14 pixels, whose longest label fits a cell."""
+    """Returns the largest font size, 6 to 14 pixels, with which all labels fit a cell."""
     longest = max((f"{part} {PART_NAMES[part]}" for part in range(1, NUM_PARTS + 1)), key=len)
     return next((size for size in range(14, 6, -1) if font(size).getlength(longest) <= cell), 6)

@@ -1,6 +1,6 @@
-"""Curves, bars, CMC curves and distributions of distances, as pictures and as SVG for web pages.
+"""Curves, bars, CMC curves and distance distributions, as pictures and as SVG for web pages.
 
-Matplotlib is used without pyplot, so that no global state, window or backend is touched.
+Matplotlib is used without pyplot, so no global state, window or backend changes.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ in_style = matplotlib.rc_context(
         "ytick.color": FAINT,
     }
 )
-_SIZE = 6.5, 4.5  # inches, of 100 pixels
-_SVG_SIZE = 4.6, 3.0  # inches, 331 points: its text of 10 points can be read where a phone shows it 330 pixels wide
+_SIZE = 6.5, 4.5  # inches, at 100 pixels per inch
+_SVG_SIZE = 4.6, 3.0  # inches, 331 points: text of 10 points is readable on a phone at 330 pixels width
 
 
 @in_style
@@ -66,20 +66,20 @@ def curves(
     """Draws curves of logged values, such as losses or mAP over epochs.
 
     Args:
-        series: the points (x, y) of each curve under its name, in the order in which they shall be joined. Points that
-            are not finite are left out.
+        series: the points (x, y) of each curve by name, in the order in which they are joined. Points that are not
+            finite are skipped.
         title: above the axes.
         x_label: below them.
         y_label: left of them.
-        percent: y are shares in [0, 1], shown as per cent from 0 on.
-        levels: dashed horizontal lines by name, such as the score of a method that does not train.
+        percent: y values are shares in [0, 1], shown in percent; the axis starts at 0.
+        levels: dashed horizontal lines by name, such as the score of an untrained method.
         size: width and height in inches, of 100 pixels.
 
     Returns:
         An RGB picture.
 
     Raises:
-        ValueError: there is not one finite point.
+        ValueError: there is no finite point.
     """
     finite = {
         name: [(float(x), float(y)) for x, y in points if math.isfinite(x) and math.isfinite(y)]
@@ -119,19 +119,19 @@ def bars(
     """Draws a histogram, or a bar for each name.
 
     Args:
-        heights: of the bins, or of the bars under their names.
-        edges: the bins' borders, one more than bins.
+        heights: heights of the bins, or of the bars by name.
+        edges: the edges of the bins, one more than there are bins.
         title: above the axes.
         x_label: below them.
         y_label: left of them.
-        percent: the edges are shares in [0, 1], shown as per cent.
+        percent: the edges are shares in [0, 1], shown in percent.
         size: width and height in inches, of 100 pixels.
 
     Returns:
         An RGB picture.
 
     Raises:
-        ValueError: names and edges are given, or neither, or they do not fit the heights.
+        ValueError: both names and edges are given, or neither, or they do not match the heights.
     """
     named = isinstance(heights, Mapping)
     values = list(heights.values()) if isinstance(heights, Mapping) else list(heights)
@@ -157,7 +157,7 @@ def cmc_curves(
     """Draws CMC curves: at each rank, the share of queries with a right match so far.
 
     Args:
-        results: `EvaluationResult.cmc` of each method, [max_rank], under its name.
+        results: `EvaluationResult.cmc` of each method, [max_rank], by name.
         title: above the axes.
 
     Returns:
@@ -180,7 +180,7 @@ def cmc_curves(
 
 @in_style
 def cmc_svg(cmc: ArrayLike) -> str:
-    """One CMC curve as an <svg> element, with the values at ranks 1, 5, 10 and 20. Its axis need not start at 0."""
+    """Draws one CMC curve as an <svg> element, with values at ranks 1, 5, 10 and 20. The axis can start above 0."""
     figure, axes = _axes("", "rank", "", _SVG_SIZE)
     values = np.asarray(cmc, np.float64)
     _draw_cmc(axes, values, QUERY)
@@ -200,10 +200,10 @@ def distance_distributions(
     title: str = "Distances of query and gallery",
     x_label: str = "distance",
 ) -> Image.Image:
-    """Draws the distributions of the distances of same and of different identities, and what they have in common.
+    """Draws the distributions of the distances of same and of different identities, and their overlap.
 
     Args:
-        histogram: of `distance_histogram`.
+        histogram: result of `distance_histogram`.
         title: above the axes.
         x_label: below them.
 
@@ -217,7 +217,7 @@ def distance_distributions(
 
 @in_style
 def distance_svg(histogram: DistanceHistogram) -> str:
-    """`distance_distributions` as an <svg> element."""
+    """Draws `distance_distributions` as an <svg> element."""
     figure, axes = _axes("", "distance", "", _SVG_SIZE)
     _draw_distances(figure, axes, histogram)
     return _svg(figure, "Distributions of the distances of pairs of the same and of different identities")
@@ -232,7 +232,7 @@ def _draw_cmc(axes: Axes, cmc: NDArray[np.float64], color: str, label: str | Non
 
 
 def _draw_distances(figure: Figure, axes: Axes, histogram: DistanceHistogram) -> None:
-    """Different identities have a dashed outline too, for those who can't tell green from red."""
+    """Draws both distributions. Different identities also have a dashed outline, for red-green color blindness."""
     shares = []
     for name, counts, color, dash in (
         ("same identity", histogram.same, RIGHT, "-"),
@@ -267,25 +267,25 @@ def _axes(title: str, x_label: str, y_label: str, size: tuple[float, float]) -> 
 
 
 def render(figure: Figure) -> Image.Image:
-    """The figure as an RGB picture."""
+    """Renders the figure as an RGB picture."""
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return Image.open(file).convert("RGB")
 
 
 def _svg(figure: Figure, label: str) -> str:
-    """The figure as an <svg> element of a page, which gives its colours and font; the same bytes each time."""
+    """Renders the figure as an <svg> element with the page's colors and font; always the same bytes."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     root = ElementTree.fromstring(file.getvalue())
     for parent in root.iter():
         for child in list(parent):
-            if child.tag.endswith(("}metadata", "}style")):  # the style would be the whole page's
+            if child.tag.endswith(("}metadata", "}style")):  # the style would apply to the whole page
                 parent.remove(child)
-    for element in root.iter():  # without the namespaces' addresses, as HTML has it
+    for element in root.iter():  # without namespace URLs, as in HTML
         element.tag = element.tag.rpartition("}")[2]
         element.attrib = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
-        if element.tag == "g":  # names such as axes_1, which another chart of the page has too
+        if element.tag == "g":  # ids such as axes_1 also appear in the page's other charts
             element.attrib.pop("id", None)
         if "style" in element.attrib:
             for color, variable in PAGE_VARIABLES.items():

@@ -1,4 +1,4 @@
-"""Contact sheets: photos next to their part maps, to look through many at once; and synthetic people."""
+"""Contact sheets: photos next to their part maps, to check many at once; and synthetic people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dsa_fast.visual.palette import INK, LINE, WRONG
 
 __all__ = ["Cell", "contact_sheet", "synthetic_people"]
 
-_SIDE = 176  # pixels of a photo and its map together, each way
+_SIDE = 176  # width and height of a photo and its map together, in pixels
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Cell:
 
 
 def contact_sheet(cells: Sequence[Cell], *, title: str = "", columns: int = 8) -> Image.Image:
-    """Draws photos and their maps in rows. The place of a missing photo or map is grey.
+    """Draws photos and their maps in rows. A missing photo or map is drawn as a gray area.
 
     Args:
         cells: at least one.
-        title: a line above all.
-        columns: cells in a row.
+        title: a line at the top.
+        columns: cells per row.
 
     Returns:
         An RGB picture.
@@ -79,12 +79,12 @@ def _pair(cell: Cell) -> Image.Image:
 
 
 def synthetic_people(config: SynthConfig, *, people: int = 10, scale: int = 2) -> Image.Image:
-    """Draws some of a synthetic data set's people: from four sides, and as its cameras see them, with part maps.
+    """Draws some people of a synthetic data set: from four sides, and as seen by its cameras, with part maps.
 
     Args:
-        config: of the data set.
-        people: how many, at most; one row each.
-        scale: pixels of the picture per pixel of an image.
+        config: settings of the data set.
+        people: maximum number of people; one row each.
+        scale: pixels in the picture per image pixel.
 
     Returns:
         An RGB picture.

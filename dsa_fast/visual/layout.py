@@ -1,4 +1,4 @@
-"""What all pictures are laid out with: fonts, tiles of an image with text below it, and tables of tiles."""
+"""Layout of all pictures: fonts, tiles of an image with text below it, and tables of tiles."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dsa_fast.visual.palette import FAINT, INK, PAPER
 
 
 def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Writes a picture, in the format of the name's suffix; it appears whole or not at all. Folders are made.
+    """Writes a picture atomically, in the format of the file's suffix. Creates missing folders.
 
     Raises:
-        ValueError: the suffix names no known format.
+        ValueError: the suffix has no known format.
     """
     path = Path(path)
     if path.suffix.lower() not in Image.registered_extensions():
@@ -41,12 +41,12 @@ def to_tensor(picture: Image.Image) -> Tensor:
 
 @functools.cache
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font, so that pictures look the same on every machine."""
+    """Returns Pillow's own font, so pictures look the same on every machine."""
     return ImageFont.load_default(size)
 
 
 def shorten(text: str, size: int, width: float) -> str:
-    """The text, or its two ends with an ellipsis between them where it is wider than `width` pixels."""
+    """Returns the text, or its two ends with an ellipsis between them if it is wider than `width` pixels."""
     short, kept = text, len(text)
     while kept > 2 and font(size).getlength(short) > width:
         kept -= 1
@@ -55,7 +55,7 @@ def shorten(text: str, size: int, width: float) -> str:
 
 
 def fit(image: Image.Image, box: tuple[float, float]) -> Image.Image:
-    """The image as large as fits the box (width, height), keeping its shape."""
+    """Scales the image to fit the box (width, height), keeping its aspect ratio."""
     factor = min(box[0] / image.width, box[1] / image.height)
     size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
     return image.resize(size, Image.Resampling.LANCZOS)
@@ -68,7 +68,7 @@ def captioned(
     size: int = 12,
     centered: bool = False,
 ) -> Image.Image:
-    """The image with lines of text below it: text, or (text, colour). Each is shortened to the image's width."""
+    """Draws lines of text below the image: text, or (text, color). Each is shortened to the image's width."""
     pitch, anchor = size + 4, "ma" if centered else "la"
     tile = Image.new("RGB", (image.width, image.height + 3 + pitch * len(lines)), PAPER)
     tile.paste(image)
@@ -81,25 +81,25 @@ def captioned(
 
 
 def text_tile(text: str, width: int, *, size: int = 15, centered: bool = False, color: str = INK) -> Image.Image:
-    """A line of text as a tile."""
+    """Draws a line of text as a tile."""
     return captioned(Image.new("RGB", (width, 1), PAPER), [(text, color)], size=size, centered=centered)
 
 
 def in_rows(tiles: Sequence[Image.Image], columns: int) -> list[Sequence[Image.Image]]:
-    """The tiles in rows of `columns`, for `tile_table`."""
+    """Splits tiles into rows of `columns`, for `tile_table`."""
     return [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
 
 
 def tile_table(
     rows: Sequence[Sequence[Image.Image]], *, gap: int = 10, margin: int | None = None, title: str | None = None
 ) -> Image.Image:
-    """Tiles in rows and columns, each at the upper left of its place.
+    """Draws tiles in rows and columns, each at the top left of its cell.
 
     Args:
         rows: the tiles; rows may differ in length.
         gap: pixels between tiles.
-        margin: pixels around them all; by default `gap`.
-        title: a line above them, as large as fits.
+        margin: pixels around all tiles; by default `gap`.
+        title: a line above them, as large as possible.
 
     Returns:
         An RGB picture.

@@ -1,4 +1,4 @@
-"""Ranked lists as pictures: queries, one a row, each with the images nearest to it."""
+"""Ranked lists as pictures: one query per row, followed by the images nearest to it."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ def ranked_lists(
     height: int = 160,
     left_out: Tensor | None = None,
 ) -> Image.Image:
-    """Draws queries, one a row, each with the gallery images nearest to it.
+    """Draws one query per row, followed by the gallery images nearest to it.
 
-    The query is at the left in a blue frame. Right matches have a green frame and a tick, wrong ones a red frame and a
-    cross. Images that the protocol leaves out, if any are listed, are grey with a dash. Below each image are its pid
-    (or that it is a distractor or junk), its camera and its distance.
+    The query is on the left in a blue frame. Right matches have a green frame and a check mark, wrong ones a red frame
+    and a cross. Listed images that the protocol leaves out are gray with a dash. The text below each image gives its
+    pid (or "distractor" or "junk"), its camera and its distance.
 
     Args:
         queries: Q images.
         gallery: all gallery images; only those shown are read.
-        lists: of `rank_list` for these queries in this order, [Q, k].
+        lists: result of `rank_list` for these queries in this order, [Q, k].
         notes: a short line for each query, such as its average precision.
-        title: a line above all.
-        height: of an image, in pixels; images are shown half as wide as high, keeping their shape.
-        left_out: bool [Q, k], which of the listed the protocol leaves out. They take no rank: with it, each image's
-            rank is below it and not above the columns.
+        title: a line at the top.
+        height: height of an image in pixels; it is fitted into a frame half as wide as high.
+        left_out: bool [Q, k], which of the listed images the protocol leaves out. They have no rank. With this
+            argument, each image's rank is shown below it instead of above the columns.
 
     Returns:
         An RGB picture.
@@ -88,7 +88,7 @@ def ranked_lists(
         for column in range(k):
             index = int(lists.indices[row, column])
             if index < 0:
-                if left_out is None:  # otherwise lists differ in length
+                if left_out is None:  # otherwise the lists have different lengths
                     tiles.append(_none_left(height))
                 continue
             item, match = gallery[index], bool(lists.matches[row, column])
@@ -111,12 +111,12 @@ def ranked_lists(
 def search_results(
     rows: Sequence[tuple[tuple[Image.Image, str], Sequence[tuple[Image.Image, str]]]], *, height: int = 160
 ) -> Image.Image:
-    """Draws the results of a search without known identities: one row a query, followed by the nearest images.
+    """Draws the results of a search without known identities: one query per row, followed by the nearest images.
 
     Args:
-        rows: for each query its picture and name, and the pictures found for it, nearest first, each with a line such
-            as its cosine.
-        height: of an image, in pixels; images are shown half as wide as high, keeping their shape.
+        rows: for each query, its picture and name, and the found pictures, nearest first, each with a line such as its
+            cosine.
+        height: height of an image in pixels; it is fitted into a frame half as wide as high.
 
     Returns:
         An RGB picture.
@@ -145,18 +145,18 @@ def _check_height(height: int) -> None:
 
 
 def _frame_size(height: int) -> tuple[int, int]:
-    """Width and height of a frame around an image of this height."""
+    """Returns width and height of a frame around an image of this height."""
     return max(height // 2, 76) + 2 * _FRAME, height + 2 * _FRAME
 
 
 def _framed(image: Image.Image, color: str, lines: Sequence[str], height: int, mark: str | None = None) -> Image.Image:
-    """The image in the middle of a frame, with a mark in its upper right corner and lines of text below it."""
+    """Draws the image in the middle of a frame, with a mark in its top right corner and lines of text below it."""
     width, outer = _frame_size(height)
     tile = Image.new("RGB", (width, outer), color)
     shown = fit(image.convert("RGB"), (width - 2 * _FRAME, height))
     tile.paste(LINE, (_FRAME, _FRAME, width - _FRAME, outer - _FRAME))
     tile.paste(shown, ((width - shown.width) // 2, (outer - shown.height) // 2))
-    if mark is not None:  # for those who can't tell green from red
+    if mark is not None:  # for red-green color blindness
         left, draw = width - 18, ImageDraw.Draw(tile)
         draw.rectangle((left, 0, width - 1, 17), fill=color)
         for stroke in _STROKES[mark]:
@@ -174,5 +174,5 @@ def _none_left(height: int) -> Image.Image:
 
 
 def _rule(height: int) -> Image.Image:
-    """The line between a query and its list."""
+    """Draws the line between a query and its list."""
     return Image.new("RGB", (2, height + 2 * _FRAME), LINE)

@@ -1,7 +1,7 @@
 """A web page of results in one file that opens from disk: scores, curves, ranked lists, activation maps.
 
-The page needs no network and no server, and its content security policy forbids both. It shows some of the queries at a
-time and decodes the images of those alone, so that a browser can handle thousands of queries.
+The page needs neither a network nor a server, and its content security policy forbids both. It shows a few queries at a
+time and decodes only their images, so a browser can handle thousands of queries.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["ImagePlace", "WrittenReport", "write_report"]
 #: `embed`: in the page itself; `folder`: as files in a folder next to it; `auto`: embedded up to 64 MiB.
 ImagePlace = Literal["auto", "embed", "folder"]
 
-_CHUNK = 128  # images of a data block of the page, which is parsed when one of them is shown
+_CHUNK = 128  # images per data block of the page; a block is parsed when one of its images is shown
 _EMBED_LIMIT = 64 << 20
 _QUALITY = 82
 
@@ -47,9 +47,9 @@ class WrittenReport(NamedTuple):
 
     Attributes:
         path: the page.
-        size: its bytes, including those of the folder next to it, if there is one.
-        images: how many images it holds, each once.
-        embedded: whether they are in the page itself.
+        size: its size in bytes, including the folder next to it, if there is one.
+        images: number of images, each counted once.
+        embedded: whether the images are in the page itself.
     """
 
     path: Path
@@ -75,27 +75,27 @@ def write_report(
     images: ImagePlace = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> WrittenReport:
-    """Writes the page, whole or not at all. Memory holds one image and one data block at a time.
+    """Writes the page atomically. Only one image and one data block are in memory at a time.
 
     Args:
         path: the file to write, such as `report.html`.
-        queries: all queries that `result` is of.
+        queries: all queries that `result` covers.
         gallery: the gallery. Only listed images are read.
-        lists: of `unfiltered_lists` for the chosen queries, in their order.
+        lists: result of `unfiltered_lists` for the chosen queries, in their order.
         result: the scores of all queries.
-        chosen: places of the listed queries among all; by default all.
+        chosen: indices of the listed queries; by default all.
         histogram: distances of all pairs.
         query_heat: uint8 [Q, h, w], activation maps of all queries; see `record_activations`.
-        gallery_heat: uint8 [G, h, w], those of the gallery. Both or none.
+        gallery_heat: uint8 [G, h, w], those of the gallery. Pass both or neither.
         title: heading, any text.
         facts: lines for the head, such as the checkpoint's name; any text.
-        height: of the images, in pixels (smaller ones stay as they are); by default 160, from 2,000 images on 112.
-        images: in the page, or in a folder next to it, which is named like it with `_images`.
-        progress: called with the number of images done and of all images.
+        height: height of the images in pixels (smaller ones are not enlarged); by default 160, or 112 for 2,000 or more
+            images.
+        images: whether images are stored in the page, or in a folder next to it with the page's name plus `_images`.
+        progress: called with the number of finished images and the total.
 
     Raises:
-        ValueError: sizes that do not fit together, an image can't be read, or the folder of the images holds something
-            else.
+        ValueError: sizes do not match, an image can't be read, or the folder of the images contains something else.
     """
     path = Path(path)
     places = np.arange(len(queries)) if chosen is None else np.asarray(chosen, np.int64)
@@ -171,12 +171,12 @@ def write_report(
             _write(file, _filled(tail, fields))
             size = file.tell()
             file.flush()
-            if not embed:  # the images must be there before the page that names them
+            if not embed:  # the images must exist before the page that names them
                 shutil.rmtree(folder, ignore_errors=True)
                 fresh.replace(folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    if embed and _is_ours(folder):  # of an earlier report of this name
+    if embed and _is_ours(folder):  # from an earlier report with this name
         shutil.rmtree(folder, ignore_errors=True)
     return WrittenReport(path, size + bytes_outside, len(shown), embed)
 
@@ -184,7 +184,7 @@ def write_report(
 def _query_rows(
     places: NDArray[np.int64], listed: NDArray[np.int64], lists: UnfilteredLists, result: EvaluationResult
 ) -> list[dict[str, Any]]:
-    """One row a query. An image is named by its place among the shown: first the queries, then `listed`."""
+    """Makes one row per query. An image is named by its index among the shown ones: the queries, then `listed`."""
     number = {int(item): len(places) + i for i, item in enumerate(listed)}
     rows = []
     for row, place in enumerate(places):
@@ -205,7 +205,7 @@ def _query_rows(
 
 
 def _jpeg(path: Path, height: int) -> bytes:
-    """The image, at most `height` high and twice as wide, as JPEG."""
+    """Encodes the image as JPEG, at most `height` high and twice as wide."""
     image = read_picture(path)
     image.thumbnail((2 * height, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -214,7 +214,7 @@ def _jpeg(path: Path, height: int) -> bytes:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether it is a folder of a report's images and of nothing else."""
+    """Returns whether a folder contains only a report's images."""
     names = re.compile(r"\d{3,}(/\d{6,}\.jpg)?")
     return folder.is_dir() and all(names.fullmatch(p.relative_to(folder).as_posix()) for p in folder.rglob("*"))
 
@@ -226,18 +226,18 @@ def _estimate(shown: Sequence[LabeledImage], height: int) -> int:
 
 
 def _block(name: str, value: object) -> str:
-    """A data block of the page. ASCII without `<`, so that nothing in it can end it."""
+    """Makes a data block of the page: ASCII without `<`, so its contents can't end the block."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return f'<script type="application/json" id="{name}">{text}</script>\n'
 
 
 def _filled(template: str, fields: Mapping[str, str]) -> str:
-    """The template with its {{names}} replaced in one go, so that replacements are not searched for names."""
+    """Fills in the {{names}} of the template in one pass, so replacements are not searched for names."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], template)
 
 
 def _write(file: BinaryIO, text: str) -> None:
-    file.write(text.encode("utf-8", "xmlcharrefreplace"))  # file names may hold bytes that are no text
+    file.write(text.encode("utf-8", "xmlcharrefreplace"))  # file names may contain bytes that are not text
 
 
 def _tiles(result: EvaluationResult, gallery: int) -> str:

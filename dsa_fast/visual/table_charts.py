@@ -16,11 +16,11 @@ __all__ = ["sweep_chart", "table_chart"]
 
 @in_style
 def table_chart(rows: Sequence[dict[str, Any]], people: str) -> Image.Image:
-    """Draws two panels that share their rows: mAP as measured here, each seed a dot, and the paper's.
+    """Draws two panels with the same rows: the mAP measured here, with a dot per seed, and the paper's.
 
     Args:
-        rows: of `dsa_fast.tables.report.collect`.
-        people: the data set of this measurement, in a few words.
+        rows: result of `dsa_fast.tables.report.collect`.
+        people: short description of the data set.
     """
     figure = Figure(figsize=(10.5, 1.4 + 0.36 * len(rows)))
     here, paper = figure.subplots(1, 2, sharey=True)
@@ -42,12 +42,12 @@ def table_chart(rows: Sequence[dict[str, Any]], people: str) -> Image.Image:
 
 @in_style
 def sweep_chart(points: Sequence[dict[str, Any]], titles: Sequence[str], first: str) -> Image.Image:
-    """Draws two panels over the strength of misalignment: the mAP of each row, and its gain on the first row.
+    """Draws two panels over the strength of misalignment: the mAP of each row, and its gain over the first row.
 
     Args:
-        points: of `dsa_fast.tables.report.sweep_report`: row, strength, mAP and gain.
-        titles: the rows.
-        first: the row that gains are measured from.
+        points: result of `dsa_fast.tables.report.sweep_report`: row, strength, mAP and gain.
+        titles: titles of the rows.
+        first: the row that gains are relative to.
     """
     figure = Figure(figsize=(10.5, 4.2))
     scores, gains = figure.subplots(1, 2)
@@ -65,7 +65,7 @@ def sweep_chart(points: Sequence[dict[str, Any]], titles: Sequence[str], first: 
                     label=title,
                 )
     scores.set(title="synthetic people", xlabel="strength of misalignment", ylabel="mAP, %")
-    gains.set(title=f"gain on {first}", xlabel="strength of misalignment", ylabel="points of mAP")
+    gains.set(title=f"gain over {first}", xlabel="strength of misalignment", ylabel="points of mAP")
     gains.axhline(0.0, color=FAINT, linewidth=1.0)
     for axes in (scores, gains):
         if axes.get_legend_handles_labels()[0]:

@@ -193,7 +193,7 @@ def test_unreadable_files_have_their_status(folder: Path) -> None:
 def test_a_wrong_order_is_named(folder: Path) -> None:
     status, report = inspected(folder, "--iuv_order", "VUI")
     assert status == 1 and report["counts"]["channel order"] == 8
-    assert "can be read with order auto" in report["files"][0]["found"]["channel order"]
+    assert "can be read with --iuv_order auto" in report["files"][0]["found"]["channel order"]
 
 
 def test_maps_beside_images_and_in_stores(folder: Path) -> None:

@@ -7,7 +7,9 @@
 
 #include <jpeglib.h>
 #include <png.h>
+#include <zlib.h>
 
+#include <array>
 #include <cmath>
 #include <filesystem>
 #include <functional>
@@ -104,7 +106,7 @@ void test_sidecar() {
   }
 }
 
-void test_artifact(const std::string& folder) {
+void test_exported(const std::string& folder) {
   const std::string path = folder + "/mf.onnx";
   const auto put = [](const std::string& at, const std::string& bytes) {
     AtomicFile file(at);
@@ -114,15 +116,15 @@ void test_artifact(const std::string& folder) {
   refuses([&] { read_sidecar(path); }, {path + ".json cannot be read: No such file"});
   put(path + ".json", good_sidecar().dump());
   const Sidecar sidecar = read_sidecar(path);
-  refuses([&] { read_artifact(path, sidecar); }, {path + " cannot be read: No such file"});
+  refuses([&] { read_exported(path, sidecar); }, {path + " cannot be read: No such file"});
   put(path, "abc");
-  check(read_artifact(path, sidecar) == "abc", "read_artifact");
+  check(read_exported(path, sidecar) == "abc", "read_exported");
   put(path, "abd");
-  refuses([&] { read_artifact(path, sidecar); },
+  refuses([&] { read_exported(path, sidecar); },
           {path + " must have the SHA-256 ba7816bf",
            "got a52d159f262b2c6ddb724a61840befc36eb30c88877a4030b65cbe86298449c9"});
   put(path, "abcd");
-  refuses([&] { read_artifact(path, sidecar); }, {path + " must have 3 bytes", "got 4"});
+  refuses([&] { read_exported(path, sidecar); }, {path + " must have 3 bytes", "got 4"});
   refuses([&] { read_file(folder, 10); }, {"must be a file, got a folder"});
   refuses([&] { read_file(path, 3); }, {"must have at most 3 bytes, got 4"});
 }
@@ -149,13 +151,14 @@ void test_contract() {
   refuses(changed([](Ports& p) { p.min_batch = 2; }), {"got 2..-1"});
 
   check(choose_batch(sidecar, 0) == 64 && choose_batch(sidecar, 3) == 3, "choose_batch");
-  refuses([&] { choose_batch(sidecar, 65); }, {"batch must be in 1..64 for this artifact, got 65"});
+  refuses([&] { choose_batch(sidecar, 65); }, {"batch must be in 1..64 for this exported file, got 65"});
   check(choose_device(sidecar, "") == 0 && choose_device(sidecar, "cpu") == 0, "choose_device");
-  refuses([&] { choose_device(sidecar, "cuda"); }, {"device must be cpu for a onnx artifact, got cuda"});
+  refuses([&] { choose_device(sidecar, "cuda"); },
+          {"device must be cpu for an exported file of the kind onnx, got cuda"});
   Sidecar engine = sidecar;
   engine.kind = "tensorrt";
   check(choose_device(engine, "cuda:12") == 12 && choose_device(engine, "") == 0, "choose_device, cuda");
-  refuses([&] { choose_device(engine, "cpu"); }, {"device must be cuda for a tensorrt artifact"});
+  refuses([&] { choose_device(engine, "cpu"); }, {"device must be cuda for an exported file of the kind tensorrt"});
   for (const char* bad : {"cuda:", "cuda:x", "cuda:-1", "cuda:99999", "cudax", "gpu"}) {
     refuses([&] { choose_device(engine, bad); }, {"device must be cpu, cuda or cuda:N, got "});
   }
@@ -193,7 +196,8 @@ void test_files(const std::string& folder) {
 
 // ---- images ---------------------------------------------------------------------------------------------------------
 
-std::string make_jpeg(const Image& image) {
+// With the given APP1 markers.
+std::string make_jpeg(const Image& image, const std::vector<std::string>& markers = {}) {
   jpeg_compress_struct info;
   jpeg_error_mgr errors;
   info.err = jpeg_std_error(&errors);
@@ -207,6 +211,10 @@ std::string make_jpeg(const Image& image) {
   info.in_color_space = JCS_RGB;
   jpeg_set_defaults(&info);
   jpeg_start_compress(&info, TRUE);
+  for (const std::string& marker : markers) {
+    jpeg_write_marker(&info, JPEG_APP0 + 1, reinterpret_cast<const JOCTET*>(marker.data()),
+                      static_cast<unsigned>(marker.size()));
+  }
   while (info.next_scanline < info.image_height) {
     JSAMPROW row = const_cast<JSAMPROW>(image.pixels.data()) + info.next_scanline * image.width * 3;
     jpeg_write_scanlines(&info, &row, 1);
@@ -230,6 +238,18 @@ std::string make_png(const Image& image) {
   check(png_image_write_to_memory(&info, bytes.data(), &size, 0, image.pixels.data(), 0, nullptr) != 0, "make_png");
   bytes.resize(size);
   return bytes;
+}
+
+// A PNG with an eXIf chunk before its pixels, or after them.
+std::string add_exif(std::string png, const std::string& exif, bool late) {
+  const auto word = [](uint64_t n) {
+    std::string bytes;
+    for (int shift = 24; shift >= 0; shift -= 8) bytes += static_cast<char>(n >> shift);
+    return bytes;
+  };
+  const std::string chunk = "eXIf" + exif;
+  const uint64_t crc = crc32(0, reinterpret_cast<const Bytef*>(chunk.data()), static_cast<uInt>(chunk.size()));
+  return png.insert(late ? png.size() - 12 : 33, word(exif.size()) + chunk + word(crc));
 }
 
 Image noise(int64_t height, int64_t width) { return {height, width, random_bytes(height * width * 3)}; }
@@ -258,6 +278,118 @@ void test_decoding() {
             "a damaged image's size");
     } catch (const std::runtime_error&) {
     }
+  }
+}
+
+// EXIF data with the orientation as the second of two tags.
+std::string make_exif(bool little, uint64_t orientation, uint64_t type = 3, uint64_t count = 1) {
+  std::string bytes = little ? "II" : "MM";
+  const auto put = [&](uint64_t n, int width) {
+    for (int i = 0; i < width; ++i) bytes += static_cast<char>(n >> 8 * (little ? i : width - 1 - i));
+  };
+  put(42, 2), put(8, 4), put(2, 2);
+  put(0x010f, 2), put(2, 2), put(6, 4), put(38, 4);  // the maker's name, at 38
+  put(0x0112, 2), put(type, 2), put(count, 4), put(orientation, type == 4 ? 4 : 2), put(0, type == 4 ? 0 : 2);
+  put(0, 4);
+  return bytes + std::string("maker\0", 6);
+}
+
+// The pixel of the stored image that the upright image shows at (y, x), from EXIF's definition: orientation 6 has the
+// upright image's top on its right side, and so on.
+std::array<int64_t, 2> stored_at(int64_t orientation, int64_t h, int64_t w, int64_t y, int64_t x) {
+  switch (orientation) {
+    case 2:
+      return {y, w - 1 - x};
+    case 3:
+      return {h - 1 - y, w - 1 - x};
+    case 4:
+      return {h - 1 - y, x};
+    case 5:
+      return {x, y};
+    case 6:
+      return {h - 1 - x, y};
+    case 7:
+      return {h - 1 - x, w - 1 - y};
+    case 8:
+      return {x, w - 1 - y};
+    default:
+      return {y, x};
+  }
+}
+
+void test_orientation() {
+  constexpr int64_t h = 13, w = 7;
+  const std::string prefix("Exif\0\0", 6), xmp("http://ns.adobe.com/xap/1.0/\0", 29);
+  const Image image = noise(h, w);
+  const std::string png = make_png(image);
+  const Image plain_jpeg = decode_image(make_jpeg(image), "x");
+  const auto is_turned = [&](const std::string& file, const Image& from, int64_t orientation, const std::string& name) {
+    const Image got = decode_image(file, "x");
+    bool same = got.height == (orientation >= 5 ? w : h) && got.width == (orientation >= 5 ? h : w) &&
+                got.pixels.size() == from.pixels.size();
+    for (int64_t i = 0; same && i < h * w; ++i) {
+      const auto [y, x] = stored_at(orientation, h, w, i / got.width, i % got.width);
+      same = std::memcmp(&got.pixels[size(i * 3)], &from.pixels[size((y * w + x) * 3)], 3) == 0;
+    }
+    check(same, name + ", orientation " + std::to_string(orientation));
+  };
+  for (int64_t orientation = 1; orientation <= 8; ++orientation) {
+    const auto value = static_cast<uint64_t>(orientation);
+    for (const bool little : {false, true}) {
+      for (const uint64_t type : {3, 4}) {
+        const std::string exif = make_exif(little, value, type);
+        for (const bool late : {false, true}) is_turned(add_exif(png, exif, late), image, orientation, "png");
+        is_turned(make_jpeg(image, {prefix + exif}), plain_jpeg, orientation, "jpeg");
+        is_turned(make_jpeg(image, {prefix + prefix + exif}), plain_jpeg, orientation, "two prefixes");
+        is_turned(make_jpeg(image, {prefix + exif.substr(0, 20), prefix + exif.substr(20)}), plain_jpeg, orientation,
+                  "two markers");
+      }
+    }
+    for (const char* before : {"tiff:Orientation=\"", "tiff:Orientation=1 <tiff:Orientation>"}) {
+      const std::string text = xmp + before + std::to_string(orientation);
+      is_turned(make_jpeg(image, {text}), plain_jpeg, orientation, "xmp");
+      is_turned(make_jpeg(image, {text, prefix + make_exif(true, 1)}), plain_jpeg, 1, "xmp next to exif");
+      is_turned(make_jpeg(image, {text, prefix + "no TIFF"}), plain_jpeg, 1, "xmp next to damaged exif");
+    }
+  }
+
+  const std::string good = make_exif(true, 6);
+  const auto changed = [&](size_t at, const std::string& bytes) {
+    return std::string(good).replace(at, bytes.size(), bytes);
+  };
+  const struct {
+    const char* name;
+    std::string exif;
+  } damages[] = {
+      {"no data", ""},
+      {"no TIFF", changed(2, "+")},
+      {"mixed byte orders", changed(1, "M")},
+      {"a directory at the end", changed(4, std::string("\x2c\0\0\0", 4))},
+      {"a directory far outside", changed(4, "\xff\xff\xff\xff")},
+      {"a directory with only its size", good.substr(0, 10)},
+      {"a header that is cut off", good.substr(0, 7)},
+      {"a tag that is cut off", good.substr(0, 33)},
+      {"a text", changed(24, "\2")},
+      {"no such type", changed(24, "\x77\x77")},
+      {"no values", changed(26, std::string(1, '\0'))},
+      {"values outside", changed(26, std::string("\3\0\0\0\x28", 5))},
+      {"too many values", changed(26, "\xff\xff\xff\xff")},
+      {"another value", changed(30, "\x9")},
+      {"no value", changed(30, std::string(1, '\0'))},
+      {"data of the tag before that are cut off", good.substr(0, 40)},
+  };
+  for (const auto& damage : damages) {
+    is_turned(add_exif(png, damage.exif, false), image, 1, std::string("png, ") + damage.name);
+    is_turned(make_jpeg(image, {prefix + damage.exif}), plain_jpeg, 1, std::string("jpeg, ") + damage.name);
+  }
+  const std::string two = make_exif(true, 44, 4, 2) + std::string("\6\0\0\0\1\0\0", 8);
+  is_turned(make_jpeg(image, {prefix + two}), plain_jpeg, 6, "the first of two values");
+  for (int i = 0; i < 3000; ++i) {
+    std::string exif = make_exif(i % 2 == 0, 1 + rng() % 8, 1 + rng() % 16, 1 + rng() % 3);
+    for (int k = 0; k < 1 + i % 4; ++k) exif[rng() % exif.size()] = static_cast<char>(rng());
+    if (i % 3 == 0) exif.resize(rng() % exif.size());
+    const Image decoded = decode_image(make_jpeg(image, {prefix + exif}), "x");
+    check(decoded.height * decoded.width == h * w && size(h * w * 3) == decoded.pixels.size(), "a damaged EXIF");
   }
 }
 
@@ -315,10 +447,11 @@ void run_tests(const std::vector<std::string>&) {
   char folder[] = "/tmp/dsa_fast_test_XXXXXX";
   check(mkdtemp(folder) != nullptr, "mkdtemp");
   test_sidecar();
-  test_artifact(folder);
+  test_exported(folder);
   test_contract();
   test_files(folder);
   test_decoding();
+  test_orientation();
   test_resize();
   std::filesystem::remove_all(folder);
 }

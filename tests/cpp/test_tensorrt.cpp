@@ -23,8 +23,8 @@ struct Case {
     open(batch, std::string_view(reinterpret_cast<const char*>(&engine), sizeof(engine)), 0);
   }
 
-  void open(int64_t batch, std::string_view artifact, int device) {
-    backend.reset(dsa_fast_open_backend({sidecar, artifact, device, batch, 1, "fp32"}));
+  void open(int64_t batch, std::string_view exported, int device) {
+    backend.reset(dsa_fast_open_backend({sidecar, exported, device, batch, 1, "fp32"}));
   }
 };
 

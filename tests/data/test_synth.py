@@ -106,7 +106,7 @@ def test_joint_angles_turn_as_documented():
 
 
 def test_body_errors():
-    with pytest.raises(ValueError, match="height must be in 0.5..2.5 metres, got 3"):
+    with pytest.raises(ValueError, match="height must be in 0.5..2.5 meters, got 3"):
         build_body(Shape(height=3))
     with pytest.raises(ValueError, match="skirt must be in 0..2.0, got -1"):
         build_body(Shape(skirt=-1))

@@ -106,7 +106,7 @@ def test_an_order_that_cannot_be_told_is_an_error_and_an_option(tmp_path: Path) 
     iuv = torch.full((3, 4, 4), 7, dtype=torch.uint8)
     iuv[2] = 9
     path = save_rgb(tmp_path / "vague.png", iuv)
-    with pytest.raises(ValueError, match=r"vague\.png: its channel order cannot be told.*order='IUV'"):
+    with pytest.raises(ValueError, match=r"vague\.png: its channel order is ambiguous.*order='IUV'"):
         read_iuv(path)
     assert torch.equal(read_iuv(path, order="IUV"), iuv)
     assert torch.equal(read_iuv(path, order="VUI"), iuv.flip(0))
@@ -204,13 +204,13 @@ def test_bad_numpy_files_are_named(tmp_path: Path) -> None:
         (random_iuv().float().numpy(), r"u and v in \[0, 1\] \(clamp them, or divide by 255\)"),
         (nan, r"u and v in \[0, 1\]"),
         (half, "whole part ids 0..24"),
-        (random_iuv().int().numpy(), "must be of uint8 or floating point, got int32"),
+        (random_iuv().int().numpy(), "must be uint8 or floating point, got int32"),
         (np.zeros((4, 5), np.uint8), r"must be an array \[H, W, 3\] or \[3, H, W\], got \[4, 5\]"),
         (np.zeros((4, 5, 4), np.uint8), r"got \[4, 5, 4\]"),
         (np.zeros((0, 5, 3), np.uint8), r"got \[0, 5, 3\]"),
-        (np.zeros((3, 5, 3), np.uint8), r"may be \[H, W, 3\] or \[3, H, W\] with its shape"),
+        (np.zeros((3, 5, 3), np.uint8), r"may be \[H, W, 3\] or \[3, H, W\], got the shape"),
         (np.array([{"a": 1}], object), "it holds Python objects, which are not loaded"),
-        (vague, "channel order cannot be told .* give order='IUV'"),
+        (vague, "channel order is ambiguous; give order='IUV'"),
         (np.full((4, 5, 3), 200, np.uint8), "part ids 0..24 .* got up to 200"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
@@ -572,7 +572,7 @@ def test_overlay_colors_parts_and_dims_the_rest() -> None:
     assert picture[10, 10].tolist() == list(PART_COLORS[9])
     assert picture[1, 1].tolist() == [90, 90, 90]
     assert (picture[5, 10] < np.array(PART_COLORS[9])).all()  # the border is dark
-    with pytest.raises(ValueError, match="image and iuv must be of one size"):
+    with pytest.raises(ValueError, match="image and iuv must have the same size"):
         part_overlay(image, iuv[:, 1:])
     with pytest.raises(TypeError, match="image must be a uint8 tensor"):
         part_overlay(image.float(), iuv)
@@ -648,7 +648,7 @@ def test_command_names_bad_input(two_people: tuple[Path, Path, Path], tmp_path: 
     photo, iuv, people = two_people
     out = tmp_path / "out.png"
     write_iuv(tmp_path / "small.png", random_iuv(5, 4))
-    with pytest.raises(ValueError, match=r"one size .* got 40 x 24 for .*photo\.png and 4 x 5 for .*small\.png"):
+    with pytest.raises(ValueError, match=r"same size .* got 40 x 24 for .*photo\.png and 4 x 5 for .*small\.png"):
         warp_command(photo, tmp_path / "small.png", out)
     with pytest.raises(FileNotFoundError, match=r"image not found: .*none\.jpg"):
         warp_command(tmp_path / "none.jpg", iuv, out)
@@ -662,17 +662,17 @@ def test_command_names_bad_input(two_people: tuple[Path, Path, Path], tmp_path: 
     for person in (None, 4):
         with pytest.raises(ValueError, match=rf"person must be one of .*: 3 \(96 pixels\), 5 \(96 .*; got {person}"):
             warp_command(photo, iuv, out, instances=people, person=person)
-    with pytest.raises(ValueError, match="person must come with instances"):
+    with pytest.raises(ValueError, match="person requires instances"):
         warp_command(photo, iuv, out, person=3)
     with pytest.raises(ValueError, match="instances must have one channel"):
         warp_command(photo, iuv, out, instances=photo, person=3)
     Image.new("L", (4, 5)).save(tmp_path / "few.png")
     with pytest.raises(ValueError, match=r"instances must be a readable image, got .*none\.png"):
         warp_command(photo, iuv, out, instances=tmp_path / "none.png", person=3)
-    with pytest.raises(ValueError, match=r"instances must be of the image's size .* 40 x 24, got 4 x 5"):
+    with pytest.raises(ValueError, match=r"instances must have the image's size .* 40 x 24, got 4 x 5"):
         warp_command(photo, iuv, out, instances=tmp_path / "few.png", person=3)
     write_iuv(tmp_path / "empty.png", torch.zeros(3, 24, 40, dtype=torch.uint8))
-    with pytest.raises(ValueError, match=r"labelled pixels, got background only: .*empty\.png"):
+    with pytest.raises(ValueError, match=r"labeled pixels, got background only: .*empty\.png"):
         warp_command(photo, tmp_path / "empty.png", out)
     assert not out.exists()
 

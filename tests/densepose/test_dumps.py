@@ -195,7 +195,7 @@ def test_text_pickles_are_read_as_far_as_they_hold_no_tensors(tmp_path: Path) ->
         ("instances", "got Instances: raw network outputs"),
         ("labels", r"labels must be part ids 0..24, got 25..25"),
         ("shape", r"must hold labels \[h, w\] and uv"),
-        ("box", "box must be of the result's size, 90 x 90"),
+        ("box", "box must have the result's size, 90 x 90"),
         ("few", "pred_densepose must hold a result for each of 2 boxes, got 1"),
         ("none", "it has boxes, but no pred_densepose"),
         ("checkpoint", "an image must be a dict with a file_name, got dict"),
@@ -219,8 +219,8 @@ def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "empty.pkl").touch()
     (tmp_path / "text.pkl").write_text("no pickle")
     for name, message in {
-        "picture.png": "is no torch.save file or pickle",
-        "text.pkl": "is no torch.save file or pickle",
+        "picture.png": "is not a torch.save file or pickle",
+        "text.pkl": "is not a torch.save file or pickle",
         "empty.pkl": "got an empty file",
         "other.zip": "not one of torch.save",
         "packed.zip": "compressed or encrypted",
@@ -327,7 +327,7 @@ def test_malicious_files_run_nothing(tmp_path: Path, attack: str, place: str, wr
         "deep": [{"file_name": "a.jpg", "pred_densepose": [[(1, {"x": [evil]})]]}],
     }[place]
     write(value, tmp_path / "evil.pkl")
-    with pytest.raises(ValueError, match=r"evil\.pkl is not loaded: it asks for .*; nothing was run"):
+    with pytest.raises(ValueError, match=r"evil\.pkl is not loaded: it refers to .*; nothing was run"):
         read_dump(tmp_path / "evil.pkl")
     assert not mark.exists() and "antigravity" not in sys.modules
 
@@ -428,7 +428,7 @@ def test_a_zip_that_promises_more_numbers_than_it_holds_is_refused(tmp_path: Pat
                     assert data.count(b"K\x04") == 2
                     data = data.replace(b"K\x04", number)
                 short.writestr(info.filename, data)
-        with pytest.raises(ValueError, match=r"short.* is no torch.save file"):
+        with pytest.raises(ValueError, match=r"short.* is not a torch.save file"):
             read_values(name, ())
 
 
@@ -488,7 +488,7 @@ def test_results_in_memory() -> None:
     ("changes", "error", "message"),
     [
         ({"labels": torch.zeros(1, 2, 2).long()}, ValueError, r"labels must have shape \[h, w\], got \[1, 2, 2\]"),
-        ({"uv": torch.zeros(2, 2, 3)}, ValueError, r"uv must have shape \[2, 2, 2\] as labels have it"),
+        ({"uv": torch.zeros(2, 2, 3)}, ValueError, r"uv must have shape \[2, 2, 2\] to match labels"),
         ({"uv": torch.zeros(2, 2, 2).long()}, TypeError, "uv must be floating point, got torch.int64"),
         ({"labels": torch.full((2, 2), 25)}, ValueError, "labels must be part ids 0..24, got numbers from 25 to 25"),
         ({"labels": torch.full((2, 2), 1.5)}, ValueError, "labels must be part ids 0..24"),

@@ -229,7 +229,7 @@ def test_a_dump_is_packed(people: Path, tmp_path: Path, capsys: pytest.CaptureFi
     torch.save([entry(f"./{train}")], tmp_path / "vague.pkl")
     options = ["--out", str(tmp_path / "twice.dsaiuv"), "--dump", str(tmp_path / "vague.pkl")]
     assert main(["pack", str(people), *options]) == 1
-    assert "must tell images apart" in capsys.readouterr().err
+    assert "must identify images uniquely" in capsys.readouterr().err
     torch.save([entry("/other.jpg")], tmp_path / "none.pkl")
     assert main(["pack", str(people), "--out", str(tmp_path / "n.dsaiuv"), "--dump", str(tmp_path / "none.pkl")]) == 1
     assert "must name some of the images" in capsys.readouterr().err

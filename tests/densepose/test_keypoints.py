@@ -438,7 +438,7 @@ def test_reads_market1501_body_point(tmp_path: Path) -> None:
     assert list(read_keypoints(path, names=["x", "y"])) == ["x", "y"]
     with pytest.raises(ValueError, match=r"names \(--keypoints\.names\) must be the folder"):
         read_keypoints(path)
-    with pytest.raises(ValueError, match="is of 2 pictures, got names of 3"):
+    with pytest.raises(ValueError, match="has 2 pictures, got 3 names"):
         read_keypoints(path, names=["x", "y", "z"])
     with pytest.raises(FileNotFoundError, match="got .*nowhere"):
         read_keypoints(path, names=tmp_path / "nowhere")
@@ -460,7 +460,7 @@ def test_reads_the_three_files_of_market1501_body_point(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="names must be the folder of Market-1501"):
         read_keypoints(tmp_path / "points")
     (tmp_path / "market" / "query" / "0002_b.jpg").touch()
-    with pytest.raises(ValueError, match=r"14point_query.mat is of 1 pictures, got names of 2"):
+    with pytest.raises(ValueError, match=r"14point_query.mat has 1 pictures, got 2 names"):
         read_keypoints(tmp_path / "points", names=tmp_path / "market")
 
 
@@ -572,7 +572,7 @@ def test_estimator_errors(tmp_path: Path, weights: Path, estimator: PoseEstimato
         PoseEstimator(tmp_path / "none.pth")
     bad = tmp_path / "bad.pth"
     bad.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="bad.pth' is no file of tensors"):
+    with pytest.raises(ValueError, match="bad.pth' is not a file of tensors"):
         PoseEstimator(bad)
     torch.save([1, 2], bad)
     with pytest.raises(ValueError, match="must hold a state dict .* got list"):
@@ -586,7 +586,7 @@ def test_estimator_errors(tmp_path: Path, weights: Path, estimator: PoseEstimato
             return Path.touch, (tmp_path / "ran",)
 
     torch.save(Evil(), bad)
-    with pytest.raises(ValueError, match="is no file of tensors"):
+    with pytest.raises(ValueError, match="is not a file of tensors"):
         PoseEstimator(bad)
     assert not (tmp_path / "ran").exists()
     for options, words in (

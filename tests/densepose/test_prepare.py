@@ -155,7 +155,7 @@ def test_a_map_whose_channel_order_cannot_be_told_is_left_as_it_is(tmp_path: Pat
     pixels[0, :4], pixels[1, :4] = (5, 0, 0), (0, 0, 5)
     pairs[0][1].parent.mkdir()
     Image.fromarray(pixels).save(pairs[0][1])
-    with pytest.raises(ValueError, match="order cannot be told"):
+    with pytest.raises(ValueError, match="order is ambiguous"):
         read_iuv(pairs[0][1])
     made = make_maps(pairs, Fake())
     assert made is not None and made.new == 0 and made.facts[0].labelled > 0
@@ -492,7 +492,7 @@ def test_report_and_contact_sheet(
     with Image.open(tmp_path / "images" / "iuv" / "prepare.jpg") as sheet:
         assert sheet.width > 600 and sheet.height > 300
     assert main(["prepare", str(tmp_path / "images"), "--batch", "8"]) == 0
-    assert "all maps were there already" in capsys.readouterr().out
+    assert "all maps existed already" in capsys.readouterr().out
     monkeypatch.setattr(fake, "settings", {"by": "another fake"}, raising=False)
     assert main(["prepare", str(tmp_path / "images")]) == 1
     assert "with other options (by was fake, is another fake)" in capsys.readouterr().err
@@ -543,7 +543,7 @@ def test_names_of_other_programs_find_their_images(tmp_path: Path) -> None:
     images = [tmp_path / "query" / "a.jpg", tmp_path / "gallery" / "a.jpg", tmp_path / "gallery" / "b.png"]
     names = ["/else/where/query/a.jpg", "C:\\data\\gallery\\a.jpg", "b", "unknown.jpg"]
     assert match_names(images, names, "FILE") == dict(zip(images, names, strict=False))
-    with pytest.raises(ValueError, match="must tell images apart, got 'a.jpg'"):
+    with pytest.raises(ValueError, match="must identify images uniquely, got 'a.jpg'"):
         match_names(images, ["a.jpg"], "FILE")
     with pytest.raises(ValueError, match="name an image once"):
         match_names(images, ["b.png", "b"], "FILE")
@@ -573,7 +573,7 @@ def test_keypoints_are_drawn_by_the_same_run(tmp_path: Path, capsys: pytest.Capt
     assert int(iuv[0, 36, 24]) == 2, "the middle of the chest is the torso's front"
     with Image.open(out / "0.png") as file:
         assert file.info[MAKER_KEY] == "keypoint IUV"
-    assert len(images) == 3 and main(arguments) == 0 and "there already" in capsys.readouterr().out
+    assert len(images) == 3 and main(arguments) == 0 and "existed already" in capsys.readouterr().out
 
 
 def test_photos_with_an_exif_turn_are_taken_upright(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -589,7 +589,7 @@ def test_photos_with_an_exif_turn_are_taken_upright(tmp_path: Path, capsys: pyte
     place = photo.parent / "iuv" / "turned.png"
     assert read_iuv(place).shape == (3, 96, 48) == read_image(photo).shape
     assert int(read_iuv(place)[0, 36, 24]) == 2
-    assert main(["prepare", str(photo.parent), *options]) == 0 and "there already" in capsys.readouterr().out
+    assert main(["prepare", str(photo.parent), *options]) == 0 and "existed already" in capsys.readouterr().out
     assert main(["warp", str(photo), str(place), "--out", str(tmp_path / "warp.png")]) == 0
     assert main(["inspect", str(photo.parent), "--out", str(tmp_path / "inspect")]) in (0, 1)
     report = json.loads((tmp_path / "inspect" / "inspect.json").read_text())
@@ -797,7 +797,7 @@ def test_configs_and_weights_that_do_not_fit(tiny_model: tuple[Path, Path], tmp_
         ("none.yaml", "MODEL: [", "must be a detectron2 config"),
         ("key.yaml", "MODEL: {NO_SUCH: 1}", "must be a detectron2 config"),
         ("code.yaml", "MODEL: !!python/object/apply:os.getcwd []", "must be a detectron2 config"),
-        ("plain.yaml", "MODEL: {META_ARCHITECTURE: GeneralizedRCNN}", "must be that of a DensePose model"),
+        ("plain.yaml", "MODEL: {META_ARCHITECTURE: GeneralizedRCNN}", "must be for a DensePose model"),
         ("cse.yaml", text.replace("ChartWithConfidencePredictor", "EmbeddingPredictor"), r"\(CSE\)"),
         (
             "wide.yaml",

@@ -972,7 +972,7 @@ def test_the_command_says_what_was_not_checked(
     if not torch.cuda.is_available():
         assert "Not checked: the file itself" in capsys.readouterr().out
     for bad, message in [
-        (["--precision", "int8"], "needs images like those of the application"),
+        (["--precision", "int8"], "needs images like those of your application"),
         (["--calibrate", "x"], "are for precision int8"),
         (["--format", "tensorrt-rtx", "--triton", "x"], "Triton has no TensorRT-RTX"),
         (["--batch", "4,2,1"], "batch must be 1 <= min"),

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def test_what_cannot_be_built_is_said(tmp_path: Path) -> None:
     result = configure(tmp_path / "on", without_png, "-DDSA_FAST_RUNTIME=ON")
     assert result.returncode != 0
     message = " ".join(result.stderr.split())
-    assert "the runtime cannot be built, and DSA_FAST_RUNTIME=ON asks for it: libraries are missing" in message
+    assert "the runtime cannot be built, but DSA_FAST_RUNTIME=ON requires it: libraries are missing" in message
 
 
 @pytest.mark.parametrize("which", ["OPENVINO", "TENSORRT"])
@@ -146,7 +147,7 @@ def test_a_back_end_that_is_asked_for_must_be_there(built: Built, which: str, tm
     result = configure(tmp_path / "build", f"-DDSA_FAST_{which}=ON", *options)
     assert result.returncode != 0
     message = " ".join(result.stderr.split())
-    assert f"cannot be built, and DSA_FAST_{which}=ON asks for it: " in message
+    assert f"cannot be built, but DSA_FAST_{which}=ON requires it: " in message
     if which == "OPENVINO":
         assert "OpenVINO was not found: pip install openvino, or set OpenVINO_DIR" in message
     else:
@@ -225,6 +226,90 @@ def test_decoding_is_pillow_s(built: Built, tmp_path: Path) -> None:
     images, errors = decode(built, *paths)
     assert errors == "" and len(paths) == 14
     for path, ours in zip(paths, images, strict=True):
+        np.testing.assert_array_equal(ours, read_image(path).permute(1, 2, 0).numpy(), err_msg=path.name)
+
+
+def exif_block(endian: str, orientation: int, kind: str = "H") -> bytes:
+    """EXIF data as EXIF writes them: a TIFF header and one directory, here with one tag before the orientation."""
+    number = {"H": 3, "I": 4}[kind]
+    value = struct.pack(endian + kind, orientation).ljust(4, b"\0")
+    tags = struct.pack(endian + "HHII", 0x010F, 2, 6, 38) + struct.pack(endian + "HHI", 0x0112, number, 1) + value
+    header = (b"II" if endian == "<" else b"MM") + struct.pack(endian + "HIH", 42, 8, 2)
+    return header + tags + bytes(4) + b"maker\0"
+
+
+def add_exif(path: Path, *blocks: bytes, late: bool = False) -> None:
+    """Puts APP1 markers behind a JPEG's start, or eXIf chunks before or behind a PNG's pixels."""
+    data = path.read_bytes()
+    if path.suffix == ".jpg":
+        place, parts = 2, [b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block for block in blocks]
+    else:
+        place = len(data) - 12 if late else 33
+        chunks = [b"eXIf" + block for block in blocks]
+        parts = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    path.write_bytes(data[:place] + b"".join(parts) + data[place:])
+
+
+def test_orientation_is_pillow_s(built: Built, tmp_path: Path) -> None:
+    image = photo(21, 34, 5)
+    stored = np.asarray(image)
+    turned = 0
+    for orientation in range(1, 9):
+        for endian, kind in (("<", "H"), (">", "H"), ("<", "I"), (">", "I")):
+            block = exif_block(endian, orientation, kind)
+            name = f"{orientation}{'little' if endian == '<' else 'big'}{kind}"
+            for suffix in (".jpg", "_early.png", "_late.png"):
+                path = tmp_path / f"{name}{suffix}"
+                image.save(path)
+                add_exif(path, b"Exif\0\0" + block if suffix == ".jpg" else block, late=suffix == "_late.png")
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image.save(tmp_path / f"{orientation}.jpg", exif=exif, progressive=True)
+        image.convert("P").save(tmp_path / f"{orientation}.png", exif=exif)
+        for name, text in (("xmp_attribute", 'tiff:Orientation="%d"'), ("xmp_element", "<tiff:Orientation>%d<")):
+            path = tmp_path / f"{orientation}{name}.jpg"
+            image.save(path)
+            add_exif(path, b"http://ns.adobe.com/xap/1.0/\0" + (text % orientation).encode())
+    paths = sorted(tmp_path.iterdir())
+    images, errors = decode(built, *paths)
+    assert errors == "" and len(paths) == 8 * 16
+    for path, ours in zip(paths, images, strict=True):
+        theirs = read_image(path).permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(ours, theirs, err_msg=path.name)
+        assert theirs.shape == ((34, 21, 3) if int(path.name[0]) >= 5 else (21, 34, 3)), path.name
+        if path.name.endswith(("early.png", "late.png")):
+            turned += not np.array_equal(theirs, stored)
+    assert turned == 7 * 8  # all but orientation 1
+
+
+def test_damaged_exif_is_ignored(built: Built, tmp_path: Path) -> None:
+    good = exif_block("<", 6)
+    blocks = {
+        "empty": b"",
+        "no TIFF": b"no TIFF at all",
+        "other endian": b"MM" + good[2:],
+        "short": good[:7],
+        "directory outside": good[:4] + b"\xff\xff\xff\x7f" + good[8:],
+        "cut directory": good[:30],
+        "cut data": good[:40],
+        "text": good[:24] + b"\2" + good[25:],
+        "no such type": good[:24] + b"\xff\xff" + good[26:],
+        "no values": good[:26] + b"\0" + good[27:],
+        "values outside": good[:26] + b"\xff\xff\xff\xff" + good[30:],
+        "nine": good[:30] + b"\x09" + good[31:],
+    }
+    image = photo(21, 34, 5)
+    for name, block in blocks.items():
+        for path in (tmp_path / f"{name}.jpg", tmp_path / f"{name}.png"):
+            image.save(path)
+            add_exif(path, b"Exif\0\0" + block if path.suffix == ".jpg" else block)
+    paths = sorted(tmp_path.iterdir())
+    images, errors = decode(built, *paths)
+    assert errors == "" and len(paths) == 2 * len(blocks)
+    image.save(tmp_path / "plain.jpg")
+    plain = {".jpg": read_image(tmp_path / "plain.jpg").permute(1, 2, 0).numpy(), ".png": np.asarray(image)}
+    for path, ours in zip(paths, images, strict=True):
+        np.testing.assert_array_equal(ours, plain[path.suffix], err_msg=path.name)
         np.testing.assert_array_equal(ours, read_image(path).permute(1, 2, 0).numpy(), err_msg=path.name)
 
 
@@ -339,13 +424,15 @@ def reference(engine: Path, images: list[str], layout: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nineteen images of several sizes and formats, in two folders."""
+    """Nineteen images of several sizes, formats and orientations, in two folders."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "sub").mkdir()
     sizes = [(HEIGHT, WIDTH), (128, 64), (33, 70), (200, 90), (20, 10)]
     for i in range(19):
         name = f"{'sub/' if i % 4 == 3 else ''}{i:02}.{['jpg', 'png', 'JPEG'][i % 3]}"
-        photo(*sizes[i % len(sizes)], seed=i).save(folder / name)
+        exif = Image.Exif()
+        exif[0x0112] = i % 8 + 1
+        photo(*sizes[i % len(sizes)], seed=i).save(folder / name, exif=exif)
     (folder / "notes.txt").write_text("no image")
     return folder
 
@@ -535,9 +622,12 @@ def test_an_interrupted_run_leaves_nothing(built: Built, photos: Path, kind: sig
         (["--engine", "E", "--out", "x.npy", "--batch", "0", "a.jpg"], "--batch must be a whole number in 1..999999"),
         (
             ["--engine", "E", "--out", "x.npy", "--batch", "9", "a.jpg"],
-            "batch must be in 1..8 for this artifact, got 9",
+            "batch must be in 1..8 for this exported file, got 9",
         ),
-        (["--engine", "E", "--out", "x.npy", "--device", "cuda", "a.jpg"], "device must be cpu for a onnx artifact"),
+        (
+            ["--engine", "E", "--out", "x.npy", "--device", "cuda", "a.jpg"],
+            "device must be cpu for an exported file of the kind onnx, got cuda",
+        ),
         (
             ["--engine", "E", "--out", "x.npy", "--precision", "int8", "a.jpg"],
             "precision must be fp32 or bf16, got int8",

@@ -218,7 +218,7 @@ def test_command_names_what_is_wrong_with_stored_features(tmp_path: Path, capsys
         (["--features", str(lacking)], "it has no gallery_pids"),
         (["--features", str(pickled)], "allow_pickle=False"),
         (["--features", str(tmp_path / "none.npz")], "no such file"),
-        (["model.ckpt", "--features", str(lacking)], "takes the place of checkpoint"),
+        (["model.ckpt", "--features", str(lacking)], "features replaces checkpoint"),
         (["model.ckpt"], "checkpoint and root must be given"),
         ([], "checkpoint and root must be given"),
     ):

@@ -599,13 +599,13 @@ def test_pretrained_wrong_files(resnet18_file: tuple[Path, dict[str, Tensor]], t
     ):
         build(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ValueError, match=r"text\.pth' is no file of tensors"):
+    with pytest.raises(ValueError, match=r"text\.pth' is not a file of tensors"):
         build(tmp_path / "text.pth")
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "checkpoint.pth")
     with pytest.raises(ValueError, match="must hold a state dict .* got a dict with epoch, state_dict"):
         build(tmp_path / "checkpoint.pth")
     torch.save(torchvision.models.resnet18(weights=None), tmp_path / "module.pth")
-    with pytest.raises(ValueError, match="is no file of tensors"):
+    with pytest.raises(ValueError, match="is not a file of tensors"):
         build(tmp_path / "module.pth")
     torch.save(
         {k: v for k, v in state.items() if k != "layer3.1.conv2.weight"},
@@ -643,7 +643,7 @@ def test_imagenet_weights_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
-    with pytest.raises(ValueError, match="ImageNet weights of resnet50 can't be had") as caught:
+    with pytest.raises(ValueError, match="ImageNet weights of resnet50 can't be downloaded") as caught:
         DSAReID(3)
     for text in (
         "resnet50",
@@ -690,7 +690,11 @@ def test_branches_built(branches: str, dsag: bool) -> None:
     model = small(branches=branches, dsag=dsag)
     images, dsap = batch()
     output = model(images, dsap if dsag else None)
+    assert output.maps is not None
+    assert (output.maps.whole is not None, output.maps.local is not None) == (branches != "local", branches != "global")
     for name, value in output._asdict().items():
+        if name == "maps":
+            continue
         wanted = branches in ("both", name.rsplit("_", 1)[1]) and (dsag or not name.startswith("logits_z"))
         assert (value is not None) == wanted, name
     dims = (128 * (branches != "local"), 8 * 16 * (branches != "global"))
@@ -819,7 +823,7 @@ def test_wrong_input(images: Tensor, dsap: Tensor | None, error: type[Exception]
         ({"classifier_dim": 0}, "classifier_dim must be at least 1, got 0"),
         (
             {"backbone": "resnet52"},
-            "backbone must be one of resnet18, resnet34, resnet50, resnet101, got 'resnet52'",
+            "backbone must be one of resnet18, .* or timm/NAME, got 'resnet52'",
         ),
         ({"branches": "all"}, "branches must be one of both, global, local, got 'all'"),
         ({"fusion": "mul"}, "fusion must be one of add, concat, got 'mul'"),

@@ -58,6 +58,11 @@ def test_goes_on_where_it_was_stopped(
     assert by_title["DSA-Global (Joint)"] != by_title["DSA-Local (Joint)"]
     assert (whole / "table.png").stat().st_size > 1000 and "| mine | 2 |" in (whole / "table.md").read_text()
 
+    # DSA's step does more than that of two branches.
+    costs = json.loads((whole / "table.json").read_text())["costs"]
+    assert costs["dsa"]["flops"]["values"][0] == costs["dsa"]["flops"]["values"][1] > costs["mine"]["flops"]["mean"] > 0
+    assert costs["mine"]["seconds"]["mean"] > 0 and costs["mine"]["teacher"] is None
+
     # Stopped in the second epoch of the second training.
     epochs = []
     on_end = dsa_fast.tables.run._Epochs.on_train_epoch_end
@@ -94,6 +99,24 @@ def test_goes_on_where_it_was_stopped(
     again = ["tables", "--base", str(base), "--out", str(cut), "--rows", "mine", "--seeds", "2", *PEOPLE]
     assert main(again) == 0 and len(epochs) == 11
     assert main([*again, "--loss.visibility", "0.1"]) == 1
+
+
+def test_a_row_teaches_another(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    taught = "model: {dsag: false}\nguide: {distil: 1.0, distil_teacher: 'row:dsa', distil_features: 1.0}\n"
+    (tmp_path / "rows" / "taught.yaml").write_text(taught)
+    out = tmp_path / "out"
+    once = ["tables", "--base", str(base), "--out", str(out), "--seeds", "0,1", "--trainer.max_epochs", "1", *PEOPLE]
+    assert main([*once, "--rows", "taught,dsa"]) == 1
+    assert "rows must have dsa before taught, whose teacher it is" in capsys.readouterr().err
+    assert main([*once, "--rows", "dsa,taught"]) == 0
+    table = json.loads((out / "table.json").read_text())
+    assert table["costs"]["taught"]["teacher"] == "dsa"
+    for seed in (0, 1):
+        options = yaml.safe_load((out / "taught" / f"seed{seed}" / "config.yaml").read_text())
+        assert options["guide"]["distil_teacher"] == str(out / "dsa" / f"seed{seed}" / "checkpoints" / "last.ckpt")
+    assert " + dsa |" in (out / "table.md").read_text()
+    assert main([*once, "--rows", "taught"]) == 0  # the teacher is there
+    assert capsys.readouterr().out.count("(kept)") == 2
 
 
 def test_sweep_of_strengths(base: Path, tmp_path: Path) -> None:

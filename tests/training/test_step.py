@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from dsa_fast.models import DSALoss, DSAReID
+from dsa_fast.models import DSALoss, DSAReID, GuideConfig, Guides
 from dsa_fast.training import fit
 from tests.data.trees import make_tree
 from tests.training.processes import AUGMENT, MODEL, ONE, OPTIM, data
@@ -22,7 +22,11 @@ def test_nothing_in_the_step_waits_for_a_value() -> None:
         model = DSAReID(5, backbone="resnet18", pretrained=None, width=0.125, classifier_dim=16)
         optimizer = torch.optim.Adam(model.parameters(), fused=True)
         labels = torch.randint(0, 5, (8,))
-        total, _ = DSALoss()(model(torch.randn(8, 3, 32, 16), torch.randn(8, 24, 3, 8, 8)), labels)
+        output = model(torch.randn(8, 3, 32, 16), torch.randn(8, 24, 3, 8, 8), torch.rand(8))
+        total, _ = DSALoss()(output, labels)
+        guides = Guides(GuideConfig(dense=1.0, focus=1.0, distil=1.0, distil_features=1.0), 32)
+        guided, _ = guides(output, iuv=torch.randint(0, 25, (8, 3, 8, 4), dtype=torch.uint8), teacher=output, epoch=1.0)
+        total = total + guided
         total.backward()
         optimizer.step()
         with pytest.raises(DataDependentOutputException):

@@ -102,6 +102,15 @@ def test_resuming_a_finished_run_scores_it_again(people: Path, tmp_path: Path) -
     assert losses(again.log) == logged and again.checkpoint.read_bytes() == weights
 
 
+def test_a_run_that_called_the_backbone_trunk_is_not_resumed(people: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    fit(config(people), MODEL, augment=AUGMENT, trainer=replace(TRAINER, max_epochs=1), out=out)
+    options = out / "config.yaml"
+    options.write_text(options.read_text().replace("backbone: resnet18", "trunk: resnet18"))
+    with pytest.raises(ValueError, match="resume needs a run of this version"):
+        fit(config(people), MODEL, augment=AUGMENT, trainer=TRAINER, out=out, resume=True)
+
+
 def test_resume_without_a_run(people: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="last.ckpt"):
         fit(config(people), MODEL, out=tmp_path, resume=True)

@@ -1,13 +1,13 @@
-"""Synthetic people with exact dense semantics: part, u and v of each pixel are known, not guessed.
+"""Synthetic people with exact dense semantics: part, u and v of each pixel are known exactly.
 
-`make_dataset` writes a data set in Market-1501's layout. `render_person` renders one person. The body is
-`dsa_fast.densepose.body`; the rest is here:
+`make_dataset` writes a data set in Market-1501's layout. `render_person` renders one person. The body is in
+`dsa_fast.densepose.body`. The modules of this package are:
 
 - `look`: clothes, hair, skin and accessories of an identity;
-- `render`: camera and rasteriser;
+- `render`: camera and rasterizer;
 - `scene`: poses, views, boxes, backgrounds, occluders, light, cameras, damage to maps;
-- `person`: pictures;
-- `dataset`: files.
+- `person`: rendered pictures;
+- `dataset`: files on disk.
 
 May import `dsa_fast.densepose`.
 """

@@ -9,29 +9,29 @@ __all__ = ["STRENGTHS", "SynthConfig"]
 
 @dataclass(frozen=True)
 class SynthConfig:
-    """Settings of a synthetic data set. Together with `VERSION` they determine every byte of it.
+    """Settings of a synthetic data set. Together with `VERSION`, they determine every byte of it.
 
     Attributes:
-        identities: people with an identity, at least 2. The first half (rounded up) is for training, the rest for test.
-        cameras: cameras, at least 2; each sees every identity.
-        images_per_camera: images of an identity by a camera, at least 2. Of a test identity the first is the query.
+        identities: number of identities, at least 2. The first half (rounded up) is for training, the rest for testing.
+        cameras: number of cameras, at least 2; each sees every identity.
+        images_per_camera: images per identity and camera, at least 2. The first one of a test identity is the query.
         distractors: distractors (pid 0) in the gallery, as a share of its other images.
-        junk: junk (pid -1: boxes that hardly hold a person) in the gallery, as a share of its other images.
-        height: of an image, pixels.
-        width: of an image, pixels.
-        seed: of everything.
+        junk: junk (pid -1: boxes with very little of a person) in the gallery, as a share of its other images.
+        height: height of an image, pixels.
+        width: width of an image, pixels.
+        seed: random seed of the data set.
         pose: 0: all stand upright; 1: people stand, walk, bend, raise and cross their arms.
-        view: 0: all face the camera; 1: they are seen from all sides, and from above.
+        view: 0: all face the camera; 1: they are seen from all sides and from above.
         box: 0: the box is tight; 1: it is shifted, too large or too small, and often cuts off a part.
-        occlusion: 0: nothing is in front; 1: poles, boxes, walls and passers-by often are.
-        clutter: 0: the background is grey; 1: it is a street with things and people in it.
-        lighting: 0: soft and always the same; 1: from other sides, bright or dark, with shade.
-        camera_color: 0: cameras show the same colours; 1: each has its white balance, gamma, saturation and haze.
+        occlusion: 0: nothing is in front of the person; 1: often poles, boxes, walls or passers-by.
+        clutter: 0: the background is gray; 1: it is a street with objects and people.
+        lighting: 0: soft and always the same; 1: from varying directions, bright or dark, with shade.
+        camera_color: 0: cameras show the same colors; 1: each has its own white balance, gamma, saturation and haze.
         blur: 0: sharp; 1: out of focus, of low resolution, and noisy.
         iuv_miss_person: share of images whose IUV map is empty.
-        iuv_miss_part: share of the parts that are missing in an IUV map.
-        iuv_noise: standard deviation of an error of u and v, half of its variance common to a part.
-        jpeg_quality: of the images, 1..100.
+        iuv_miss_part: share of the parts that are missing from an IUV map.
+        iuv_noise: standard deviation of an error of u and v. Half of its variance is common to a part.
+        jpeg_quality: JPEG quality of the images, 1..100.
     """
 
     identities: int = 100
@@ -59,7 +59,7 @@ class SynthConfig:
         """Checks the settings.
 
         Raises:
-            TypeError: a setting is not a number, or not whole where it must be.
+            TypeError: a setting is not a number, or not an integer where it must be.
             ValueError: a setting is out of its range.
         """
         for item in fields(self):
@@ -85,7 +85,7 @@ class SynthConfig:
             raise ValueError(f"jpeg_quality must be in 1..100, got {self.jpeg_quality}")
 
     def as_dict(self) -> dict[str, int | float]:
-        """The settings by name."""
+        """Returns the settings by name."""
         return asdict(self)
 
 

@@ -23,13 +23,13 @@ from .person import render_picture
 
 __all__ = ["VERSION", "Entry", "entries", "make_dataset"]
 
-#: Of the renderer: pictures of one seed and one configuration are the same within a version.
+#: Version of the renderer. Within a version, the same configuration and seed give the same pictures.
 VERSION = 1
 
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
 
-_STRANGERS = 1_000_000  # numbers of identities that are seen only as distractors
-_INLINE = 150  # so few pictures are made sooner than processes start
+_STRANGERS = 1_000_000  # first number of identities that appear only as distractors
+_INLINE = 150  # for so few pictures, starting processes takes longer than rendering
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Entry:
 
     Attributes:
         split: its folder.
-        pid: as in its name; 0 is a distractor, -1 junk.
-        camid: as in its name.
-        frame: as in its name.
-        number: of the identity that is rendered.
-        index: which picture of this identity by this camera.
+        pid: pid in its name; 0 is a distractor, -1 junk.
+        camid: camera in its name.
+        frame: frame in its name.
+        number: number of the rendered identity.
+        index: index of the picture for this identity and camera.
         kind: as in `render_picture`.
     """
 
@@ -56,16 +56,16 @@ class Entry:
 
     @property
     def stem(self) -> str:
-        """Its name, without suffix: PID_cCAMs1_FRAME_INDEX, as in 0002_c1s1_000451_03."""
+        """The name without suffix: PID_cCAMs1_FRAME_INDEX, as in 0002_c1s1_000451_03."""
         pid = f"{self.pid:04d}" if self.pid >= 0 else str(self.pid)
         return f"{pid}_c{self.camid}s1_{self.frame:06d}_{self.index % 100:02d}"
 
 
 def entries(config: SynthConfig) -> list[Entry]:
-    """All pictures of a data set, in a fixed order.
+    """Lists all pictures of a data set, in a fixed order.
 
-    Identities 1..ceil(n/2) are for training, the others for test. Of a test identity, each camera's first picture is a
-    query and the others are in the gallery.
+    Identities 1..ceil(n/2) are for training, the others for testing. Each camera's first picture of a test identity is
+    a query. The others are in the gallery.
     """
     result: list[Entry] = []
     split_at = (config.identities + 1) // 2
@@ -77,7 +77,7 @@ def entries(config: SynthConfig) -> list[Entry]:
                 gallery += split == GALLERY
                 result.append(Entry(split, pid, camid, len(result) + 1, pid, index))
     for k in range(round(config.distractors * gallery)):
-        # Three of four show people without a match, the fourth an empty box.
+        # Three out of four show people without a match, the fourth an empty box.
         kind = "empty" if k % 4 == 3 else "person"
         camid = 1 + k % config.cameras
         number = _STRANGERS + k // (2 * config.cameras)
@@ -96,24 +96,24 @@ def make_dataset(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Renders a data set. The same configuration gives the same bytes, however many processes work.
+    """Renders a data set. The same configuration gives the same bytes for any number of processes.
 
-    The folder holds `bounding_box_train`, `query` and `bounding_box_test` with JPEGs (4:4:4), `iuv/` with the same
-    folders and an IUV map for each image, and `synth.json` (version and configuration). It appears when all is
-    done: when interrupted, nothing is left.
+    The folder contains `bounding_box_train`, `query` and `bounding_box_test` with JPEGs (4:4:4), `iuv/` with the same
+    subfolders and an IUV map for each image, and `synth.json` (version and configuration). The folder is created
+    atomically: an interrupted call leaves nothing behind.
 
     Args:
         out: the folder.
         config: the settings; by default those of `SynthConfig()`.
-        overwrite: whether a data set that this function made before may be replaced.
-        workers: processes; by default one per available core. Small sets are made in this process.
-        progress: called with the pictures done and the pictures in all.
+        overwrite: whether to replace a data set made by this function.
+        workers: number of processes; by default one per available core. Small sets are rendered in this process.
+        progress: called with the number of finished pictures and the total.
 
     Returns:
         The folder.
 
     Raises:
-        FileExistsError: `out` holds something, and `overwrite` is not given or it is no synthetic data set.
+        FileExistsError: `out` is not empty, and `overwrite` is not set or `out` is not a synthetic data set.
         ValueError: `workers` is less than 1.
     """
     out, config = Path(out), config or SynthConfig()
@@ -163,8 +163,8 @@ def _check_free(out: Path, overwrite: bool) -> None:
 
 
 def _render_all(work: Path, config: SynthConfig, todo: list[Entry], workers: int) -> Iterator[int]:
-    """Renders all pictures; yields how many were done, from time to time."""
-    # Pictures of an identity stay together, as its textures and its body are made once.
+    """Renders all pictures. Yields the number of finished ones from time to time."""
+    # Pictures of an identity stay together, so its textures and body are made only once.
     tasks = [list(group) for group in _chunks(todo, 16)]
     if workers == 1 or len(todo) <= _INLINE:
         for task in tasks:
@@ -194,7 +194,7 @@ def _chunks(todo: Sequence[Entry], most: int) -> Iterable[list[Entry]]:
 def _prepare_worker() -> None:
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles it
     torch.set_num_threads(1)
 
 

@@ -1,8 +1,8 @@
 """Looks of identities: body shape, clothes, hair, skin and accessories, painted onto the charts.
 
-An identity's look is one texture per chart, so it is the same from all sides, and only the side that faces the camera
-is seen. Clothes come from a few muted colours that many identities share. People differ in cut, pattern, print, hair,
-shoes and bags, and much less in colour.
+An identity's look is one texture per chart. It is consistent from all sides, and the camera sees only the side that
+faces it. Clothes have a few muted colors that many identities share. People differ in cut, pattern, print, hair, shoes
+and bags, and much less in color.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["TEXTURE_SIZE", "Accessory", "Identity", "make_identity"]
 Array = NDArray[np.floating[Any]]
 Color = tuple[int, int, int]
 
-#: Texels of a chart each way.
+#: Height and width of a chart, in texels.
 TEXTURE_SIZE = 48
 
 _PAGES = 24 + 4  # charts, then accessories
@@ -56,14 +56,14 @@ _LEGS, _FEET, _HEAD = tuple(range(6, 14)), (4, 5), (22, 23)
 
 @dataclass(frozen=True)
 class Accessory:
-    """A rounded box that moves with a bone. Its pixels are background in the IUV map, as DensePose has it.
+    """A rounded box that moves with a bone. Its pixels are background in the IUV map, as in DensePose.
 
     Attributes:
         bone: name of the joint.
-        centre: in the bone's frame, metres.
-        radii: half sizes, metres.
-        page: of the texture, 24 or more.
-        power: 2 is an ellipsoid, larger is more like a box.
+        centre: center in the bone's frame, meters.
+        radii: half sizes, meters.
+        page: page of the texture, 24 or more.
+        power: 2 is an ellipsoid, larger values are more like a box.
     """
 
     bone: str
@@ -73,7 +73,7 @@ class Accessory:
     power: float = 4.0
 
     def grid(self, scale: float) -> tuple[Array, Array, Array]:
-        """Vertices, normals and uv, [R, K, .] each."""
+        """Returns vertices, normals and uv, [R, K, .] each."""
         latitude = np.linspace(-np.pi / 2, np.pi / 2, 8)[:, None]
         longitude = np.linspace(-np.pi, np.pi, 13)[None]
         direction = np.stack(
@@ -99,10 +99,10 @@ class Identity:
     """A person's look, the same in every picture.
 
     Attributes:
-        shape: of the body and its clothes.
+        shape: proportions of the body and its clothes.
         texture: uint8 [28, S, S, 3], RGB: the charts 1..24 at 0..23 (rows along u, columns along v), then accessories.
         accessories: things worn or carried.
-        about: the random choices, for people to read.
+        about: the random choices, in words.
     """
 
     shape: Shape
@@ -157,13 +157,13 @@ def _choose(rng: np.random.Generator, weights: dict[str, float]) -> str:
 
 
 def _other(rng: np.random.Generator, colors: tuple[Color, ...], than: Color) -> Color:
-    """A colour that clearly differs from another."""
+    """Draws a color that clearly differs from another."""
     options = [c for c in colors if sum(abs(a - b) for a, b in zip(c, than, strict=True)) > 110]
     return options[int(rng.integers(len(options)))]
 
 
 def _pattern(name: str, gx: Array, gy: Array, period: float, phase: float) -> NDArray[np.bool_]:
-    """Where a pattern's second colour is, from places on the cloth, metres."""
+    """Returns where a pattern has its second color, from positions on the cloth, meters."""
     across, up = (gx / period + phase) % 1, (gy / period + phase) % 1
     if name == "stripes":
         return up < 0.42
@@ -181,7 +181,7 @@ def _pattern(name: str, gx: Array, gy: Array, period: float, phase: float) -> ND
 
 
 def _print(shape: str, x: Array, y: Array) -> NDArray[np.bool_]:
-    """Where a print is, from coordinates that span -1..1."""
+    """Returns where a print is, from coordinates in -1..1."""
     box = (np.abs(x) < 1) & (np.abs(y) < 1)
     if shape == "disc":
         return np.hypot(x, y) < 1
@@ -203,8 +203,8 @@ def make_identity(seed: int | np.random.SeedSequence | np.random.Generator, *, s
     """Draws a random person. The same seed gives the same person.
 
     Args:
-        seed: of the random choices.
-        size: texels of a chart each way.
+        seed: random seed.
+        size: height and width of a chart, in texels.
 
     Returns:
         The identity.
@@ -241,7 +241,7 @@ def make_identity(seed: int | np.random.SeedSequence | np.random.Generator, *, s
         coat=top["coat"],
         hair=hair_depth,
     )
-    # Folds and weave: the same in every picture, as they are part of the cloth.
+    # Folds and weave are part of the cloth, so they are the same in every picture.
     shade = 1 + 0.045 * rng.standard_normal((_PAGES, size // 4, size // 4)).astype(np.float32)
     shade = shade.repeat(4, 1).repeat(4, 2)[:, :size, :size]
     texture = np.clip(paint.texture * shade[..., None], 0, 255).round().astype(np.uint8)
@@ -249,7 +249,7 @@ def make_identity(seed: int | np.random.SeedSequence | np.random.Generator, *, s
 
 
 def _paint_bottom(rng: np.random.Generator, paint: _Painter, about: dict[str, str]) -> dict[str, float]:
-    """Trousers, shorts or skirt, over all of the trunk (the top is painted over it)."""
+    """Paints trousers, shorts or a skirt over the whole trunk (the top is painted over it)."""
     kind = _choose(rng, {"trousers": 0.52, "shorts": 0.2, "skirt": 0.16, "cropped": 0.12})
     name = _BOTTOMS[int(rng.integers(len(_BOTTOMS)))]
     color = _CLOTH[name]
@@ -300,7 +300,7 @@ def _paint_bottom(rng: np.random.Generator, paint: _Painter, about: dict[str, st
 
 
 def _paint_top(rng: np.random.Generator, paint: _Painter, about: dict[str, str], skin: Color) -> dict[str, float]:
-    """Shirt, coat or jacket, its pattern and prints."""
+    """Paints a shirt, coat or jacket, its pattern and prints."""
     name = _TOPS[int(rng.integers(len(_TOPS)))]
     color = _CLOTH[name]
     second = _CLOTH[_TOPS[int(rng.integers(len(_TOPS)))]]
@@ -380,7 +380,7 @@ def _paint_top(rng: np.random.Generator, paint: _Painter, about: dict[str, str],
 
 
 def _paint_feet(rng: np.random.Generator, paint: _Painter, about: dict[str, str]) -> None:
-    """Shoes with soles, or boots."""
+    """Paints shoes with soles, or boots."""
     shoe = _SHOES[int(rng.integers(len(_SHOES)))]
     paint.fill(_FEET, shoe)
     sole = _other(rng, _ACCENTS, shoe) if rng.random() < 0.5 else _tint(shoe, 0.6)
@@ -398,7 +398,7 @@ def _paint_head(
     skin: Color,
     hair: Color,
 ) -> float:
-    """Face, hair and hats. Returns the hair's thickness, metres."""
+    """Paints face, hair and hats. Returns the hair's thickness, meters."""
     y, around = paint.get("along", _HEAD), np.abs(paint.get("around", _HEAD))
     paint.fill(_HEAD, (30, 26, 26), (np.abs(y - 0.083) < 0.008) & (np.abs(around - 0.36) < 0.15))
     paint.fill(_HEAD, _tint(skin, 0.55), (np.abs(y - 0.105) < 0.006) & (np.abs(around - 0.36) < 0.22))
@@ -446,7 +446,7 @@ def _paint_head(
 
 
 def _carry(rng: np.random.Generator, paint: _Painter, about: dict[str, str], accessories: list[Accessory]) -> None:
-    """Backpacks and bags: boxes of their own, with straps painted on the clothes."""
+    """Adds backpacks and bags as separate boxes, with straps painted on the clothes."""
     kind = _choose(rng, {"none": 0.42, "backpack": 0.24, "shoulder bag": 0.2, "hand bag": 0.14})
     if kind == "none":
         return

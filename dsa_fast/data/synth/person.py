@@ -1,4 +1,4 @@
-"""Pictures of people with exact IUV maps."""
+"""Renders pictures of people with exact IUV maps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["person_keypoints", "render_person", "render_picture"]
 Array = NDArray[np.floating[Any]]
 Picture = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
-# Streams of random numbers: the second word of the seeds.
+# Streams of random numbers: the second element of the seeds.
 _IDENTITY, _CAMERA, _HEADING, _IMAGE = range(1, 5)
 _UPRIGHT, _FRONT, _PLAIN = Pose(), Camera(), scene.Light()
 _FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
@@ -31,7 +31,7 @@ _PASSERS = 24  # passers-by, in front and behind
 
 @dataclass(frozen=True)
 class _Figure:
-    """A person as seen: the samples covered and their colours."""
+    """A rendered person: the covered samples and their colors."""
 
     index: NDArray[np.int64]  # [N], flat, of the sample grid
     colors: Array  # [N, 3]
@@ -75,7 +75,7 @@ def _shade(
 
 
 def _iuv(figure: _Figure, hidden: NDArray[np.bool_] | None, height: int, width: int) -> NDArray[np.uint8]:
-    """The map at the pixel centres, uint8 [H, W, 3]. Samples that are hidden are background."""
+    """Returns the map at the pixel centers, uint8 [H, W, 3]. Hidden samples are background."""
     rows, columns = sample_shape(height, width)
     iuv = np.zeros((rows * columns, 3), np.uint8)
     iuv[figure.index, 0] = figure.part
@@ -103,18 +103,18 @@ def render_person(
 
     Args:
         identity: the person.
-        pose: how the person stands.
-        camera: where from.
-        window: what part of the projection plane is shown; by default a tight box around the person.
-        height: of the picture, pixels.
-        width: of the picture, pixels.
-        light: on the person; None shows the texture's colours as they are.
-        background: a grey in 0..255, or colours on the sample grid, float32 [2H+1, 2W+1, 3].
-        antialias: whether colours are filtered over a pixel; otherwise they are those of the pixels' centres.
+        pose: pose of the person.
+        camera: camera position.
+        window: part of the projection plane that is shown; by default a tight box around the person.
+        height: height of the picture, pixels.
+        width: width of the picture, pixels.
+        light: light on the person; None shows the texture's colors unchanged.
+        background: a gray level in 0..255, or colors on the sample grid, float32 [2H+1, 2W+1, 3].
+        antialias: whether colors are filtered over a pixel; otherwise they are sampled at the pixel centers.
 
     Returns:
         The picture, uint8 [H, W, 3], RGB, and its IUV map, uint8 [H, W, 3], channels I, U, V: part, u and v of the
-        surface seen at each pixel's centre, u and v rounded to 1/255. Accessories are background in the map.
+        surface at each pixel's center, with u and v rounded to 1/255. Accessories are background in the map.
 
     Raises:
         ValueError: a size is not positive or `background` has another shape.
@@ -147,12 +147,12 @@ def person_keypoints(
     height: int = 128,
     width: int = 64,
 ) -> Array:
-    """Where a person's joints are in the picture that `render_person` makes of the same arguments.
+    """Returns a person's joints in the picture that `render_person` makes from the same arguments.
 
     Returns:
         float32 [17, 3] in COCO's order (nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles; left before
-        right): x and y in pixels, where pixel (r, c) has its centre at x = c + 0.5, y = r + 0.5; and 1, or 0 for a
-        point of the face that is on the far side of the head. Joints out of the picture keep their places.
+        right): x and y in pixels, where pixel (r, c) has its center at x = c + 0.5, y = r + 0.5; and a visibility of
+        1, or 0 for a point of the face on the far side of the head. Joints outside the picture keep their coordinates.
     """
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be positive, got {height} and {width}")
@@ -163,7 +163,7 @@ def person_keypoints(
     face = [marks[name] for name in _FACE]
     limbs = [joints[JOINTS.index(f"{side}_{name}")] for name in _LIMBS for side in ("left", "right")]
     seen = camera.project(np.stack([*face, *limbs]))
-    # Seen from the head's middle, a point of the face looks outwards.
+    # The normal of a point of the face points away from the head's center.
     middle = camera.project(((marks["left_ear"] + marks["right_ear"]) / 2)[None])[0]
     points = to_samples(seen, window, height, width)
     points[:, :2] /= 2
@@ -174,33 +174,33 @@ def person_keypoints(
 
 @lru_cache(maxsize=_PASSERS + 8)
 def identity_of(seed: int, number: int) -> Identity:
-    """Identity `number` (1 and up; passers-by are negative, distractors above all) of a data set."""
+    """Returns identity `number` of a data set: from 1, negative for passers-by, above all others for distractors."""
     return make_identity(np.random.SeedSequence([seed, _IDENTITY, int(number < 0), abs(number)]))
 
 
 @lru_cache(maxsize=64)
 def camera_of(seed: int, camera: int) -> scene.CameraStyle:
-    """Camera `camera` (1 and up) of a data set."""
+    """Returns camera `camera` (from 1) of a data set."""
     return scene.make_camera_style(np.random.default_rng(np.random.SeedSequence([seed, _CAMERA, camera])))
 
 
 def render_picture(config: SynthConfig, number: int, camid: int, index: int, *, kind: str = "person") -> Picture:
-    """Renders a picture of a data set. It depends on nothing but the arguments.
+    """Renders a picture of a data set. It depends only on the arguments.
 
     Args:
         config: the settings.
-        number: of the identity, 1 and up.
-        camid: camera, 1 and up.
-        index: which picture of this identity by this camera.
-        kind: "person"; "junk", where the box hardly holds the person; or "empty", a box without a person.
+        number: number of the identity, from 1.
+        camid: camera, from 1.
+        index: index of the picture for this identity and camera.
+        kind: "person"; "junk", a box with very little of the person; or "empty", a box without a person.
 
     Returns:
-        The picture, uint8 [H, W, 3], RGB, and its IUV map, uint8 [H, W, 3], channels I, U, V: damaged as the settings
-        say.
+        The picture, uint8 [H, W, 3], RGB, and its IUV map, uint8 [H, W, 3], channels I, U, V, with the errors of
+        the settings.
     """
     seed, height, width = config.seed, config.height, config.width
     rng = np.random.default_rng(np.random.SeedSequence([seed, _IMAGE, number, camid, index]))
-    # In all pictures of a camera a person walks in one direction, so the views are alike.
+    # A person walks in the same direction in all pictures of a camera, so the views are similar.
     heading = np.random.default_rng(np.random.SeedSequence([seed, _HEADING, number, camid])).uniform(-1, 1)
     style, identity = camera_of(seed, camid), identity_of(seed, number)
     pose = scene.random_pose(config.pose, rng)
@@ -232,7 +232,7 @@ def render_picture(config: SynthConfig, number: int, camid: int, index: int, *, 
                 hidden.ravel()[front.index] = True
             else:
                 hidden[scene.random_occluder(rng).draw(canvas)] = True
-            if hidden.ravel()[figure.index].mean() > 0.6:  # too little would be left
+            if hidden.ravel()[figure.index].mean() > 0.6:  # too little would be visible
                 canvas, hidden = before, None
         iuv = _iuv(figure, hidden, height, width)
     picture = scene.develop(downsample(canvas), style, light, config.camera_color, config.blur, rng)
@@ -255,7 +255,7 @@ def _passer(
     *,
     behind: bool,
 ) -> _Figure:
-    """A passer-by, behind or in front of the person."""
+    """Renders a passer-by, behind or in front of the person."""
     identity = identity_of(config.seed, -1 - int(rng.integers(_PASSERS)))
     pose = scene.random_pose(1.0, rng)
     camera = Camera(float(rng.uniform(-np.pi, np.pi)), camera.pitch, camera.distance)

@@ -1,7 +1,7 @@
-"""A small z-buffer rasteriser in NumPy, and a camera.
+"""A small z-buffer rasterizer in NumPy, and a camera.
 
-Pictures are sampled on a grid of half pixels, (2H+1) x (2W+1), whose odd samples are the pixel centres: IUV maps take
-those samples as they are, which makes them exact, and colours are filtered over the neighbouring samples.
+Pictures are sampled on a grid of half pixels, (2H+1) x (2W+1). The odd samples are the pixel centers. IUV maps use
+these samples unchanged, so they are exact. Colors are filtered over the neighboring samples.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Array = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Camera:
-    """Where a person is seen from.
+    """The camera position relative to a person.
 
     Attributes:
-        yaw: radians that the person is turned to the own left: 0 faces the camera, pi turns the back.
-        pitch: radians that the camera looks down.
-        distance: metres to the person's middle; perspective is stronger when near.
-        roll: radians that the picture is turned clockwise.
+        yaw: rotation of the person to their own left, radians: 0 faces the camera, pi faces away.
+        pitch: angle by which the camera looks down, radians.
+        distance: distance to the person's middle, meters; perspective is stronger at short distances.
+        roll: clockwise rotation of the picture, radians.
     """
 
     yaw: float = 0.0
@@ -34,7 +34,7 @@ class Camera:
     roll: float = 0.0
 
     def rotation(self) -> Array:
-        """Matrix [3, 3] from the person's frame to the camera's (x right, y up, z towards the camera)."""
+        """Returns the matrix [3, 3] from the person's frame to the camera's (x right, y up, z toward the camera)."""
         c, s = np.cos(self.yaw), np.sin(self.yaw)
         turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
         c, s = np.cos(self.pitch), np.sin(self.pitch)
@@ -45,14 +45,14 @@ class Camera:
         return matrix
 
     def project(self, points: Array, centre: float = 0.9) -> Array:
-        """Points [N, 3] of the person's frame to x (right) and y (up), metres at the person's distance, and depth.
+        """Projects points [N, 3] from the person's frame to x (right), y (up), in meters at the person, and depth.
 
         Args:
-            points: metres, in the person's frame.
-            centre: height of the point that the camera looks at, metres; it becomes the origin.
+            points: meters, in the person's frame.
+            centre: height of the point that the camera looks at, meters; it becomes the origin.
 
         Returns:
-            float32 [N, 3]; the third grows towards the camera.
+            float32 [N, 3]; the third grows toward the camera.
         """
         seen = (points - np.array([0, centre, 0], np.float32)) @ self.rotation().T
         seen[:, :2] *= (self.distance / np.maximum(self.distance - seen[:, 2], 0.1))[:, None]
@@ -61,13 +61,13 @@ class Camera:
 
 @dataclass(frozen=True)
 class Window:
-    """The part of the projection plane that a picture shows, metres.
+    """The part of the projection plane that a picture shows, meters.
 
     Attributes:
-        x: of the window's middle.
-        y: of the window's middle, upwards.
-        width: of the window.
-        height: of the window.
+        x: x of the window's center.
+        y: y of the window's center, upward.
+        width: width of the window.
+        height: height of the window.
     """
 
     x: float
@@ -91,7 +91,7 @@ class Fragments:
     weights: Array
 
     def interpolate(self, values: Array) -> Array:
-        """Values per vertex, float32 [V], at the fragments, [N]."""
+        """Interpolates values per vertex, float32 [V], at the fragments, [N]."""
         first, second, third = self.vertices
         wa, wb, wc = self.weights
         result: Array = values.take(first) * wa + values.take(second) * wb + values.take(third) * wc
@@ -99,12 +99,12 @@ class Fragments:
 
 
 def sample_shape(height: int, width: int) -> tuple[int, int]:
-    """Size of the sample grid of a picture."""
+    """Returns the size of a picture's sample grid."""
     return 2 * height + 1, 2 * width + 1
 
 
 def to_samples(points: Array, window: Window, height: int, width: int) -> Array:
-    """Projected points [N, 3] to sample coordinates: x, y (down) and depth. Pixel (r, c) is sample (2r+1, 2c+1)."""
+    """Turns projected points [N, 3] into samples: x, y (down), depth. Pixel (r, c) is sample (2r+1, 2c+1)."""
     x = ((points[:, 0] - window.x) / window.width + 0.5) * (2 * width)
     y = (0.5 - (points[:, 1] - window.y) / window.height) * (2 * height)
     return np.stack([x, y, points[:, 2]], 1).astype(np.float32)
@@ -114,11 +114,11 @@ def rasterize(points: Array, faces: NDArray[np.int32], rows: int, columns: int) 
     """Finds the nearest triangle at each sample of a grid.
 
     Args:
-        points: float32 [V, 3]: x, y in samples (a sample's centre has whole coordinates), and a depth that grows
-            towards the camera.
-        faces: int32 [F, 3]; clockwise triangles in the picture's (y down) frame are seen from behind and left out.
-        rows: of the grid.
-        columns: of the grid.
+        points: float32 [V, 3]: x, y in samples (a sample's center has integer coordinates), and a depth that grows
+            toward the camera.
+        faces: int32 [F, 3]. Triangles that are clockwise in the picture (y down) are seen from behind and skipped.
+        rows: rows of the grid.
+        columns: columns of the grid.
     """
     x, y, z = (np.ascontiguousarray(column) for column in points.T)
     a, b, c = (column.astype(np.int64) for column in faces.T)
@@ -153,7 +153,7 @@ def rasterize(points: Array, faces: NDArray[np.int32], rows: int, columns: int) 
     np.maximum.at(nearest, pixel, depth)
     winners = np.flatnonzero(depth == nearest.take(pixel))[::-1]
     owner = np.full(rows * columns, -1, np.int64)
-    owner[pixel.take(winners)] = winners  # of equally near triangles the first
+    owner[pixel.take(winners)] = winners  # ties go to the first triangle
     index = np.flatnonzero(owner >= 0)
     chosen = owner.take(index)
     second, third = np.clip(b1.take(chosen), 0, 1), np.clip(b2.take(chosen), 0, 1)
@@ -163,6 +163,6 @@ def rasterize(points: Array, faces: NDArray[np.int32], rows: int, columns: int) 
 
 
 def downsample(samples: Array) -> Array:
-    """Colours on the sample grid [2H+1, 2W+1, C] to pixels [H, W, C], by a tent of two pixels' width."""
+    """Filters colors on the sample grid [2H+1, 2W+1, C] to pixels [H, W, C], with a tent filter two pixels wide."""
     rows = samples[1::2] * 0.5 + (samples[:-1:2] + samples[2::2]) * 0.25
     return rows[:, 1::2] * 0.5 + (rows[:, :-1:2] + rows[:, 2::2]) * 0.25

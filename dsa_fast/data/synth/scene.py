@@ -1,4 +1,4 @@
-"""All that varies between pictures of an identity: pose, view, box, background, occluders, light, camera, damage.
+"""What varies between pictures of an identity: pose, view, box, background, occluders, light, camera, map errors.
 
 Each function takes a strength in 0..1 and a generator; a strength of 0 leaves everything aligned.
 """
@@ -39,10 +39,10 @@ class Light:
     """Light on a person: intensity is ambient + direct * max(0, normal . direction), times gain.
 
     Attributes:
-        direction: unit vector in the camera's frame (x right, y up, z towards the camera).
-        ambient: share that comes from all sides.
-        direct: share that comes from the direction.
-        gain: of person and background.
+        direction: unit vector in the camera's frame (x right, y up, z toward the camera).
+        ambient: share of ambient light.
+        direct: share of light from the direction.
+        gain: gain of person and background.
         slope: change of the gain from one side of the picture to the other, (right, down).
     """
 
@@ -55,17 +55,17 @@ class Light:
 
 @dataclass(frozen=True)
 class CameraStyle:
-    """What all pictures of a camera share.
+    """Properties common to all pictures of a camera.
 
     Attributes:
-        street: uint8 [h, w, 3], the background that its pictures show pieces of.
-        pitch: radians that it looks down.
-        distance: metres to people, about.
+        street: uint8 [h, w, 3], the background; its pictures show pieces of it.
+        pitch: angle by which it looks down, radians.
+        distance: approximate distance to people, meters.
         light: azimuth of the light, radians, and its height.
-        gains: of R, G and B.
+        gains: gains of R, G and B.
         gamma: exponent of the tone curve.
-        saturation: 1 leaves colours as they are.
-        haze: added to all channels, of 255.
+        saturation: 1 keeps the colors.
+        haze: value added to all channels, in 0..255.
         softness: its share of the blur, 0..1.
     """
 
@@ -100,12 +100,12 @@ def _three(values: Array) -> tuple[float, float, float]:
 
 
 def _street(rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A background: wall, ground, and things on it."""
+    """Draws a background: wall, ground, and objects on it."""
     width, height = 640, 320
     horizon = int(height * rng.uniform(0.36, 0.5))
 
     def mute(low: int, high: int, colour: float = 0.35) -> tuple[int, int, int]:
-        # Streets are grey and brown everywhere: the hue of a picture should not reveal the camera.
+        # All streets are gray and brown: the hue of a picture should not reveal the camera.
         hue = (
             _WARM
             - 1
@@ -167,7 +167,7 @@ def _street(rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def background(style: CameraStyle, strength: float, rng: np.random.Generator, rows: int, columns: int) -> Array:
-    """A piece of a camera's street, float32 [rows, columns, 3]; flat grey at strength 0."""
+    """Cuts a piece of a camera's street, float32 [rows, columns, 3]; flat gray at strength 0."""
     height, width = style.street.shape[:2]
     tall = height * rng.uniform(0.62, 0.95)
     wide = min(tall * columns / rows, width)
@@ -191,7 +191,7 @@ def background(style: CameraStyle, strength: float, rng: np.random.Generator, ro
 
 
 def random_pose(strength: float, rng: np.random.Generator) -> Pose:
-    """Stands, walks, or does something with the arms. All angles scale with the strength."""
+    """Draws a pose: stand, walk, or move the arms. All angles scale with the strength."""
     angles = {name: np.zeros(3) for name in JOINTS}
     kind = rng.choice(
         ("walk", "stand", "phone", "carry", "raise", "bend", "cross"), p=(0.5, 0.2, 0.08, 0.08, 0.05, 0.04, 0.05)
@@ -212,7 +212,7 @@ def random_pose(strength: float, rng: np.random.Generator) -> Pose:
         swing, bend = np.sin(phase), np.cos(phase)
         for side, sign in (("left", 1), ("right", -1)):
             angles[f"{side}_hip"][0] += -0.46 * size * sign * swing - 0.05
-            # The knee bends while its leg comes forward.
+            # The knee bends while its leg moves forward.
             angles[f"{side}_knee"][0] += 0.12 + 0.75 * size * max(0.0, sign * bend) * (0.6 - 0.4 * sign * swing)
             angles[f"{side}_ankle"][0] += 0.25 * size * sign * swing
             angles[f"{side}_shoulder"][0] += 0.5 * size * sign * swing
@@ -248,7 +248,7 @@ def random_pose(strength: float, rng: np.random.Generator) -> Pose:
 
 
 def random_camera(style: CameraStyle, strength: float, heading: float, rng: np.random.Generator) -> Camera:
-    """A view of a person who crosses a camera's field with a heading in -1..1 (times pi)."""
+    """Draws a view of a person who crosses the camera's field with a heading in -1..1 (times pi)."""
     yaw = np.pi * heading * strength + rng.normal(0, 0.35) * strength
     pitch = (style.pitch + rng.normal(0, 0.04)) * strength
     distance = 8 + (style.distance * np.exp(rng.normal(0, 0.15)) - 8) * strength
@@ -256,11 +256,11 @@ def random_camera(style: CameraStyle, strength: float, heading: float, rng: np.r
 
 
 def tight_box(points: Array, aspect: float) -> Window:
-    """The box around projected points, with a margin.
+    """Returns the box around projected points, with a margin.
 
     Args:
-        points: [N, 2 or more], metres.
-        aspect: width over height of the picture. The box is no narrower, but is wider where the points are.
+        points: [N, 2 or more], meters.
+        aspect: smallest width over height of the box; it is wider if the points are.
     """
     (x0, y0), (x1, y1) = points[:, :2].min(0), points[:, :2].max(0)
     height = (y1 - y0) * 1.06
@@ -269,7 +269,7 @@ def tight_box(points: Array, aspect: float) -> Window:
 
 
 def random_box(window: Window, strength: float, rng: np.random.Generator, *, extreme: bool = False) -> Window:
-    """A detector's box around a person, from the tight one. With `extreme` it hardly holds the person."""
+    """Turns the tight box of a person into a detector's box. With `extreme`, it shows very little of the person."""
     grow = np.exp(rng.normal(0.05, 0.16) * strength)
     aspect = np.exp(rng.normal(0, 0.1) * strength)
     x = window.x + window.width * rng.normal(0, 0.09) * strength
@@ -291,7 +291,7 @@ def random_box(window: Window, strength: float, rng: np.random.Generator, *, ext
 
 
 def random_light(style: CameraStyle, strength: float, rng: np.random.Generator) -> Light:
-    """A camera's light at some time of day."""
+    """Draws a camera's light at some time of day."""
     plain = Light()
     azimuth = style.light[0] * strength + rng.normal(0, 0.4) * strength
     up = np.sin(style.light[1])
@@ -311,12 +311,12 @@ def random_light(style: CameraStyle, strength: float, rng: np.random.Generator) 
 
 @dataclass(frozen=True)
 class Occluder:
-    """A coloured box in front of a person, in fractions of the picture.
+    """A colored box in front of a person, in fractions of the picture.
 
     Attributes:
         box: left, top, right, bottom.
-        color: of its face.
-        second: of its stripes.
+        color: color of its face.
+        second: color of its stripes.
         stripe: width of its stripes, 0 for none.
     """
 
@@ -326,7 +326,7 @@ class Occluder:
     stripe: float
 
     def draw(self, canvas: Array) -> tuple[slice, slice]:
-        """Paints itself on samples [R, C, 3] and returns the slices that it covers."""
+        """Paints the box on samples [R, C, 3] and returns the slices that it covers."""
         rows, columns = canvas.shape[:2]
         left, top, right, bottom = self.box
         y = slice(max(round(top * rows), 0), min(round(bottom * rows), rows))
@@ -341,7 +341,7 @@ class Occluder:
 
 
 def random_occluder(rng: np.random.Generator) -> Occluder:
-    """A pole, a low wall or a post at one side."""
+    """Draws a pole, a low wall or a post at one side."""
     kind = rng.random()
     if kind < 0.35:
         left, wide = rng.uniform(0.05, 0.8), rng.uniform(0.1, 0.2)
@@ -367,15 +367,15 @@ def random_occluder(rng: np.random.Generator) -> Occluder:
 def develop(
     pixels: Array, style: CameraStyle, light: Light, camera_color: float, blur: float, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Simulates the camera: exposure, colours, blur, resolution and noise.
+    """Simulates the camera: exposure, colors, blur, resolution and noise.
 
     Args:
         pixels: float32 [H, W, 3] in 0..255.
-        style: of the camera.
-        light: gives gain and slope.
-        camera_color: strength of the camera's colours.
+        style: the camera's properties.
+        light: its gain and slope are used.
+        camera_color: strength of the camera's colors.
         blur: strength of blur, loss of resolution, and noise.
-        rng: generator.
+        rng: random generator.
 
     Returns:
         uint8 [H, W, 3].
@@ -391,7 +391,7 @@ def develop(
     sigma, size, noise = rng.uniform(0, 0.8), rng.uniform(0, 1), rng.uniform(1, 8)
     if camera_color > 0:
         saturation = 1 + (style.saturation - 1) * camera_color
-        mix = saturation * np.eye(3) + (1 - saturation) / 3  # towards grey
+        mix = saturation * np.eye(3) + (1 - saturation) / 3  # toward gray
         gains = np.array(style.gains) ** camera_color
         pixels = pixels @ (gains[:, None] * mix).astype(np.float32)
         pixels = 255 * (np.clip(pixels, 0, 255) / 255) ** np.float32(style.gamma**camera_color)
@@ -421,10 +421,10 @@ def damage_iuv(
         miss_person: probability that the whole map is empty.
         miss_part: probability that a part is missing.
         noise: standard deviation of the error of u and v; half of its variance is common to a part.
-        rng: generator; it is used in the same way whatever the rates are.
+        rng: random generator. The number of draws does not depend on the rates.
 
     Returns:
-        A new map; the labels that are left do not change.
+        A new map. The remaining labels do not change.
     """
     missed, lots = rng.random(), rng.random(25)
     if missed < miss_person:

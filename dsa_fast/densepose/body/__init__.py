@@ -1,20 +1,20 @@
-"""A human body made of formulas: joints, proportions, a pose, and a surface cut into DensePose's 24 charts.
+"""A parametric human body: joints, proportions, a pose, and a surface divided into DensePose's 24 charts.
 
-Limbs, trunk, hands, feet and head are generalised cylinders. Each chart is a grid of vertices on one of them, moved by
-linear blend skinning. Posing it takes well under a millisecond, and needs NumPy alone. Synthetic people are made of
-this body (`dsa_fast.data.synth`), and keypoint IUV is drawn with it (`posing`).
+Limbs, trunk, hands, feet and head are generalized cylinders. Each chart is a grid of vertices on one of them, moved by
+linear blend skinning. Posing it takes well under a millisecond and needs only NumPy. Synthetic people
+(`dsa_fast.data.synth`) and keypoint IUV (`posing`) use this body.
 
 - `shape`: proportions of a body and its clothes;
 - `skeleton`: joints, landmarks and poses;
 - `charts`: charts, and the functions that shape a surface;
 - `limbs`: the surface of each limb;
 - `surface`: all charts together, as a body that can be posed;
-- `trunk`, `posing`: the body posed so that its joints fall on points of a picture.
+- `trunk`, `posing`: pose the body so that its joints match points of a picture.
 
 May import `dsa_fast.densepose.parts` and `dsa_fast.ops`.
 
-Units are metres and radians. A person who stands upright faces +z, up is +y, and +x is the person's *left* (the right
-of the picture that a camera in front takes). The ground is y = 0.
+Units are meters and radians. An upright person faces +z, up is +y, and +x is the person's *left* (the right
+side of a picture taken from the front). The ground is y = 0.
 
 **Charts.** Part ids are DensePose's (`dsa_fast.densepose.parts`). Directions of u and v were measured on real DensePose
 maps, by regressing u and v of each part on the pixels of upright people seen from the front, the back and the side:

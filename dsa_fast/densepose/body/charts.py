@@ -24,12 +24,12 @@ __all__ = [
 
 Array = NDArray[np.floating[Any]]
 
-#: Takes places along an axis and azimuths, and gives points in a frame of the left side.
+#: Maps positions along an axis and azimuths to points in a frame of the left side.
 SurfaceFunction = Callable[[Array, Array], Array]
 
 
 def mirror_uv(part: int, u: Array, v: Array) -> tuple[int, Array, Array]:
-    """DensePose's flip law: where a point of a chart comes to lie on the mirrored person."""
+    """DensePose's flip rule: returns the coordinates of a chart's point on the mirrored person."""
     if part in (1, 2):
         return part, u, 1 - v
     return (MIRROR[part], 1 - u, v) if part in (3, 4, 5, 6, 23, 24) else (MIRROR[part], u, v)
@@ -69,12 +69,12 @@ class Chart:
     Attributes:
         part: DensePose's part id.
         surface: gives points in the frame of the bone `frame`, or in the person's frame.
-        along: float32 [R], places of the rows along the axis.
+        along: float32 [R], positions of the rows along the axis.
         around: float32 [K], azimuths of the columns, radians.
         uv: float32 [R, K, 2].
         u_around: whether u runs around the axis and v along it, instead of the other way.
         bones: the two bones that move it.
-        weight: float32 [R], of the second bone; the first has the rest.
+        weight: float32 [R], weight of the second bone; the first has the rest.
         frame: index of a bone, or None.
     """
 
@@ -105,10 +105,11 @@ def make_chart(
     """Makes a chart; see `Chart`.
 
     Args:
-        part: see `Chart`, as for the others that are not here.
+        part: see `Chart`, like all arguments that are not listed here.
         u: [R] along the axis, or [K] around it with `u_around`.
-        v: the other way.
-        bend: places on the axis between which the second bone takes over from the first; None gives it everything.
+        v: the other direction.
+        bend: positions on the axis between which the second bone takes over from the first; None uses only the second
+            bone.
     """
     first, second = (v, u) if u_around else (u, v)
     a, b = np.broadcast_arrays(first[:, None], second[None, :])

@@ -55,7 +55,7 @@ _ARM = np.array(  # in units of upper arm (0..1) and lower arm (1..2)
         (2.06, 0.025, 0.028, 0.028),
     ]
 )
-_HAND = np.array(  # metres from the wrist
+_HAND = np.array(  # meters from the wrist
     [
         (-0.010, 0.021, 0.026, 0.026),
         (0.020, 0.021, 0.032, 0.030),
@@ -83,7 +83,7 @@ _LEG = np.array(  # in units of upper leg (0..1) and lower leg (1..2)
         (2.05, 0.035, 0.036, 0.038),
     ]
 )
-_FOOT = np.array(  # metres in front of the ankle; half width, top and sole above the ankle
+_FOOT = np.array(  # meters in front of the ankle; half width, top and sole above the ankle
     [
         (-0.078, 0.006, -0.045, -0.060),
         (-0.068, 0.028, -0.015, -0.076),
@@ -96,7 +96,7 @@ _FOOT = np.array(  # metres in front of the ankle; half width, top and sole abov
         (0.185, 0.006, -0.060, -0.072),
     ]
 )
-_HEAD = np.array(  # metres above the head's joint, for head size 1
+_HEAD = np.array(  # meters above the head's joint, for head size 1
     [
         (-0.125, 0.056, 0.048, 0.062),
         (-0.070, 0.054, 0.046, 0.062),
@@ -158,7 +158,7 @@ def _trunk(shape: Shape) -> list[Chart]:
 
 
 def _along(t: Array, first: float, second: float) -> Array:
-    """Metres along a limb: t is 0 at its root, 1 at its joint and 2 at its end."""
+    """Meters along a limb: t is 0 at its root, 1 at its joint and 2 at its end."""
     return (np.minimum(t, 1) * first + np.maximum(t - 1, 0) * second).astype(np.float32)
 
 
@@ -190,7 +190,7 @@ def _arm(shape: Shape) -> list[Chart]:
 
 
 def _hand(shape: Shape) -> Chart:
-    """t is metres from the wrist towards the fingertips."""
+    """t is meters from the wrist toward the fingertips."""
     scale = shape.height / AVERAGE_HEIGHT
     wrist = BONES["left_wrist"]
 
@@ -247,7 +247,7 @@ def _leg(shape: Shape) -> list[Chart]:
 
 
 def _foot(shape: Shape) -> Chart:
-    """t is metres in front of the ankle; azimuth 0 is up, 90 degrees outwards."""
+    """t is meters in front of the ankle; azimuth 0 is up, 90 degrees outwards."""
     scale = shape.height / AVERAGE_HEIGHT
     ankle = BONES["left_ankle"]
 
@@ -267,7 +267,7 @@ def _foot(shape: Shape) -> Chart:
 
 
 def _head(shape: Shape) -> Chart:
-    """t is metres above the head's joint, for a head of size 1."""
+    """t is meters above the head's joint, for a head of size 1."""
     scale = shape.height / AVERAGE_HEIGHT
     bone = BONES["head"]
 

@@ -1,4 +1,4 @@
-"""The points that a body is posed by, and the average body's lengths between them."""
+"""The points that determine a body's pose, and the average body's lengths between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .skeleton import BONES, LANDMARKS, Pose, joints3d
 
 __all__ = ["ARM", "LEG", "POINTS", "Limb"]
 
-#: The points that a person is posed by. "neck" is the root of the neck, "crown" the top of the head.
+#: The points that determine a person's pose. "neck" is the root of the neck, "crown" the top of the head.
 POINTS: tuple[str, ...] = (
     *("nose", "left_eye", "right_eye", "left_ear", "right_ear"),
     *("left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist"),
@@ -27,11 +27,11 @@ _JOINTS = joints3d(Pose()).astype(np.float64)
 
 
 def _distance(first: str, second: str, axis: int = 1) -> float:
-    """How far the first joint is above (or, along axis 0, left of) the second, metres, without float32's noise."""
+    """Returns how far the first joint is above (along axis 0: left of) the second, meters, without float32 noise."""
     return round(float(_JOINTS[BONES[first], axis] - _JOINTS[BONES[second], axis]), 3)
 
 
-# The average body's lengths, metres. The trunk reaches from the middle of the hips to that of the shoulders.
+# The average body's lengths, meters. The trunk reaches from the middle of the hips to that of the shoulders.
 TRUNK = _distance("left_shoulder", "left_hip")
 SHOULDER_WIDTH = _distance("left_shoulder", "right_shoulder", axis=0)
 HIP_WIDTH = _distance("left_hip", "right_hip", axis=0)
@@ -41,7 +41,7 @@ NECK_ABOVE, HEAD_ABOVE = _distance("neck", "left_shoulder"), _distance("head", "
 CROWN_ABOVE = round(HEAD_ABOVE + LANDMARKS["crown"][1][1], 3)
 FACE_ABOVE = 0.22  # the middle of the face
 
-#: Points of the head, and where they lie in its frame, [6, 3].
+#: Points of the head and their positions in its frame, [6, 3].
 HEAD_POINTS = (*FACE, CROWN)
 HEAD_OFFSETS = np.array([LANDMARKS[POINTS[point]][1] for point in HEAD_POINTS])
 
@@ -55,8 +55,8 @@ class Limb:
         middles: points of the elbows or knees.
         ends: points of the wrists or ankles.
         bones: the left side's three bones; the right one follows each.
-        lengths: of the first two bones, metres.
-        width: between the roots, metres.
+        lengths: lengths of the first two bones, meters.
+        width: distance between the roots, meters.
         upper_parts: DensePose's parts above the middle joint.
         lower_parts: those below it.
     """

@@ -1,7 +1,7 @@
-"""Draws IUV maps of people whose joints are known: poses the average body so that its joints fall on them.
+"""Draws IUV maps of people from their joints: poses the average body so that its joints match them.
 
-`trunk` finds the trunk's position and turn. This module adds the limbs and the head. It guesses a limb's depth from its
-apparent length. The frames are those of `trunk`.
+`trunk` finds the position and rotation of the trunk. This module adds the limbs and the head. It estimates a limb's
+depth from its apparent length. The frames are those of `trunk`.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ Mask = NDArray[np.bool_]
 
 _CLOTHED = Shape(sleeves=1.14, trousers=1.17, hair=0.018, coat=0.03)
 
-# These were fitted on synthetic people, seen exactly, with noise and without faces.
+# Fitted on synthetic people with exact joints, noisy joints, and no faces.
 _SHORT = 0.87  # a bone that looks shorter than this share of its length points out of the picture's plane
-_LEVEL = 0.3  # how much flatter a foot lies than its leg stands upright
+_LEVEL = 0.3  # how much flatter a foot is than its leg is upright
 _ROOT = 0.25  # weight of the trunk's estimate of a shoulder's or hip's place
 _HEAD_WEIGHT = 0.75  # weight of the trunk's estimate of the head's place; a visible point's is 1
-_HEAD_NOISE = 0.02  # metres, standard deviation of the head's points
+_HEAD_NOISE = 0.02  # meters, standard deviation of the head's points
 _HEAD_TURN = 0.4  # radians, standard deviation of the head's turn against the trunk's
 
-_CHUNK = 512  # people posed at once: their numbers stay in the cache
+_CHUNK = 512  # people posed together: their data stays in the cache
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _average_body() -> _Average:
 
 
 def draw_people(points: Array, known: Mask, size: tuple[int, int]) -> Tensor:
-    """IUV maps of people, uint8 [N, 3, H, W].
+    """Draws IUV maps of people, uint8 [N, 3, H, W].
 
     Args:
         points: float64 [N, 19, 2], x and y of `POINTS`, pixels.
@@ -105,7 +105,7 @@ def _apply(matrix: Array, vector: Array) -> Array:
 
 @dataclass(frozen=True)
 class _Bones:
-    """Where people's bones are, in the camera's frame; filled step by step."""
+    """The bones of people in the camera's frame, filled in step by step."""
 
     turn: Array  # [N, 17, 3, 3]
     origin: Array  # [N, 17, 3]
@@ -113,7 +113,7 @@ class _Bones:
 
 
 def _pose(points: Array, known: Mask, body: _Average) -> tuple[Array, NDArray[np.int32]]:
-    """Maps of the bones, float32 [N, 17, 3, 4], and the parts shown, int32 [N], as `draw_bodies` takes them."""
+    """Returns maps of the bones, float32 [N, 17, 3, 4], and the parts shown, int32 [N], as `draw_bodies` takes them."""
     count = len(points)
     view = find_view(points, known)
     up, stretch = view.up, view.stretch
@@ -143,13 +143,13 @@ def _pose(points: Array, known: Mask, body: _Average) -> tuple[Array, NDArray[np
 
 
 def _pose_limb(points: Array, known: Mask, view: View, limb: Limb, side: int, bones: _Bones) -> NDArray[np.int64]:
-    """Turns and places the three bones of a limb; returns the bits of its parts that are shown, [N]."""
+    """Rotates and places the three bones of a limb; returns the bits of its visible parts, [N]."""
     is_arm, scale, up = limb is ARM, view.trunk.scale, view.up
     root, middle, end = limb.roots[side], limb.middles[side], limb.ends[side]
     partner = limb.roots[1 - side]
     has_middle, has_end = known[:, middle], known[:, end]
 
-    # Without its own point, a root mirrors its partner, or lies where the trunk says.
+    # A root without a point mirrors its partner, or gets its position from the trunk.
     place = (view.chest if is_arm else view.pelvis) + view.turn[:, :, 0] * ((1 - 2 * side) * limb.width / 2)
     mirrored = 2 * view.lift(view.trunk.shoulders) - view.lift(points[:, partner])
     by_partner = known[:, partner] & known[:, NECK] & is_arm
@@ -157,7 +157,7 @@ def _pose_limb(points: Array, known: Mask, view: View, limb: Limb, side: int, bo
     seen = np.where(known[:, root, None], view.lift(points[:, root]), seen)
     start = np.concatenate([seen[:, :2] + _ROOT * (place - seen)[:, :2], place[:, 2:]], -1)
 
-    # A middle joint that is missing lies between its neighbours; a leg that leaves the picture goes on for a thigh.
+    # A missing middle joint is placed between its neighbors; a leg outside the picture is extended by a thigh.
     between = (start[:, :2] * np.stack([scale, -scale], -1) + points[:, end]) / 2
     bent = np.where(has_middle[:, None], points[:, middle], between)
     shows_upper = has_middle | has_end
@@ -180,7 +180,7 @@ def _pose_limb(points: Array, known: Mask, view: View, limb: Limb, side: int, bo
 
     upper = view.turn @ swing(_apply(view.turn.transpose(0, 2, 1), way1))
     local = _apply(upper.transpose(0, 2, 1), way2)
-    if is_arm:  # the elbow is a hinge: its bend shows the arm's turn about itself
+    if is_arm:  # the elbow is a hinge: its bend shows the rotation about the arm's axis
         turned = np.clip(np.arctan2(local[:, 0], local[:, 2]), -1.6, 1.6)
         upper = upper @ about_y(turned * step_up(np.hypot(local[:, 0], local[:, 2]), 0.25, 0.7))
         local = _apply(upper.transpose(0, 2, 1), way2)
@@ -204,10 +204,10 @@ def _bits(parts: tuple[int, ...]) -> int:
 
 
 def _reach(vector: Array, length: float, up: Array, bend: Array) -> Array:
-    """A bone's 3D vector, [N, 3], from its 2D one; `bend` in -1..1 is its direction in depth if it looks short."""
+    """Returns a bone's 3D vector [N, 3] from its 2D vector; `bend` in -1..1 is the depth direction of a short one."""
     seen = vector[:, :2]
     flat = norm(seen)
-    # Along the person's up axis the camera's pitch alone makes depth.
+    # Along the person's up axis, depth comes only from the camera's pitch.
     slope = up[:, 2] / np.maximum(norm(up[:, :2]), 1e-9)
     along = (seen * up[:, :2]).sum(-1) / np.maximum(norm(up[:, :2]), 1e-9)
     depth = along * slope + bend * np.sqrt(np.maximum((_SHORT * length) ** 2 - flat**2, 0))
@@ -215,7 +215,7 @@ def _reach(vector: Array, length: float, up: Array, bend: Array) -> Array:
 
 
 def _pose_head(points: Array, known: Mask, view: View, bones: _Bones) -> None:
-    """Turns and places the bones of neck and head."""
+    """Rotates and places the bones of neck and head."""
     scale, up = view.trunk.scale, view.up
     seen = points[:, HEAD_POINTS] / scale[:, None, None] * (1, -1)  # [N, 6, 2]
     weight = known[:, HEAD_POINTS].astype(np.float64)
@@ -230,19 +230,19 @@ def _pose_head(points: Array, known: Mask, view: View, bones: _Bones) -> None:
     expected_place = neck + axis * ((HEAD_ABOVE - NECK_ABOVE) * size)[:, None]
 
     def fit(frames: Array) -> tuple[Array, Array]:
-        """For the head's turns [N, M, 3, 3] its places [N, M, 2], and how badly its points fit, [N, M]."""
+        """Returns positions [N, M, 2] for the head's rotations [N, M, 3, 3], and the errors of its points, [N, M]."""
         marks = frames @ np.swapaxes(offsets, 1, 2)[:, None]  # [N, M, 3, 6]
-        rest = seen[:, None] - np.swapaxes(marks, 2, 3)[..., :2]  # the place that each point asks for
+        rest = seen[:, None] - np.swapaxes(marks, 2, 3)[..., :2]  # the position that each point implies
         total = (rest * weight[:, None, :, None]).sum(2) + _HEAD_WEIGHT * expected_place[:, None, :2]
         place = total / (weight.sum(1) + _HEAD_WEIGHT)[:, None, None]
         error = (((rest - place[:, :, None]) ** 2).sum(-1) * weight[:, None]).sum(-1)
-        hidden = ((marks[:, :, 2, :5] < -0.02) * weight[:, None, :5]).sum(-1)  # seen, though on the far side
+        hidden = ((marks[:, :, 2, :5] < -0.02) * weight[:, None, :5]).sum(-1)  # visible, although on the far side
         return place, error / (2 * _HEAD_NOISE**2) + hidden
 
     upright, steps = swing(-axis), np.linspace(-1.2, 1.2, 17)
     cost = fit(upright[:, None] @ about_y(view.yaw[:, None] + steps))[1] + steps**2 / (2 * _HEAD_TURN**2)
     share = np.exp(cost.min(1, keepdims=True) - cost)
-    step = (share * steps).sum(1) / share.sum(1)  # the mean: a head of which nothing is known looks ahead
+    step = (share * steps).sum(1) / share.sum(1)  # the mean: a head without known points looks straight ahead
     frame = upright @ about_y(view.yaw + step)
     place = fit(frame[:, None])[0][:, 0]
     bones.turn[:, 4] = frame

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 __all__ = ["AVERAGE", "AVERAGE_HEIGHT", "Shape", "check_shape"]
 
-#: Metres: the height that the lengths in this package are written for.
+#: Reference height of the lengths in this package, meters.
 AVERAGE_HEIGHT = 1.72
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Proportions of a body and the room that its clothes take. Lengths are multiples of an average adult's.
+    """Proportions of a body and the thickness of its clothes. Lengths are multiples of an average adult's.
 
     Attributes:
-        height: of the whole person, metres.
+        height: height of the person, meters.
         girth: width and depth of the trunk.
-        belly: how far the belly stands out, metres.
+        belly: how far the belly stands out, meters.
         shoulders: width between the shoulders.
         legs: length of the legs; the trunk makes up for it.
         arms: length of the arms.
@@ -26,8 +26,8 @@ class Shape:
         sleeves: thickness of the arms' clothes, a multiple.
         trousers: thickness of the legs' clothes, a multiple.
         skirt: how far down a skirt widens the legs: 0 is none, 1 the knee, 2 the ankle.
-        coat: how much wider hips and thighs are below a long jacket, a fraction.
-        hair: thickness of the hair, metres.
+        coat: how much wider hips and thighs are below a long jacket, as a fraction.
+        hair: thickness of the hair, meters.
     """
 
     height: float = AVERAGE_HEIGHT
@@ -50,9 +50,9 @@ AVERAGE = Shape()
 
 
 def check_shape(shape: Shape) -> None:
-    """Raises ValueError where a measure is out of its range."""
+    """Raises ValueError if a measure is out of range."""
     if not 0.5 <= shape.height <= 2.5:
-        raise ValueError(f"height must be in 0.5..2.5 metres, got {shape.height}")
+        raise ValueError(f"height must be in 0.5..2.5 meters, got {shape.height}")
     for name in ("girth", "shoulders", "legs", "arms", "limbs", "head", "sleeves", "trousers"):
         value = getattr(shape, name)
         if not 0.5 <= value <= 2:

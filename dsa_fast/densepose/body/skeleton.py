@@ -1,4 +1,4 @@
-"""Joints: their names, the tree that they form, and where a pose puts them."""
+"""Joints: their names, their tree, and their positions in a pose."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ PARENTS: tuple[int, ...] = (-1, 0, 1, 2, 3, 2, 2, 5, 6, 7, 8, 0, 0, 11, 12, 13, 
 #: Index of each joint's bone in `JOINTS`.
 BONES = {name: index for index, name in enumerate(JOINTS)}
 
-#: Joint that each joint becomes in a mirrored person.
+#: New joint of each joint in a mirrored person.
 MIRROR_JOINTS: tuple[int, ...] = (0, 1, 2, 3, 4, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 
-#: Points on bones that are no joints: name -> (joint, offset in its frame, metres for a height of 1.72).
+#: Points on bones that are not joints: name -> (joint, offset in its frame, meters for a height of 1.72).
 LANDMARKS: dict[str, tuple[str, tuple[float, float, float]]] = {
     "nose": ("head", (0.0, 0.05, 0.115)),
     "left_eye": ("head", (0.032, 0.08, 0.088)),
@@ -77,16 +77,16 @@ class Pose:
         return cls(values)
 
     def mirrored(self) -> Pose:
-        """The pose of the person in the mirror."""
+        """Returns the pose of the mirrored person."""
         return Pose(self.angles[list(MIRROR_JOINTS)] * np.array([1, -1, -1], np.float32))
 
 
-#: Surfaces are made in this pose, between hanging and raised arms, so that skinning bends shoulders little.
+#: Rest pose of surfaces, between hanging and raised arms, so skinning bends the shoulders little.
 REST = Pose.of(left_shoulder=(0, 0, 0.6), right_shoulder=(0, 0, -0.6))
 
 
 def _rotations(angles: Array) -> Array:
-    """[..., 3] angles about x, y, z to rotation matrices Rx Rz Ry, [..., 3, 3]."""
+    """Turns angles about x, y, z, [..., 3], into rotation matrices Rx Rz Ry, [..., 3, 3]."""
     cx, cy, cz = np.moveaxis(np.cos(angles), -1, 0)
     sx, sy, sz = np.moveaxis(np.sin(angles), -1, 0)
     rows = (
@@ -98,11 +98,11 @@ def _rotations(angles: Array) -> Array:
 
 
 def joint_offsets(shape: Shape) -> Array:
-    """Where each joint lies in its parent's frame (the pelvis: above the ground), [17, 3], for hanging arms."""
+    """Returns each joint's position in its parent's frame (the pelvis: above the ground), [17, 3], for hanging arms."""
     scale = shape.height / AVERAGE_HEIGHT
     leg = (0.82 * shape.legs) * scale
     hip = 0.08 * scale + leg
-    trunk = 1.72 * scale - hip - 0.27 * scale * shape.head  # hip to neck; the head's size goes to its cost
+    trunk = 1.72 * scale - hip - 0.27 * scale * shape.head  # hip to neck; a larger head makes it shorter
     unit = trunk / 0.55
     shoulder = 0.178 * shape.shoulders * scale
     offsets = np.zeros((len(JOINTS), 3), np.float32)
@@ -122,7 +122,7 @@ def joint_offsets(shape: Shape) -> Array:
 
 
 def forward_kinematics(pose: Pose, shape: Shape = AVERAGE) -> tuple[Array, Array]:
-    """Rotations [17, 3, 3] and origins [17, 3] of the bones, in the person's frame."""
+    """Returns rotations [17, 3, 3] and origins [17, 3] of the bones, in the person's frame."""
     offsets, local = joint_offsets(shape), _rotations(pose.angles)
     turn, origin = np.empty_like(local), np.empty_like(offsets)
     for joint, parent in enumerate(PARENTS):
@@ -135,12 +135,12 @@ def forward_kinematics(pose: Pose, shape: Shape = AVERAGE) -> tuple[Array, Array
 
 
 def joints3d(pose: Pose, shape: Shape = AVERAGE) -> Array:
-    """Positions of `JOINTS`, float32 [17, 3]."""
+    """Returns the positions of `JOINTS`, float32 [17, 3]."""
     return forward_kinematics(pose, shape)[1]
 
 
 def landmarks3d(pose: Pose, shape: Shape = AVERAGE) -> dict[str, Array]:
-    """Positions of `LANDMARKS` (nose, eyes, ears, hands, toes, ...), each float32 [3]."""
+    """Returns the positions of `LANDMARKS` (nose, eyes, ears, hands, toes, ...), each float32 [3]."""
     turn, origin = forward_kinematics(pose, shape)
     scale = shape.height / AVERAGE_HEIGHT
     points = {}

@@ -27,14 +27,14 @@ class Body:
 
     Attributes:
         shape: its proportions.
-        vertices: float32 [V, 3], metres, in the pose `REST`.
+        vertices: float32 [V, 3], meters, in the pose `REST`.
         normals: float32 [V, 3], unit.
         uv: float32 [V, 2] in [0, 1].
         part: int16 [V], 1..24 (0 for accessories). Vertices are not shared between charts.
-        texture: int16 [V], page of the texture that colours a vertex: part - 1, accessories from 24 on.
+        texture: int16 [V], texture page of a vertex: part - 1, or 24 and above for accessories.
         faces: int32 [F, 3], counter-clockwise seen from outside.
         bones: int64 [V, 2] indices of `JOINTS`.
-        weight: float32 [V], of the second bone; the first has the rest.
+        weight: float32 [V], weight of the second bone; the first has the rest.
         rest: (rotations [17, 3, 3], origins [17, 3]) of the bones in the pose `REST`.
         grids: part -> (first vertex, rows, columns) of its grid of vertices.
     """
@@ -52,12 +52,12 @@ class Body:
     grids: dict[int, tuple[int, int, int]]
 
     def posed(self, pose: Pose) -> tuple[Array, Array]:
-        """Vertices and unit normals in a pose, float32 [V, 3] each."""
+        """Returns vertices and unit normals in a pose, float32 [V, 3] each."""
         turn, origin = forward_kinematics(pose, self.shape)
         rest_turn, rest_origin = self.rest
         moved = turn @ rest_turn.transpose(0, 2, 1)
         shift = origin - (moved @ rest_origin[..., None])[..., 0]
-        # Few pairs of bones share all vertices between them: blend 3 x 4 matrices, once per vertex.
+        # There are few pairs of bones: blend 3 x 4 matrices, once per vertex.
         table = np.concatenate([moved, shift[..., None]], 2).reshape(len(JOINTS), 12)
         matrix = table.take(self.bones[:, 0], axis=0)
         matrix += (table.take(self.bones[:, 1], axis=0) - matrix) * self.weight[:, None]
@@ -68,16 +68,16 @@ class Body:
         return both[..., 0] + matrix[..., 3], normals
 
     def surface_points(self, pose: Pose, part: int, u: ArrayLike, v: ArrayLike) -> Array:
-        """Points of a chart on the posed surface: the inverse of an IUV map.
+        """Returns points of a chart on the posed surface: the inverse of an IUV map.
 
         Args:
-            pose: of the person.
+            pose: pose of the person.
             part: 1..24.
-            u: places in the chart, in [0, 1], any shape [...].
-            v: places in the chart, same shape.
+            u: chart coordinates in [0, 1], any shape [...].
+            v: chart coordinates, same shape.
 
         Returns:
-            float32 [..., 3], metres, in the person's frame. Between vertices it is bilinear.
+            float32 [..., 3], meters, in the person's frame. Between vertices it is bilinear.
 
         Raises:
             ValueError: `part` is out of range.
@@ -100,7 +100,7 @@ class Body:
 
 
 def _cell(knots: Array, at: Array) -> tuple[NDArray[np.intp], Array]:
-    """Cell of monotone knots that holds each value, and the fraction of the way through it."""
+    """Returns the cell of monotone knots for each value, and the fractional position in the cell."""
     if knots[0] > knots[-1]:
         index = len(knots) - 1 - np.searchsorted(knots[::-1], at, side="left")
     else:
@@ -111,30 +111,30 @@ def _cell(knots: Array, at: Array) -> tuple[NDArray[np.intp], Array]:
 
 
 def _grid_faces(rows: int, columns: int) -> NDArray[np.int32]:
-    """Two triangles per cell of a grid of vertices, [2 (rows-1) (columns-1), 3]."""
+    """Returns two triangles per cell of a grid of vertices, [2 (rows-1) (columns-1), 3]."""
     index = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
     a, b, c, d = (x.ravel() for x in (index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]))
     return np.concatenate([np.stack([a, b, d], 1), np.stack([a, d, c], 1)])
 
 
 def _outward_faces(vertices: Array, normals: Array, faces: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The triangles, each turned so that it is counter-clockwise seen from where its normals point."""
+    """Orients the triangles so that they are counter-clockwise seen from outside, according to the normals."""
     a, b, c = (vertices[faces[:, k]] for k in range(3))
     facing = (np.cross(b - a, c - a) * normals[faces].sum(1)).sum(1)
     return np.where(facing[:, None] < 0, faces[:, ::-1], faces)
 
 
 def chart_coordinates(size: int) -> dict[str, NDArray[np.float32]]:
-    """Body coordinates of the texel centres of an average body's charts, to paint clothes.
+    """Returns body coordinates of the texel centers of an average body's charts, for painting clothes.
 
     Args:
-        size: texels of a chart each way, S.
+        size: S, height and width of a chart in texels.
 
     Returns:
         float32 [24, S, S] each, rows along u and columns along v: "along" (limbs: 0 at the first joint, 1 at the
-        middle one, 2 at the end; trunk: height above the hip over hip-to-neck; head: metres above its joint; hands
+        middle one, 2 at the end; trunk: height above the hip over hip-to-neck; head: meters above its joint; hands
         and feet: 0..1), "around" (azimuth, radians: 0 in front, positive outwards; trunk and head: positive to the
-        person's left), and "x", "y", "z" (metres, arms hanging).
+        person's left), and "x", "y", "z" (meters, arms hanging).
     """
     centre = ((np.arange(size) + 0.5) / size).astype(np.float32)
     result = {name: np.zeros((NUM_PARTS, size, size), np.float32) for name in ("along", "around", "x", "y", "z")}
@@ -167,10 +167,10 @@ def chart_coordinates(size: int) -> dict[str, NDArray[np.float32]]:
 
 @lru_cache(maxsize=64)
 def build_body(shape: Shape = AVERAGE) -> Body:
-    """Builds the surface of a shape. Results are cached, and must not be written to.
+    """Builds the surface of a shape. Results are cached and must not be modified.
 
     Raises:
-        ValueError: a measure of `shape` is out of its range.
+        ValueError: a measure of `shape` is out of range.
     """
     check_shape(shape)
     rest = forward_kinematics(REST, shape)
@@ -201,7 +201,7 @@ def build_body(shape: Shape = AVERAGE) -> Body:
 def _block(
     points: Array, normals: Array, uv: Array, part: int, page: int, bones: tuple[int, int], weight: Array, first: int
 ) -> dict[str, NDArray[Any]]:
-    """The arrays of a `Body` for one grid of vertices [R, K, ...]; `first` is the index of its first vertex."""
+    """Makes the arrays of a `Body` for one grid of vertices [R, K, ...]; `first` is the index of its first vertex."""
     rows, columns = points.shape[:2]
     count = rows * columns
     flat, flat_normals = points.reshape(-1, 3), normals.reshape(-1, 3)
@@ -222,7 +222,7 @@ def _joined(blocks: list[dict[str, NDArray[Any]]]) -> dict[str, Any]:
 
 
 def _normals(surface: SurfaceFunction, a: Array, b: Array, points: Array) -> Array:
-    """Outward unit normals of a surface by finite differences."""
+    """Computes outward unit normals of a surface by finite differences."""
     step = (a.max() - a.min()) * 2e-3
     da = surface(a + step, b) - surface(a - step, b)
     db = surface(a, b + 0.02) - surface(a, b - 0.02)
@@ -234,12 +234,12 @@ def _normals(surface: SurfaceFunction, a: Array, b: Array, points: Array) -> Arr
 
 
 def attach(body: Body, extras: list[tuple[Array, Array, Array, int, int]]) -> Body:
-    """A body with accessories, whose pixels are background in the IUV map.
+    """Adds accessories to a body. Their pixels are background in the IUV map.
 
     Args:
-        body: to add to.
-        extras: for each a grid of vertices [R, K, 3] in the frame of a bone, its normals [R, K, 3] and its uv
-            [R, K, 2], the index of the bone in `JOINTS`, and its page of the texture (24 or more).
+        body: the body.
+        extras: for each accessory, a grid of vertices [R, K, 3] in the frame of a bone, its normals [R, K, 3] and its
+            uv [R, K, 2], the index of the bone in `JOINTS`, and its page of the texture (24 or more).
     """
     if not extras:
         return body

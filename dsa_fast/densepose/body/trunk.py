@@ -1,11 +1,11 @@
-"""Where people's trunks are, how large they look and which way they are turned, from points of pictures.
+"""Finds the positions, sizes and rotations of people's trunks from points of pictures.
 
-The camera is taken to be far away and to look down a little. A trunk's turn is guessed from the apparent widths of
-shoulders and hips; which side it shows, from the face and from the way that knees and elbows bend. Everything is
-arithmetic on whole arrays of people. No person depends on another.
+The camera is assumed to be far away and to look slightly down. A trunk's rotation is estimated from the apparent widths
+of shoulders and hips. The face and the bend of knees and elbows show which side faces the camera. All steps are array
+operations over people. People do not affect each other.
 
-The picture's frame has x right and y down, in pixels. The camera's has x right, y up and z towards the camera, in
-metres of an average adult.
+The picture's frame has x right and y down, in pixels. The camera's has x right, y up and z toward the camera, in
+meters of an average adult.
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ __all__ = ["PITCH", "View", "about_y", "find_view", "norm", "step_up", "swing"]
 Array = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
-PITCH = 0.15  # radians that cameras look down
+PITCH = 0.15  # angle by which cameras look down, radians
 
-# Fitted on synthetic people, seen exactly, with noise and without faces:
-_QUANTILE = 0.67  # of the lengths of bones over an average adult's: a person's size
+# Fitted on synthetic people with exact joints, noisy joints, and no faces:
+_QUANTILE = 0.67  # of bone lengths relative to an average adult's; gives a person's size
 # Fitted on photos:
-_IN_FRONT = 0.1  # metres that a hand seen before the trunk is in front of its shoulder
+_IN_FRONT = 0.1  # distance of a hand in front of the trunk from its shoulder, meters
 
 # Weights of the cues for the side that faces the camera, by logistic regression on synthetic people: a visible eye or
-# ear (each), and distances across the picture, metres: of the nose from the ears, of the head and of the wrists from
+# ear (each), and distances across the picture, meters: of the nose from the ears, of the head and of the wrists from
 # the shoulders, and of a knee or elbow from the line between its neighbors.
 _SEEN_SIGN, _NOSE_SIGN, _HEAD_SIGN, _WRIST_SIGN, _BEND_SIGN = 2.4, 30.0, 40.0, 20.0, 30.0
 
 
 def norm(vector: Array) -> Array:
-    """Lengths of vectors [..., D]: [...]."""
+    """Returns lengths of vectors [..., D]: [...]."""
     result: Array = np.sqrt((vector * vector).sum(-1))
     return result
 
 
 def swing(direction: Array) -> Array:
-    """The smallest rotation that takes -y to unit vectors [N, 3]: [N, 3, 3]."""
+    """Returns the smallest rotations from -y to unit vectors [N, 3]: [N, 3, 3]."""
     x, y, z = np.moveaxis(direction, -1, 0)
     k = 1 / np.maximum(1 - y, 1e-3)
     rows = ((1 - k * x * x, -x, -k * x * z), (x, -y, z), (-k * x * z, -z, 1 - k * z * z))
@@ -71,7 +71,7 @@ def swing(direction: Array) -> Array:
 
 
 def about_y(angle: Array) -> Array:
-    """Rotations about y by angles [N], radians: [N, 3, 3]."""
+    """Returns rotations about y by angles [N], radians: [N, 3, 3]."""
     c, s, one, zero = np.cos(angle), np.sin(angle), np.ones_like(angle), np.zeros_like(angle)
     return np.stack([np.stack(row, -1) for row in ((c, zero, s), (zero, one, zero), (-s, zero, c))], -2)
 
@@ -84,7 +84,7 @@ def step_up(x: Array, low: Array | float, high: Array | float) -> Array:
 
 
 def _mean(points: Array, known: Mask, which: tuple[int, ...]) -> tuple[Array, Mask]:
-    """Mean of those points of `which` that are known, [N, 2], and whether there is one."""
+    """Returns the mean of the known points of `which`, [N, 2], and whether there is one."""
     weight = known[:, which].astype(np.float64)[..., None]
     total = weight.sum(1)
     return (points[:, which] * weight).sum(1) / np.maximum(total, 1), total[:, 0] > 0
@@ -92,9 +92,9 @@ def _mean(points: Array, known: Mask, which: tuple[int, ...]) -> tuple[Array, Ma
 
 @dataclass(frozen=True)
 class Trunk:
-    """People's trunks, in the picture."""
+    """The trunks of people in the picture."""
 
-    scale: Array  # [N] pixels per metre
+    scale: Array  # [N] pixels per meter
     shoulders: Array  # [N, 2], their middle
     hips: Array  # [N, 2], their middle
     known: Mask  # [N]
@@ -104,7 +104,7 @@ def find_trunk(points: Array, known: Mask) -> Trunk:
     """Finds trunks and the sizes of people."""
     shoulders, has_shoulders = _mean(points, known, SHOULDERS)
     hips, has_hips = _mean(points, known, HIPS)
-    # Of one shoulder or hip alone, the middle is half a width away, as the other pair shows it.
+    # If only one shoulder or hip is known, the middle is half a width away, measured on the other pair.
     apart = {pair: points[:, pair[0]] - points[:, pair[1]] for pair in (SHOULDERS, HIPS)}
     for pair, other, ratio_of_widths, middle in (
         (SHOULDERS, HIPS, SHOULDER_WIDTH / HIP_WIDTH, shoulders),
@@ -137,12 +137,12 @@ def find_trunk(points: Array, known: Mask) -> Trunk:
     crown, has_crown = points[:, CROWN], known[:, CROWN]
     for head, has_head, above in ((crown, has_crown, CROWN_ABOVE), (face, has_face, FACE_ABOVE)):
         ratio(head, shoulders, has_head & has_shoulders, above, 0.5)
-        # Without shoulders the trunk leads to the head.
+        # Without shoulders, the trunk extends to the head.
         far = TRUNK + above
         shoulderless = has_hips & ~has_shoulders
         ratio(head, hips, has_head & shoulderless, far * np.cos(PITCH), 4.0)
         shoulders = np.where((has_head & shoulderless)[:, None], hips + (head - hips) * (TRUNK / far), shoulders)
-    # Bones that point at the camera look short, none looks long: a high quantile is the scale.
+    # Bones that point at the camera look short, and no bone looks long, so a high quantile is the scale.
     value, weight = np.stack(ratios, 1), np.stack(weights, 1)
     order = np.argsort(value, axis=1, kind="stable")
     value, weight = np.take_along_axis(value, order, 1), np.take_along_axis(weight, order, 1)
@@ -150,7 +150,7 @@ def find_trunk(points: Array, known: Mask) -> Trunk:
     at = (total >= _QUANTILE * total[:, -1:]).argmax(1)
     scale = np.take_along_axis(value, at[:, None], 1)[:, 0]
 
-    # If the size is known from elsewhere, one end of the trunk is enough: assume that it is upright.
+    # If other bones give the size, one end of the trunk is enough: assume that it is upright.
     down = np.stack([np.zeros_like(scale), TRUNK * scale], -1)
     sized = (value * (weight > 0)).max(1) > 0
     hips = np.where((has_shoulders & ~has_hips)[:, None], shoulders + down, hips)
@@ -163,7 +163,7 @@ def find_trunk(points: Array, known: Mask) -> Trunk:
 
 
 def _find_yaw(points: Array, known: Mask, trunk: Trunk, right: Array) -> Array:
-    """Radians that trunks are turned to the own left, [N]; `right` [N, 2] lies across them, to the picture's right."""
+    """Returns trunks' rotations to their own left, radians [N]; `right` [N, 2] is across, to the picture's right."""
 
     def across(vector: Array) -> Array:
         result: Array = (vector * right).sum(-1) / trunk.scale
@@ -193,7 +193,7 @@ def _find_yaw(points: Array, known: Mask, trunk: Trunk, right: Array) -> Array:
     wrists, _ = _mean(points, known, WRISTS)
     sign += np.where(known[:, WRISTS].all(1), _WRIST_SIGN * across(wrists - trunk.shoulders), 0)
     sine = np.tanh(sign / 1.5) * np.sqrt(1 - cosine * cosine)
-    # If only a face is seen, it faces the camera.
+    # If only a face is visible, it faces the camera.
     blind = (weight == 0) & (np.abs(sine) < 1e-6)
     cosine = np.where(blind, np.where(has_nose, 1.0, -1.0), cosine)
     yaw: Array = np.arctan2(sine, cosine)
@@ -202,7 +202,7 @@ def _find_yaw(points: Array, known: Mask, trunk: Trunk, right: Array) -> Array:
 
 @dataclass(frozen=True)
 class View:
-    """Positions and turns of people's trunks. 3D vectors are in the camera's frame."""
+    """Positions and rotations of people's trunks. 3D vectors are in the camera's frame."""
 
     trunk: Trunk
     turn: Array  # [N, 3, 3]
@@ -216,16 +216,16 @@ class View:
 
     @property
     def toward(self) -> Array:
-        """How much people face the camera, [N]: 1 the front, -1 the back."""
+        """Returns how directly people face the camera, [N]: 1 front, -1 back."""
         return self.turn[:, 2, 2]
 
     def lift(self, point: Array) -> Array:
-        """Picture's points [N, 2] to the camera's frame at depth 0, [N, 3]."""
+        """Converts points of the picture [N, 2] to the camera's frame at depth 0, [N, 3]."""
         scale = self.trunk.scale
         return np.stack([point[:, 0] / scale, -point[:, 1] / scale, np.zeros_like(scale)], -1)
 
     def in_front(self, point: Array) -> Array:
-        """Depth, [N], that keeps a hand seen before the trunk out of it."""
+        """Returns the depth, [N], that keeps a hand in front of the trunk from intersecting it."""
         half_width = 0.16 * np.abs(self.turn[:, 0, 0]) + 0.1 * np.abs(self.turn[:, 0, 2])
         offset = (point - self.trunk.hips) / self.trunk.scale[:, None]
         aside, above = np.abs((offset * self.right2).sum(-1)), (offset * self.up2).sum(-1)

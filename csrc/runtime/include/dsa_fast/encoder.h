@@ -1,12 +1,12 @@
-// From images to unit vectors, with an artifact that `dsa-fast export` made.
+// From images to unit vectors, with a file that `dsa-fast export` wrote.
 //
 //   dsa_fast::Encoder encoder = dsa_fast::Encoder::load("mf.engine");
 //   std::vector<uint8_t> images(n * encoder.height() * encoder.width() * 3);  // dsa_fast::resize fills it
 //   std::vector<float> vectors(n * encoder.dim());
 //   encoder.embed(images.data(), n, vectors.data());
 //
-// ONNX artifacts run on the CPU through OpenVINO; tensorrt and tensorrt-rtx ones on a CUDA device. Each back end is a
-// library in the folder of libdsa_runtime (libdsa_runtime_openvino.so, ...), loaded when an artifact needs it.
+// ONNX files run on the CPU through OpenVINO; tensorrt and tensorrt-rtx engines on a CUDA device. Each back end is a
+// library in the folder of libdsa_runtime (libdsa_runtime_openvino.so, ...), loaded when an exported file needs it.
 #pragma once
 
 #include <cstdint>
@@ -19,22 +19,22 @@
 namespace dsa_fast {
 
 struct EncoderOptions {
-  // "cpu", "cuda" or "cuda:N"; empty: the device that the kind of artifact runs on.
+  // "cpu", "cuda" or "cuda:N"; empty: the device that the kind of exported file runs on.
   std::string device;
   // Images run at once, at most the sidecar's batch.max; 0: batch.max. More images are split.
   int64_t batch = 0;
   // Threads of the CPU; 0: as many as the process may use. CUDA devices do not need it.
   int threads = 0;
-  // The precision that the CPU computes in, "fp32" or "bf16"; empty: the artifact's own. With 8-bit convolutions, the
-  // other layers then use bf16 if the processor has it, as in Python.
+  // The precision that the CPU computes in, "fp32" or "bf16"; empty: the exported file's own. With 8-bit convolutions,
+  // the other layers then use bf16 if the processor has it, as in Python.
   std::string precision;
 };
 
 class DSA_FAST_API Encoder {
  public:
-  // Reads the artifact and its sidecar. Checks the one against the other, and the engine's inputs and outputs against
-  // both. Throws std::runtime_error that names the difference, std::invalid_argument for an option.
-  static Encoder load(const std::string& artifact, const EncoderOptions& options = {});
+  // Reads the exported file at `path` and its sidecar. Checks the one against the other, and the engine's inputs and
+  // outputs against both. Throws std::runtime_error that names the difference, std::invalid_argument for an option.
+  static Encoder load(const std::string& path, const EncoderOptions& options = {});
 
   Encoder(Encoder&&) noexcept;
   Encoder& operator=(Encoder&&) noexcept;
@@ -54,8 +54,8 @@ class DSA_FAST_API Encoder {
 
   // The same on the device, in a stream's order; waits only when a batch size runs for the first time. images: uint8 in
   // the sidecar's layout; vectors: float32 [n, dim]; both in the memory of the encoder's CUDA device. stream: a
-  // cudaStream_t that is not being captured. Throws std::runtime_error, also if the artifact runs on the CPU. Does not
-  // check the vectors.
+  // cudaStream_t that is not being captured. Throws std::runtime_error, also if the exported file runs on the CPU. Does
+  // not check the vectors.
   void enqueue(const uint8_t* images, int64_t n, float* vectors, void* stream);
 
  private:

@@ -15,9 +15,10 @@ struct Image {
   std::vector<uint8_t> pixels;  // [height, width, 3], RGB
 };
 
-// Decodes a JPEG or PNG. Errors show `name`. As in Pillow's convert("RGB"), transparency is dropped, 16-bit colours
-// keep their upper 8 bits, and the EXIF orientation is not applied. Throws std::runtime_error, also for 16-bit gray and
-// for more than 2^28 pixels.
+// Decodes a JPEG or PNG and turns it upright. Errors show `name`. As in Pillow's convert("RGB"), transparency is
+// dropped and 16-bit colours keep their upper 8 bits. As in its exif_transpose, the orientation comes from EXIF or, in
+// a JPEG without it, from XMP. Damaged EXIF is ignored. Throws std::runtime_error, also for 16-bit gray and for more
+// than 2^28 pixels.
 DSA_FAST_API Image decode_image(std::string_view file, const std::string& name);
 
 // The same from a file.

@@ -1,4 +1,4 @@
-// The sidecar of an artifact: NAME.onnx.json describes NAME.onnx. `dsa-fast export` writes both.
+// The sidecar of an exported file: NAME.onnx.json describes NAME.onnx. `dsa-fast export` writes both.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,8 @@ enum class Layout { kNHWC, kNCHW };
 
 struct Sidecar {
   std::string kind;    // onnx, tensorrt or tensorrt-rtx
-  int64_t bytes;       // of the artifact
-  std::string sha256;  // of the artifact, 64 lower-case hexadecimal digits
+  int64_t bytes;       // of the exported file
+  std::string sha256;  // of the exported file, 64 lower-case hexadecimal digits
   std::string model;   // such as "DSAReID, stream mf, backbone resnet50"
 
   // Images, uint8 RGB [N, height, width, 3] or [N, 3, height, width].
@@ -32,7 +32,7 @@ struct Sidecar {
   std::string precision;  // fp32, fp16, bf16 or int8
   struct {
     int64_t min, opt, max;
-  } batch;  // images that the artifact takes at once
+  } batch;  // images that the exported file takes at once
 
   std::map<std::string, std::string> versions;  // of the packages that made it
   struct Gpu {
@@ -45,10 +45,10 @@ struct Sidecar {
 // Reads a sidecar's text. Throws std::runtime_error that shows `name`, the field, the rule and the value.
 DSA_FAST_API Sidecar parse_sidecar(std::string_view text, const std::string& name);
 
-// Reads `artifact`.json. Throws std::runtime_error, also if it is missing.
-DSA_FAST_API Sidecar read_sidecar(const std::string& artifact);
+// Reads the sidecar of the exported file at `path`, `path`.json. Throws std::runtime_error, also if it is missing.
+DSA_FAST_API Sidecar read_sidecar(const std::string& path);
 
-// The artifact's bytes. Throws std::runtime_error if their number or SHA-256 is not the sidecar's.
-DSA_FAST_API std::string read_artifact(const std::string& artifact, const Sidecar& sidecar);
+// The bytes of the exported file at `path`. Throws std::runtime_error if their number or SHA-256 is not the sidecar's.
+DSA_FAST_API std::string read_exported(const std::string& path, const Sidecar& sidecar);
 
 }  // namespace dsa_fast

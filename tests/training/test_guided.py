@@ -1,0 +1,219 @@
+"""Guided trainings: reproducible, resumable, refused where they cannot be fed; identities held out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from dsa_fast.data.registry import read_dataset
+from dsa_fast.data.synth import SynthConfig, make_dataset
+from dsa_fast.data.transforms import AugmentConfig, Draws, _crop, disturb_iuv, grid_iuv
+from dsa_fast.densepose.iuv import flip_iuv, resize_iuv
+from dsa_fast.densepose.symmetry import SymmetryTable, as_lut
+from dsa_fast.models import GuideConfig, load_model
+from dsa_fast.training import DataConfig, LossConfig, fit
+from dsa_fast.training.data import hold_out, read_people
+from tests.data.trees import make_tree
+from tests.training.small import AUGMENT, MODEL, TRAINER, config, losses
+
+ALL = GuideConfig(
+    fade=0.5, drop=0.5, dense=0.5, dense_scale=2, focus=0.5, distil=1.0, distil_features=1.0, distil_teacher="ema"
+)
+ALONE = replace(MODEL, dsag=False)
+
+
+class Stop(RuntimeError):
+    pass
+
+
+class Interrupt(Callback):
+    def on_train_batch_start(self, trainer, task, batch, batch_index) -> None:
+        if trainer.current_epoch == 1 and batch_index == 1:
+            raise Stop
+
+
+def test_a_resumed_guided_run_equals_an_uninterrupted_one(people: Path, tmp_path: Path) -> None:
+    options = {"augment": AUGMENT, "trainer": TRAINER, "guide": ALL}
+    whole = fit(config(people), MODEL, out=tmp_path / "whole", **options)  # type: ignore[arg-type]
+    with pytest.raises(Stop):
+        fit(config(people), MODEL, out=tmp_path / "cut", callbacks=[Interrupt()], **options)  # type: ignore[arg-type]
+    other = {**options, "guide": replace(ALL, drop=0.25)}
+    with pytest.raises(ValueError, match=r"guide.drop was 0.5 and is 0.25"):
+        fit(config(people), MODEL, out=tmp_path / "cut", resume=True, **other)  # type: ignore[arg-type]
+    longer = {**options, "trainer": replace(TRAINER, max_epochs=4)}
+    with pytest.raises(ValueError, match=r"trainer.max_epochs was 3 and is 4"):  # it fades towards the last epoch
+        fit(config(people), MODEL, out=tmp_path / "cut", resume=True, **longer)  # type: ignore[arg-type]
+    resumed = fit(config(people), MODEL, out=tmp_path / "cut", resume=True, **options)  # type: ignore[arg-type]
+    assert losses(resumed.log) == losses(whole.log)
+    a, b = (torch.load(run.checkpoint, weights_only=True)["state_dict"] for run in (whole, resumed))
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    assert any(name.startswith("average.") for name in a) and any(name.startswith("guides.") for name in a)
+
+
+def test_guides_are_in_no_loaded_model(people: Path, tmp_path: Path) -> None:
+    trainer = replace(TRAINER, max_epochs=1, eval_every=0)
+    plain = fit(config(people), ALONE, augment=AUGMENT, trainer=trainer, out=tmp_path / "plain")
+    guide = GuideConfig(dense=1.0, focus=1.0, distil=1.0, distil_teacher="ema")
+    guided = fit(config(people), ALONE, augment=AUGMENT, trainer=trainer, out=tmp_path / "guided", guide=guide)
+    a, b = (load_model(run.checkpoint).model.state_dict() for run in (plain, guided))
+    assert a.keys() == b.keys()
+    assert not torch.equal(a["mf_stream.backbone.conv1.weight"], b["mf_stream.backbone.conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [
+        GuideConfig(dense=1.0),
+        GuideConfig(drop=1.0),
+        GuideConfig(fade=1.0),
+        GuideConfig(detach=True, distil=1.0),
+        GuideConfig(distil=1.0, distil_teacher="ema"),
+    ],
+)
+def test_a_guide_changes_the_training(people: Path, tmp_path: Path, guide: GuideConfig) -> None:
+    trainer = replace(TRAINER, max_epochs=2, eval_every=0)
+    plain, guided = (
+        fit(config(people), MODEL, augment=AUGMENT, trainer=trainer, out=tmp_path / name, guide=each)
+        for name, each in (("plain", None), ("guided", guide))
+    )
+    assert losses(plain.log) != losses(guided.log)
+
+
+def test_focus_changes_the_training(tmp_path: Path) -> None:
+    """On people whose maps have each part in one place; in the noise of the others every place has every part."""
+    make_dataset(tmp_path / "people", SynthConfig(identities=4, cameras=2, images_per_camera=2, height=64, width=32))
+    settings, trainer = replace(AUGMENT, size=(64, 32)), replace(TRAINER, max_epochs=2, eval_every=0)
+    plain, guided = (
+        fit(config(tmp_path / "people"), ALONE, augment=settings, trainer=trainer, out=tmp_path / name, guide=each)
+        for name, each in (("plain", None), ("guided", GuideConfig(focus=1.0)))
+    )
+    assert losses(plain.log) != losses(guided.log)
+
+
+def test_a_frozen_teacher_teaches(people: Path, tmp_path: Path) -> None:
+    trainer = replace(TRAINER, eval_every=0)
+    teacher = fit(config(people), MODEL, augment=AUGMENT, trainer=trainer, out=tmp_path / "teacher").checkpoint
+    before = teacher.read_bytes()
+    guide = GuideConfig(distil=1.0, distil_teacher=str(teacher), distil_features=1.0)
+    student = fit(config(people), ALONE, augment=AUGMENT, trainer=trainer, out=tmp_path / "student", guide=guide)
+    assert teacher.read_bytes() == before
+    saved = torch.load(student.checkpoint, weights_only=True)["state_dict"]
+    assert saved.keys() == {f"model.{name}" for name in load_model(student.checkpoint).model.state_dict()}
+    text = student.log.read_text().splitlines()[0]
+    assert "loss/distil_logits_global" in text and "loss/distil_features_local" in text
+
+    narrow = replace(ALONE, width=0.25)
+    with pytest.raises(ValueError, match=r"guide.distil_features needs a teacher with features of the same lengths"):
+        fit(config(people), narrow, augment=AUGMENT, trainer=trainer, out=tmp_path / "a", guide=guide)
+    fit(
+        config(people),
+        narrow,
+        augment=AUGMENT,
+        trainer=replace(trainer, max_epochs=1),
+        out=tmp_path / "b",
+        guide=replace(guide, distil_features=0.0),
+    )
+    larger = replace(AUGMENT, size=(64, 32))
+    with pytest.raises(ValueError, match=r"the same image size as this training, \(64, 32\), got \(32, 16\)"):
+        fit(config(people), ALONE, augment=larger, trainer=trainer, out=tmp_path / "c", guide=guide)
+    held = replace(config(people), validation_ids=1)
+    with pytest.raises(ValueError, match=r"the same identities as this training, 3, got 4"):
+        fit(held, ALONE, augment=AUGMENT, trainer=trainer, out=tmp_path / "d", guide=guide)
+    missing = replace(guide, distil_teacher=str(tmp_path / "none.ckpt"))
+    with pytest.raises(FileNotFoundError):
+        fit(config(people), ALONE, augment=AUGMENT, trainer=trainer, out=tmp_path / "e", guide=missing)
+
+
+@pytest.mark.parametrize(
+    ("model", "guide", "message"),
+    [
+        (ALONE, GuideConfig(drop=0.5), "guide.drop needs fused features"),
+        (ALONE, GuideConfig(fade=0.5), "guide.fade needs fused features"),
+        (replace(MODEL, kind="baseline"), GuideConfig(detach=True), "guide.detach needs fused features"),
+        (ALONE, GuideConfig(distil=1.0), "guide.distil_teacher must be a checkpoint or 'ema'"),
+        (replace(MODEL, branches="global"), GuideConfig(focus=1.0), "guide.focus needs local branches"),
+    ],
+)
+def test_guides_without_use_are_refused(people: Path, tmp_path: Path, model, guide, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(config(people), model, augment=AUGMENT, trainer=TRAINER, out=tmp_path, guide=guide)
+
+
+@pytest.mark.parametrize("guide", [GuideConfig(dense=1.0), GuideConfig(focus=1.0)])
+def test_guides_without_maps_are_refused(tmp_path: Path, guide: GuideConfig) -> None:
+    names = [f"{pid:04}_c{cam}s1_000000_00.png" for pid in (2, 5) for cam in (1, 2)]
+    tree = {"bounding_box_train": names, "query": ["0003_c1_0.png"], "bounding_box_test": ["0003_c2_0.png"]}
+    bare = make_tree(tmp_path / "people", tree, iuv=False)
+    with pytest.raises(ValueError, match="needs IUV maps of the training images, got none"):
+        fit(config(bare), ALONE, augment=AUGMENT, trainer=TRAINER, out=tmp_path / "run", guide=guide)
+
+
+# The map at a coarser grid
+
+
+@pytest.mark.parametrize("stored", [(64, 32), (50, 41)])
+@pytest.mark.parametrize("table", [False, True])
+def test_grid_is_the_middle_of_each_cell_of_the_transformed_map(stored: tuple[int, int], table: bool) -> None:
+    settings = AugmentConfig(size=(64, 32), pad=6, iuv_drop=0.2, iuv_noise=0.1)
+    generator = torch.Generator().manual_seed(0)
+    iuv = torch.randint(0, 256, (9, 3, *stored), generator=generator, dtype=torch.uint8)
+    iuv[:, 0] %= 26
+    values = torch.rand(24, 2, 256, 256, generator=generator)
+    symmetry = SymmetryTable((values * 255).round() / 255) if table else None
+    indices = [4, 0, 8, 8, 2, 1]
+    draws = Draws.sample(6, settings, torch.Generator().manual_seed(3))
+    assert draws.flip.any() and not draws.flip.all()
+    whole = resize_iuv(disturb_iuv(iuv[indices], draws), settings.size)
+    whole = _crop(torch.where(draws.flip[:, None, None, None], flip_iuv(whole, symmetry), whole), draws, settings)
+    mirror = None if symmetry is None else as_lut(symmetry)
+    for grid in ((4, 2), (16, 8), (64, 32), (7, 5)):
+        rows = [(2 * i + 1) * 64 // (2 * grid[0]) for i in range(grid[0])]
+        columns = [(2 * j + 1) * 32 // (2 * grid[1]) for j in range(grid[1])]
+        got = grid_iuv(iuv, draws, settings, grid, indices=indices, mirror=mirror)
+        assert torch.equal(got, whole[:, :, rows][..., columns]), grid
+    assert torch.equal(grid_iuv(iuv[indices], draws, settings, (4, 2), mirror=mirror), whole[:, :, 8::16, 8::16])
+
+
+# Identities held out
+
+
+def test_held_out_identities(people: Path) -> None:
+    everybody = read_dataset(people, check_counts=False)
+    held = hold_out(everybody, 2, seed=5)
+    pids = {person.pid for person in held.query}
+    assert len(pids) == 2 and pids == {person.pid for person in held.gallery}
+    assert not pids & {person.pid for person in held.train}
+    assert {person.path for person in (*held.train, *held.query, *held.gallery)} == {p.path for p in everybody.train}
+    for person in held.query:  # the first image of each person and camera
+        same = [p.path for p in everybody.train if (p.pid, p.camid) == (person.pid, person.camid)]
+        assert person.path == same[0]
+    assert len(held.query) == len({(p.pid, p.camid) for p in held.query}) == 4
+    again = hold_out(everybody, 2, seed=5)
+    assert (again.train, again.query, again.gallery) == (held.train, held.query, held.gallery)
+    others = [{p.pid for p in hold_out(everybody, 2, seed=seed).query} for seed in range(8)]
+    assert any(other != pids for other in others)
+    for number in (0, 4):
+        with pytest.raises(ValueError, match=r"validation_ids must be from 1 to 3, .* got"):
+            hold_out(everybody, number)
+
+
+def test_an_identity_of_one_camera_is_not_held_out(tmp_path: Path) -> None:
+    names = [f"{pid:04}_c{cam}s1_{i:06}_00.png" for pid in (2, 5, 9) for cam in (1, 2) for i in range(2)]
+    names += [f"0007_c1s1_{i:06}_00.png" for i in range(4)]
+    tree = {"bounding_box_train": names, "query": ["0003_c1_0.png"], "bounding_box_test": ["0003_c2_0.png"]}
+    everybody = read_dataset(make_tree(tmp_path / "people", tree), check_counts=False)
+    for seed in range(5):
+        assert 7 in {person.pid for person in hold_out(everybody, 2, seed).train}
+
+
+def test_a_run_tests_on_held_out_identities(people: Path, tmp_path: Path) -> None:
+    held = replace(config(people), validation_ids=2)
+    result = fit(held, ALONE, augment=AUGMENT, trainer=TRAINER, out=tmp_path, loss=LossConfig())
+    assert load_model(result.checkpoint).model.num_ids == 2
+    assert {p.pid for p in read_people(held).query} <= {2, 5, 9, 11}
+    with pytest.raises(ValueError, match="two ways to test"):
+        DataConfig(str(people), validation_ids=2, test_root=str(people))
