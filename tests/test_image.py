@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,3 +122,16 @@ def test_embedding_reads_a_turned_photo_as_the_upright_one(photos: tuple[Path, P
     assert isinstance(plain, Tensor) and isinstance(turned, Tensor) and torch.equal(plain, turned)
     assert isinstance(cut, Tensor) and isinstance(turned_cut, Tensor) and torch.equal(cut, turned_cut)
     assert cut.shape == (3, 30, 12)
+
+
+def test_an_odd_tag_does_not_hide_the_orientation(pixels: Tensor, tmp_path: Path) -> None:
+    """A camera's model as a fraction, which Pillow cannot write again after it turned a photo."""
+    entries = struct.pack("<HHII", 0x0110, 5, 1, 38) + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    block = b"Exif\x00\x00II*\x00" + struct.pack("<IH", 8, 2) + entries + struct.pack("<III", 0, 3, 2)
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    picture.transpose(STORED[6]).save(tmp_path / "x.png")
+    expected = read_image(tmp_path / "x.png").flip(1).transpose(1, 2)
+    picture.transpose(STORED[6]).save(tmp_path / "x.png", exif=block)
+    assert torch.equal(read_image(tmp_path / "x.png"), expected) and torch.equal(expected, pixels)
+    once = read_picture(tmp_path / "x.png")
+    assert np.array_equal(np.asarray(upright(once)), np.asarray(once))
