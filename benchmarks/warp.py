@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from common import Clock, copy_rate, print_table, say, spread
 from torch import Tensor
-from torchvision.io import read_image
 
 import dsa_fast
 from dsa_fast.data.transforms import resize
 from dsa_fast.densepose.iuv import read_iuv, resize_iuv
+from dsa_fast.image import read_image
 from dsa_fast.ops.plain_reference import warp_reference
 
 PARTS = 24
@@ -112,7 +112,7 @@ def real_people(folder: Path) -> tuple[Tensor, Tensor] | None:
         photos = [p for p in (path.with_name(path.stem[:-4] + suffix) for suffix in (".jpg", ".png")) if p.exists()]
         if not photos:
             continue
-        photo, iuv = read_image(str(photos[0])), read_iuv(path)
+        photo, iuv = read_image(photos[0]), read_iuv(path)
         if photo.shape[0] == 3 and photo.shape[1] > photo.shape[2] and photo.shape[1:] == iuv.shape[1:]:
             images.append(resize(photo[None], (256, 128))[0])
             maps.append(resize_iuv(iuv, (256, 128)))

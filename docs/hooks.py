@@ -72,7 +72,11 @@ def on_post_build(config: MkDocsConfig) -> None:
         shown = set(
             re.findall(r'id="dsa_fast\.[\w.]*?(\w+)"', Path(config.site_dir, "api", name, "index.html").read_text())
         )
-        for node in ast.parse((package / name / "__init__.py").read_text()).body:
+        # A page shows its package, and those subpackages that it names.
+        named = re.findall(r"^::: dsa_fast\.?(\S*)$", page.read_text(), re.M)
+        files = [package.joinpath(*each.split("."), "__init__.py") for each in named]
+        nodes = [node for file in files if file.is_file() for node in ast.parse(file.read_text()).body]
+        for node in nodes:
             if isinstance(node, ast.Assign) and [ast.unparse(each) for each in node.targets] == ["__all__"]:
                 missing = set(ast.literal_eval(node.value)) - shown - {"__version__"}
                 if not name:

@@ -1,6 +1,8 @@
-"""Turns the name of a device into a `torch.device`."""
+"""Turns the name of a device into a `torch.device`, and counts processor cores."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -19,3 +21,8 @@ def pick_device(name: str) -> torch.device:
     if name != "cpu" and int(index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device must be on this machine, got {name} with {torch.cuda.device_count()} CUDA devices")
     return torch.device(name)
+
+
+def usable_cores() -> int:
+    """Returns the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

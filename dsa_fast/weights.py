@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import collections
 import http.client
 import os
 import pickle
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["download_state", "load_named", "read_state"]
+__all__ = ["download_state", "load_named", "read_arrays", "read_state"]
 
 
 def read_state(source: str | os.PathLike[str], *, name: str, known: str, model: str) -> dict[str, Tensor]:
@@ -42,6 +44,20 @@ def read_state(source: str | os.PathLike[str], *, name: str, known: str, model: 
             f"got {_describe(state)}"
         )
     return state
+
+
+def read_arrays(path: Path) -> Any:
+    """Reads tensors or arrays in dicts and lists: a .pkl such as detectron2's, or a file of `torch.save`.
+
+    Code that the file names is not run.
+
+    Raises:
+        pickle.UnpicklingError: the file asks for anything else. Damaged files raise other errors too.
+    """
+    if path.suffix != ".pkl":
+        return torch.load(path, map_location="cpu", weights_only=True)
+    with path.open("rb") as file:
+        return _ArrayUnpickler(file, encoding="latin1").load()
 
 
 def download_state(weights: Any, *, name: str, what: str, argument: str, otherwise: str = "") -> dict[str, Tensor]:
@@ -87,7 +103,7 @@ def load_named(module: nn.Module, state: Mapping[str, Tensor], *, prefix: str = 
         if prefix + k in state and state[prefix + k].shape != v.shape
     ]
     if missing or wrong:
-        groups = ((missing, "names are missing"), (wrong, "shapes differ"))
+        groups = ((missing, "missing"), (wrong, "of another shape"))
         found = "; ".join(f"{len(names)} {words}: {_few(names)}" for names, words in groups if names)
         raise ValueError(f"{source} does not fit this network: {found}")
     module.load_state_dict({k: state[prefix + k] for k in own if prefix + k in state}, strict=False)
@@ -99,3 +115,22 @@ def _few(names: list[str], limit: int = 4) -> str:
 
 def _describe(state: object) -> str:
     return f"a dict with {_few([str(k) for k in state])}" if isinstance(state, dict) else type(state).__name__
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Accepts only NumPy arrays."""
+
+    _ADMITTED = frozenset(
+        (module, name)
+        for core in ("numpy.core.multiarray", "numpy._core.multiarray")
+        for module, name in ((core, "_reconstruct"), (core, "scalar"), ("numpy", "ndarray"), ("numpy", "dtype"))
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("_codecs", "encode"):
+            return codecs.encode
+        if (module, name) in self._ADMITTED:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}, which no weights need; nothing was run")

@@ -53,7 +53,7 @@ def test_links_lead_to_files(page: Path) -> None:
 def test_commands_and_configurations_exist(page: Path) -> None:
     text = page.read_text()
     named = set(re.findall(r"dsa-fast ([a-z]+)\b", "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))))
-    assert named <= {*COMMANDS, "warp"}
+    assert named <= set(COMMANDS)
     for config in re.findall(r"--config ([\w/.$]+)", text):
         if config == config.lower() and not config.endswith(".yaml"):
             find_config(config)

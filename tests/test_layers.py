@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import dsa_fast
-import dsa_fast.data
-import dsa_fast.deploy
-import dsa_fast.ops
 from dsa_fast.deploy import BatchRange, NamedImages, export
 from tests.deploy.deployed import save_checkpoint, smooth_images
 
@@ -44,6 +44,7 @@ def test_imports_run_one_way() -> None:
             "import dsa_fast.deploy",
             {"torchvision", "rich", "onnx", "onnxruntime", "openvino", "faiss", "pyarrow", "av"},
         ),
+        ("import dsa_fast.evaluation", {"torchvision", "rich"}),
         ("import dsa_fast.models", {"rich"}),
     ],
 )
@@ -69,9 +70,18 @@ def test_loading_an_encoder_imports_no_library_of_training(tmp_path: Path, suffi
     assert ("torchvision" in found) == (suffix == ".ckpt")  # an exported file needs none of our networks
 
 
-@pytest.mark.parametrize("package", [dsa_fast, dsa_fast.ops, dsa_fast.data, dsa_fast.deploy])
-def test_every_public_name_is_there(package: object) -> None:
-    names = package.__all__  # type: ignore[attr-defined]
-    assert len(set(names)) == len(names)
-    assert [name for name in names if getattr(package, name, None) is None] == []
-    assert not any(type(getattr(package, name)).__name__ == "module" for name in names)
+def public_modules() -> list[ModuleType]:
+    """All packages and modules that have `__all__`."""
+    names = [info.name for info in pkgutil.walk_packages(dsa_fast.__path__, "dsa_fast.") if "._C" not in info.name]
+    modules = [dsa_fast, *map(importlib.import_module, names)]
+    return [module for module in modules if hasattr(module, "__all__")]
+
+
+def test_every_public_name_is_there() -> None:
+    modules = public_modules()
+    assert len(modules) > 50
+    for module in modules:
+        names = module.__all__
+        assert len(set(names)) == len(names), module.__name__
+        assert [name for name in names if not hasattr(module, name)] == [], module.__name__
+        assert not any(isinstance(getattr(module, name), ModuleType) for name in names), module.__name__

@@ -26,7 +26,7 @@ from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.device import pick_device
 from dsa_fast.evaluation import EvaluationResult, evaluate, histogram_features, rank_list
 from dsa_fast.evaluation.embedding import Embedded, ModelEmbedder, embed_people
-from dsa_fast.files import atomic_path
+from dsa_fast.files import write_json
 from dsa_fast.image import read_image
 from dsa_fast.models import LoadedModel, ModelConfig, build_model, load_model
 from dsa_fast.ops.warp import warp
@@ -34,7 +34,7 @@ from dsa_fast.training import DataConfig, OptimConfig, TrainerConfig, fit
 from dsa_fast.version import __version__
 from dsa_fast.visual.atlas import photo_and_parts
 from dsa_fast.visual.charts import curves
-from dsa_fast.visual.layout import save_picture, table
+from dsa_fast.visual.layout import save_picture, tile_table
 from dsa_fast.visual.ranked_lists import ranked_lists
 
 MODEL = ModelConfig(backbone="resnet18", pretrained=None, width=0.25, classifier_dim=128)
@@ -123,8 +123,7 @@ def demo(
         "model": asdict(MODEL),
         "torch": torch.__version__,
     }
-    with atomic_path(out / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(about, indent=2) + "\n")
+    write_json(out / "metrics.json", about)
     console.print(f"4/4  done in {time.perf_counter() - start:.0f} s\n")
     titles = {
         "histogram": "colour histograms",
@@ -164,8 +163,7 @@ def _claim(out: Path, options: dict[str, Any]) -> bool:
             (out / name).unlink(missing_ok=True)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"out must be new, empty, or an earlier demo's folder, got {out}")
-    with atomic_path(mark) as temporary:
-        temporary.write_text(json.dumps(options) + "\n")
+    write_json(mark, options)
     return False
 
 
@@ -221,4 +219,4 @@ def _draw_parts(path: Path, people: list[Person], seed: int) -> None:
         photo, iuv = read_image(person.path), read_iuv(person.iuv_path)
         dsap, count = warp(photo, iuv, size=AUGMENT.dsap_size, return_count=True)
         rows.append(photo_and_parts(photo, iuv, dsap, count, f"pid {person.pid}, camera {person.camid}"))
-    save_picture(table([[row] for row in rows], gap=0), path)
+    save_picture(tile_table([[row] for row in rows], gap=0), path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +27,7 @@ from dsa_fast.evaluation import (
     k_reciprocal,
     pool_multi_query,
 )
-from dsa_fast.files import atomic_path
+from dsa_fast.files import atomic_path, write_json
 from dsa_fast.models import load_model
 
 
@@ -151,8 +150,7 @@ def eval(
         }
         others = {"expanded": rows.get("expanded queries"), "reranked": rows.get("re-ranked")}
         about |= {key: scores for key, scores in others.items() if scores is not None}
-        with atomic_path(json_out) as temporary:
-            temporary.write_text(json.dumps({**about, **result.summary()}, indent=2) + "\n")
+        write_json(json_out, {**about, **result.summary()})
 
 
 # Positional arguments, in this order.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,14 +18,15 @@ from rich.table import Table
 
 from dsa_fast.data.folders import IMAGE_SUFFIXES, IuvMaps, image_names
 from dsa_fast.data.registry import holds_dataset, read_dataset
+from dsa_fast.data.verify import decoding_threads
 from dsa_fast.densepose.iuv import Order, read_iuv
 from dsa_fast.densepose.map_checks import MapFacts, examine, suspicions
 from dsa_fast.densepose.parts import NUM_PARTS, PART_NAMES
-from dsa_fast.files import atomic_path
+from dsa_fast.files import write_json
 from dsa_fast.image import read_image
 from dsa_fast.visual.charts import bars
 from dsa_fast.visual.contact_sheet import Cell, contact_sheet
-from dsa_fast.visual.layout import save_picture, table
+from dsa_fast.visual.layout import save_picture, tile_table
 
 # Worst first. Files with the first two can't be read at all.
 _KINDS = (
@@ -89,14 +89,12 @@ def inspect(
     if not items:
         raise ValueError(f"root must hold images ({', '.join(sorted(IMAGE_SUFFIXES))}), got none in {root}")
     console = Console()
-    threads = min(os.cpu_count() or 1, 8) if workers is None else workers
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(decoding_threads(workers)) as pool:
         looked = pool.map(partial(_look, order=iuv_order), items)
         bar = {"total": len(items), "transient": True, "console": Console(stderr=True)}
         items = list(track(looked, "inspecting", **bar))  # type: ignore[arg-type]
     report = _report(title, root, items, empty)
-    with atomic_path(out / "inspect.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(out / "inspect.json", report)
     save_picture(_sheet(items, pictures), out / "sheet.png")
     if report["with_map"]:
         save_picture(_histograms(items), out / "histograms.png")
@@ -311,4 +309,4 @@ def _histograms(items: Sequence[_Item]) -> Image.Image:
         panels.append(bars(counts.tolist(), edges.tolist(), title=title, y_label="images", percent=percent))
     often = {f"{part} {PART_NAMES[part]}": float(sum(each.pixels[part] > 0 for each in seen)) for part in range(1, 25)}
     panels.append(bars(often, title="images that show a part", y_label="images", size=(8.0, 4.0)))
-    return table([[panel] for panel in panels], gap=0)
+    return tile_table([[panel] for panel in panels], gap=0)

@@ -34,11 +34,11 @@ from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.densepose.keypoint_rcnn import PoseEstimator
 from dsa_fast.densepose.keypoints import read_keypoints
 from dsa_fast.densepose.map_sources import FromDump, FromKeypoints, FromPose, match_names
-from dsa_fast.densepose.methods import Detectron2Config, DumpConfig, KeypointsConfig, PoseConfig
 from dsa_fast.densepose.prepare import Estimator, MapSummary, Outcome, make_maps
+from dsa_fast.densepose.prepare_options import Detectron2Config, DumpConfig, KeypointsConfig, PoseConfig
 from dsa_fast.densepose.torchrun import Processes
 from dsa_fast.device import pick_device
-from dsa_fast.files import atomic_path, remove_left_over
+from dsa_fast.files import remove_left_over, write_json
 from dsa_fast.image import read_image
 from dsa_fast.visual.contact_sheet import Cell, contact_sheet
 from dsa_fast.visual.layout import save_picture
@@ -103,7 +103,7 @@ def prepare(
     remove_left_over(listing.out, before=began)
     report = summary(listing, made, settings, estimator.maker)
     report["not_covered"] = _not_covered(listing, listed)
-    _write_json(report_path, report)
+    write_json(report_path, report)
     save_picture(_sheet(listing, made, estimator.maker), listing.out / _SHEET)
     _print(Console(), listing, report, made)
     if made.failed:
@@ -211,7 +211,7 @@ def _begin(report_path: Path, settings: dict[str, Any], pairs: Sequence[tuple[Pa
             )
         if not other:
             return
-    _write_json(report_path, {"format": "dsa_fast.prepare", "settings": settings, "finished": False})
+    write_json(report_path, {"format": "dsa_fast.prepare", "settings": settings, "finished": False})
 
 
 def summary(listing: ImageList, made: Outcome, settings: dict[str, Any], maker: str) -> dict[str, Any]:
@@ -302,11 +302,6 @@ def _print(console: Console, listing: ImageList, report: dict[str, Any], made: O
         lines.append(f"no maps of the {count} images in {folder}: the source of the maps has none of them")
     lines.append(f"maps in {listing.out}; report {listing.out / _REPORT}; look at {listing.out / _SHEET}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
 class _Rate(ProgressColumn):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +32,7 @@ from dsa_fast.evaluation import (
 )
 from dsa_fast.evaluation.activation import record_activations
 from dsa_fast.evaluation.ranked_lists import NONE, RIGHT, SAME_CAMERA
-from dsa_fast.files import atomic_path
+from dsa_fast.files import write_json
 from dsa_fast.image import read_picture
 from dsa_fast.models import load_model
 from dsa_fast.visual.activation import activation_grid
@@ -145,10 +144,9 @@ def rank(
     if heat:
         save_picture(_draw_activations(data, lists, chosen, heat[0], heat[1]), out / "activations.png")
         written.append("activations.png")
-    with atomic_path(out / "ranks.json") as temporary:
-        about = {"checkpoint": str(checkpoint), "root": str(root), "features": method, "metric": metric}
-        rows = _json_rows(data, lists, result, chosen)
-        temporary.write_text(json.dumps({**about, **result.summary(), "queries": rows}, indent=1) + "\n")
+    about = {"checkpoint": str(checkpoint), "root": str(root), "features": method, "metric": metric}
+    rows = _json_rows(data, lists, result, chosen)
+    write_json(out / "ranks.json", {**about, **result.summary(), "queries": rows})
     written.append("ranks.json")
     print_scores({method: result.summary()})
     if html:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.deploy.index import VectorIndex, check_encoder
 from dsa_fast.deploy.inputs import Item, find_items, read_items
 from dsa_fast.deploy.vector_files import SUFFIXES, read_vectors
-from dsa_fast.files import atomic_path, checksum
+from dsa_fast.files import checksum, write_json
 from dsa_fast.visual.layout import save_picture, to_picture
 from dsa_fast.visual.ranked_lists import search_results
 
@@ -85,8 +84,7 @@ def search(
             {"query": _plain(item), "found": [{**_plain(each), "cosine": cosine} for each, cosine in nearest]}
             for item, nearest in zip(items, found, strict=True)
         ]
-        with atomic_path(json_out) as temporary:
-            temporary.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
+        write_json(json_out, answer)
     if picture is not None:
         _draw(picture, items[:_SHOWN], found[:_SHOWN])
         console.print(f"Picture: {picture}", highlight=False, soft_wrap=True)

@@ -105,9 +105,5 @@ def _one_person(photo: Tensor, iuv: Tensor, path: Path, person: int | None) -> t
     return photo[:, rows, columns], (iuv * mine)[:, rows, columns].contiguous()
 
 
-def _to_tensor(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
-
-
 def _size(tensor: Tensor) -> str:
     return f"{tensor.shape[-1]} x {tensor.shape[-2]}"

@@ -19,11 +19,9 @@ The images are unpacked once, with torchreid's names. Images that torchreid unpa
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -34,6 +32,7 @@ from dsa_fast.data.folders import DatasetFormat, IuvMaps, child, image_names, pl
 from dsa_fast.data.market import CUHK03_COUNTS
 from dsa_fast.data.people import PeopleSplits
 from dsa_fast.data.progress import progress_bar
+from dsa_fast.extras import require
 from dsa_fast.files import atomic_path
 
 __all__ = ["FORMAT"]
@@ -94,15 +93,6 @@ def _read(
     return splits
 
 
-def _need(package: str, path: Path) -> ModuleType:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ValueError(
-            f"reading {path} needs the package {package}, which is not installed: pip install 'dsa-fast[cuhk03]'"
-        ) from error
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     """Reads `filelist` (names), `labels` (pids) and the 1-based `train_idx`, `query_idx` and `gallery_idx`."""
     names = ("labels", "train_idx", "query_idx", "gallery_idx")
@@ -110,11 +100,11 @@ def _read_config(path: Path) -> dict[str, Any]:
         head = file.read(10)
     try:
         if head.startswith((b"MATLAB 7.3", b"\x89HDF")):
-            with _need("h5py", path).File(path, "r") as mat:
+            with require("h5py", f"reading {path}").File(path, "r") as mat:
                 config = {name: np.asarray(mat[name]) for name in names}
                 files = ["".join(map(chr, np.ravel(mat[cell]))) for cell in np.ravel(mat["filelist"])]
         else:
-            mat = _need("scipy.io", path).loadmat(path)
+            mat = require("scipy.io", f"reading {path}").loadmat(path)
             config = {name: np.asarray(mat[name]) for name in names}
             files = [str(np.ravel(cell)[0]) for cell in np.ravel(mat["filelist"])]
     except (KeyError, OSError, TypeError, IndexError, NotImplementedError) as error:
@@ -148,7 +138,7 @@ def _unpack(folder: Path, kind: str, out: Path, wanted: list[str]) -> None:
     mat_path = child(folder, *_MAT)
     if mat_path is None:
         raise FileNotFoundError(f"CUHK03 needs {folder / _MAT[0]} to make {len(missing)} images from, got no such file")
-    h5py = _need("h5py", mat_path)
+    h5py = require("h5py", f"reading {mat_path}")
     try:
         with h5py.File(mat_path, "r") as mat, progress_bar(f"unpacking {kind} images", len(missing)) as advance:
             for name, picture in _pictures(mat, kind, missing):

@@ -33,7 +33,7 @@ from dsa_fast.data.sampler import PKSampler
 from dsa_fast.data.transforms import resize
 from dsa_fast.data.verify import decoding_threads, digest_files
 from dsa_fast.densepose.iuv import Order, read_iuv, resize_iuv
-from dsa_fast.files import atomic_path, remove_left_over
+from dsa_fast.files import atomic_path, remove_left_over, write_json
 from dsa_fast.image import image_size, read_image
 
 __all__ = ["PersonStore", "Place", "StoreLoader", "choose_place", "measure", "say"]
@@ -299,8 +299,7 @@ def _write(
         "width": width,
         "resized_to": list(size) if (height, width) == tuple(size) else None,
     }
-    with atomic_path(folder / _MANIFEST) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=2) + "\n")
+    write_json(folder / _MANIFEST, manifest)
     for old in folder.glob("people-*.bin"):
         if old.name != name:
             old.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,7 +13,8 @@ from dsa_fast.data.people import Person
 from dsa_fast.data.progress import progress_bar
 from dsa_fast.densepose.iuv import Order, read_iuv
 from dsa_fast.densepose.iuv_store import in_store
-from dsa_fast.files import atomic_path
+from dsa_fast.device import usable_cores
+from dsa_fast.files import write_json
 from dsa_fast.image import read_picture
 
 __all__ = ["decoding_threads", "digest_files", "verify_files"]
@@ -67,8 +67,7 @@ def verify_files(
     if bad:
         raise ValueError(_complaint(bad, len(files)))
     if stamp is not None:
-        with atomic_path(stamp) as temporary:
-            temporary.write_text(json.dumps({"files": len(files), "sha256": digest}) + "\n")
+        write_json(stamp, {"files": len(files), "sha256": digest})
     return True
 
 
@@ -76,7 +75,7 @@ def decoding_threads(workers: int | None = None) -> int:
     """Returns the number of threads that decode files: `workers`, or one per core, at most 8."""
     if workers is not None:
         return max(workers, 1)
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+    return min(usable_cores(), 8)
 
 
 def digest_files(files: Sequence[tuple[Path, Path | None]], iuv_order: str) -> tuple[str, list[str]]:

@@ -6,8 +6,6 @@ detectron2's `projects/DensePose`. This module can be imported without either.
 
 from __future__ import annotations
 
-import codecs
-import collections
 import hashlib
 import pickle
 import warnings
@@ -25,7 +23,7 @@ from dsa_fast.densepose.prepare import PersonMap
 from dsa_fast.files import checksum
 from dsa_fast.image import read_image
 from dsa_fast.ops.warp_densepose import to_iuv
-from dsa_fast.weights import load_named
+from dsa_fast.weights import load_named, read_arrays
 
 __all__ = ["DensePose", "read_weights"]
 
@@ -247,11 +245,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ValueError: the file is neither, contains anything other than arrays, or has Caffe2's names.
     """
     try:
-        if path.suffix == ".pkl":
-            with path.open("rb") as file:
-                content = _ArrayUnpickler(file, encoding="latin1").load()
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_arrays(path)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"weights must be a file of detectron2's (.pkl or .pth), got {path}: {error}") from error
     if isinstance(content, dict) and "blobs" in content:
@@ -267,22 +261,3 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"weights must hold arrays only, got {type(value).__name__} as {name} in {path}")
         weights[str(name)] = value
     return weights
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Accepts only NumPy arrays."""
-
-    _ADMITTED = frozenset(
-        (module, name)
-        for core in ("numpy.core.multiarray", "numpy._core.multiarray")
-        for module, name in ((core, "_reconstruct"), (core, "scalar"), ("numpy", "ndarray"), ("numpy", "dtype"))
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("_codecs", "encode"):
-            return codecs.encode
-        if (module, name) in self._ADMITTED:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it refers to {module}.{name}, which no weights need; nothing was run")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dsa_fast.densepose.body.points import POINTS
 from dsa_fast.densepose.body.posing import draw_people
+from dsa_fast.extras import require
 
 __all__ = ["LAYOUTS", "Layout", "iuv_from_keypoints", "read_keypoints"]
 
@@ -147,7 +148,6 @@ def read_keypoints(path: str | os.PathLike[str], *, names: Names = None) -> dict
     Raises:
         FileNotFoundError: there is no such file or folder.
         ValueError: the content is not one of the above; the message names the file.
-        ImportError: h5py is needed but missing.
     """
     path = Path(path)
     if path.is_dir():
@@ -282,10 +282,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def _read_mat(path: Path, names: Names) -> dict[str, NDArray[np.float32]]:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(f"reading {path} needs h5py: pip install 'dsa-fast[matlab]'") from error
+    h5py = require("h5py", f"reading {path}")
     if names is None or isinstance(names, Mapping):
         raise ValueError(
             f"{path} has no file names: names (--keypoints.names) must be the folder of its pictures, such as "

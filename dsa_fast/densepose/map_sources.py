@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dsa_fast.densepose.dump import DumpEntry
 from dsa_fast.densepose.keypoints import Layout, iuv_from_keypoints
 from dsa_fast.densepose.prepare import PersonMap
 from dsa_fast.image import read_image
@@ -80,22 +81,6 @@ class FromPose:
         return _drawn(self.pose(batch), size, layout="coco17", min_confidence=self.min_confidence)
 
 
-class _Result(Protocol):
-    """A person of a `DumpEntry`."""
-
-    @property
-    def score(self) -> float: ...
-
-
-class _Entry(Protocol):
-    """The used part of a `DumpEntry`."""
-
-    @property
-    def people(self) -> Sequence[_Result]: ...
-    def choose(self, size: tuple[int, int]) -> int | None: ...
-    def iuv(self, size: tuple[int, int], person: int | None = None) -> Tensor: ...
-
-
 class FromDump:
     """Takes the maps from a file of detectron2's `apply_net.py dump`.
 
@@ -105,7 +90,7 @@ class FromDump:
 
     maker = "DensePose"
 
-    def __init__(self, entries: Mapping[Path, _Entry]) -> None:
+    def __init__(self, entries: Mapping[Path, DumpEntry]) -> None:
         self.entries = entries
 
     def group(self, size: tuple[int, int]) -> Hashable:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dsa_fast.densepose.parts import NUM_PARTS
+from dsa_fast.extras import require
 
 __all__ = ["SymmetryTable", "as_lut"]
 
@@ -50,18 +51,17 @@ class SymmetryTable:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ImportError: SciPy or h5py is needed but not installed.
-            ValueError: the file is not a MATLAB file, or does not contain these matrices. The message names the file.
+            ValueError: SciPy or h5py is needed but not installed, the file is not a MATLAB file, or it does not contain
+                these matrices. The message names the file.
         """
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"symmetry table not found: {path}")
         with path.open("rb") as file:
             newer = file.read(len(_HDF5)) == _HDF5
+        library = require("h5py" if newer else "scipy.io", f"reading {path}")
         try:
-            cells = _read_hdf5(path) if newer else _read_matlab5(path)
-        except ImportError as error:
-            raise ImportError(f"reading {path} needs {error.name}: pip install 'dsa-fast[matlab]'") from error
+            cells = _read_hdf5(library, path) if newer else _read_matlab5(library, path)
         # The readers raise many kinds of errors for a broken file. The message must name the file.
         except Exception as error:
             raise ValueError(f"symmetry table {path} is not a readable MATLAB file: {error}") from error
@@ -90,12 +90,12 @@ def as_lut(table: SymmetryTable) -> Tensor:
     return (table.values * 255).round().to(torch.uint8)
 
 
-def _read_matlab5(path: Path) -> dict[str, list[Any]]:
-    loaded = import_module("scipy.io").loadmat(path, variable_names=_KEYS)
+def _read_matlab5(scipy_io: ModuleType, path: Path) -> dict[str, list[Any]]:
+    loaded = scipy_io.loadmat(path, variable_names=_KEYS)
     return {key: list(loaded[key].ravel()) for key in _KEYS if key in loaded}
 
 
-def _read_hdf5(path: Path) -> dict[str, list[Any]]:
-    with import_module("h5py").File(path, "r") as file:
+def _read_hdf5(h5py: ModuleType, path: Path) -> dict[str, list[Any]]:
+    with h5py.File(path, "r") as file:
         # Cells are references to matrices, which are stored column by column.
         return {key: [file[cell][()].T for cell in file[key][()].ravel()] for key in _KEYS if key in file}

@@ -17,10 +17,10 @@ from torch import Tensor
 from dsa_fast.deploy.cuda import CudaRunner, Enqueue
 from dsa_fast.deploy.embedding_network import EmbeddingNetwork
 from dsa_fast.deploy.image_batch import ImageBatch, Images, chunks, to_layout
-from dsa_fast.deploy.onnx import require
 from dsa_fast.deploy.sidecar import BatchRange, InputSpec, OutputSpec, Sidecar, read_sidecar
 from dsa_fast.deploy.tensorrt import Engine
 from dsa_fast.device import pick_device
+from dsa_fast.extras import require
 
 Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 EncoderPrecision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -47,7 +47,10 @@ class Encoder:
         dim: length of a vector.
         precision: actual precision of the convolutions; `int8` for a quantized file.
         sidecar: the description of an exported file; None for a checkpoint.
+        needs_iuv: False, as for every `dsa_fast.evaluation.Embedder` of images alone.
     """
+
+    needs_iuv = False
 
     def __init__(
         self,
@@ -304,7 +307,7 @@ def torch_runner(
 
 class _OnnxCpu:
     def __init__(self, path: Path, sidecar: Sidecar, threads: int) -> None:
-        runtime = require("onnxruntime", "onnx")
+        runtime = require("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -325,7 +328,7 @@ _OPENVINO_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 
 class _OpenVino:
     def __init__(self, path: Path, sidecar: Sidecar, precision: str, threads: int) -> None:
-        openvino = require("openvino", "openvino")
+        openvino = require("openvino")
         core = openvino.Core()
         precision = openvino_precision(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         options = {
@@ -372,7 +375,7 @@ def openvino_precision(precision: str, capabilities: Sequence[str]) -> str:
 
 
 def _onnx_cuda(path: Path, sidecar: Sidecar, device: torch.device) -> CudaRunner:
-    runtime = require("onnxruntime", "onnx")
+    runtime = require("onnxruntime")
     if "CUDAExecutionProvider" not in runtime.get_available_providers():
         raise ValueError(
             "device cuda needs onnxruntime-gpu, got an ONNX Runtime without CUDA: pip install onnxruntime-gpu"
@@ -429,5 +432,5 @@ def _installed(name: str) -> bool:
 def _onnx_on_cuda() -> bool:
     if not torch.cuda.is_available() or not _installed("onnxruntime"):
         return False
-    providers = require("onnxruntime", "onnx").get_available_providers()
+    providers = require("onnxruntime").get_available_providers()
     return "CUDAExecutionProvider" in providers

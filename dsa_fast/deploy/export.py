@@ -18,7 +18,7 @@ from dsa_fast.data.people import PeopleSplits
 from dsa_fast.deploy.embedding_network import EmbeddingNetwork
 from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.deploy.image_batch import to_layout
-from dsa_fast.deploy.onnx import CalibrationMethod, require, write_int8_onnx, write_onnx
+from dsa_fast.deploy.onnx import CalibrationMethod, write_int8_onnx, write_onnx
 from dsa_fast.deploy.parity import check_parity, compare_scores, compare_vectors
 from dsa_fast.deploy.sidecar import (
     SUFFIXES,
@@ -32,6 +32,7 @@ from dsa_fast.deploy.sidecar import (
     write_sidecar,
 )
 from dsa_fast.deploy.tensorrt import build_engine, describe_gpu, library, version_key
+from dsa_fast.extras import require
 from dsa_fast.files import checksum
 from dsa_fast.version import __version__
 
@@ -251,7 +252,7 @@ def _versions() -> dict[str, str]:
     }
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
-            versions[name] = str(require(name, "onnx").__version__)
+            versions[name] = str(require(name).__version__)
         except ValueError:  # not needed for every export
             continue
     return versions

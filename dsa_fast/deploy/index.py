@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsa_fast.deploy.inputs import Item
-from dsa_fast.deploy.onnx import require
 from dsa_fast.deploy.vector_files import Vectors
-from dsa_fast.files import atomic_path, checksum
+from dsa_fast.extras import require
+from dsa_fast.files import atomic_path, checksum, write_json
 
 _FORMAT, _VERSION, _MARK = "dsa_fast.index", 1, "current.json"
 
@@ -67,7 +67,7 @@ class VectorIndex:
             FileExistsError: the folder is not empty.
             ValueError: FAISS is not installed, does not know the kind, or needs more vectors to train the index.
         """
-        faiss = require("faiss", "search")
+        faiss = require("faiss")
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FileExistsError(f"index must be a new or empty folder, got {folder}")
@@ -94,7 +94,7 @@ class VectorIndex:
             FileNotFoundError: the folder has no index.
             ValueError: a file is damaged; the message names it.
         """
-        faiss = require("faiss", "search")
+        faiss = require("faiss")
         folder = Path(folder)
         mark = folder / _MARK
         if not mark.is_file():
@@ -158,7 +158,7 @@ class VectorIndex:
         return self._table.item(row)
 
     def _write(self) -> None:
-        faiss = require("faiss", "search")
+        faiss = require("faiss")
         files = _files(self.folder, self._generation)
         with atomic_path(files["index"]) as temporary:
             faiss.write_index(self._index, str(temporary))
@@ -174,8 +174,7 @@ class VectorIndex:
             "dim": self.dim,
             "sha256": {name: checksum(file) for name, file in files.items()},
         }
-        with atomic_path(self.folder / _MARK) as temporary:
-            temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        write_json(self.folder / _MARK, about)
         for old in self.folder.glob("*-*.*"):
             if old not in files.values() and old.stem.split("-")[0] in files:
                 old.unlink()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dsa_fast.data.folders import IMAGE_SUFFIXES
-from dsa_fast.deploy.onnx import require
+from dsa_fast.extras import require
 from dsa_fast.image import read_image
 
 _BOX = ("x", "y", "w", "h")
@@ -145,7 +145,7 @@ def _read_file(item: Item) -> Tensor | ValueError:
 
 
 def _read_video(path: Path, items: Sequence[Item]) -> Iterator[Tensor | ValueError]:
-    av = require("av", "video")
+    av = require("av")
     rest = list(items)
     problem = ""
     try:

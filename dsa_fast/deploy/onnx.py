@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -18,24 +16,13 @@ from numpy.typing import NDArray
 
 from dsa_fast.deploy.embedding_network import EmbeddingNetwork
 from dsa_fast.deploy.sidecar import InputSpec, OutputSpec
+from dsa_fast.extras import require
 
 CalibrationMethod = Literal["minmax", "percentile"]
 
 #: Version 22 introduced convolutions in bfloat16.
 OPSET, OPSET_BF16 = 20, 22
 _CALIBRATION_BATCH = 4  # images whose maps of all layers are in memory at once
-
-
-def require(module: str, extra: str) -> ModuleType:
-    """Imports an optional dependency.
-
-    Raises:
-        ValueError: it is not installed; the message says how to install it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"{module} must be installed: pip install 'dsa-fast[{extra}]' ({error})") from error
 
 
 def write_onnx(network: EmbeddingNetwork, path: Path, spec: InputSpec, output: OutputSpec) -> None:
@@ -50,8 +37,8 @@ def write_onnx(network: EmbeddingNetwork, path: Path, spec: InputSpec, output: O
     Raises:
         ValueError: onnx or onnxscript is not installed.
     """
-    onnx = require("onnx", "onnx")
-    require("onnxscript", "onnx")
+    onnx = require("onnx")
+    require("onnxscript")
     example = torch.zeros(spec.shape(2), dtype=torch.uint8)
     with _quiet():
         program = torch.onnx.export(
@@ -108,8 +95,8 @@ def write_int8_onnx(
         raise ValueError("images must hold at least one image to calibrate with, got none")
     if method not in ("minmax", "percentile"):
         raise ValueError(f"method must be minmax or percentile, got {method!r}")
-    require("onnxruntime", "onnx")
-    quantization: Any = require("onnxruntime.quantization", "onnx")
+    require("onnxruntime")
+    quantization: Any = require("onnxruntime.quantization")
     stride = min(_CALIBRATION_BATCH, len(images))
     images = images[: len(images) // stride * stride]
 
@@ -150,15 +137,6 @@ def write_int8_onnx(
                 "CalibStridedMinMax": stride,  # despite its name, it bounds the memory of every method
             },
         )
-
-
-def count_ops(path: Path) -> dict[str, int]:
-    """Counts the nodes of each kind in a file."""
-    onnx = require("onnx", "onnx")
-    counts: dict[str, int] = {}
-    for node in onnx.load(str(path), load_external_data=False).graph.node:
-        counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    return counts
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from torch.nn import functional
 from dsa_fast.data.people import PeopleSplits
 from dsa_fast.data.transforms import normalize
 from dsa_fast.deploy.encoder import Encoder
+from dsa_fast.evaluation import Embedder, ModelEmbedder, embed_people, evaluate
 
 if TYPE_CHECKING:
     from dsa_fast.models import LoadedModel
@@ -62,11 +63,9 @@ def compare_scores(
     Returns:
         {"data": name, "mAP_checkpoint", "mAP", "mAP_change", "R1_checkpoint", "R1"}, all as shares in [0, 1].
     """
-    from dsa_fast.evaluation import evaluate
-    from dsa_fast.evaluation.embedding import embed_people
-
     results = []
-    for embedder, name in ((loaded, "checkpoint"), (encoder, "export")):
+    embedders: tuple[tuple[Embedder, str], ...] = ((ModelEmbedder(loaded), "checkpoint"), (encoder, "export"))
+    for embedder, name in embedders:
         query, gallery = (
             embed_people(embedder, part, workers=workers, progress=f"scoring the {name}" if progress else None)
             for part in (data.query, data.gallery)

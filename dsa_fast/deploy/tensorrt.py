@@ -15,8 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dsa_fast.deploy.onnx import require
 from dsa_fast.deploy.sidecar import BatchRange, InputSpec, Sidecar
+from dsa_fast.extras import require
 from dsa_fast.files import atomic_path
 
 #: Kinds of exported files that are engines.
@@ -31,7 +31,7 @@ def library(kind: EngineKind) -> ModuleType:
     Raises:
         ValueError: it is not installed.
     """
-    return require(_MODULES[kind], kind)
+    return require(_MODULES[kind])
 
 
 def version_key(kind: EngineKind) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsa_fast.deploy.inputs import Item
-from dsa_fast.deploy.onnx import require
+from dsa_fast.extras import require
 from dsa_fast.files import atomic_path
 
 SUFFIXES = (".parquet", ".npz")
@@ -41,6 +41,11 @@ class Vectors:
     frames: NDArray[np.int64]
     boxes: NDArray[np.int64]
     encoder: str = ""
+
+    @classmethod
+    def from_items(cls, vectors: NDArray[np.float32], items: Sequence[Item], encoder: str = "") -> Vectors:
+        """Makes them of `vectors` [N, D] and the N items that these are of."""
+        return cls(vectors, encoder=encoder, **columns(items))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -87,7 +92,7 @@ class PartWriter:
         if out.suffix not in SUFFIXES:
             raise ValueError(f"out must end in {' or '.join(SUFFIXES)}, got {out}")
         if out.suffix == ".parquet":
-            require("pyarrow.parquet", "search")
+            require("pyarrow.parquet")
         if out.exists():
             raise FileExistsError(f"out must be free, got {out}: remove it or choose another name")
         self.out, self.encoder, self.folder = out, encoder, out.with_name(out.name + ".parts")
@@ -151,7 +156,7 @@ def write_vectors(path: Path, parts: Sequence[Vectors]) -> None:
         with path.open("wb") as file:
             np.savez(file, **arrays)
         return
-    pa, parquet = require("pyarrow", "search"), require("pyarrow.parquet", "search")
+    pa, parquet = require("pyarrow"), require("pyarrow.parquet")
     width = parts[0].vectors.shape[1]
     numbers = [(name, pa.int64()) for name in ("frame", "x", "y", "w", "h")]
     schema = pa.schema(
@@ -201,7 +206,7 @@ def _read_npz(path: Path) -> Vectors:
 
 
 def _read_parquet(path: Path) -> Vectors:
-    parquet = require("pyarrow.parquet", "search")
+    parquet = require("pyarrow.parquet")
     table = parquet.read_table(str(path)).combine_chunks()
     vectors = table["vector"].combine_chunks()
     boxes = [table[name].to_numpy() for name in ("x", "y", "w", "h")]

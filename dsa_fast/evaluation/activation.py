@@ -51,7 +51,7 @@ def record_activations(stream: MFStream, layer: Layer = "backbone") -> Iterator[
 
     ```python
     with record_activations(loaded.model.mf_stream) as maps:
-        features, pids, camids = embed_people(loaded, people)
+        features, pids, camids = embed_people(ModelEmbedder(loaded), people)
     maps = torch.cat(maps)  # uint8 [len(people), h, w], in the people's order
     ```
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -17,8 +16,10 @@ from dsa_fast.data.people import Person
 from dsa_fast.data.transforms import eval_transform, normalize, part_images, resize
 from dsa_fast.densepose.iuv import Order, resize_iuv
 from dsa_fast.evaluation.metrics import pool_images
-from dsa_fast.models import DSAReID, LoadedModel
-from dsa_fast.models.mf_stream import Branches
+
+if TYPE_CHECKING:  # models brings torchvision
+    from dsa_fast.models import DSAReID, LoadedModel
+    from dsa_fast.models.mf_stream import Branches
 
 __all__ = ["Embedded", "Embedder", "ModelEmbedder", "branch_slice", "embed_people", "pool_multi_query"]
 
@@ -44,8 +45,12 @@ class Embedder(Protocol):
     def size(self) -> tuple[int, int]:
         """Height and width that images are resized to."""
 
-    def __call__(self, images: Tensor) -> Tensor | NDArray[np.float32]:
-        """uint8 [B, 3, h, w], RGB -> float32 [B, D]."""
+    @property
+    def needs_iuv(self) -> bool:
+        """Whether it is called with IUV maps too."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor | NDArray[np.float32]:
+        """uint8 [B, 3, h, w], RGB, and maps of the same shape if `needs_iuv` -> float32 [B, D]."""
 
 
 class ModelEmbedder:
@@ -69,13 +74,13 @@ class ModelEmbedder:
         branch: Branches = "both",
         device: torch.device | str = "cpu",
     ) -> None:
-        self.loaded, self.fused, self.device, self.size = loaded, fused, device, loaded.size
+        self.loaded, self.needs_iuv, self.device, self.size = loaded, fused, device, loaded.size
         self._columns = branch_slice(loaded.model, branch)
 
     def __call__(self, images: Tensor, iuv: Tensor | None = None) -> Tensor:
         """uint8 [B, 3, h, w], and with `fused` their maps of the same shape -> float32 [B, D]."""
         images = images.to(self.device)
-        if not self.fused:
+        if not self.needs_iuv:
             return self.loaded.model.embed(eval_transform(images, self.size))[:, self._columns]
         assert iuv is not None
         loaded = self.loaded
@@ -85,7 +90,7 @@ class ModelEmbedder:
 
 
 def embed_people(
-    embedder: Embedder | LoadedModel,
+    embedder: Embedder,
     people: Sequence[Person],
     *,
     iuv_order: Order = "auto",
@@ -96,7 +101,7 @@ def embed_people(
     """Embeds people from their files.
 
     Args:
-        embedder: an `Encoder`, a `ModelEmbedder`, or a loaded model on the CPU, whose MF-Stream is used.
+        embedder: an `Encoder`, or a `ModelEmbedder` of a loaded model.
         people: the people to embed.
         iuv_order: channel order of the maps' files, see `read_iuv`.
         batch: number of images per batch.
@@ -106,20 +111,19 @@ def embed_people(
     Raises:
         ValueError: `people` is empty, a person has no IUV map for the fused streams, or a file can't be read.
     """
+    from rich.progress import track
+
     if not people:
         raise ValueError("people must not be empty: the data set has none in this split")
-    if isinstance(embedder, LoadedModel):
-        embedder = ModelEmbedder(embedder)
-    fusing = embedder if isinstance(embedder, ModelEmbedder) and embedder.fused else None
-    if fusing:
+    if embedder.needs_iuv:
         bare = [person.path for person in people if person.iuv_path is None]
         if bare:
             raise ValueError(f"fused needs an IUV map for every image, got none for {bare[0]} and {len(bare) - 1} more")
-    dataset = PeopleDataset(people, with_iuv=fusing is not None, iuv_order=iuv_order)
+    dataset = PeopleDataset(people, with_iuv=embedder.needs_iuv, iuv_order=iuv_order)
     loader = DataLoader(dataset, batch_size=batch, num_workers=workers, collate_fn=Collate(embedder.size))
     features, pids, camids = [], [], []
     for items in track(loader, progress or "", disable=progress is None, transient=True):
-        vectors = fusing(items["image"], items["iuv"]) if fusing else embedder(items["image"])
+        vectors = embedder(items["image"], items["iuv"]) if embedder.needs_iuv else embedder(items["image"])
         features.append(torch.as_tensor(vectors).float().cpu())
         pids.append(items["label"])
         camids.append(items["camid"])

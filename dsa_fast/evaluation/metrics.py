@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsa_fast.evaluation.inputs import (
+from dsa_fast.evaluation.checks import (
     JUNK,
     CheckedLabels,
     Features,

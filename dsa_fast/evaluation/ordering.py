@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsa_fast.evaluation.inputs import JUNK, CheckedLabels, Features, Labels, Metric, check_feature_pair, check_metric
+from dsa_fast.evaluation.checks import JUNK, CheckedLabels, Features, Labels, Metric, check_feature_pair, check_metric
 
 LAST = torch.iinfo(torch.int64).max  # key of left-out items: farther than all others
 _GALLERY_CHUNK_VALUES = 1 << 20  # float64 values of the gallery converted at a time: 8 MiB

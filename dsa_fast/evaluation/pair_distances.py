@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from dsa_fast.evaluation.inputs import JUNK, CheckedLabels, Features, Labels, Metric, check_feature_pair, check_metric
+from dsa_fast.evaluation.checks import JUNK, CheckedLabels, Features, Labels, Metric, check_feature_pair, check_metric
 
 __all__ = ["DistanceHistogram", "distance_histogram"]
 

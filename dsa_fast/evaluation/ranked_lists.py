@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsa_fast.evaluation.inputs import JUNK, CheckedLabels, Features, Labels, Metric, check_feature_pair
+from dsa_fast.evaluation.checks import JUNK, CheckedLabels, Features, Labels, Metric, check_feature_pair
 from dsa_fast.evaluation.ordering import LAST, OrderedGallery
 
 __all__ = [

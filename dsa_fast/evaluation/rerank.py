@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dsa_fast.evaluation.inputs import Features, Metric, as_real, check_feature_pair, check_metric
+from dsa_fast.evaluation.checks import Features, Metric, as_real, check_feature_pair, check_metric
 from dsa_fast.evaluation.ordering import sortable
 from dsa_fast.ops import rank as rank_ops
 

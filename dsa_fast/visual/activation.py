@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dsa_fast.visual.layout import captioned, fit, in_rows, table
+from dsa_fast.visual.layout import captioned, fit, in_rows, tile_table
 
 __all__ = ["activation_grid", "color_table", "overlay"]
 
@@ -69,6 +69,6 @@ def activation_grid(
         tiles = []
         for image, heat, text in row:
             shown = fit(image.convert("RGB"), (math.inf, height))
-            tiles.append(captioned(table([[shown, overlay(shown, heat)]], gap=2, margin=0), [text]))
-        groups.append(table([tiles], margin=0))
-    return table(in_rows(groups, columns), gap=16)
+            tiles.append(captioned(tile_table([[shown, overlay(shown, heat)]], gap=2, margin=0), [text]))
+        groups.append(tile_table([tiles], margin=0))
+    return tile_table(in_rows(groups, columns), gap=16)

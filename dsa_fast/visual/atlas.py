@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dsa_fast.densepose.iuv import resize_iuv
 from dsa_fast.densepose.parts import NUM_PARTS, PART_COLORS, PART_NAMES, UPRIGHT
-from dsa_fast.visual.layout import fit, font, table, text_tile, to_picture, to_tensor
+from dsa_fast.visual.layout import fit, font, text_tile, tile_table, to_picture, to_tensor
 from dsa_fast.visual.palette import CHECKER, FAINT, INK, PAPER
 
-__all__ = ["atlas", "part_overlay", "photo_and_parts", "upright"]
+__all__ = ["atlas", "part_overlay", "part_upright", "photo_and_parts"]
 
 # Each part's cell, (column, row), on a body seen from the front and on one seen from behind. In the front view, the
 # right hand is on the left side of the picture. In the rear view, it is on the right.
@@ -30,7 +30,7 @@ _CELL = 160  # approximate size of a part's image, in pixels
 _PANEL = 640  # maximum width of a photo and its part map, in pixels
 
 
-def upright(texture: NDArray[np.uint8], part: int) -> NDArray[np.uint8]:
+def part_upright(texture: NDArray[np.uint8], part: int) -> NDArray[np.uint8]:
     """Rotates a part's image upright, as on a standing person (see `UPRIGHT`).
 
     Args:
@@ -100,7 +100,7 @@ def atlas(
         _figure(textures[b], None if touched is None else touched[b], scale, labels, titles[b] if titles else None)
         for b in range(people)
     ]
-    return table([[figure] for figure in figures], gap=0)
+    return tile_table([[figure] for figure in figures], gap=0)
 
 
 def photo_and_parts(photo: Tensor, iuv: Tensor, dsap: Tensor, count: Tensor, title: str) -> Image.Image:
@@ -120,7 +120,7 @@ def photo_and_parts(photo: Tensor, iuv: Tensor, dsap: Tensor, count: Tensor, tit
     shown = fit(to_picture(photo), (_PANEL, parts.height / 2 - 36))
     overlay = part_overlay(to_tensor(shown), resize_iuv(iuv, (shown.height, shown.width)))
     column = [[text_tile("photo", shown.width)], [shown], [text_tile("parts", shown.width)], [overlay]]
-    return table([[table(column, gap=4, margin=0), parts]], gap=16, title=title)
+    return tile_table([[tile_table(column, gap=4, margin=0), parts]], gap=16, title=title)
 
 
 def part_overlay(image: Tensor, iuv: Tensor, *, opacity: float = 0.65) -> Image.Image:
@@ -236,13 +236,13 @@ def _figure(
 
 def _tile(texture: NDArray[np.uint8], touched: NDArray[np.bool_] | None, part: int, scale: int) -> Image.Image:
     """Draws a part's image, upright, with `scale` pixels per texel; untouched texels as a checkerboard."""
-    pixels = upright(texture, part)
+    pixels = part_upright(texture, part)
     if touched is not None:
         size = len(pixels)
         square = max(1, size // 8)
         at = np.arange(size) // square
         checker = np.where((at[:, None] + at) % 2, *CHECKER).astype(np.uint8)
-        pixels = np.where(upright(touched.astype(np.uint8), part)[..., None] > 0, pixels, checker[..., None])
+        pixels = np.where(part_upright(touched.astype(np.uint8), part)[..., None] > 0, pixels, checker[..., None])
     return Image.fromarray(np.ascontiguousarray(pixels.repeat(scale, 0).repeat(scale, 1)))
 
 

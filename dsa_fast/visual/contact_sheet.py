@@ -14,7 +14,7 @@ from dsa_fast.densepose.body import Pose
 from dsa_fast.densepose.iuv import resize_iuv
 from dsa_fast.densepose.parts import PART_COLORS
 from dsa_fast.visual.atlas import part_overlay
-from dsa_fast.visual.layout import captioned, fit, in_rows, table, text_tile, to_picture, to_tensor
+from dsa_fast.visual.layout import captioned, fit, in_rows, text_tile, tile_table, to_picture, to_tensor
 from dsa_fast.visual.palette import INK, LINE, WRONG
 
 __all__ = ["Cell", "contact_sheet", "synthetic_people"]
@@ -58,7 +58,7 @@ def contact_sheet(cells: Sequence[Cell], *, title: str = "", columns: int = 8) -
     tiles = [
         captioned(_pair(cell), [*((line, INK) for line in cell.lines), (cell.bad, WRONG)], size=10) for cell in cells
     ]
-    return table(in_rows(tiles, columns), gap=8, title=title)
+    return tile_table(in_rows(tiles, columns), gap=8, title=title)
 
 
 def _pair(cell: Cell) -> Image.Image:
@@ -102,7 +102,7 @@ def synthetic_people(config: SynthConfig, *, people: int = 10, scale: int = 2) -
     )
     step, cameras = config.width * scale, range(1, min(config.cameras, 6) + 1)
     heads = [text_tile("from four sides", 4 * step), *(text_tile(f"camera {camid}", 2 * step) for camid in cameras)]
-    rows = [[table([heads], gap=0)]]
+    rows = [[tile_table([heads], gap=0)]]
     for number in np.linspace(1, config.identities, min(people, config.identities)).round().astype(int).tolist():
         identity = identity_of(config.seed, number)
         shown = [
@@ -113,4 +113,4 @@ def synthetic_people(config: SynthConfig, *, people: int = 10, scale: int = 2) -
             picture, iuv = render_picture(config, number, camid, 0)
             shown += [picture, palette[iuv[..., 0]]]
         rows.append([Image.fromarray(np.concatenate(shown, 1).repeat(scale, 0).repeat(scale, 1))])
-    return table(rows, gap=0)
+    return tile_table(rows, gap=0)

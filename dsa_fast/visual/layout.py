@@ -86,11 +86,11 @@ def text_tile(text: str, width: int, *, size: int = 15, centered: bool = False, 
 
 
 def in_rows(tiles: Sequence[Image.Image], columns: int) -> list[Sequence[Image.Image]]:
-    """Splits tiles into rows of `columns`, for `table`."""
+    """Splits tiles into rows of `columns`, for `tile_table`."""
     return [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
 
 
-def table(
+def tile_table(
     rows: Sequence[Sequence[Image.Image]], *, gap: int = 10, margin: int | None = None, title: str | None = None
 ) -> Image.Image:
     """Draws tiles in rows and columns, each at the top left of its cell.

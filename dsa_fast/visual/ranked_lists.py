@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dsa_fast.evaluation import RankedLists
-from dsa_fast.evaluation.inputs import DISTRACTOR, JUNK
+from dsa_fast.evaluation.checks import DISTRACTOR, JUNK
 from dsa_fast.image import read_picture
-from dsa_fast.visual.layout import captioned, fit, font, table, text_tile
+from dsa_fast.visual.layout import captioned, fit, font, text_tile, tile_table
 from dsa_fast.visual.palette import FAINT, LEFT_OUT, LINE, PAPER, QUERY, RIGHT, WRONG
 
 __all__ = ["LabeledImage", "ranked_lists", "search_results"]
@@ -105,7 +105,7 @@ def ranked_lists(
                 image = Image.blend(grey, Image.new("RGB", grey.size, LINE), 0.55)
             tiles.append(_framed(image, color, lines, height, mark="dash" if out else "tick" if match else "cross"))
         rows.append(tiles)
-    return table(rows, title=title)
+    return tile_table(rows, title=title)
 
 
 def search_results(
@@ -127,7 +127,7 @@ def search_results(
     if not rows:
         raise ValueError("rows must hold at least one query, got none")
     _check_height(height)
-    return table(
+    return tile_table(
         [
             [
                 _framed(query, QUERY, [name], height),

@@ -27,7 +27,7 @@ from dsa_fast.densepose.parts import (
 from dsa_fast.densepose.symmetry import SymmetryTable, as_lut
 from dsa_fast.ops.warp import warp
 from dsa_fast.visual import atlas as atlas_module
-from dsa_fast.visual.atlas import UPRIGHT, atlas, part_overlay, upright
+from dsa_fast.visual.atlas import UPRIGHT, atlas, part_overlay, part_upright
 from dsa_fast.visual.contact_sheet import Cell, contact_sheet
 from tests.densepose.maps import U_FLIPS, V_FLIPS, closed_form, random_iuv, save_table, table_of
 
@@ -453,15 +453,15 @@ def axis_values(name: str, size: int) -> np.ndarray:
 @pytest.mark.parametrize("part", range(1, 25))
 def test_upright_runs_as_its_table_says(part: int) -> None:
     down, right = UPRIGHT[part - 1]
-    assert (np.diff(upright(axis_values(down, 6).astype(np.int16), part), axis=0) == 1).all()  # type: ignore[arg-type]
-    assert (np.diff(upright(axis_values(right, 6).astype(np.int16), part), axis=1) == 1).all()  # type: ignore[arg-type]
+    assert (np.diff(part_upright(axis_values(down, 6).astype(np.int16), part), axis=0) == 1).all()  # type: ignore[arg-type]
+    assert (np.diff(part_upright(axis_values(right, 6).astype(np.int16), part), axis=1) == 1).all()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("part", range(1, 25))
 def test_a_mirrored_person_looks_mirrored(part: int) -> None:
     texture = np.random.default_rng(part).integers(0, 256, (6, 6, 3), np.uint8)
     mirrored = texture[:, ::-1] if part in V_FLIPS else texture[::-1] if part in U_FLIPS else texture
-    np.testing.assert_array_equal(upright(mirrored, MIRROR[part]), upright(texture, part)[:, ::-1])
+    np.testing.assert_array_equal(part_upright(mirrored, MIRROR[part]), part_upright(texture, part)[:, ::-1])
 
 
 def test_atlas_shows_every_texel_of_every_part() -> None:

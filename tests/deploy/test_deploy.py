@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,6 @@ from dsa_fast.deploy.embedding_network import EmbeddingNetwork, fold_batch_norms
 from dsa_fast.deploy.encoder import Encoder, openvino_precision
 from dsa_fast.deploy.export import NamedImages, export
 from dsa_fast.deploy.image_batch import chunks
-from dsa_fast.deploy.onnx import count_ops
 from dsa_fast.deploy.parity import cosines
 from dsa_fast.deploy.sidecar import BatchRange, InputSpec, Sidecar, parse_sidecar, read_sidecar, sidecar_path
 from dsa_fast.deploy.tensorrt import Engine, build_engine, check_fits
@@ -279,7 +279,7 @@ def test_the_encoder_says_which_precision_openvino_computes_in(exported: Callabl
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_the_graph_is_typed_folded_and_dynamic(exported: Callable[..., Path], precision: str) -> None:
     model = onnx.load(str(exported(precision)))
-    ops = count_ops(exported(precision))
+    ops = Counter(node.op_type for node in model.graph.node)
     assert "BatchNormalization" not in ops and ops["Conv"] == 25
     (image,), (vector,) = model.graph.input, model.graph.output
     assert (image.name, image.type.tensor_type.elem_type) == ("images", onnx.TensorProto.UINT8)
@@ -339,7 +339,7 @@ def test_bad_options_of_an_export(checkpoint: Path, tmp_path: Path, options: Any
 def test_tensorrt_needs_its_library_or_its_gpu(checkpoint: Path, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(ValueError, match=r"pip install 'dsa-fast\[tensorrt\]'|needs the GPU"):
+    with pytest.raises(ValueError, match=r"pip install tensorrt|needs the GPU"):
         export(checkpoint, tmp_path / "x.engine", images=IMAGES, format="tensorrt")
 
 

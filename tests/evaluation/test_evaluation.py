@@ -27,8 +27,8 @@ from dsa_fast.evaluation import (
     pool_images,
     rank_list,
 )
+from dsa_fast.evaluation.checks import Metric
 from dsa_fast.evaluation.color_histogram import _hsv
-from dsa_fast.evaluation.inputs import Metric
 from dsa_fast.ops import rank as rank_ops
 
 # What other devices do, done on the CPU.

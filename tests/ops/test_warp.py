@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,6 @@ from tests.ops.inputs import (
     make,
     make_img,
 )
-
-REAL_MAPS = Path(__file__).resolve().parents[3] / "shared" / "data" / "iuv"
-
 
 # ---- values --------------------------------------------------------------------------------------------------------
 
@@ -323,13 +319,15 @@ def test_inputs_are_left_alone(device: str) -> None:
     assert torch.equal(img, img_before) and torch.equal(iuv, iuv_before)
 
 
-def real_maps() -> Iterator[Path]:
-    yield from sorted(REAL_MAPS.glob("*/*[iI][uU][vV].png"))
-
-
-@pytest.mark.parametrize("path", list(real_maps()), ids=lambda path: path.stem)
-def test_real_maps(path: Path) -> None:
+def test_real_maps(real_data: Path) -> None:
     image = pytest.importorskip("PIL.Image")
+    paths = sorted((real_data / "iuv").glob("*/*[iI][uU][vV].png"))
+    assert paths
+    for path in paths:
+        check_real_map(image, path)
+
+
+def check_real_map(image: Any, path: Path) -> None:
     channels = np.array(image.open(path).convert("RGB")).transpose(2, 0, 1)
     if channels[0].max() > 24:  # written B, G, R = I, U, V
         channels = channels[::-1]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dsa_fast.evaluation import evaluate
-from dsa_fast.evaluation.embedding import embed_people
+from dsa_fast.evaluation.embedding import ModelEmbedder, embed_people
 from dsa_fast.models import load_model
 from dsa_fast.training.data import read_people
 from tests.data.trees import make_tree
@@ -90,5 +90,5 @@ def test_gathering_changes_the_training(folder: Path) -> None:
 def test_shares_of_the_evaluation_give_the_whole_score(folder: Path) -> None:
     """Three queries and three gallery images are an odd number for two processes."""
     loaded, people = load_model(folder / "two" / "checkpoints" / "last.ckpt"), read_people(data(folder))
-    query, gallery = (embed_people(loaded, each) for each in (people.query, people.gallery))
+    query, gallery = (embed_people(ModelEmbedder(loaded), each) for each in (people.query, people.gallery))
     assert evaluate(*query, *gallery).mAP == pytest.approx(float((folder / "two" / "mAP.txt").read_text()), abs=1e-6)

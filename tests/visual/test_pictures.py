@@ -21,7 +21,7 @@ from dsa_fast.visual import palette
 from dsa_fast.visual.activation import activation_grid, color_table, overlay
 from dsa_fast.visual.charts import cmc_curves, cmc_svg, curves, distance_distributions, distance_svg
 from dsa_fast.visual.contact_sheet import synthetic_people
-from dsa_fast.visual.layout import save_picture, shorten, table
+from dsa_fast.visual.layout import save_picture, shorten, tile_table
 from dsa_fast.visual.ranked_lists import ranked_lists, search_results
 
 QUERY, RIGHT, WRONG, LEFT_OUT = map(ImageColor.getrgb, (palette.QUERY, palette.RIGHT, palette.WRONG, palette.LEFT_OUT))
@@ -134,11 +134,11 @@ def test_search_results_show_each_picture_once() -> None:
 
 def test_tiles_keep_their_columns_and_text_its_ends() -> None:
     red, blue = Image.new("RGB", (10, 20), (255, 0, 0)), Image.new("RGB", (30, 5), (0, 0, 255))
-    picture = table([[red, blue], [blue]], gap=4, margin=2)
+    picture = tile_table([[red, blue], [blue]], gap=4, margin=2)
     assert picture.size == (2 + 30 + 4 + 30 + 2, 2 + 20 + 4 + 5 + 2)
     assert picture.getpixel((2, 2)) == (255, 0, 0) and picture.getpixel((36, 2)) == (0, 0, 255)
     assert picture.getpixel((2, 26)) == (0, 0, 255) and count(picture, (255, 0, 0)) == 200
-    assert table([[red]], title="a title").height == table([[red]]).height + 28
+    assert tile_table([[red]], title="a title").height == tile_table([[red]]).height + 28
     assert shorten("short", 12, 200) == "short"
     cut = shorten("0001_c1s1_000001_00.jpg", 12, 60)
     assert cut.startswith("0001") and cut.endswith("jpg") and "…" in cut and len(cut) < 15

@@ -35,7 +35,6 @@ __all__ = [
     "make_dataset",
     "make_identity",
     "person_keypoints",
-    "preview",
     "random_pose",
     "render_person",
     "render_picture",

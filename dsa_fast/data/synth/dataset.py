@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from dsa_fast.densepose.iuv import write_iuv
+from dsa_fast.device import usable_cores
 
 from .config import SynthConfig
 from .person import render_picture
@@ -120,8 +121,7 @@ def make_dataset(
         raise ValueError(f"workers must be at least 1, got {workers}")
     _check_free(out, overwrite)
     todo = entries(config)
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = workers or usable_cores()
     out.parent.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(4)
     work = out.parent / f".{out.name}.{token}.part"
