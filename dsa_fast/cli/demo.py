@@ -96,7 +96,10 @@ def demo(
         optim=OptimConfig(lr=2e-3, warmup_lr=2e-4, warmup_epochs=warm, decay_epochs=max(epochs / 4, 1)),
         augment=AUGMENT,
         trainer=TrainerConfig(
-            max_epochs=epochs, eval_every=max(epochs // 6, 1), accelerator="gpu" if place.type == "cuda" else "cpu"
+            max_epochs=epochs,
+            eval_every=max(epochs // 6, 1),
+            accelerator="gpu" if place.type == "cuda" else "cpu",
+            log_every=min(10, max(1, len(data.train) // (4 * min(8, num_ids)))),  # at least once per epoch
         ),
         out=run,
         resume=(run / "checkpoints" / "last.ckpt").exists(),

@@ -85,6 +85,8 @@ def inspect(
         raise ValueError(f"empty must be a share in [0, 1], got {empty}")
     if pictures < 1:
         raise ValueError(f"pictures must be at least 1, got {pictures}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
     title, items = _items(root, name, iuv, check_counts, options or {})
     if not items:
         raise ValueError(f"root must hold images ({', '.join(sorted(IMAGE_SUFFIXES))}), got none in {root}")

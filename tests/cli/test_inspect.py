@@ -215,6 +215,9 @@ def test_errors_have_their_status(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "root must hold images" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path), "--empty", "2"]) == 2
     assert main(["inspect", str(tmp_path), "--name", "market1501"]) == 2
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path), "--workers", "0"]) == 2
+    assert "workers must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_bars_need_names_or_edges() -> None:
