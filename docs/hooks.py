@@ -48,6 +48,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     strict build reports it.
     """
     docs, root = Path(config.docs_dir), Path(config.config_file_path).parent
+    # The pages that are files of the repository's root, whose links to docs/ are links within the site.
+    whole = re.search(r'^--8<-- "(\w+\.md)"$', markdown.strip())
+    if whole:
+        markdown = (root / whole[1]).read_text(encoding="utf-8").replace("](docs/", "](")
 
     def replace(found: re.Match[str]) -> str:
         target = (docs / page.file.src_uri).parent.joinpath(found["link"]).resolve()
