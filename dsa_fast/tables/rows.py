@@ -12,7 +12,7 @@ class TableRow:
 
     Attributes:
         title: the row's title in the paper.
-        config: name of its configuration (`configs/rows/NAME.yaml`). Several rows can share one training run.
+        config: name of its configuration (`--config rows/NAME`). Several rows can share one training run.
         stream: source of the test vectors: `mf`, the MF-Stream, or `fused`, both streams.
         branch: branch of the test vectors.
         tables: numbers of the paper's tables that contain the row.
