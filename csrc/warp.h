@@ -8,7 +8,7 @@
 //   - A texel without pixels has the value fill[c].
 //   - Values and fill are cast to the result's type, not rescaled: to the nearest, ties to even; into uint8
 //     saturating, NaN giving 0.
-//   - CPU and CUDA give the same bits (a NaN's payload aside), on every run.
+//   - CPU and CUDA give the same bits (a NaN's sign and payload aside), on every run.
 //
 // All pointers are device pointers for the CUDA functions, host pointers for the CPU ones, except fill (always host).
 // Strides are counted in elements and may be anything, 0 included. H * W < 2^31; 1 <= S <= kMaxSize; B, C, H, W >= 0.

@@ -14,30 +14,33 @@ struct Photo {
   int64_t B, C, H, W;
 };
 
-// pixel is a raster index, y * W + x.
+// Where a pixel's first channel is; pixel is a raster index, y * W + x.
 template <typename In>
-DSA_FAST_HD In pixel_value(const Photo& photo, int64_t b, int64_t c, int32_t pixel) {
+DSA_FAST_HD const In* pixel_of(const Photo& photo, int64_t b, int32_t pixel) {
   const uint32_t y = static_cast<uint32_t>(pixel) / static_cast<uint32_t>(photo.W);
-  const uint32_t x = static_cast<uint32_t>(pixel) % static_cast<uint32_t>(photo.W);
-  return static_cast<const In*>(
-      photo.data)[b * photo.stride[0] + c * photo.stride[1] + y * photo.stride[2] + x * photo.stride[3]];
+  const uint32_t x = static_cast<uint32_t>(pixel) - y * static_cast<uint32_t>(photo.W);
+  return static_cast<const In*>(photo.data) + b * photo.stride[0] + y * photo.stride[2] + x * photo.stride[3];
 }
 
-constexpr int64_t kFillChunk = 64;  // channels of a launch: their fill travels with the kernel's arguments
+constexpr int64_t kFillChunk =
+    64;  // channels of a launch: their fill, cast on the host, travels with the kernel's arguments
 
+template <typename Out>
 struct Fill {
-  double value[kFillChunk];
+  Out value[kFillChunk];
 };
 
 // Calls f(chunk, c_begin, c_end) for chunks of channels that together cover [0, channels); fill is on the host.
-template <typename F>
+template <typename Out, typename F>
 void for_each_channel_chunk(const double* fill, int64_t channels, const F& f) {
   for (int64_t c_begin = 0; c_begin < channels; c_begin += kFillChunk) {
     const int64_t c_end = std::min(c_begin + kFillChunk, channels);
-    Fill chunk{};
-    std::copy(fill + c_begin, fill + c_end, chunk.value);
+    Fill<Out> chunk{};
+    std::transform(fill + c_begin, fill + c_end, chunk.value, [](double value) { return convert<Out>(value); });
     f(chunk, c_begin, c_end);
   }
 }
+
+constexpr int kAtOnce = 4;  // channels of a mean that are summed in one walk over the pixels
 
 }  // namespace dsa_fast
