@@ -308,19 +308,40 @@ DSA_FAST_DEVICE void scan_words(const WordMaps& maps, int64_t b, const OwnedPart
   }
 }
 
-// Calls enter(k, texel) for each of a word's four pixels, k in 0..3, that has a texel in an owned part.
+// Calls enter(k, part, cell) for a word's four pixels, k in 0..3. A pixel is the block's where part < owned.count.
 template <typename F>
-DSA_FAST_DEVICE void for_each_texel(uint32_t parts, uint32_t u, uint32_t v, const OwnedParts& owned, const F& enter) {
+DSA_FAST_DEVICE void for_each_pixel(uint32_t parts, uint32_t u, uint32_t v, const OwnedParts& owned, const F& enter) {
   const uint32_t last2 = (owned.size - 1) * 0x00010001u;
   DSA_FAST_UNROLL
   for (int h = 0; h < 2; ++h) {
     const uint32_t cells = texel_coordinates(spread(u, h), owned.size, last2) * owned.size +
                            texel_coordinates(spread(v, h), owned.size, last2);
-    const uint32_t part0 = (parts >> (16 * h) & 0xff) - owned.first;
-    const uint32_t part1 = (parts >> (16 * h + 8) & 0xff) - owned.first;
-    if (part0 < owned.count) enter(2 * h, part0 * owned.cells + (cells & 0xffff));
-    if (part1 < owned.count) enter(2 * h + 1, part1 * owned.cells + (cells >> 16));
+    enter(2 * h, (parts >> (16 * h) & 0xff) - owned.first, cells & 0xffff);
+    enter(2 * h + 1, (parts >> (16 * h + 8) & 0xff) - owned.first, cells >> 16);
   }
+}
+
+// The address of a table as shared memory counts it, made once: the compiler makes it anew for each atomic.
+DSA_FAST_DEVICE uint32_t shared_address([[maybe_unused]] const int32_t* table) {
+#if defined(__CUDA_ARCH__)
+  uint32_t address;
+  asm volatile("mov.u32 %0, %1;" : "=r"(address) : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(table))));
+  return address;
+#else
+  return 0;
+#endif
+}
+
+// atomicMax of a table's entry where part < parts, without a branch.
+DSA_FAST_DEVICE void raise_owned([[maybe_unused]] int32_t* table, [[maybe_unused]] uint32_t address, uint32_t entry,
+                                 int32_t value, uint32_t part, uint32_t parts) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("{.reg .pred p; setp.lt.u32 p, %2, %3; @p red.shared.max.s32 [%0], %1;}" ::"r"(address + 4 * entry),
+               "r"(value), "r"(part), "r"(parts)
+               : "memory");
+#else
+  if (part < parts) atomicMax(table + entry, value);
+#endif
 }
 
 // ---- the gather ----------------------------------------------------------------------------------------------------
@@ -347,7 +368,7 @@ struct PairFill {
 template <typename Out>
 PairFill<Out> pairs_of(const Fill<Out>& fill) {
   PairFill<Out> pairs;
-  std::transform(fill.value, fill.value + kFillChunk, pairs.pair, [](Out value) { return pair_of(value, value); });
+  for (int64_t c = 0; c < kFillChunk; ++c) pairs.pair[c] = pair_of(fill.at(c), fill.at(c));
   return pairs;
 }
 
@@ -357,15 +378,17 @@ template <int kBlockThreads, typename Out, typename F>
 DSA_FAST_DEVICE void for_each_four_texels(const OwnedParts& owned, int64_t channels, Out* out, const F& f) {
   const uint32_t fours = owned.cells / 4, all = owned.count * fours;
   const uint32_t step_parts = kBlockThreads / fours, step_cells = kBlockThreads % fours;
+  const int64_t part = channels * owned.cells;  // the distance to the next part
+  const int64_t step = step_parts * part + 4 * step_cells, carry = part - owned.cells;
   uint32_t cell = threadIdx.x % fours;  // in units of four
-  uint32_t part = owned.first - 1 + threadIdx.x / fours;
+  Out* target = out + (owned.first - 1 + threadIdx.x / fours) * part + 4 * cell;
   for (uint32_t t = threadIdx.x; t < all; t += kBlockThreads) {
-    f(4 * t, out + part * channels * owned.cells + 4 * cell);
-    part += step_parts;
+    f(4 * t, target);
+    target += step;
     cell += step_cells;
     if (cell >= fours) {
       cell -= fours;
-      ++part;
+      target += carry;
     }
   }
 }
@@ -387,7 +410,7 @@ DSA_FAST_DEVICE void write_winners(const int32_t* table, const OwnedParts& owned
     PairBits<Out> low_mask = 0, high_mask = 0;
     const uint8_t* at[4];
     DSA_FAST_UNROLL
-    for (int k = 0; k < 4; ++k) at[k] = photo + (key.w[k] == 0 ? 0 : key.w[k] - 1);
+    for (int k = 0; k < 4; ++k) at[k] = photo + static_cast<uint32_t>(key.w[k] == 0 ? 0 : key.w[k] - 1);
     low_mask = pair_mask<Out>(key.w[0] != 0, key.w[1] != 0);
     high_mask = pair_mask<Out>(key.w[2] != 0, key.w[3] != 0);
     if constexpr (kChannels != 0) {

@@ -53,7 +53,7 @@ __global__ void copy_texels(CropArgs a, Fill<Out> fill, int64_t c_begin, int64_t
       }
       Out* target = static_cast<Out*>(a.out) + (b * kParts + part) * a.C * cells + cell;
       for (int64_t c = c_begin; c < c_end; ++c) {
-        target[c * cells] = pixel == nullptr ? fill.value[c - c_begin] : convert<Out>(pixel[c * a.img_stride[1]]);
+        target[c * cells] = pixel == nullptr ? fill.at(c - c_begin) : convert<Out>(pixel[c * a.img_stride[1]]);
       }
     }
   }

@@ -292,7 +292,7 @@ __global__ void gather_texels(Photo photos, int64_t instances, int32_t size, Red
         entry[n * texels + t] = first;
       }
       if (first < 0) {
-        for (int64_t c = c_begin; c < c_end; ++c) target[c * cells] = fill.value[c - c_begin];
+        for (int64_t c = c_begin; c < c_end; ++c) target[c * cells] = fill.at(c - c_begin);
         continue;
       }
       if (reduce == Reduce::kLast) {

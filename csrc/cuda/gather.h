@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "../dtype.h"
 
@@ -27,7 +28,30 @@ constexpr int64_t kFillChunk =
 
 template <typename Out>
 struct Fill {
-  Out value[kFillChunk];
+  // In 32 bits or more: compilers copy arrays of smaller elements from the arguments to local memory.
+  using Stored = std::conditional_t<std::is_same_v<Out, double>, double, uint32_t>;
+  Stored stored[kFillChunk];
+
+  DSA_FAST_HD void set(int64_t c, Out value) {
+    if constexpr (std::is_same_v<Out, double> || std::is_same_v<Out, uint8_t>) {
+      stored[c] = value;
+    } else if constexpr (std::is_same_v<Out, float>) {
+      stored[c] = bits_of(value);
+    } else {
+      stored[c] = value.bits;
+    }
+  }
+  DSA_FAST_HD Out at(int64_t c) const {
+    if constexpr (std::is_same_v<Out, double>) {
+      return stored[c];
+    } else if constexpr (std::is_same_v<Out, uint8_t>) {
+      return static_cast<uint8_t>(stored[c]);
+    } else if constexpr (std::is_same_v<Out, float>) {
+      return float_of(stored[c]);
+    } else {
+      return Out{static_cast<uint16_t>(stored[c])};
+    }
+  }
 };
 
 // Calls f(chunk, c_begin, c_end) for chunks of channels that together cover [0, channels); fill is on the host.
@@ -36,7 +60,7 @@ void for_each_channel_chunk(const double* fill, int64_t channels, const F& f) {
   for (int64_t c_begin = 0; c_begin < channels; c_begin += kFillChunk) {
     const int64_t c_end = std::min(c_begin + kFillChunk, channels);
     Fill<Out> chunk{};
-    std::transform(fill + c_begin, fill + c_end, chunk.value, [](double value) { return convert<Out>(value); });
+    for (int64_t c = c_begin; c < c_end; ++c) chunk.set(c - c_begin, convert<Out>(fill[c]));
     f(chunk, c_begin, c_end);
   }
 }

@@ -28,13 +28,16 @@ __global__ void DSA_FAST_THREADS(kBlockThreads)
               int64_t c_end, PairFill<Out> fill,
               Out* out) {  // [B, 24, C, S, S]
   DSA_FAST_DYNAMIC_SHARED(int32_t, table);
+  const uint32_t address = shared_address(table);
   const OwnedParts owned = owned_parts(size);
   FOR_EACH_ITEM(b, images) {
     clear_table<kBlockThreads>(table, owned.count * owned.cells);
     __syncthreads();
     scan_words<kBlockThreads>(maps, b, owned, [&](uint32_t word, uint32_t parts, uint32_t u, uint32_t v) {
-      for_each_texel(parts, u, v, owned,
-                     [&](int k, uint32_t texel) { atomicMax(table + texel, static_cast<int32_t>(4 * word + 1) + k); });
+      for_each_pixel(parts, u, v, owned, [&](int k, uint32_t part, uint32_t cell) {
+        raise_owned(table, address, part * owned.cells + cell, static_cast<int32_t>(4 * word + 1) + k, part,
+                    owned.count);
+      });
     });
     __syncthreads();
     write_winners<kBlockThreads, kChannels>(table, owned, photos.data + b * photos.image, photos.plane, channels,
@@ -63,12 +66,14 @@ __global__ void DSA_FAST_THREADS(kBlockThreads)
       for (int c = 0; c < kMeanChannels; ++c) {
         values[c] = c < channels ? read_word(photo + c * photos.plane + 4 * static_cast<int64_t>(word)) : 0;
       }
-      for_each_texel(parts, u, v, owned, [&](int k, uint32_t texel) {
+      for_each_pixel(parts, u, v, owned, [&](int k, uint32_t part, uint32_t cell) {
+        if (part >= owned.count) return;
+        int32_t* sums = table + part * owned.cells + cell;
         DSA_FAST_UNROLL
         for (int c = 0; c < kMeanChannels; ++c) {
-          if (c < channels) atomicAdd(table + c * texels + texel, static_cast<int32_t>(values[c] >> (8 * k) & 0xff));
+          if (c < channels) atomicAdd(sums + c * texels, static_cast<int32_t>(values[c] >> (8 * k) & 0xff));
         }
-        atomicAdd(table + channels * texels + texel, 1);
+        atomicAdd(sums + channels * texels, 1);
       });
     });
     __syncthreads();
@@ -189,7 +194,7 @@ __global__ void gather_last(Photo photo, int32_t size, Fill<Out> fill, int64_t c
       const int64_t part = static_cast<int32_t>(t) / cells;
       Out* target = out + (b * kParts + part) * photo.C * cells + static_cast<int32_t>(t) % cells;
       if (pixel < 0) {
-        for (int64_t c = c_begin; c < c_end; ++c) target[c * cells] = fill.value[c - c_begin];
+        for (int64_t c = c_begin; c < c_end; ++c) target[c * cells] = fill.at(c - c_begin);
       } else {
         const In* from = pixel_of<In>(photo, b, pixel);
         for (int64_t c = c_begin; c < c_end; ++c) target[c * cells] = convert<Out>(from[c * photo.stride[1]]);
@@ -275,7 +280,7 @@ __global__ void gather_mean(Photo photo, int32_t size, Fill<Out> fill, int64_t c
       const int64_t part = static_cast<int32_t>(t) / cells;
       Out* target = out + (b * kParts + part) * photo.C * cells + static_cast<int32_t>(t) % cells;
       if (n == 0) {
-        for (int64_t c = c_begin; c < c_end; ++c) target[c * cells] = fill.value[c - c_begin];
+        for (int64_t c = c_begin; c < c_end; ++c) target[c * cells] = fill.at(c - c_begin);
         continue;
       }
       for (int64_t first = c_begin; first < c_end; first += kAtOnce) {
