@@ -7,10 +7,15 @@
 #     OUT=/some/folder bash benchmarks/gpu.sh
 #     DRY_RUN=1 OUT=/tmp/dry bash benchmarks/gpu.sh   # without a GPU: the same steps on the CPU, without the sanitizers
 #
-# Needs PyTorch for CUDA, the package's dependencies, and a CUDA toolkit with nvcc and compute-sanitizer. PYTHON names
-# the interpreter (default: python). STEPS chooses among: build tests sanitizers benchmarks. SUITES chooses the
-# benchmark suites, TESTS the tests. After a failed step, the next one still runs, and the exit status is 1. Each step has a log and a
-# time limit. Logs go to the folder of the results.
+# Needs PyTorch for CUDA, the package's dependencies, and a CUDA toolkit with nvcc and compute-sanitizer. After a failed
+# step, the next one still runs, and the exit status is 1. Each step has a log and a time limit. Variables:
+#
+#     OUT     folder of logs and results (default: benchmarks/results)
+#     PYTHON  the interpreter (default: python)
+#     STEPS   some of: build tests sanitizers benchmarks
+#     TESTS   the tests to run (default: all)
+#     SUITES  the benchmark suites to run
+#     EACH    seconds per measurement of a benchmark
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 root=$PWD
@@ -20,6 +25,7 @@ steps=${STEPS:-build tests sanitizers benchmarks}
 suites=${SUITES:-warp chart transform eval train infer}
 chosen=${TESTS:-tests}
 dry=${DRY_RUN:-0}
+each=${EACH:-}
 mkdir -p "$out"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 export PATH="${CUDA_HOME:-/usr/local/cuda}/bin:$PATH"
@@ -106,7 +112,7 @@ if wanted benchmarks; then # one after another, and nothing else at the same tim
     extra=()
     [[ $suite == train ]] && extra=(--compiled)
     attempt 150 "benchmark_$suite" "$python" benchmarks/run.py --suite "$suite" --device "$device" $quick \
-      ${extra[@]+"${extra[@]}"} --json "$out/${suite}_$device.json" || failed+=("benchmark_$suite")
+      ${each:+--seconds "$each"} ${extra[@]+"${extra[@]}"} --json "$out/${suite}_$device.json" || failed+=("benchmark_$suite")
   done
   "$python" benchmarks/targets.py "$out" "$device"
 fi

@@ -133,7 +133,7 @@ def compare(results: dict[str, dict[str, Any]]) -> list[tuple[Target, float | No
     return found
 
 
-def main(folder: Path = Path(__file__).parent / "results", device: str = "cuda") -> None:
+def main(folder: Path, device: str = "cuda") -> None:
     """Prints the table of a folder's results."""
     results = {}
     for suite in dict.fromkeys(target.suite for target in TARGETS):
@@ -152,4 +152,5 @@ def main(folder: Path = Path(__file__).parent / "results", device: str = "cuda")
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:2]), *sys.argv[2:3])
+    arguments = sys.argv[1:]
+    main(Path(arguments[0]) if arguments else Path(__file__).parent / "results", *arguments[1:2])
