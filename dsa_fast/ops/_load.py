@@ -47,6 +47,12 @@ def load_cuda(path: Path = _FOLDER / "_C_cuda.abi3.so", note: Path = _FOLDER / "
         return f"{path} is missing"
     if torch.version.cuda is None:
         return f"the installed PyTorch {torch.__version__} has no CUDA"
+    toolkit = build.get("toolkit")
+    if toolkit and toolkit.split(".")[0] != torch.version.cuda.split(".")[0]:
+        return (
+            f"{path} was built with CUDA {toolkit}, but the installed PyTorch {torch.__version__} is for CUDA "
+            f"{torch.version.cuda}: the major versions must be equal, so build dsa_fast again"
+        )
     error = _load(path)
     return None if error is None else f"{path} does not load into PyTorch {torch.__version__}: {error}"
 
