@@ -72,8 +72,9 @@ void warp_backward_cpu(const WarpBackwardArgs& args);
 // On CUDA, kMean of float values sorts each texel's pixels in one thread. That is fast for the few pixels per texel in
 // real maps, and slow if all pixels of an image share one texel.
 //
-// The CUDA functions queue their work on a cudaStream_t and return a cudaError_t. They never wait and allocate nothing:
-// scratch is device memory, as many int32 as the _scratch function returns.
+// The CUDA functions queue their work on a cudaStream_t of the current device and return a cudaError_t. They never wait
+// and allocate nothing: scratch is device memory, as many int32 as the _scratch function returns for the same arguments
+// (null where that is 0: uint8 photos and maps with the texels in shared memory take none).
 int64_t warp_cuda_scratch(const WarpArgs& args);
 int64_t warp_backward_cuda_scratch(const WarpBackwardArgs& args);
 int warp_cuda(const WarpArgs& args, int32_t* scratch, void* stream);

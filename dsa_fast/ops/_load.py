@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,7 +41,7 @@ def load_cuda(path: Path = _FOLDER / "_C_cuda.abi3.so", note: Path = _FOLDER / "
     Returns:
         None if they are loaded, otherwise the reason: from the build's record, or from the dynamic loader.
     """
-    build = json.loads(note.read_text()) if note.exists() else {"cuda": True}
+    build: dict[str, Any] = json.loads(note.read_text()) if note.exists() else {"cuda": True}
     if not build["cuda"]:
         return f"dsa_fast was built without CUDA, because {build['why']}"
     if not path.exists():

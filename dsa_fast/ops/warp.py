@@ -110,7 +110,7 @@ def _no_gradient(*tensors: Tensor) -> bool:
 
     A traced graph has the operator with the gradient: it may be differentiated later.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return False
     return not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors)
 
