@@ -151,7 +151,7 @@ struct Column {
 // entry[n, texel]: for kLast the last raster index of its pixels plus one, starting at 0; for kMean the head of their
 // chain, starting at -1. chain[n, pixel], for kMean: the next pixel on the same texel; -1 ends it.
 template <typename T, int kCoarse>
-__global__ void DSA_FAST_THREADS(kThreads)
+__global__ void DSA_FAST_THREADS(kThreads, 1)
     label_charts(Charts charts, int64_t height, int64_t width, int64_t images, int32_t size, Reduce reduce,
                  const int64_t* image_index,  // [N]
                  int32_t* entry,              // [N, 24 * S * S]
@@ -186,7 +186,7 @@ __global__ void DSA_FAST_THREADS(kThreads)
 
 // The gather of uint8 photos by winners: a block writes its parts as in block.h, from a table in scratch memory.
 template <int kChannels, typename Out>
-__global__ void DSA_FAST_THREADS(kThreads)
+__global__ void DSA_FAST_THREADS(kThreads, 2)
     gather_winners(BytePhotos photos, int64_t images, int64_t instances, int32_t size, int64_t channels,
                    int64_t c_begin, int64_t c_end, PairFill<Out> fill,
                    const int64_t* image_index,  // [N]
