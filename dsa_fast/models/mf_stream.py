@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor, nn
 
 from dsa_fast.densepose.parts import MERGED_NAMES
@@ -129,6 +130,17 @@ class MFStream(nn.Module):
         whole = None if self.head_global is None else self.head_global(x)
         local = None if self.head_local is None else self.head_local(x)
         return FeatureMaps(x, whole, local)
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Returns the height and width of F for images of `size` (height, width). Runs the backbone once."""
+        weight = next(self.backbone.parameters())
+        training = {module: module.training for module in self.backbone.modules()}
+        self.backbone.eval()
+        with torch.no_grad():
+            height, width = self.backbone(weight.new_zeros(1, 3, *size)).shape[2:]
+        for module, mode in training.items():
+            module.training = mode
+        return height, width
 
     def forward(self, images: Tensor) -> Features:
         """Images [B, 3, H, W], normalized float -> features, float32 (also under autocast)."""
