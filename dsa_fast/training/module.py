@@ -160,12 +160,14 @@ class ReIDTask(lightning.LightningModule):
             taught: DSAOutput = model.eval()(images, dsap)
         return taught
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
-        """Updates the moving average of the network, if it is the teacher."""
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Updates the weights, and the moving average of the network if it is the teacher."""
+        super().optimizer_step(*arguments, **options)
         if self.average is None:
             return
         # Early in training the decay is smaller, so that the first weights do not dominate the average.
-        decay = min(self.guide_config.distil_decay, (1 + self.global_step) / (10 + self.global_step))
+        step = self.global_step + 1
+        decay = min(self.guide_config.distil_decay, (1 + step) / (10 + step))
         with torch.no_grad():
             for old, new in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
                 if old.is_floating_point():
@@ -237,9 +239,11 @@ class ReIDTask(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _epochs_done(self) -> float:
-        """Returns the epochs since the start of training, including the finished fraction of the current epoch."""
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return self.current_epoch + (done / self.trainer.num_training_batches if done else 0)
+        """Returns the epochs from the start of training to the end of the current optimizer step."""
+        done, whole = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready, self.trainer.num_training_batches
+        # All batches of a step have the same position, as if each process had one of them.
+        each = self.trainer.accumulate_grad_batches
+        return self.current_epoch + (min(-(-done // each) * each, whole) / whole if done else 0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what `load_model` needs, in plain types that load without pickle."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,21 @@ def test_guides_are_in_no_loaded_model(people: Path, tmp_path: Path) -> None:
     a, b = (load_model(run.checkpoint).model.state_dict() for run in (plain, guided))
     assert a.keys() == b.keys()
     assert not torch.equal(a["mf_stream.backbone.conv1.weight"], b["mf_stream.backbone.conv1.weight"])
+
+
+def test_the_average_moves_once_a_step(people: Path, tmp_path: Path) -> None:
+    moved = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, task, outputs, batch, batch_index) -> None:
+            moved.append((trainer.global_step, task.average.mf_stream.backbone.conv1.weight.clone()))
+
+    guide = GuideConfig(distil=1.0, distil_teacher="ema", distil_decay=0.1)
+    trainer = replace(TRAINER, max_epochs=1, eval_every=0, accumulate=2)
+    fit(config(people), MODEL, augment=AUGMENT, trainer=trainer, out=tmp_path, guide=guide, callbacks=[Watch()])
+    assert len(moved) > 2 and moved[-1][0] == -(-len(moved) // 2)
+    for (step, before), (next_step, after) in itertools.pairwise(moved):
+        assert torch.equal(before, after) == (step == next_step)
 
 
 @pytest.mark.parametrize(
