@@ -90,11 +90,13 @@ Tensor densepose_iuv_op(const Tensor& coarse_segm, const Tensor& fine_segm, cons
 template <typename Device, typename Library>
 void register_ops(Library& m) {
   m.impl("warp", TORCH_BOX(&warp_op<Device>));
+  m.impl("warp_detached", TORCH_BOX(&warp_op<Device>));
   m.impl("warp_count", TORCH_BOX(&warp_count_op<Device>));
   m.impl("warp_backward", TORCH_BOX(&warp_backward_op<Device>));
   m.impl("crop", TORCH_BOX(&crop_op<Device>));
   m.impl("train_transform", TORCH_BOX(&train_transform_op<Device>));
   m.impl("warp_densepose", TORCH_BOX(&warp_densepose_op<Device>));
+  m.impl("warp_densepose_detached", TORCH_BOX(&warp_densepose_op<Device>));
   m.impl("densepose_iuv", TORCH_BOX(&densepose_iuv_op<Device>));
 }
 

@@ -5,6 +5,8 @@
 
 STABLE_TORCH_LIBRARY(dsa_fast, m) {
   m.def("warp(Tensor img, Tensor iuv, int size, float[] fill, str reduce, ScalarType dtype) -> Tensor");
+  // The same without a registered gradient: nothing of Python stands before the kernels.
+  m.def("warp_detached(Tensor img, Tensor iuv, int size, float[] fill, str reduce, ScalarType dtype) -> Tensor");
   m.def("warp_count(Tensor iuv, int size) -> Tensor");
   m.def("warp_backward(Tensor grad, Tensor iuv, str reduce, ScalarType dtype) -> Tensor");
   m.def("crop(Tensor img, Tensor iuv, int size, float[] fill, bool mask, ScalarType dtype) -> Tensor");
@@ -14,6 +16,9 @@ STABLE_TORCH_LIBRARY(dsa_fast, m) {
       "ScalarType dsap_dtype, bool channels_last) -> (Tensor, Tensor, Tensor)");
   m.def(
       "warp_densepose(Tensor img, Tensor coarse_segm, Tensor fine_segm, Tensor u, Tensor v, Tensor boxes, "
+      "Tensor image_index, int size, float[] fill, str reduce, ScalarType dtype) -> Tensor");
+  m.def(
+      "warp_densepose_detached(Tensor img, Tensor coarse_segm, Tensor fine_segm, Tensor u, Tensor v, Tensor boxes, "
       "Tensor image_index, int size, float[] fill, str reduce, ScalarType dtype) -> Tensor");
   m.def(
       "densepose_iuv(Tensor coarse_segm, Tensor fine_segm, Tensor u, Tensor v, Tensor boxes, int height, int width, "
