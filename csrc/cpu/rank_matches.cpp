@@ -83,16 +83,15 @@ template <typename Key>
 std::vector<Match> sorted_matches(const Lists& lists, const std::vector<int64_t>& order, int64_t work, const Key& key) {
   const auto Q = static_cast<int64_t>(order.size());
   std::vector<Match> matches(static_cast<size_t>(lists.offsets[Q]));
-  parallel_for(Q, work * std::max<int64_t>(1, lists.offsets[Q] / std::max<int64_t>(1, Q)),
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t at = begin; at < end; ++at) {
-                   const int64_t q = order[static_cast<size_t>(at)];
-                   for (int64_t m = lists.offsets[q]; m < lists.offsets[q + 1]; ++m) {
-                     matches[static_cast<size_t>(m)] = {key(q, lists.items[m]), lists.items[m]};
-                   }
-                   std::sort(matches.begin() + lists.offsets[q], matches.begin() + lists.offsets[q + 1], before);
-                 }
-               });
+  parallel_for(Q, work * std::max<int64_t>(1, lists.offsets[Q] / std::max<int64_t>(1, Q)), [&] {
+    return [&](int64_t at) {
+      const int64_t q = order[static_cast<size_t>(at)];
+      for (int64_t m = lists.offsets[q]; m < lists.offsets[q + 1]; ++m) {
+        matches[static_cast<size_t>(m)] = {key(q, lists.items[m]), lists.items[m]};
+      }
+      std::sort(matches.begin() + lists.offsets[q], matches.begin() + lists.offsets[q + 1], before);
+    };
+  });
   return matches;
 }
 
@@ -122,7 +121,7 @@ void rank_matches_cpu(const RankArgs& a) {
 
   const int64_t block = even_block(Q, std::min(a.block, kMaxBlock));
   const int64_t blocks = (Q + block - 1) / block, ranges = (G + kRange - 1) / kRange;
-  for_each_unit(blocks * ranges, block * kRange, [&] {
+  parallel_for(blocks * ranges, block * kRange, [&] {
     return [&, tiler = std::make_shared<Tiler>(scorer, block), found = std::vector<int32_t>(),
             bounds = Bounds()](int64_t unit) mutable {
       const int64_t begin = unit / ranges * block, end = std::min(begin + block, Q), range = unit % ranges;
@@ -153,11 +152,11 @@ void rank_matches_cpu(const RankArgs& a) {
       for (size_t i = 0; i < found.size(); ++i) add_atomically(&counts[static_cast<size_t>(base) + i], found[i]);
     };
   });
-  parallel_for(Q, a.D, [&](int64_t begin, int64_t end) {
-    for (int64_t at = begin; at < end; ++at) {
+  parallel_for(Q, a.D, [&] {
+    return [&](int64_t at) {
       const int64_t q = order[static_cast<size_t>(at)];
       finish_ranks(a.matches, a.left_out, q, matches.data(), key, counts.data(), a.ranks);
-    }
+    };
   });
 }
 
@@ -166,13 +165,13 @@ void rank_rows_cpu(const RankRowsArgs& a) {
   const auto key = [&](int64_t q, int64_t j) { return a.distances[q * a.G + j]; };
   const std::vector<Match> matches = sorted_matches(a.matches, by_person(a.matches, a.left_out, a.Q), 1, key);
   std::vector<int32_t> counts(matches.size(), 0);
-  parallel_for(a.Q, a.G, [&](int64_t begin, int64_t end) {
-    float chunk[kChunk], ones[kChunk], zeros[kChunk] = {};
-    std::fill(ones, ones + kChunk, 1.0f);
-    Bounds bounds;
-    for (int64_t q = begin; q < end; ++q) {
+  float ones[kChunk], zeros[kChunk] = {};
+  std::fill(ones, ones + kChunk, 1.0f);
+  parallel_for(a.Q, a.G, [&] {
+    return [&, bounds = Bounds()](int64_t q) mutable {
       const int64_t from = a.matches.offsets[q], n = a.matches.offsets[q + 1] - from;
-      if (n == 0) continue;
+      if (n == 0) return;
+      float chunk[kChunk];
       bounds.set(matches.data() + from, n, 0.0);
       for (int64_t first = 0; first < a.G; first += kChunk) {
         const int64_t present = std::min(kChunk, a.G - first);
@@ -192,7 +191,7 @@ void rank_rows_cpu(const RankRowsArgs& a) {
                     });
       }
       finish_ranks(a.matches, a.left_out, q, matches.data(), key, counts.data(), a.ranks);
-    }
+    };
   });
 }
 

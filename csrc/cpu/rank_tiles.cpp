@@ -47,9 +47,7 @@ Side open(const Rows& rows, int64_t D) {
 
 template <typename F>
 void for_each_row(const Side& side, const F& f) {
-  parallel_for(side.rows.n, side.D, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) f(i);
-  });
+  parallel_for(side.rows.n, side.D, [&] { return [&](int64_t i) { f(i); }; });
 }
 
 }  // namespace

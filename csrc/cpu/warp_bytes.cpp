@@ -323,12 +323,13 @@ void run(const WarpArgs& a) {
   const Stream stream = choose_stream(a, a.S * a.S * static_cast<int64_t>(sizeof(Out)));
   Out fill[kChannels] = {};
   for (int64_t c = 0; c < a.C; ++c) fill[c] = convert<Out>(a.fill[c]);
-  parallel_units(a.iuv.B, a.iuv.H * a.iuv.W, a.C * a.S * a.S, [&](const auto& for_each_unit) {
-    Scratch scratch;
-    for_each_unit([&](const Unit& unit) { run_unit(a, unit, stream, fill, scratch); });
+  parallel_units(a.iuv.B, a.iuv.H * a.iuv.W, a.C * a.S * a.S, [&] {
+    return [&, scratch = Scratch()](const Unit& unit) mutable {
+      run_unit(a, unit, stream, fill, scratch);
 #ifdef DSA_FAST_X86
-    if (stream) _mm_sfence();  // other threads see the streamed results before they learn that this one is done
+      if (stream) _mm_sfence();  // other threads see the streamed results before they learn that this unit is done
 #endif
+    };
   });
 }
 
