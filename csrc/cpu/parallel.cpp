@@ -55,12 +55,13 @@ struct Call {
 class Pool {
  public:
   void run(Call& call) {
+    const int64_t wanted = call.wanted;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       calls_.push_back(&call);
-      start(call.wanted);
+      start(wanted);
     }
-    wake(call.wanted);
+    wake(wanted);
     std::exception_ptr thrown = call.run();
     std::unique_lock<std::mutex> lock(mutex_);
     calls_.erase(std::find(calls_.begin(), calls_.end(), &call));
@@ -141,16 +142,15 @@ Pool& the_pool() {
 
 }  // namespace
 
-void work_together(int64_t n, int64_t grain, const std::function<void(Items&)>& work) {
+void work_together(int64_t n, int64_t item_elements, const std::function<void(Items&)>& work) {
   if (n <= 0) return;
-  const int64_t ranges = (n + grain - 1) / grain;
-  const int64_t threads = working ? 1 : std::min(ranges, num_threads());
+  const int64_t worth = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, item_elements));  // items of a thread
+  const int64_t threads = working ? 1 : std::min(n / worth, num_threads());
   if (threads <= 1) {
     Items items(n, n);
-    work(items);
-    return;
+    return work(items);
   }
-  Call call{work, Items(n, grain), threads - 1, {}, {}, {}};
+  Call call{work, Items(n, std::max<int64_t>(1, worth / 4)), threads - 1, {}, {}, {}};
   the_pool().run(call);
 }
 

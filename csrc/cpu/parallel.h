@@ -40,19 +40,18 @@ class Items {
   std::atomic<int64_t> next_{0};
 };
 
-// Calls work(items) on this thread and, if there are more than grain items, on helpers: each takes items until none is
-// left. Throws what a work has thrown, one of several; then some items are left out.
-void work_together(int64_t n, int64_t grain, const std::function<void(Items&)>& work);
+// Calls work(items) on this thread and on those helpers that begin in time. Each takes items until none is left. An
+// item touches item_elements elements. Throws what a work has thrown, one of several; then some items are left out.
+void work_together(int64_t n, int64_t item_elements, const std::function<void(Items&)>& work);
 
-// A range with fewer elements is not worth a helper.
-constexpr int64_t kWorthAThread = 32768;
+// Waking a helper costs as much as touching some of this many elements.
+constexpr int64_t kWorthAThread = 65536;
 
 // Calls worker(i) once for each item i < n, where worker = make_worker() is made once for each thread that takes items.
-// An item touches item_elements elements. Results must not depend on which thread has which items.
+// Results must not depend on which thread has which items.
 template <typename F>
 void parallel_for(int64_t n, int64_t item_elements, const F& make_worker) {
-  const int64_t grain = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, item_elements));
-  work_together(n, grain, [&](Items& items) {
+  work_together(n, item_elements, [&](Items& items) {
     int64_t begin, end;
     if (!items.take(&begin, &end)) return;
     auto worker = make_worker();
