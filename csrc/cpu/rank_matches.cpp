@@ -12,7 +12,8 @@ namespace {
 
 using namespace rank;
 
-constexpr int64_t kRange = 4096;  // items of a unit of work: a multiple of every kernel's tile
+// The items of a unit of work, a multiple of every kernel's tile. Fewer of long rows, so that no unit takes long.
+int64_t range_of(int64_t D) { return std::clamp<int64_t>((int64_t{1} << 22) / D / 512, 1, 8) * 512; }
 
 // Adds the sign to the counts of the sorted matches behind the given item.
 void count_item(const Match& item, const Match* matches, int64_t n, int32_t sign, int32_t* counts) {
@@ -120,15 +121,15 @@ void rank_matches_cpu(const RankArgs& a) {
   std::vector<int32_t> counts(matches.size(), 0);
 
   const int64_t block = even_block(Q, std::min(a.block, kMaxBlock));
-  const int64_t blocks = (Q + block - 1) / block, ranges = (G + kRange - 1) / kRange;
-  parallel_for(blocks * ranges, block * kRange, [&] {
+  const int64_t items = range_of(a.D), blocks = (Q + block - 1) / block, ranges = (G + items - 1) / items;
+  parallel_for(blocks * ranges, block * items, [&] {
     return [&, tiler = std::make_shared<Tiler>(scorer, block), found = std::vector<int32_t>(),
             bounds = Bounds()](int64_t unit) mutable {
       const int64_t begin = unit / ranges * block, end = std::min(begin + block, Q), range = unit % ranges;
       tiler->load(begin, end);
       const int64_t base = a.matches.offsets[begin];
       found.assign(static_cast<size_t>(a.matches.offsets[end] - base), 0);
-      const int64_t tiles = kRange / scorer.tile(), last = std::min((range + 1) * tiles, scorer.tiles());
+      const int64_t tiles = items / scorer.tile(), last = std::min((range + 1) * tiles, scorer.tiles());
       for (int64_t tile = range * tiles; tile < last; ++tile) {
         tiler->run(tile, [&](int64_t q, const float* rough, const float* smallest, const float* largest) {
           const int64_t from = a.matches.offsets[q], n = a.matches.offsets[q + 1] - from;
