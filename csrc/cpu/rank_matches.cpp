@@ -12,8 +12,13 @@ namespace {
 
 using namespace rank;
 
-// The items of a unit of work, a multiple of every kernel's tile. Fewer of long rows, so that no unit takes long.
-int64_t range_of(int64_t D) { return std::clamp<int64_t>((int64_t{1} << 22) / D / 512, 1, 8) * 512; }
+// The items of a unit of work, a multiple of every kernel's tile: few enough of long rows that no unit takes long, and
+// that each thread gets some units.
+int64_t items_of_a_unit(int64_t blocks, int64_t G, int64_t D) {
+  constexpr int64_t kStep = 512, kMost = 4096;
+  const int64_t items = std::min((int64_t{1} << 22) / D, blocks * G / (4 * num_threads()));
+  return std::clamp<int64_t>(items / kStep * kStep, kStep, kMost);
+}
 
 // Adds the sign to the counts of the sorted matches behind the given item.
 void count_item(const Match& item, const Match* matches, int64_t n, int32_t sign, int32_t* counts) {
@@ -121,7 +126,8 @@ void rank_matches_cpu(const RankArgs& a) {
   std::vector<int32_t> counts(matches.size(), 0);
 
   const int64_t block = even_block(Q, std::min(a.block, kMaxBlock));
-  const int64_t items = range_of(a.D), blocks = (Q + block - 1) / block, ranges = (G + items - 1) / items;
+  const int64_t blocks = (Q + block - 1) / block, items = items_of_a_unit(blocks, G, a.D);
+  const int64_t ranges = (G + items - 1) / items;
   parallel_for(blocks * ranges, block * items, [&] {
     return [&, tiler = std::make_shared<Tiler>(scorer, block), found = std::vector<int32_t>(),
             bounds = Bounds()](int64_t unit) mutable {
