@@ -56,7 +56,8 @@ def tasks(quick: bool, real: Path) -> Iterator[tuple[str, int, Task]]:
             return dsa_fast.warp(*sets[i % len(sets)], size=32, dtype=torch.float32)
 
         def index_put(i: int, sets: Any = sets) -> object:
-            return warp.torch_scatter(*sets[i % len(sets)], size=32)
+            img, iuv = sets[i % len(sets)]
+            return warp.torch_scatter(img, iuv, 32)
 
         yield "dsa_fast warp", batch, last
         if batch in (8, 64):

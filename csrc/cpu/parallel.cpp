@@ -1,5 +1,6 @@
 #include "parallel.h"
 
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -17,7 +18,8 @@
 namespace dsa_fast {
 namespace {
 
-constexpr int kSpins = 100;  // of a caller for the last helper, some microseconds
+// A caller whose last helper is in the middle of a range watches it for as long as sleeping and waking would take.
+constexpr std::chrono::microseconds kWatch{30};
 
 void pause() {
 #ifdef DSA_FAST_X86
@@ -67,7 +69,8 @@ class Pool {
     calls_.erase(std::find(calls_.begin(), calls_.end(), &call));
     if (call.busy.load(std::memory_order_relaxed) > 0) {
       lock.unlock();
-      for (int k = 0; k < kSpins && call.busy.load(std::memory_order_relaxed) > 0; ++k) pause();
+      const auto until = std::chrono::steady_clock::now() + kWatch;
+      while (call.busy.load(std::memory_order_relaxed) > 0 && std::chrono::steady_clock::now() < until) pause();
       lock.lock();  // after the last helper has let go of it
       call.done.wait(lock, [&] { return call.busy.load(std::memory_order_relaxed) == 0; });
     }

@@ -44,8 +44,8 @@ class Items {
 // item touches item_elements elements. Throws what a work has thrown, one of several; then some items are left out.
 void work_together(int64_t n, int64_t item_elements, const std::function<void(Items&)>& work);
 
-// Waking a helper costs as much as touching some of this many elements.
-constexpr int64_t kWorthAThread = 65536;
+// Fewer elements are no work for a thread: waking it and waiting for it takes as long as about half of them.
+constexpr int64_t kWorthAThread = 262144;
 
 // Calls worker(i) once for each item i < n, where worker = make_worker() is made once for each thread that takes items.
 // Results must not depend on which thread has which items.

@@ -23,7 +23,7 @@ template <typename F>
 void parallel_units(int64_t images, int64_t pixels, int64_t part_elements, const F& make_worker) {
   if (images == 0) return;
   int64_t groups = 1;
-  if (pixels + kParts * part_elements >= 4 * kWorthAThread) {
+  if (pixels + kParts * part_elements >= 2 * kWorthAThread) {
     groups = std::min<int64_t>(kParts, (num_threads() + images - 1) / images);
     groups = std::clamp<int64_t>(kParts * part_elements / std::max<int64_t>(1, pixels), 1, groups);
   }
