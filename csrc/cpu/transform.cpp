@@ -372,10 +372,8 @@ class Worker {
 
 void train_transform_cpu(const TransformArgs& args) {
   const Axis vertical(args.h, args.H), horizontal(args.w, args.W);
-  parallel_for(args.B, 3 * (args.H * args.W + kParts * args.S * args.S), [&](int64_t begin, int64_t end) {
-    Worker worker(args, vertical, horizontal);
-    for (int64_t b = begin; b < end; ++b) worker.run(b);
-  });
+  parallel_for(args.B, 3 * (args.H * args.W + kParts * args.S * args.S),
+               [&] { return [worker = Worker(args, vertical, horizontal)](int64_t b) mutable { worker.run(b); }; });
 }
 
 }  // namespace dsa_fast

@@ -17,9 +17,7 @@ inline Tensor empty_full(const Tensor& images, const Tensor& plan, int64_t heigh
   STD_TORCH_CHECK(plan.dim() == 2, "dsa_fast: plan must have shape [B, 8]", got(plan));
   STD_TORCH_CHECK(height >= 1 && width >= 1 && width <= std::numeric_limits<int32_t>::max() / 255 / height,
                   "dsa_fast: height * width * 255 must be in 1..2^31 - 1, got ", height, " * ", width, " * 255");
-  using torch::headeronly::MemoryFormat;
-  return torch::stable::empty({plan.size(0), 3, height, width}, dtype, std::nullopt, images.device(), std::nullopt,
-                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  return empty({plan.size(0), 3, height, width}, dtype, images, channels_last);
 }
 
 inline Tensor empty_parts(const Tensor& images, const Tensor& plan, int64_t size, ScalarType dtype) {
