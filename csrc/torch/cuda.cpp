@@ -7,6 +7,11 @@
 #include "bindings.h"
 
 namespace dsa_fast {
+
+Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like, bool channels_last) {
+  return plain_empty(shape, dtype, like, channels_last);
+}
+
 namespace {
 
 class Cuda {
