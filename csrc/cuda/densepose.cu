@@ -151,7 +151,7 @@ struct Column {
 // entry[n, texel]: for kLast the last raster index of its pixels plus one, starting at 0; for kMean the head of their
 // chain, starting at -1. chain[n, pixel], for kMean: the next pixel on the same texel; -1 ends it.
 template <typename T, int kCoarse>
-__global__ void DSA_FAST_THREADS(kThreads, 1)
+__global__ void DSA_FAST_THREADS(kThreads)
     label_charts(Charts charts, int64_t height, int64_t width, int64_t images, int32_t size, Reduce reduce,
                  const int64_t* image_index,  // [N]
                  int32_t* entry,              // [N, 24 * S * S]
