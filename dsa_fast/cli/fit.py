@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
-from dsa_fast.data.transforms import AugmentConfig
-from dsa_fast.models import GuideConfig, ModelConfig
-from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
-from dsa_fast.training import fit as run
+from dsa_fast.configs.augment import AugmentConfig
+from dsa_fast.configs.model import GuideConfig, ModelConfig
+from dsa_fast.configs.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
 
 
 def fit(
@@ -28,7 +26,7 @@ def fit(
     seed: int = 0,
     init: Path | None = None,
 ) -> None:
-    """Train on a data set: `dsa-fast fit --data.root DIR --config dsa_reid`.
+    """Train on a data set.
 
     Args:
         data: the data set to train and test on.
@@ -42,7 +40,15 @@ def fit(
         resume: continue after the last finished epoch of the run in `out`.
         seed: random seed of weights, batches and transforms.
         init: checkpoint of an earlier run to start from (fine-tuning).
+
+    Examples:
+        dsa-fast fit --config small --data.root people --out runs/small
+        dsa-fast fit --config dsa_reid --config rows/csa --data.root DIR --trainer.max_epochs 60
     """
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from dsa_fast.training import fit as run
+
     try:
         result = run(data, model, loss, optim, augment, trainer, out, resume, seed, init, guide=guide)
     except KeyboardInterrupt:

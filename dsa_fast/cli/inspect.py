@@ -8,25 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dsa_fast.data.folders import IMAGE_SUFFIXES, IuvMaps, image_names
-from dsa_fast.data.registry import holds_dataset, read_dataset
-from dsa_fast.data.verify import decoding_threads
-from dsa_fast.densepose.iuv import Order, read_iuv
-from dsa_fast.densepose.map_checks import MapFacts, examine, suspicions
-from dsa_fast.densepose.parts import NUM_PARTS, PART_NAMES
 from dsa_fast.files import write_json
-from dsa_fast.image import read_image
-from dsa_fast.visual.charts import bars
-from dsa_fast.visual.contact_sheet import Cell, contact_sheet
-from dsa_fast.visual.layout import save_picture, tile_table
+
+if TYPE_CHECKING:
+    from dsa_fast.data.folders import IuvMaps
+    from dsa_fast.densepose.iuv import Order
+    from dsa_fast.densepose.map_checks import MapFacts
+    from dsa_fast.visual.contact_sheet import Cell
 
 # Worst first. Files with the first two can't be read at all.
 _KINDS = (
@@ -80,7 +75,15 @@ def inspect(
 
     Returns:
         The exit status.
+
+    Examples:
+        dsa-fast inspect DIR
+        dsa-fast inspect FOLDER --name folder --out runs/inspect --pictures 96
     """
+    from dsa_fast.data.folders import IMAGE_SUFFIXES
+    from dsa_fast.data.verify import decoding_threads
+    from dsa_fast.visual.layout import save_picture
+
     if not 0 <= empty <= 1:
         raise ValueError(f"empty must be a share in [0, 1], got {empty}")
     if pictures < 1:
@@ -112,6 +115,9 @@ def _items(
     root: Path, name: str, iuv: Path | None, check_counts: bool, options: dict[str, Any]
 ) -> tuple[str, list[_Item]]:
     """Returns the data set's name and images; for a plain folder, all its images."""
+    from dsa_fast.data.folders import IuvMaps
+    from dsa_fast.data.registry import holds_dataset, read_dataset
+
     if name == "folder" or (name == "auto" and root.is_dir() and not holds_dataset(root)):
         if not root.is_dir():
             raise FileNotFoundError(f"root must be a folder, got {root}")
@@ -128,6 +134,8 @@ def _items(
 
 def _plain(root: Path, maps: IuvMaps) -> Iterator[_Item]:
     """Lists a folder's images with the maps next to them or in `maps`. A map without an image is listed alone."""
+    from dsa_fast.data.folders import image_names
+
     for place, folders, _ in os.walk(root):
         here = Path(place)
         folders[:] = sorted(each for each in folders if not each.startswith(".") and here / each != maps.root)
@@ -147,6 +155,10 @@ def _plain(root: Path, maps: IuvMaps) -> Iterator[_Item]:
 
 def _look(item: _Item, order: Order) -> _Item:
     """Reads an image and its map; fills in measurements and findings."""
+    from dsa_fast.densepose.iuv import read_iuv
+    from dsa_fast.densepose.map_checks import examine, suspicions
+    from dsa_fast.image import read_image
+
     size = None
     if item.image is not None:
         try:
@@ -180,6 +192,8 @@ def _look(item: _Item, order: Order) -> _Item:
 
 
 def _report(title: str, root: Path, items: Sequence[_Item], empty: float) -> dict[str, Any]:
+    from dsa_fast.densepose.parts import PART_NAMES
+
     seen = [item.facts for item in items if item.facts is not None and item.facts.labelled > 0]
     empty_share = sum("empty" in item.found for item in items) / max(sum(item.map is not None for item in items), 1)
     counts = {kind: sum(kind in item.found for item in items) for kind in _KINDS}
@@ -220,6 +234,8 @@ def _report(title: str, root: Path, items: Sequence[_Item], empty: float) -> dic
 
 def _plain_numbers(facts: dict[str, Any]) -> dict[str, Any]:
     """JSON has no NaN."""
+    import numpy as np
+
     return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in facts.items()}
 
 
@@ -232,6 +248,8 @@ def _coverage(items: Sequence[_Item]) -> dict[str, int]:
 
 
 def _spread(values: list[float]) -> dict[str, float] | None:
+    import numpy as np
+
     if not values:
         return None
     low, median, high = np.quantile(values, (0.05, 0.5, 0.95)).tolist()
@@ -279,6 +297,10 @@ def _print(console: Console, report: dict[str, Any], items: Sequence[_Item]) -> 
 
 def _sheet(items: Sequence[_Item], pictures: int) -> Image.Image:
     """Draws photos next to their part maps: the worst first, then evenly spaced others by their labeled share."""
+    import numpy as np
+
+    from dsa_fast.visual.contact_sheet import contact_sheet
+
     ordered = sorted(items, key=_badness)
     bad, fine = [item for item in ordered if item.found], [item for item in ordered if not item.found]
     chosen = bad[:pictures]
@@ -288,6 +310,10 @@ def _sheet(items: Sequence[_Item], pictures: int) -> Image.Image:
 
 
 def _cell(item: _Item) -> Cell:
+    from dsa_fast.densepose.iuv import read_iuv
+    from dsa_fast.image import read_image
+    from dsa_fast.visual.contact_sheet import Cell
+
     facts, photo, iuv = item.facts, None, None
     if item.image is not None and "image unreadable" not in item.found:
         photo = read_image(item.image)
@@ -299,6 +325,12 @@ def _cell(item: _Item) -> Cell:
 
 def _histograms(items: Sequence[_Item]) -> Image.Image:
     """Draws histograms: parts and texels per detected person, labeled share per map, and images per part."""
+    import numpy as np
+
+    from dsa_fast.densepose.parts import NUM_PARTS, PART_NAMES
+    from dsa_fast.visual.charts import bars
+    from dsa_fast.visual.layout import tile_table
+
     facts = [item.facts for item in items if item.facts is not None]
     seen = [each for each in facts if each.labelled > 0]
     panels = []

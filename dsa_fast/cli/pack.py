@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.progress import track
 
-from dsa_fast.data.people import PeopleSplits, Person
-from dsa_fast.data.registry import read_dataset
-from dsa_fast.densepose.dump import read_dump
-from dsa_fast.densepose.iuv import read_iuv
-from dsa_fast.densepose.iuv_store import STORE_SUFFIX, IUVStore
-from dsa_fast.densepose.map_sources import match_names
-from dsa_fast.image import image_size
+if TYPE_CHECKING:
+    from dsa_fast.data.people import PeopleSplits, Person
 
 
 def pack(
@@ -45,7 +40,14 @@ def pack(
         iuv: folder of the IUV maps; by default `iuv` inside root.
         iuv_order: channel order of the maps' red, green and blue; `auto` detects it in each file.
         overwrite: replace the file if it exists.
+
+    Examples:
+        dsa-fast pack DIR
+        dsa-fast pack DIR --dump results.pkl --out maps.dsaiuv
     """
+    from dsa_fast.data.registry import read_dataset
+    from dsa_fast.densepose.iuv_store import STORE_SUFFIX, IUVStore
+
     if dump is not None and iuv is not None:
         raise ValueError("dump replaces iuv, got both")
     data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **(options or {}))
@@ -91,6 +93,9 @@ def _key(data: PeopleSplits, person: Person) -> str:
 
 
 def _from_files(data: PeopleSplits, people: list[Person], order: Literal["auto", "IUV", "VUI"]) -> Iterator[Any]:
+    from dsa_fast.densepose.iuv import read_iuv
+    from dsa_fast.image import image_size
+
     for person in people:
         if person.iuv_path is not None:
             yield _key(data, person), read_iuv(person.iuv_path, order=order, size=image_size(person.path))
@@ -98,6 +103,10 @@ def _from_files(data: PeopleSplits, people: list[Person], order: Literal["auto",
 
 def _from_dump(data: PeopleSplits, people: list[Person], dump: Path) -> Iterator[Any]:
     """Yields the maps of the images in the dump."""
+    from dsa_fast.densepose.dump import read_dump
+    from dsa_fast.densepose.map_sources import match_names
+    from dsa_fast.image import image_size
+
     entries = read_dump(dump)
     matched = match_names([person.path for person in people], (entry.file_name for entry in entries), str(dump))
     by_name = {entry.file_name: entry for entry in entries}

@@ -4,42 +4,22 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from torch import Tensor
 
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.cli.progress import image_progress
-from dsa_fast.data.people import PeopleSplits, Person
-from dsa_fast.data.registry import read_dataset
-from dsa_fast.device import pick_device
-from dsa_fast.evaluation import (
-    Embedded,
-    EvaluationResult,
-    ModelEmbedder,
-    RankedLists,
-    UnfilteredLists,
-    distance_histogram,
-    embed_people,
-    evaluate,
-    pool_multi_query,
-    unfiltered_lists,
-)
-from dsa_fast.evaluation.activation import record_activations
-from dsa_fast.evaluation.ranked_lists import NONE, RIGHT, SAME_CAMERA
 from dsa_fast.files import write_json
-from dsa_fast.image import read_picture
-from dsa_fast.models import load_model
-from dsa_fast.visual.activation import activation_grid
-from dsa_fast.visual.charts import cmc_curves, distance_distributions
-from dsa_fast.visual.layout import save_picture
-from dsa_fast.visual.ranked_lists import ranked_lists
-from dsa_fast.visual.report import write_report
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from dsa_fast.data.people import PeopleSplits, Person
+    from dsa_fast.evaluation import Embedded, EvaluationResult, UnfilteredLists
 
 KIND_NAMES = ("wrong", "right", "left out: same camera", "left out: junk")
 _ROWS = 12  # queries in ranked.png
@@ -71,7 +51,7 @@ def rank(
     workers: int = 2,
     seed: int = 0,
 ) -> None:
-    """Draw ranked lists, curves and activation maps: `dsa-fast rank runs/fit/checkpoints/last.ckpt DIR --out OUT`.
+    """Draw ranked lists, curves and activation maps.
 
     Writes report.html, ranked.png, cmc.png, distances.png, activations.png and ranks.json. Scores, curves and distances
     cover all queries. Lists show the selected ones.
@@ -99,7 +79,30 @@ def rank(
         batch: number of images per batch.
         workers: number of processes that read images.
         seed: random seed of the selection.
+
+    Examples:
+        dsa-fast rank runs/small/checkpoints/last.ckpt people --out runs/rank
+        dsa-fast rank last.ckpt DIR --out runs/worst --queries worst --count 40
     """
+    import torch
+
+    from dsa_fast.data.registry import read_dataset
+    from dsa_fast.device import pick_device
+    from dsa_fast.evaluation import (
+        Embedded,
+        ModelEmbedder,
+        distance_histogram,
+        embed_people,
+        evaluate,
+        pool_multi_query,
+        unfiltered_lists,
+    )
+    from dsa_fast.evaluation.activation import record_activations
+    from dsa_fast.models import load_model
+    from dsa_fast.visual.charts import cmc_curves, distance_distributions
+    from dsa_fast.visual.layout import save_picture
+    from dsa_fast.visual.report import write_report
+
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     start, console = time.perf_counter(), Console()
@@ -189,6 +192,8 @@ def pick_queries(
     Raises:
         ValueError: no query has such a name.
     """
+    import numpy as np
+
     if queries == "all":
         return np.arange(len(people))
     if queries == "worst":
@@ -200,6 +205,8 @@ def pick_queries(
 
 
 def _find_by_name(names: str, people: list[Person]) -> NDArray[np.int64]:
+    import numpy as np
+
     places: dict[str, list[int]] = {}
     for i, person in enumerate(people):
         for key in {person.path.name, person.path.stem}:
@@ -218,6 +225,12 @@ def _find_by_name(names: str, people: list[Person]) -> NDArray[np.int64]:
 def _draw_lists(
     data: PeopleSplits, lists: UnfilteredLists, result: EvaluationResult, chosen: NDArray[np.int64]
 ) -> Image.Image:
+    import numpy as np
+
+    from dsa_fast.evaluation import RankedLists
+    from dsa_fast.evaluation.ranked_lists import NONE, RIGHT, SAME_CAMERA
+    from dsa_fast.visual.ranked_lists import ranked_lists
+
     rows = min(_ROWS, len(chosen))
     length = int((lists.kinds[:rows] != NONE).sum(1).max())
     indices, far, kinds = (column[:rows, :length] for column in lists[:3])
@@ -238,6 +251,12 @@ def _draw_activations(
     data: PeopleSplits, lists: UnfilteredLists, chosen: NDArray[np.int64], query_heat: Tensor, gallery_heat: Tensor
 ) -> Image.Image:
     """Draws queries, each with its best-ranked image that counts, and their maps."""
+    import torch
+
+    from dsa_fast.evaluation.ranked_lists import RIGHT, SAME_CAMERA
+    from dsa_fast.image import read_picture
+    from dsa_fast.visual.activation import activation_grid
+
     rows = []
     for row, i in enumerate(chosen[:_PAIRS]):
         shown = [(data.query[i], query_heat[i], "query")]
@@ -257,6 +276,10 @@ def _draw_activations(
 def _json_rows(
     data: PeopleSplits, lists: UnfilteredLists, result: EvaluationResult, chosen: NDArray[np.int64]
 ) -> list[dict[str, object]]:
+    import numpy as np
+
+    from dsa_fast.evaluation.ranked_lists import NONE, SAME_CAMERA
+
     rows: list[dict[str, object]] = []
     for row, i in enumerate(chosen):
         items, rank_ = [], 0

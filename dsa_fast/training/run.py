@@ -28,10 +28,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
-from dsa_fast.data.transforms import AugmentConfig
+from dsa_fast.configs.augment import AugmentConfig
+from dsa_fast.configs.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
 from dsa_fast.files import atomic_path
 from dsa_fast.models import GuideConfig, ModelConfig
-from dsa_fast.training.config import DataConfig, LossConfig, OptimConfig, TrainerConfig
 from dsa_fast.training.data import ReIDData
 from dsa_fast.training.module import ReIDTask, start_from
 

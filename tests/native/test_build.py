@@ -173,12 +173,18 @@ def in_sources(checkout: Path, site: Path) -> subprocess.CompletedProcess[str]:
     """Imports the package in a copy of its sources, without libraries, and with what `site` has."""
     checkout.mkdir()
     shutil.copytree(PACKAGE, checkout / "dsa_fast", ignore=shutil.ignore_patterns("*.so", "_build.json", "__pycache__"))
-    code = (
-        f"import sys; sys.path[:] = [{str(checkout)!r}] + [each for each in sys.path if 'site-packages' not in each] + "
-        f"[{str(site)!r}] + [{str(Path(torch.__file__).parents[1])!r}]; import importlib.metadata as m; "
-        f"real = m.distributions; m.distributions = lambda **how: real(**how, path=[{str(checkout)!r}, {str(site)!r}]); "
-        "import dsa_fast; from dsa_fast.ops import _load; print(dsa_fast.__file__, _load.folder, dsa_fast.warp.__name__)"
-    )
+    torch_folder = Path(torch.__file__).parents[1]
+    places = [str(checkout), str(site)]
+    code = f"""
+import importlib.metadata, sys
+paths = [each for each in sys.path if "site-packages" not in each]
+sys.path[:] = [*paths, *{places}, {str(torch_folder)!r}]
+every = importlib.metadata.distributions
+importlib.metadata.distributions = lambda **how: every(**how, path={places})
+import dsa_fast
+from dsa_fast.ops import _load
+print(dsa_fast.__file__, _load.folder, dsa_fast.warp.__name__)
+"""
     return run(sys.executable, "-c", code, cwd=checkout, PYTHONPATH="")
 
 

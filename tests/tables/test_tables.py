@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 import dsa_fast.tables.run
-from dsa_fast.cli import main, make_parser
+from dsa_fast.cli import main
+from dsa_fast.cli.parser import make_parser
 from dsa_fast.cli.fit import fit
 from dsa_fast.cli.tables import scaled
 from dsa_fast.data.synth import SynthConfig

@@ -9,9 +9,10 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.synth import SynthConfig, make_dataset
-from dsa_fast.data.transforms import AugmentConfig, Draws, _crop, disturb_iuv, grid_iuv
+from dsa_fast.data.transforms import Draws, _crop, disturb_iuv, grid_iuv
 from dsa_fast.densepose.iuv import flip_iuv, resize_iuv
 from dsa_fast.densepose.symmetry import SymmetryTable, as_lut
 from dsa_fast.models import GuideConfig, load_model

@@ -1,0 +1,7 @@
+"""`python -m dsa_fast` runs the `dsa-fast` command."""
+
+import sys
+
+from dsa_fast.cli import main
+
+sys.exit(main())
