@@ -28,7 +28,7 @@ def info() -> None:
 
     Examples:
         dsa-fast info
-        python -m dsa_fast info
+        dsa-fast info > info.txt
     """
     import torch
 

@@ -45,6 +45,7 @@ class _Formatter(jsonargparse.DefaultHelpFormatter):
 
     def _get_help_string(self, action: Action) -> str:
         text: str = super()._get_help_string(action)
+        text = text.replace("Path to a configuration file.", "YAML file with the options of this group")
         return text.replace("type: %(type)s", "%(type)s").replace("default: null", "default: none")
 
     def _expand_help(self, action: Action) -> str:
