@@ -13,6 +13,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from dsa_fast.output import duration
+
 __all__ = ["COMMANDS", "commands_of", "main"]
 
 COMMANDS = {
@@ -94,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{program}: interrupted after {duration(time.perf_counter() - start)}", file=sys.stderr)
         return 130
-    if name not in _QUICK and os.environ.get("RANK", "0") == "0":
+    if name not in _QUICK and os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
         print(f"{program} took {duration(time.perf_counter() - start)}", file=sys.stderr)
     return status if isinstance(status, int) else 0
 
@@ -104,14 +106,6 @@ def commands_of(name: str) -> Callable[..., object] | Mapping[str, Callable[...,
     found: Callable[..., object] | Mapping[str, Callable[..., object]]
     found = getattr(importlib.import_module(f"dsa_fast.cli.{name}"), name)
     return found
-
-
-def duration(seconds: float) -> str:
-    """Returns a duration for people: 8.3 s, 4 min 10 s, 2 h 5 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _usage_of(program: str, functions: Mapping[str, Callable[..., object]]) -> str:

@@ -72,7 +72,7 @@ def embed(
     start, skipped, embedded = time.perf_counter(), [], 0
     with (
         Encoder.load(encoder, device=device, backend=backend, precision=precision) as model,
-        image_progress(console, "embedding") as show,
+        image_progress("embedding") as show,
     ):
         done = writer.done
         for number, wanted in writer.missing():

@@ -6,8 +6,6 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
-
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.files import atomic_path, write_json
 
@@ -142,7 +140,13 @@ def eval(
             reranked, *query[1:], *gallery[1:], average_precision=average_precision
         ).summary()
     print_scores(rows)
-    Console().print(f"{result.num_valid_queries} queries, {len(gallery.pids)} gallery images", highlight=False)
+    counted, total = result.num_valid_queries, len(query.pids)
+    print(
+        f"{counted} queries, {len(gallery.pids)} gallery images"
+        if counted == total
+        else f"{counted} of {total} queries count, {len(gallery.pids)} gallery images: the other "
+        f"{total - counted} queries have no image of their person by another camera in the gallery"
+    )
     if json_out is not None:
         about: dict[str, Any] = {
             "checkpoint": None if checkpoint is None else str(checkpoint),

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dsa_fast.configs.synth import SynthConfig
+from dsa_fast.output import console as open_console
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +89,7 @@ def export(
     from dsa_fast.deploy.triton import write_repository
     from dsa_fast.models import load_model
 
-    console = Console()
+    console = open_console()
     sizes = BatchRange.parse(batch)
     if calibration_images < 1:
         raise ValueError(f"calibration_images must be at least 1, got {calibration_images}")

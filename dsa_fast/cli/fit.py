@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.configs.model import GuideConfig, ModelConfig
 from dsa_fast.configs.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
+from dsa_fast.output import console
 
 
 def fit(
@@ -52,14 +53,19 @@ def fit(
     try:
         result = run(data, model, loss, optim, augment, trainer, out, resume, seed, init, guide=guide)
     except KeyboardInterrupt:
-        if (out / "checkpoints" / "last.ckpt").exists():
-            Console(stderr=True).print(f"stopped; --resume continues after the last finished epoch in {out}")
+        saved = (out / "checkpoints" / "last.ckpt").exists()
+        print(
+            f"stopped; --resume continues after the last finished epoch in {out}"
+            if saved
+            else "stopped before the first epoch was finished, so nothing is saved: repeat the command to start again",
+            file=sys.stderr,
+        )
         raise
     if getattr(rank_zero_only, "rank", 0) != 0:
         return
     if result.scores:
         print_scores({"after training": result.scores})
-    Console().print(f"Checkpoint: {result.checkpoint}\nLog:        {result.log}", highlight=False)
+    print(f"Checkpoint: {result.checkpoint}\nLog:        {result.log}")
 
 
 def print_scores(rows: dict[str, dict[str, float]]) -> None:
@@ -71,4 +77,4 @@ def print_scores(rows: dict[str, dict[str, float]]) -> None:
         table.add_column(name, justify="right")
     for row, scores in rows.items():
         table.add_row(row, *(f"{100 * scores[name]:.1f}" if name in scores else "" for name in names))
-    Console().print(table)
+    console().print(table)

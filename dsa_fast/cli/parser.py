@@ -174,9 +174,10 @@ def in_words_of_the_command(message: str, function: Callable[..., object], prog:
 
     def option(match: re.Match[str]) -> str:
         value = match[2].strip("'\"").lower() if match[2] in ("True", "False") else match[2].strip("'\"")
-        return f"{names[match[1]]} {value}" if match[1] in names else match[0]
+        name = next((each for each in names.values() if each == f"--{match[1]}"), names.get(match[1]))
+        return f"{name} {value}" if name else match[0]
 
-    return re.sub(r"\b([a-z]\w*)=(\w+|'[^']*'|\"[^\"]*\")", option, message)
+    return re.sub(r"\b([a-z][\w.]*)=(\w+|'[^']*'|\"[^\"]*\")", option, message)
 
 
 def _find_configs(arguments: Sequence[str]) -> list[str]:

@@ -337,7 +337,7 @@ class _Rate(ProgressColumn):
 @contextlib.contextmanager
 def _progress_bar(console: Console, total: int, visible: bool) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("maps"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not visible) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not (visible and console.is_terminal)) as bar:
         task = bar.add_task("maps", total=total)
         yield lambda done: bar.update(task, completed=done)
 

@@ -161,7 +161,7 @@ def rank(
         }
         if heat:
             facts["activation"] = f"{activation}: length of the feature vector at each position, scaled per image"
-        with image_progress(console, "report") as show:
+        with image_progress("report") as show:
             report = write_report(
                 out / "report.html",
                 data.query,

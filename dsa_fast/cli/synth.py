@@ -49,6 +49,6 @@ def render_people(
     from dsa_fast.visual.contact_sheet import synthetic_people
     from dsa_fast.visual.layout import save_picture
 
-    with image_progress(console, "rendering") as show:
+    with image_progress("rendering") as show:
         make_dataset(out, config, overwrite=overwrite, workers=workers, progress=show)
     save_picture(synthetic_people(config), out / "preview.png")

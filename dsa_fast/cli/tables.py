@@ -97,7 +97,7 @@ def tables(
     runs: list[TrainingScores] = []
     epochs = sum(training.trainer.max_epochs for training in trainings)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("training", total=epochs)
 
         def done(training: Training, scores: TrainingScores, kept: bool) -> None:
