@@ -30,6 +30,16 @@ if TYPE_CHECKING:
 MODEL = ModelConfig(backbone="resnet18", pretrained=None, width=0.25, classifier_dim=128)
 AUGMENT = AugmentConfig(size=(128, 64), dsap_size=16, pad=5)
 
+#: Terms of the loss in the log, and their names for people. f: MF-Stream, z: fused features.
+_TERMS = {
+    "id_f_global": "identity, MF-Stream, global",
+    "id_f_local": "identity, MF-Stream, local",
+    "id_z_global": "identity, fused, global",
+    "id_z_local": "identity, fused, local",
+    "triplet_global": "triplet, fused, global",
+    "triplet_local": "triplet, fused, local",
+}
+
 
 def demo(
     *,
@@ -189,24 +199,32 @@ def _histograms(people: list[Person]) -> Embedded:
 
 
 def _draw_curves(out: Path, log: Path, results: dict[str, EvaluationResult]) -> None:
-    from dsa_fast.visual.charts import curves
+    from dsa_fast.visual.charts import curve_panels, curves
     from dsa_fast.visual.layout import save_picture
 
     with log.open() as file:
         rows = list(csv.DictReader(file))
-    losses = {
-        name: [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
-        for name in ("loss", *sorted(name for name in rows[0] if name.startswith("loss/")))
-    }
-    picture = curves(losses, title="Losses of the training batches", x_label="step", y_label="loss")
-    save_picture(picture, out / "loss.png")
+
+    def points(name: str) -> list[tuple[float, float]]:
+        return [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
+
+    terms = {title: points(f"loss/{name}") for name, title in _TERMS.items() if f"loss/{name}" in rows[0]}
+    panels = {"total: the weighted sum of the terms": {"total": points("loss")}, "terms, without their weights": terms}
+    save_picture(curve_panels(panels, title="Losses of the training batches", x_label="step"), out / "loss.png")
     scores = {"mAP": [(0.0, results["untrained"].mAP)], "rank 1": [(0.0, results["untrained"].rank(1))]}
     for row in rows:
         if row.get("mAP"):
             scores["mAP"].append((float(row["epoch"]) + 1, float(row["mAP"])))
             scores["rank 1"].append((float(row["epoch"]) + 1, float(row["R1"])))
     levels = {"mAP of color histograms": results["histogram"].mAP}
-    picture = curves(scores, title="MF-Stream on new people", x_label="epoch", percent=True, levels=levels)
+    picture = curves(
+        scores,
+        title="MF-Stream on people it was not trained on",
+        x_label="epoch",
+        y_label="score",
+        percent=True,
+        levels=levels,
+    )
     save_picture(picture, out / "map.png")
 
 
@@ -226,7 +244,7 @@ def _draw_ranked(out: Path, data: PeopleSplits, query: Embedded, gallery: Embedd
     notes = [f"AP {precision[i]:.0%}" for i in chosen]
     queries = [data.query[i] for i in chosen]
     title = "Queries from the best average precision to the worst, evenly spaced"
-    picture = ranked_lists(queries, data.gallery, lists, notes=notes, title=title)
+    picture = ranked_lists(queries, data.gallery, lists, notes=notes, title=title, distance="cosine distance")
     save_picture(picture, out / "ranked.png")
 
 

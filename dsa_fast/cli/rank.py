@@ -142,10 +142,10 @@ def rank(
     how = how.format(f"{len(chosen):,}")
     save_picture(cmc_curves({method: result.cmc}), out / "cmc.png")
     save_picture(distance_distributions(histogram, x_label=f"{metric} distance"), out / "distances.png")
-    save_picture(_draw_lists(data, lists, result, chosen), out / "ranked.png")
+    save_picture(_draw_lists(data, lists, result, chosen, f"{metric} distance"), out / "ranked.png")
     written = ["cmc.png", "distances.png", "ranked.png"]
     if heat:
-        save_picture(_draw_activations(data, lists, chosen, heat[0], heat[1]), out / "activations.png")
+        save_picture(_draw_activations(data, lists, chosen, heat[0], heat[1], activation), out / "activations.png")
         written.append("activations.png")
     about = {"checkpoint": str(checkpoint), "root": str(root), "features": method, "metric": metric}
     rows = _json_rows(data, lists, result, chosen)
@@ -223,7 +223,7 @@ def _find_by_name(names: str, people: list[Person]) -> NDArray[np.int64]:
 
 
 def _draw_lists(
-    data: PeopleSplits, lists: UnfilteredLists, result: EvaluationResult, chosen: NDArray[np.int64]
+    data: PeopleSplits, lists: UnfilteredLists, result: EvaluationResult, chosen: NDArray[np.int64], distance: str
 ) -> Image.Image:
     import numpy as np
 
@@ -236,19 +236,25 @@ def _draw_lists(
     indices, far, kinds = (column[:rows, :length] for column in lists[:3])
     precision = result.average_precision[chosen[:rows]]
     notes = ["not counted" if np.isnan(value) else f"AP {value:.1%}" for value in precision]
-    title = f"The first {rows} of {len(chosen)} queries" if rows < len(chosen) else None
+    listed = f"the first {rows} of {len(chosen)} queries" if rows < len(chosen) else f"{rows} queries"
     return ranked_lists(
         [data.query[i] for i in chosen[:rows]],
         data.gallery,
         RankedLists(indices, far, kinds == RIGHT),
         notes=notes,
-        title=title,
+        title=f"Ranked lists: {listed}",
         left_out=kinds >= SAME_CAMERA,
+        distance=distance,
     )
 
 
 def _draw_activations(
-    data: PeopleSplits, lists: UnfilteredLists, chosen: NDArray[np.int64], query_heat: Tensor, gallery_heat: Tensor
+    data: PeopleSplits,
+    lists: UnfilteredLists,
+    chosen: NDArray[np.int64],
+    query_heat: Tensor,
+    gallery_heat: Tensor,
+    layer: str,
 ) -> Image.Image:
     """Draws queries, each with its best-ranked image that counts, and their maps."""
     import torch
@@ -270,7 +276,8 @@ def _draw_activations(
             about = f"{text}: pid {person.pid}, camera {person.camid}"
             group.append((read_picture(person.path), heat, about))
         rows.append(group)
-    return activation_grid(rows, columns=3)
+    title = f"Activation of {layer}: queries, each with its best-ranked image that counts"
+    return activation_grid(rows, columns=3, title=title)
 
 
 def _json_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from dsa_fast.deploy.index import VectorIndex
     from dsa_fast.deploy.inputs import Item
 
+_MARKET = re.compile(r"(-?\d+)_c\d")
 _SHOWN = 12  # queries in a picture and in the output
 
 
@@ -72,7 +74,8 @@ def query(
         source: a folder, list or file of images; or vectors, .parquet or .npz.
         encoder: for images: the file that made the vectors of the index.
         k: number of results per query.
-        picture: picture file to write, with the first queries and their results.
+        picture: picture file to write, with the first queries and their results. If files are named as in Market-1501
+            (PID_cCAMERA...), it marks the images of the query's person.
         json_out: JSON file to write, with all results.
         device: device of the encoder.
 
@@ -155,10 +158,16 @@ def _name(item: Item) -> str:
     return f"{item.path}{'' if item.frame is None else f', frame {item.frame}'}{box}"
 
 
+def _match(query: Item, found: Item) -> bool | None:
+    """Returns whether two images show one person, if their names are like Market-1501's (PID_cCAMERA...)."""
+    pids = [_MARKET.match(item.path.name) for item in (query, found)]
+    return None if pids[0] is None or pids[1] is None else int(pids[0][1]) == int(pids[1][1]) > 0
+
+
 def _draw(path: Path, items: Sequence[Item], found: Sequence[Sequence[tuple[Item, float]]]) -> None:
     # Frames of a video are read in order, so all images of the picture are read at once.
     from dsa_fast.visual.layout import save_picture, to_picture
-    from dsa_fast.visual.ranked_lists import search_results
+    from dsa_fast.visual.ranked_lists import Found, search_results
 
     wanted = sorted(
         {*items, *(each for nearest in found for each, _ in nearest)},
@@ -166,7 +175,10 @@ def _draw(path: Path, items: Sequence[Item], found: Sequence[Sequence[tuple[Item
     )
     pictures = {item: to_picture(image) for item, image in zip(wanted, _images(wanted), strict=True)}
     rows = [
-        ((pictures[item], _name(item)), [(pictures[each], f"{cosine:.3f}") for each, cosine in nearest])
+        (
+            (pictures[item], item.path.name),
+            [Found(pictures[each], each.path.name, cosine, _match(item, each)) for each, cosine in nearest],
+        )
         for item, nearest in zip(items, found, strict=True)
     ]
     save_picture(search_results(rows), path)
