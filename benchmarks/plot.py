@@ -55,8 +55,6 @@ def bars(axes: Axes, title: str, unit: str, rows: list[tuple[str, float]], floor
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(f"{unit}, logarithmic", color=INK, fontsize=8.5)
-    axes.grid(axis="x", color=INK, alpha=0.25, linewidth=0.7)
-    axes.set_axisbelow(True)
     for name, spine in axes.spines.items():
         spine.set_visible(name == "bottom")
         spine.set_color(INK)

@@ -276,7 +276,8 @@ def _draw_activations(
             about = f"{text}: pid {person.pid}, camera {person.camid}"
             group.append((read_picture(person.path), heat, about))
         rows.append(group)
-    title = f"Activation of {layer}: queries, each with its best-ranked image that counts"
+    where = "the backbone" if layer == "backbone" else f"the {layer} branch"
+    title = f"Activation of {where}: queries, each with its best-ranked image that counts"
     return activation_grid(rows, columns=3, title=title)
 
 

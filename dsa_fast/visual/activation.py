@@ -81,7 +81,8 @@ def activation_grid(
     if title is None:
         return grid
     width = grid.width - 32
-    return tile_table([[text_tile(title, width)], [_scale(width)], [grid]], gap=6, margin=0)
+    heads = tile_table([[text_tile(title, width)], [_scale(width)]], gap=6, margin=16)
+    return tile_table([[heads], [grid]], gap=0, margin=0)
 
 
 def _scale(width: int) -> Image.Image:
