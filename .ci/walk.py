@@ -1,7 +1,7 @@
 """Runs every command and snippet of README.md, CONTRIBUTING.md and docs/, as written there, on small data.
 
-Each page starts in its own folder, with what readers bring themselves and with what the README's commands make. `SMALL` adds
-options that make a command short; everything else is the page's. A comment before a block says what cannot run:
+Each page starts in its own folder, with what readers bring themselves and with what the README's commands make. `SMALL`
+adds options that make a command short; everything else is the page's. A comment before a block says what cannot run:
 
     <!-- not run: REASON -->                   the block below
     <!-- not run: WORDS: REASON -->            its lines that contain WORDS, which stand in double quotes
@@ -68,7 +68,8 @@ def blocks(page: str) -> Iterator[Block]:
     """The blocks of a page that are in a language."""
     text = (ROOT / page).read_text(encoding="utf-8")
     fence = re.compile(
-        r"(?P<comments>(?:^[ ]*<!-- (?:not run|before):.*?-->\n+)*)^(?P<indent> *)```(?P<language>\w+)\n(?P<code>.*?)^ *```$",
+        r"(?P<comments>(?:^[ ]*<!-- (?:not run|before):.*?-->\n+)*)"
+        r"^ *```(?P<language>\w+)\n(?P<code>.*?)^ *```$",
         re.M | re.S,
     )
     for match in fence.finditer(text):
@@ -214,7 +215,7 @@ def readme_files(walk: Walk) -> None:
         shutil.copytree(made / name, kept / name)
     shutil.copy(made / "vectors.parquet", kept / "vectors.parquet")
     shutil.copy(made / "vectors.parquet", kept / "more.parquet")
-    checkpoints = kept / "runs" / "small" / "checkpoints"
+    checkpoints = kept / "runs" / "quick" / "checkpoints"
     for name in ("last.ckpt", "CHECKPOINT"):
         shutil.copy(checkpoints / "last.ckpt", kept / name)
     for name in ("mf.onnx", "last_int8.onnx"):

@@ -64,7 +64,7 @@ def eval(
         json_out: also write the scores to this JSON file.
 
     Examples:
-        dsa-fast eval runs/small/checkpoints/last.ckpt people
+        dsa-fast eval runs/quick/checkpoints/last.ckpt people
         dsa-fast eval --features vectors.npz --rerank
     """
     from dsa_fast.data.registry import read_dataset

@@ -80,7 +80,7 @@ def export(
         workers: number of processes that read the data set's images.
 
     Examples:
-        dsa-fast export runs/small/checkpoints/last.ckpt --root people --precision int8
+        dsa-fast export runs/quick/checkpoints/last.ckpt --root people --precision int8
         dsa-fast export last.ckpt --format tensorrt-rtx --precision fp16 --batch 1,8,64
     """
     from dsa_fast.data.registry import read_dataset

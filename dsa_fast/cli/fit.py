@@ -43,7 +43,7 @@ def fit(
         init: checkpoint of an earlier run to start from (fine-tuning).
 
     Examples:
-        dsa-fast fit --config small --data.root people --out runs/small
+        dsa-fast fit --config quick --data.root people --out runs/quick
         dsa-fast fit --config dsa_reid --config rows/csa --data.root DIR --trainer.max_epochs 60
     """
     from lightning.pytorch.utilities import rank_zero_only

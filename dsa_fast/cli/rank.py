@@ -81,7 +81,7 @@ def rank(
         seed: random seed of the selection.
 
     Examples:
-        dsa-fast rank runs/small/checkpoints/last.ckpt people --out runs/rank
+        dsa-fast rank runs/quick/checkpoints/last.ckpt people --out runs/rank
         dsa-fast rank last.ckpt DIR --out runs/worst --queries worst --count 40
     """
     import torch

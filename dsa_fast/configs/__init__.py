@@ -1,4 +1,4 @@
-"""Options: a dataclass for each group, and YAML files of training runs: `small`, `tiny`, `dsa_reid`, and `rows/NAME`.
+"""Options: a dataclass for each group, and YAML files of training runs: `tiny`, `quick`, `small`, `dsa_reid`, ...
 
 This package imports no other part of `dsa_fast`.
 """
