@@ -64,7 +64,7 @@ def demo(
 
     Examples:
         dsa-fast demo
-        dsa-fast demo --identities 40 --epochs 4 --out runs/quick
+        dsa-fast demo --identities 40 --epochs 4 --out runs/short_demo
     """
     import lightning
     import torch

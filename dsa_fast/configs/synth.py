@@ -26,7 +26,7 @@ class SynthConfig:
         occlusion: 0..1; 0: nothing is in front of the person; 1: often poles, boxes, walls or passers-by.
         clutter: 0..1; 0: the background is gray; 1: it is a street with objects and people.
         lighting: 0..1; 0: soft and always the same; 1: from varying directions, bright or dark, with shade.
-        camera_color: 0..1; 0: cameras show the same colors; 1: each has its own white balance, gamma, saturation and haze.
+        camera_color: 0..1; 0: cameras show the same colors; 1: each has its own white balance, gamma, saturation, haze.
         blur: 0..1; 0: sharp; 1: out of focus, of low resolution, and noisy.
         iuv_miss_person: share (0 to 1) of images whose IUV map is empty.
         iuv_miss_part: share (0 to 1) of the parts that are missing from an IUV map.
