@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dsa_fast.output import duration
 
-__all__ = ["COMMANDS", "commands_of", "main"]
-
 COMMANDS = {
     "demo": "render people, train, evaluate and draw in minutes; needs no data",
     "synth": "render a data set of synthetic people with exact dense semantics",
