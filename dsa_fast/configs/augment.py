@@ -14,7 +14,7 @@ class AugmentConfig:
 
     Attributes:
         size: height and width of the network's input, in pixels.
-        dsap_size: S, height and width of each part image, in texels.
+        dsap_size: S, height and width of each part image, in texels; 0 for no part images.
         pad: pixels of the mean color added on each side before the random crop; 0 for no crop.
         flip: probability of the horizontal flip, which also swaps left and right parts.
         flip_table: path of DensePose's `UV_symmetry_transforms.mat`, a table of u and v of mirrored parts; by default
