@@ -76,7 +76,7 @@ def export(
         synthetic_calibration: calibrate int8 on rendered people. Use it only for experiments, because real images
             differ.
         least_cosine: fail if the smallest cosine of the check is lower; by default 0.99999 in fp32, 0.999 in fp16,
-            0.99 in bf16 and 0.9 in int8.
+            0.99 in bf16, and in int8 halfway between 1 and the mean cosine of two different images of the check.
         tf32: allow an fp32 engine to round the inputs of convolutions to TF32.
         timing_cache: file of TensorRT's timings, kept for the next build; by default next to out.
         compute_capabilities: target GPUs of a tensorrt-rtx engine, such as `8.6,8.9`; by default, TensorRT-RTX's own

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from dsa_fast.deploy.cuda import CudaRunner, Enqueue
 from dsa_fast.deploy.embedding_network import EmbeddingNetwork
-from dsa_fast.deploy.image_batch import ImageBatch, Images, chunks, to_input
+from dsa_fast.deploy.image_batch import ImageBatch, Images, OneImage, chunks, to_input
 from dsa_fast.deploy.sidecar import BatchRange, InputSpec, OutputSpec, Sidecar, read_sidecar
 from dsa_fast.deploy.tensorrt import Engine
+from dsa_fast.deploy.verification import Verdict, judge
 from dsa_fast.device import pick_device
 from dsa_fast.extras import require
 from dsa_fast.version import __version__
@@ -249,6 +250,24 @@ class Encoder:
         if stop - start < self.batch.min:
             part = torch.cat([part, part.new_zeros(self.spec.shape(self.batch.min - len(part)))])
         return torch.from_numpy(np.array(self._run(part.numpy())))[: stop - start]
+
+    def verify(
+        self, a: OneImage, b: OneImage, *, fmr: float = 1e-3, channels: Literal["RGB", "BGR"] = "RGB"
+    ) -> Verdict:
+        """Tells whether two images show the same person.
+
+        Args:
+            a, b: the images.
+            fmr: false match rate whose threshold decides, one of those that the file was calibrated for.
+            channels: see `__call__`.
+
+        Raises:
+            TypeError, ValueError: see `__call__`; or the file has no calibration, or none for this rate.
+        """
+        verification = None if self.sidecar is None else self.sidecar.verification
+        judge(verification, self.path, 0.0, fmr)  # refuses before any work
+        first, second = np.asarray(torch.as_tensor(self([a, b], channels=channels)).cpu())
+        return judge(verification, self.path, float(first @ second), fmr)
 
     def embed_batch(self, images: Tensor) -> Tensor:
         """Embeds one batch without splitting or padding it.

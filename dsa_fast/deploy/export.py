@@ -86,7 +86,7 @@ def export(
         calibration: images like those of your application, which determine the ranges of int8.
         calibration_method: see `write_int8_onnx`.
         data: a data set to measure the change in mAP.
-        least_cosine: smallest allowed cosine; None for the limit of the precision in `parity.LEAST_COSINE`.
+        least_cosine: smallest allowed cosine; None for the limit of the precision, see `parity.least_cosine`.
         tf32: see `build_engine`.
         timing_cache: see `build_engine`; None keeps it next to `out` as OUT.timing.
         compute_capabilities: see `build_engine`.

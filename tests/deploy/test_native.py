@@ -195,10 +195,10 @@ def test_other_threads_run_meanwhile(runtime: ModuleType, exported: Callable[[st
 
 @pytest.mark.parametrize(
     "what",
-    (
+    [
         *("a byte", "cut short", "no sidecar", "no file", "no JSON", "newer", "another format", "incomplete"),
         *("float NHWC", "another size", "another width", "another name", "no network", "int8 input", "BGR", "no batch"),
-    ),
+    ],
 )
 def test_both_refuse_the_same_files(runtime: ModuleType, what: str, tmp_path: Path) -> None:
     path = make_engine(tmp_path / "x.onnx")
