@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import struct
@@ -500,6 +501,20 @@ def test_help_and_version(built: Built) -> None:
     assert "--engine FILE" in result.stdout and "exit status" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 120
     assert run(built.embed, "--version").stdout == f"dsa_embed {dsa_fast.__version__}\n"
+
+
+def test_the_benchmark(built: Built, tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "small.onnx")
+    result = run(built.embed, "--engine", engine, "--benchmark", "--seconds", "1", "--batch", "3")
+    assert result.returncode == 0, output(result)
+    (figures,) = map(json.loads, result.stdout.splitlines())
+    assert figures["batch"] == 3 and figures["runs"] >= 3
+    assert 0 < figures["p50_ms"] <= figures["p99_ms"]
+    assert figures["images_per_second"] == pytest.approx(3000 / figures["mean_ms"], rel=0.01)
+    result = run(built.embed, "--engine", engine, "--benchmark", "--seconds", "1")
+    assert [json.loads(line)["batch"] for line in result.stdout.splitlines()] == [1, 8]  # its batch.max is 8
+    result = run(built.embed, "--engine", engine, "--benchmark", "a.jpg")
+    assert result.returncode == 2 and "--benchmark makes its own images" in result.stderr
 
 
 # ---- find_package ---------------------------------------------------------------------------------------------------
