@@ -25,6 +25,7 @@ MODULES = {
     "transform": "transform",
     "train": "train",
     "infer": "infer",
+    "runtime": "runtime",
     "eval": "evaluation",
     "keypoints": "keypoints",
 }
