@@ -19,7 +19,7 @@ from torch import Tensor
 from dsa_fast.deploy.cuda import CudaRunner, Enqueue
 from dsa_fast.deploy.embedding_network import EmbeddingNetwork
 from dsa_fast.deploy.image_batch import ImageBatch, Images, OneImage, chunks, to_input
-from dsa_fast.deploy.sidecar import BatchRange, InputSpec, OutputSpec, Sidecar, read_sidecar
+from dsa_fast.deploy.sidecar import SUFFIXES, BatchRange, InputSpec, OutputSpec, Sidecar, read_sidecar
 from dsa_fast.deploy.tensorrt import Engine
 from dsa_fast.deploy.verification import Verdict, judge
 from dsa_fast.device import pick_device
@@ -92,7 +92,8 @@ class Encoder:
         """Loads a checkpoint of `dsa-fast fit`, or a file of `dsa-fast export` with its sidecar.
 
         Args:
-            path: `.ckpt`, `.onnx` or `.engine`.
+            path: `.ckpt`, `.onnx` or `.engine`; a folder of `dsa_fast.models.save_pretrained`; a model of the Hugging
+                Face hub, `hf://user/repo`, or an exported file in it, `hf://user/repo/mf.onnx`.
             device: `auto`, `cpu`, `cuda`, `cuda:1`. `auto` is a GPU if the backend can use one.
             backend: the library that runs it. `auto` is PyTorch for a checkpoint, and the library that built an engine.
                 For ONNX it is ONNX Runtime on a GPU. On a CPU it is OpenVINO if installed, because it is faster,
@@ -110,7 +111,7 @@ class Encoder:
             ValueError: the file is damaged or does not fit this machine (the message names the difference), the library
                 is not installed, or an option does not apply to the file.
         """
-        path = Path(path)
+        path = cls._find(path)
         if backend not in get_args(Backend):
             raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
         if precision not in get_args(EncoderPrecision):
@@ -118,7 +119,7 @@ class Encoder:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
         threads = threads or torch.get_num_threads()
-        if path.suffix == ".ckpt":
+        if path.suffix == ".ckpt" or path.is_dir():
             if backend not in ("auto", "torch"):
                 raise ValueError(f"backend must be torch for a checkpoint, got {backend}: run dsa-fast export first")
             return cls._load_checkpoint(path, pick_device(device), precision, cuda_graphs, compile)
@@ -133,13 +134,29 @@ class Encoder:
             raise ValueError(f"precision of {path} is {sidecar.precision} since its export, got {precision}")
         return cls._load_engine(path, sidecar, device, cuda_graphs, runtime_cache)
 
+    @staticmethod
+    def _find(path: str | os.PathLike[str]) -> Path:
+        """Downloads what is on the hub: an exported file with its sidecar, or the folder of a model."""
+        name = os.fspath(path)
+        if not name.startswith("hf://"):
+            return Path(path)
+        from dsa_fast.models.hub import download
+
+        if name.endswith(tuple(SUFFIXES.values())):
+            download(f"{name}.json")
+            return download(name)
+        download(f"{name}/model.safetensors")
+        return download(f"{name}/config.json").parent
+
     @classmethod
     def _load_checkpoint(
         cls, path: Path, device: torch.device, precision: str, graphs: bool, compiled: bool
     ) -> Encoder:
-        from dsa_fast.models import load_model  # it imports torchvision, which an exported file does not need
+        # They import torchvision, which an exported file does not need.
+        from dsa_fast.models import load_model
+        from dsa_fast.models.hub import from_pretrained
 
-        loaded = load_model(path)
+        loaded = from_pretrained(path) if path.is_dir() else load_model(path)
         precision = "fp32" if precision == "auto" else precision
         network = EmbeddingNetwork(loaded.model, precision=precision)  # type: ignore[arg-type]
         network = network.to(device).to(memory_format=torch.channels_last)
