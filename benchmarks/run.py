@@ -26,6 +26,7 @@ MODULES = {
     "train": "train",
     "infer": "infer",
     "runtime": "runtime",
+    "track": "track",
     "eval": "evaluation",
     "keypoints": "keypoints",
 }
