@@ -1,10 +1,10 @@
 """The `track` suite of run.py: a short synthetic video of people who cross, tracked with and without vectors.
 
 Synthetic test people walk to and fro in front of a street, and hide each other. Their boxes are like a detector's:
-shifted a little, some missed, none where most of a person is hidden. One plain tracker joins boxes to tracks by the least cost
-(Hungarian method): 1 - IoU with the box at its last speed, and with vectors also their cosine, which has to reach the
-threshold for a false match rate of 1e-2, measured on other people. The vectors also find lost tracks again. motmetrics
-scores the tracks: IDF1, and the number of identity switches. The tracker is only as good as it must be to compare.
+shifted a little, some missed, none where most of a person is hidden. One plain tracker joins boxes to tracks by the
+least cost (Hungarian method): 1 - IoU with the box at its last speed, and with vectors also their cosine, which has to
+reach the threshold for a false match rate of 1e-2, measured on other people. The vectors also find lost tracks again.
+motmetrics scores the tracks: IDF1, and the number of identity switches. The tracker is only there to compare.
 """
 
 from __future__ import annotations
