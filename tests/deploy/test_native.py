@@ -295,6 +295,26 @@ def test_files_in_memory_and_options(runtime: ModuleType, exported: Callable[[st
     assert runtime.available("onnx") and not runtime.available("tensorrt")
 
 
+def test_verify_is_the_encoders(runtime: ModuleType, tmp_path: Path) -> None:
+    path = make_engine(tmp_path / "x.onnx")
+    a, b = as_arrays(smooth_images(2, (60, 30)))
+    for encoder in (runtime.Encoder(path), Encoder.load(path)):
+        with pytest.raises(ValueError, match=r"x.onnx must be calibrated .*: run dsa-fast calibrate"):
+            encoder.verify(a, b)
+    fitted = ({"kind": "isotonic", "cosine": [-1, 0.5, 1], "value": [0.01, 0.2, 0.99]},)
+    for probability in (*fitted, {"kind": "logistic", "slope": 9.0, "offset": -5.0}):
+        verification = {"data": "patches", "thresholds": {"0.01": 0.2, "0.001": 0.99999}, "probability": probability}
+        write_sidecar(path, verification=verification)
+        native, using = runtime.Encoder(path, threads=1), Encoder.load(path, threads=1)
+        for fmr in (1e-2, 1e-3):
+            one, other = native.verify(a, b, fmr=fmr), using.verify(a, b, fmr=fmr)
+            assert vars(one) == pytest.approx(vars(other)) and one.data == "patches" and 0 < one.probability < 1
+        assert native.verify(a, a, fmr=1e-2).same and not native.verify(a, b, fmr=1e-3).same
+        for encoder in (native, using):
+            with pytest.raises(ValueError, match=r"fmr must be one of the calibrated rates, 0.01, 0.001, got 0.5"):
+                encoder.verify(a, b, fmr=0.5)
+
+
 class OnGpu:
     """An array that says it is on a GPU."""
 
