@@ -45,7 +45,7 @@ Each image is resized to what the engine takes, exactly as in training.
   --out FILE.npy     the vectors, float32 [images, dim], each of length 1: numpy.load reads them. The images' names go
                      to FILE.txt, one a line, in the same order. Both appear when they are whole
   --list FILE        a file with one image's path a line; - reads the standard input
-  --batch N          images run at once; by default 64 on a CUDA device and 32 on the CPU, as far as the engine takes them
+  --batch N          images run at once; by default 64 on a CUDA device and 32 on the CPU, if the engine takes them
   --benchmark        times the engine on random images in memory, for --seconds, at --batch or at 1, 8 and the default:
                      one line of JSON a batch size, with the times that half and 99 % of the runs stay below
   --seconds S        of each batch size of the benchmark; by default 5
