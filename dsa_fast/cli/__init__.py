@@ -26,6 +26,8 @@ COMMANDS = {
     "tables": "train and test the rows of the paper's tables, and compare with its numbers",
     "rank": "draw ranked lists, curves and activation maps, and write them as a web page",
     "export": "write the MF-Stream as an ONNX file or a TensorRT engine, and check it against the checkpoint",
+    "calibrate": "measure the cosines that tell people apart, for verify",
+    "verify": "tell whether two images show the same person",
     "embed": "turn images or video crops into vectors, with a checkpoint, an ONNX file or an engine",
     "search": "build a search index of vectors, and search it for people",
     "warp": "show a photo, its part map and its 24 part images in one picture",

@@ -79,6 +79,7 @@ def eval(
         evaluate_distances,
         expand_queries,
         k_reciprocal,
+        match_rates,
         pool_multi_query,
     )
     from dsa_fast.models import load_model
@@ -140,6 +141,12 @@ def eval(
             reranked, *query[1:], *gallery[1:], average_precision=average_precision
         ).summary()
     print_scores(rows)
+    try:
+        pairs: dict[str, Any] | None = match_rates(query, gallery).summary()
+    except ValueError:  # a single person
+        pairs = None
+    if pairs is not None:
+        print_pairs(pairs)
     counted, total = result.num_valid_queries, len(query.pids)
     print(
         f"{counted} queries, {len(gallery.pids)} gallery images"
@@ -160,7 +167,16 @@ def eval(
         }
         others = {"expanded": rows.get("expanded queries"), "reranked": rows.get("re-ranked")}
         about |= {key: scores for key, scores in others.items() if scores is not None}
-        write_json(json_out, {**about, **result.summary()})
+        write_json(json_out, {**about, **result.summary(), "pairs": pairs})
+
+
+def print_pairs(pairs: dict[str, Any]) -> None:
+    """Prints how well the cosine tells whether two images show one person."""
+    found = ", ".join(f"{100 * pairs['tpr'][fmr]:.1f} % at {fmr}" for fmr in pairs["thresholds"])
+    print(
+        f"Pairs of one person found, by false match rate: {found or 'too few pairs of different people'}\n"
+        f"Equal error rate: {100 * pairs['eer']:.2f} % at a cosine of {pairs['eer_threshold']:.4f}"
+    )
 
 
 # Positional arguments, in this order.

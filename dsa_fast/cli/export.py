@@ -28,7 +28,8 @@ def export(
     format: Literal["onnx", "tensorrt", "tensorrt-rtx"] = "onnx",
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32",
     batch: str = "1,8,64",
-    layout: Literal["NHWC", "NCHW"] = "NHWC",
+    layout: Literal["NHWC", "NCHW"] | None = None,
+    input: Literal["uint8", "float"] = "uint8",
     out: Path | None = None,
     root: Path | None = None,
     name: str = "auto",
@@ -56,7 +57,9 @@ def export(
         precision: precision of the convolutions. `int8` is calibrated on images: see root, calibrate and
             synthetic_calibration.
         batch: smallest, preferred and largest number of images in a batch.
-        layout: layout of the 8-bit input, `NHWC` or `NCHW`.
+        layout: layout of the input, `NHWC` or `NCHW`; by default NHWC for uint8 and NCHW for float.
+        input: `uint8`, images in 0..255, or `float`, normalized float32 images as trackers pass them (NCHW, RGB,
+            divided by 255, ImageNet's mean and deviation).
         out: the file to write; by default next to the checkpoint, named after the checkpoint, precision and format.
         root: folder of a data set. The change in mAP is measured on its test images, and int8 is calibrated on its
             training images.
@@ -71,7 +74,7 @@ def export(
         synthetic_calibration: calibrate int8 on rendered people. Use it only for experiments, because real images
             differ.
         least_cosine: fail if the smallest cosine of the check is lower; by default 0.99999 in fp32, 0.999 in fp16,
-            0.99 in bf16 and 0.9 in int8.
+            0.99 in bf16, and in int8 halfway between 1 and the mean cosine of two different images of the check.
         tf32: allow an fp32 engine to round the inputs of convolutions to TF32.
         timing_cache: file of TensorRT's timings, kept for the next build; by default next to out.
         compute_capabilities: target GPUs of a tensorrt-rtx engine, such as `8.6,8.9`; by default, TensorRT-RTX's own
@@ -98,7 +101,8 @@ def export(
     if triton is not None and format == "tensorrt-rtx":
         raise ValueError("triton needs format onnx or tensorrt: Triton has no TensorRT-RTX backend")
     loaded = load_model(checkpoint)
-    target = out or checkpoint.with_name(f"{checkpoint.stem}_{precision}{SUFFIXES[format]}")
+    kind = "" if input == "uint8" else "_float"
+    target = out or checkpoint.with_name(f"{checkpoint.stem}_{precision}{kind}{SUFFIXES[format]}")
     data = None if root is None else read_dataset(root, name, check_counts=check_counts, **(options or {}))
     calibration = None
     if precision == "int8":
@@ -112,6 +116,7 @@ def export(
         precision=precision,
         batch=sizes,
         layout=layout,
+        input=input,
         calibration=calibration,
         calibration_method=calibration_method,
         data=data,
