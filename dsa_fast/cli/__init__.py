@@ -6,10 +6,12 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from inspect import signature  # `inspect` is also a command here
+from typing import Any
 
 import jsonargparse
+import yaml
 
-from dsa_fast.configs import find_config
+from dsa_fast.configs import check_plain, check_yaml, find_config
 
 COMMANDS = {
     "demo": "render people, train, evaluate and draw in minutes; needs no data",
@@ -29,6 +31,8 @@ COMMANDS = {
 
 # Commands that use exit status 1 for something else.
 ERROR_STATUS = {"inspect": 2}
+
+_load_yaml = jsonargparse.get_loader("yaml")
 
 
 def _usage() -> str:
@@ -77,7 +81,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     function = getattr(importlib.import_module(f"dsa_fast.cli.{name}"), name)
     parser = make_parser(function, f"dsa-fast {name}")
     own, passed_on = _split_passed_on(function, arguments)
-    options = vars(parser.instantiate(parser.parse_args(find_configs(_spell_out_flags(function, own)))))
+    options = vars(parse_options(parser, find_configs(_spell_out_flags(function, own))))
     del options["config"]
     if passed_on:
         options["options"] = [*options["options"], *passed_on]
@@ -88,7 +92,10 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 def make_parser(function: Callable[..., object], prog: str) -> jsonargparse.ArgumentParser:
     """Makes the parser of a command's options. Later --config files override earlier ones."""
     summary = (function.__doc__ or "").split("\n\n")[0]
-    parser = jsonargparse.ArgumentParser(prog=prog, description=summary, default_env=False)
+    # Options are data: no value from a file or the command line is imported or called.
+    jsonargparse.set_parsing_settings(import_path_denylist=["*"], instantiate_subclass_spec_in_any=False)
+    jsonargparse.set_loader(_PLAIN, _load_plain, (yaml.YAMLError, ValueError))
+    parser = jsonargparse.ArgumentParser(prog=prog, description=summary, default_env=False, parser_mode=_PLAIN)
     parser.add_argument(
         "--config",
         action="config",
@@ -96,6 +103,27 @@ def make_parser(function: Callable[..., object], prog: str) -> jsonargparse.Argu
     )
     parser.add_function_arguments(function, nested_key=None, as_group=False, as_positional=True)
     return parser
+
+
+_PLAIN = "plain_yaml"
+
+
+def _load_plain(text: str) -> Any:
+    """Reads a configuration file, or one value of the command line."""
+    check_yaml(text)
+    value = _load_yaml(text)
+    check_plain(value)
+    return value
+
+
+def parse_options(parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> jsonargparse.Namespace:
+    """Returns the options by name, with their dataclasses made. Exits with 2 if one is wrong."""
+    parsed = parser.parse_args(list(arguments))
+    try:
+        check_plain(parsed.as_dict())
+    except ValueError as error:
+        parser.error(str(error))
+    return parser.instantiate(parsed)
 
 
 def find_configs(arguments: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from dsa_fast.cli.fit import print_scores
-from dsa_fast.data.registry import read_dataset
+from dsa_fast.data.registry import DatasetOptions, read_dataset
 from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.deploy.sidecar import SUFFIXES
 from dsa_fast.device import pick_device
@@ -38,7 +38,7 @@ def eval(
     features: Path | None = None,
     save_features: Path | None = None,
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = True,
     multi_query: bool = False,
     fused: bool = False,

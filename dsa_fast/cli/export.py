@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dsa_fast.data.people import PeopleSplits, Person
-from dsa_fast.data.registry import read_dataset
+from dsa_fast.data.registry import DatasetOptions, read_dataset
 from dsa_fast.data.synth import SynthConfig, render_picture
 from dsa_fast.data.transforms import resize
 from dsa_fast.deploy.export import NamedImages
@@ -34,7 +34,7 @@ def export(
     out: Path | None = None,
     root: Path | None = None,
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = True,
     images: Path | None = None,
     calibrate: Path | None = None,

@@ -17,7 +17,7 @@ from rich.progress import track
 from rich.table import Table
 
 from dsa_fast.data.folders import IMAGE_SUFFIXES, IuvMaps, image_names
-from dsa_fast.data.registry import holds_dataset, read_dataset
+from dsa_fast.data.registry import DatasetOptions, holds_dataset, read_dataset
 from dsa_fast.data.verify import decoding_threads
 from dsa_fast.densepose.iuv import Order, read_iuv
 from dsa_fast.densepose.map_checks import MapFacts, examine, suspicions
@@ -54,7 +54,7 @@ def inspect(
     *,
     out: Path = Path("inspect"),
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = False,
     iuv: Path | None = None,
     iuv_order: Literal["auto", "IUV", "VUI"] = "auto",
@@ -109,7 +109,7 @@ def inspect(
 
 
 def _items(
-    root: Path, name: str, iuv: Path | None, check_counts: bool, options: dict[str, Any]
+    root: Path, name: str, iuv: Path | None, check_counts: bool, options: DatasetOptions
 ) -> tuple[str, list[_Item]]:
     """Returns the data set's name and images; for a plain folder, all its images."""
     if name == "folder" or (name == "auto" and root.is_dir() and not holds_dataset(root)):

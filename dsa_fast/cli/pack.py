@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from dsa_fast.data.people import PeopleSplits, Person
-from dsa_fast.data.registry import read_dataset
+from dsa_fast.data.registry import DatasetOptions, read_dataset
 from dsa_fast.densepose.dump import read_dump
 from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.densepose.iuv_store import STORE_SUFFIX, IUVStore
@@ -24,7 +24,7 @@ def pack(
     *,
     dump: Path | None = None,
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = True,
     iuv: Path | None = None,
     iuv_order: Literal["auto", "IUV", "VUI"] = "auto",

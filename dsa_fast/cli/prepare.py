@@ -29,6 +29,7 @@ from rich.progress import (
 from rich.text import Text
 
 from dsa_fast.data.image_list import ImageList, list_images
+from dsa_fast.data.registry import DatasetOptions
 from dsa_fast.densepose.dump import read_dump
 from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.densepose.keypoint_rcnn import PoseEstimator
@@ -58,7 +59,7 @@ def prepare(
     dump: DumpConfig = DumpConfig(),
     out: Path | None = None,
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = True,
     splits: Literal["all", "train"] = "all",
     device: str = "auto",

@@ -16,7 +16,7 @@ from torch import Tensor
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.cli.progress import image_progress
 from dsa_fast.data.people import PeopleSplits, Person
-from dsa_fast.data.registry import read_dataset
+from dsa_fast.data.registry import DatasetOptions, read_dataset
 from dsa_fast.device import pick_device
 from dsa_fast.evaluation import (
     Embedded,
@@ -57,7 +57,7 @@ def rank(
     html: bool = True,
     activation: Literal["backbone", "global", "local", "none"] = "backbone",
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = True,
     multi_query: bool = False,
     fused: bool = False,

@@ -12,7 +12,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dsa_fast.cli import make_parser
+from dsa_fast.cli import make_parser, parse_options
 from dsa_fast.cli.fit import fit
 from dsa_fast.cli.synth import render_people
 from dsa_fast.configs import find_config, row_names
@@ -150,7 +150,7 @@ def _training(
 ) -> Training:
     parser = make_parser(fit, "dsa-fast tables")
     arguments = ["--config", str(base), "--config", str(file), *options]
-    parsed = parser.instantiate(parser.parse_args(arguments))
+    parsed = parse_options(parser, arguments)
     parts = {part: parsed[part] for part in ("data", "model", "loss", "optim", "augment", "trainer", "guide")}
     return Training(name, seed, out, strength=strength, **parts)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dsa_fast.data.registry import DatasetOptions
+
 #: Mode of torch.compile.
 CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
 
@@ -46,10 +48,10 @@ class DataConfig:
     iuv: str | None = None
     iuv_order: Literal["auto", "IUV", "VUI"] = "auto"
     name: str = "auto"
-    options: dict[str, Any] = field(default_factory=dict)
+    options: DatasetOptions = field(default_factory=DatasetOptions)
     test_root: str | None = None
     test_name: str = "auto"
-    test_options: dict[str, Any] = field(default_factory=dict)
+    test_options: DatasetOptions = field(default_factory=DatasetOptions)
     check_counts: bool = True
     verify: bool = True
     p: int = 16

@@ -28,6 +28,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
+from dsa_fast.configs import read_yaml
 from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.files import atomic_path
 from dsa_fast.models import GuideConfig, ModelConfig
@@ -271,7 +272,9 @@ _FIXED_NAMES = {
 
 def _check_same_run(path: Path, options: dict[str, Any]) -> None:
     """Rejects options that differ from those of the resumed run."""
-    before = yaml.safe_load(path.read_text()) if path.exists() else options
+    before = read_yaml(path) if path.exists() else options
+    if not isinstance(before, dict):
+        raise ValueError(f"{path} must hold a run's options by name, got {type(before).__name__}")
     if "trunk" in (before.get("model") or {}):
         raise ValueError(
             f"resume needs a run of this version, got a version with model.trunk instead of model.backbone: {path}"
