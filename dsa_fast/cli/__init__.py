@@ -123,7 +123,8 @@ def parse_options(parser: jsonargparse.ArgumentParser, arguments: Sequence[str])
         check_plain(parsed.as_dict())
     except ValueError as error:
         parser.error(str(error))
-    return parser.instantiate(parsed)
+    made: jsonargparse.Namespace = parser.instantiate(parsed)
+    return made
 
 
 def find_configs(arguments: Sequence[str]) -> list[str]:
