@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import time
 from dataclasses import asdict
@@ -26,7 +25,7 @@ from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.device import pick_device
 from dsa_fast.evaluation import EvaluationResult, evaluate, histogram_features, rank_list
 from dsa_fast.evaluation.embedding import Embedded, ModelEmbedder, embed_people
-from dsa_fast.files import write_json
+from dsa_fast.files import read_json, write_json
 from dsa_fast.image import read_image
 from dsa_fast.models import LoadedModel, ModelConfig, build_model, load_model
 from dsa_fast.ops.warp import warp
@@ -158,7 +157,7 @@ def _claim(out: Path, options: dict[str, Any]) -> bool:
     """
     mark = out / "demo.json"
     if mark.is_file():
-        if json.loads(mark.read_text()) == options and not (out / "metrics.json").exists():
+        if read_json(mark) == options and not (out / "metrics.json").exists():
             return True
         for folder in (out / "people", out / "run"):
             shutil.rmtree(folder, ignore_errors=True)

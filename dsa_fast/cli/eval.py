@@ -12,7 +12,8 @@ from rich.console import Console
 from torch import Tensor
 
 from dsa_fast.cli.fit import print_scores
-from dsa_fast.data.registry import DatasetOptions, read_dataset
+from dsa_fast.configs.datasets import DatasetOptions
+from dsa_fast.data.registry import read_dataset
 from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.deploy.sidecar import SUFFIXES
 from dsa_fast.device import pick_device

@@ -9,8 +9,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.data.people import PeopleSplits, Person
-from dsa_fast.data.registry import DatasetOptions, read_dataset
+from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.synth import SynthConfig, render_picture
 from dsa_fast.data.transforms import resize
 from dsa_fast.deploy.export import NamedImages

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.data.folders import IMAGE_SUFFIXES, IuvMaps, image_names
-from dsa_fast.data.registry import DatasetOptions, holds_dataset, read_dataset
+from dsa_fast.data.registry import holds_dataset, read_dataset
 from dsa_fast.data.verify import decoding_threads
 from dsa_fast.densepose.iuv import Order, read_iuv
 from dsa_fast.densepose.map_checks import MapFacts, examine, suspicions

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import track
 
+from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.data.people import PeopleSplits, Person
-from dsa_fast.data.registry import DatasetOptions, read_dataset
+from dsa_fast.data.registry import read_dataset
 from dsa_fast.densepose.dump import read_dump
 from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.densepose.iuv_store import STORE_SUFFIX, IUVStore

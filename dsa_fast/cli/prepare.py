@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -28,8 +26,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.data.image_list import ImageList, list_images
-from dsa_fast.data.registry import DatasetOptions
 from dsa_fast.densepose.dump import read_dump
 from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.densepose.keypoint_rcnn import PoseEstimator
@@ -39,7 +37,7 @@ from dsa_fast.densepose.prepare import Estimator, MapSummary, Outcome, make_maps
 from dsa_fast.densepose.prepare_options import Detectron2Config, DumpConfig, KeypointsConfig, PoseConfig
 from dsa_fast.densepose.torchrun import Processes
 from dsa_fast.device import pick_device
-from dsa_fast.files import remove_left_over, write_json
+from dsa_fast.files import read_json, remove_left_over, write_json
 from dsa_fast.image import read_image
 from dsa_fast.visual.contact_sheet import Cell, contact_sheet
 from dsa_fast.visual.layout import save_picture
@@ -93,7 +91,6 @@ def prepare(
     configs = {"detectron2": detectron2, "keypoints": keypoints, "pose": pose, "dump": dump}
     listing, estimator, settings = _estimator(listing, method, configs, _device(device, processes), batch)
     settings = {"method": method, **settings}
-    began = time.time()
     report_path = listing.out / _REPORT
     if processes.rank == 0:
         _begin(report_path, settings, listing.pairs)
@@ -101,7 +98,7 @@ def prepare(
         made = make_maps(listing.pairs, estimator, batch=batch, workers=workers, processes=processes, progress=show)
     if made is None:
         return
-    remove_left_over(listing.out, before=began)
+    remove_left_over(listing.out)
     report = summary(listing, made, settings, estimator.maker)
     report["not_covered"] = _not_covered(listing, listed)
     write_json(report_path, report)
@@ -200,7 +197,7 @@ def _begin(report_path: Path, settings: dict[str, Any], pairs: Sequence[tuple[Pa
     """Writes the settings. Refuses other settings if maps exist."""
     if report_path.is_file():
         try:
-            before = json.loads(report_path.read_text())["settings"]
+            before = read_json(report_path)["settings"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{report_path} must be a report of dsa-fast prepare, got: {error}") from error
         other = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.cli.progress import image_progress
+from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.data.people import PeopleSplits, Person
-from dsa_fast.data.registry import DatasetOptions, read_dataset
+from dsa_fast.data.registry import read_dataset
 from dsa_fast.device import pick_device
 from dsa_fast.evaluation import (
     Embedded,

@@ -15,7 +15,7 @@ from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.deploy.index import VectorIndex, check_encoder
 from dsa_fast.deploy.inputs import Item, find_items, read_items
 from dsa_fast.deploy.vector_files import SUFFIXES, read_vectors
-from dsa_fast.files import checksum, write_json
+from dsa_fast.files import checksum, locked, write_json
 from dsa_fast.visual.layout import save_picture, to_picture
 from dsa_fast.visual.ranked_lists import search_results
 
@@ -55,9 +55,12 @@ def search(
         vectors = read_vectors(source)
         if action == "build":
             made = VectorIndex.build(index, vectors, kind=kind)
+        elif not index.is_dir():
+            raise FileNotFoundError(f"index must be a folder of dsa-fast search build, got {index}: no such folder")
         else:
-            made = VectorIndex.open(index)
-            made.add(vectors)
+            with locked(index, folder=True):
+                made = VectorIndex.open(index)
+                made.add(vectors)
         console.print(f"{len(made)} vectors in {index} ({made.kind})", highlight=False, soft_wrap=True)
         return
     opened = VectorIndex.open(index)

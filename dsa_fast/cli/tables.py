@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from dsa_fast.cli.fit import fit
 from dsa_fast.cli.synth import render_people
 from dsa_fast.configs import find_config, row_names
 from dsa_fast.data.synth import SynthConfig
+from dsa_fast.files import read_json
 from dsa_fast.tables import PAPER_ROWS, Training, TrainingScores, run_trainings, sweep_report, table_report
 from dsa_fast.tables.rows import rows_of
 from dsa_fast.tables.run import ROW
@@ -170,7 +170,10 @@ def _check_teachers(trainings: Sequence[Training]) -> None:
 def _make_people(folder: Path, config: SynthConfig, console: Console) -> None:
     about = folder / "synth.json"
     if about.is_file():
-        before = json.loads(about.read_text())["config"]
+        before = read_json(about)
+        before = before.get("config") if isinstance(before, dict) else None
+        if not isinstance(before, dict):
+            raise ValueError(f"{about} must be of dsa-fast synth, got no settings in it")
         changed = [name for name, value in config.as_dict().items() if before.get(name) != value]
         if changed:
             raise ValueError(

@@ -4,43 +4,19 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 from dsa_fast.data import csv_table, cuhk01, cuhk03, market, msmt17
 from dsa_fast.data.folders import DatasetFormat, plain_name, show_tree, side_by_side, subfolders
 from dsa_fast.data.people import PeopleSplits
 
-__all__ = ["DATASETS", "DatasetOptions", "holds_dataset", "read_dataset"]
+__all__ = ["DATASETS", "holds_dataset", "read_dataset"]
 
 # The first format that matches a folder wins, so more specific ones come first.
 _FORMATS = (csv_table.FORMAT, *market.FORMATS, cuhk03.FORMAT, cuhk01.FORMAT, msmt17.FORMAT, market.OWN)
 
 #: The names that `read_dataset` knows, without `auto`.
 DATASETS = tuple(format.name for format in _FORMATS)
-
-
-class DatasetOptions(TypedDict, total=False):
-    """The options of all data sets. Each data set has some of them.
-
-    Attributes:
-        distractors_500k: market1501: adds the 500,000 distractors to the gallery.
-        kind: cuhk03 and cuhk03-np: boxes drawn by hand (`labeled`) or found by a detector (`detected`).
-        protocol: cuhk03: `767/700`, or `all` to train on all people.
-        images: cuhk03: folder for the unpacked images.
-        split: cuhk01: number of the random split, or `all` to train on all people.
-        query_camera: cuhk01: the camera of the queries, 1 or 2.
-        with_val: msmt17: trains on the validation people too.
-        table: csv: name of the CSV file, if a folder has several.
-    """
-
-    distractors_500k: bool
-    kind: Literal["labeled", "detected"]
-    protocol: Literal["767/700", "all"]
-    images: str
-    split: int | Literal["all"]
-    query_camera: int
-    with_val: bool
-    table: str
 
 
 _ALIASES = {

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dsa_fast.files import atomic_path, checksum
+from dsa_fast.files import atomic_path, checksum, read_json
 from dsa_fast.imagenet import MEAN, STD
 
 Kind = Literal["onnx", "tensorrt", "tensorrt-rtx"]
@@ -193,9 +193,9 @@ def parse_sidecar(path: Path) -> Sidecar:
         ValueError: `path` is not a sidecar, or has another version of the format.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} must be the JSON sidecar of an exported file, got: {error}") from error
+        data = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path} must be the JSON sidecar of an exported file, got: {error.__cause__}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         got = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise ValueError(f"{path} must have the format {FORMAT!r}, got {got!r}")

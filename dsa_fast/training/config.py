@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dsa_fast.data.registry import DatasetOptions
+from dsa_fast.configs.datasets import DatasetOptions
 
 #: Mode of torch.compile.
 CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
