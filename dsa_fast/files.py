@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import hashlib
 import json
@@ -26,6 +27,8 @@ __all__ = [
     "atomic_path",
     "check_regular",
     "checksum",
+    "csv_errors",
+    "is_free",
     "is_left_over",
     "locked",
     "read_json",
@@ -64,8 +67,6 @@ def atomic_path(path: str | os.PathLike[str], *, sync: bool = False) -> Iterator
                 if sync:
                     _sync(temporary)
                 temporary.replace(target)
-            except RuntimeError as error:  # of libraries that write files, such as torch.save and FAISS
-                raise OSError(f"{target} could not be written: {_first_line(error)}") from error
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     why = os.strerror(error.errno or 0)
@@ -173,6 +174,13 @@ def is_left_over(path: Path) -> bool:
     except (OSError, OverflowError):
         return False
     return False
+
+
+def is_free(folder: Path) -> bool:
+    """Returns whether a folder is missing or holds nothing but locks and what killed processes left."""
+    if not folder.exists():
+        return True
+    return folder.is_dir() and all(path.name == ".lock" or is_left_over(path) for path in folder.iterdir())
 
 
 def remove_left_over(folder: str | os.PathLike[str], *, deep: bool = True) -> int:
@@ -287,6 +295,15 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError, MemoryError) as error:  # also text that is not UTF-8
         raise ValueError(f"{path} must be JSON, got: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def csv_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns errors of Python's CSV reader in the block into ValueError with the file's name."""
+    try:
+        yield
+    except (csv.Error, UnicodeError) as error:
+        raise ValueError(f"{path} must be a CSV file, got: {error}") from error
 
 
 def checksum(path: str | os.PathLike[str]) -> str:

@@ -6,12 +6,12 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from inspect import signature  # `inspect` is also a command here
-from typing import Any
 
 import jsonargparse
-import yaml
 
-from dsa_fast.configs import check_plain, check_yaml, find_config
+from dsa_fast.cli.guard import guarded, locked_output
+from dsa_fast.cli.plain import PLAIN, allow_only_data, parse_options
+from dsa_fast.configs import find_config
 
 COMMANDS = {
     "demo": "render people, train, evaluate and draw in minutes; needs no data",
@@ -32,8 +32,6 @@ COMMANDS = {
 # Commands that use exit status 1 for something else.
 ERROR_STATUS = {"inspect": 2}
 
-_load_yaml = jsonargparse.get_loader("yaml")
-
 
 def _usage() -> str:
     rows = "\n".join(f"  {name:7} {text}" for name, text in COMMANDS.items())
@@ -51,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after `dsa-fast`; by default, those of this process.
 
     Returns:
-        The exit status: 0 for success, 1 for bad input, 130 after Ctrl-C, or the command's own. (Unknown options exit
-        with 2.)
+        The exit status: 0 for success, 1 for bad input, 130 after Ctrl-C, 143 after SIGTERM, or the command's own.
+        (Unknown options exit with 2.)
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -67,14 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"{_usage()}\n\ndsa-fast: error: unknown command {name!r}", file=sys.stderr)
         return 2
-    try:
-        return _run(name, arguments[1:])
-    except (ValueError, TypeError, OSError) as error:
-        print(f"dsa-fast {name}: error: {error}", file=sys.stderr)
-        return ERROR_STATUS.get(name, 1)
-    except KeyboardInterrupt:
-        print(f"dsa-fast {name}: interrupted", file=sys.stderr)
-        return 130
+    return guarded(f"dsa-fast {name}", lambda: _run(name, arguments[1:]), error_status=ERROR_STATUS.get(name, 1))
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:
@@ -85,17 +76,16 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     del options["config"]
     if passed_on:
         options["options"] = [*options["options"], *passed_on]
-    status = function(**options)
+    with locked_output(name, options):
+        status = function(**options)
     return status if isinstance(status, int) else 0
 
 
 def make_parser(function: Callable[..., object], prog: str) -> jsonargparse.ArgumentParser:
     """Makes the parser of a command's options. Later --config files override earlier ones."""
     summary = (function.__doc__ or "").split("\n\n")[0]
-    # Options are data: no value from a file or the command line is imported or called.
-    jsonargparse.set_parsing_settings(import_path_denylist=["*"], instantiate_subclass_spec_in_any=False)
-    jsonargparse.set_loader(_PLAIN, _load_plain, (yaml.YAMLError, ValueError))
-    parser = jsonargparse.ArgumentParser(prog=prog, description=summary, default_env=False, parser_mode=_PLAIN)
+    allow_only_data()
+    parser = jsonargparse.ArgumentParser(prog=prog, description=summary, default_env=False, parser_mode=PLAIN)
     parser.add_argument(
         "--config",
         action="config",
@@ -103,28 +93,6 @@ def make_parser(function: Callable[..., object], prog: str) -> jsonargparse.Argu
     )
     parser.add_function_arguments(function, nested_key=None, as_group=False, as_positional=True)
     return parser
-
-
-_PLAIN = "plain_yaml"
-
-
-def _load_plain(text: str) -> Any:
-    """Reads a configuration file, or one value of the command line."""
-    check_yaml(text)
-    value = _load_yaml(text)
-    check_plain(value)
-    return value
-
-
-def parse_options(parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> jsonargparse.Namespace:
-    """Returns the options by name, with their dataclasses made. Exits with 2 if one is wrong."""
-    parsed = parser.parse_args(list(arguments))
-    try:
-        check_plain(parsed.as_dict())
-    except ValueError as error:
-        parser.error(str(error))
-    made: jsonargparse.Namespace = parser.instantiate(parsed)
-    return made
 
 
 def find_configs(arguments: Sequence[str]) -> list[str]:

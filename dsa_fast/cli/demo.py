@@ -25,7 +25,7 @@ from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.device import pick_device
 from dsa_fast.evaluation import EvaluationResult, evaluate, histogram_features, rank_list
 from dsa_fast.evaluation.embedding import Embedded, ModelEmbedder, embed_people
-from dsa_fast.files import read_json, write_json
+from dsa_fast.files import is_free, read_json, write_json
 from dsa_fast.image import read_image
 from dsa_fast.models import LoadedModel, ModelConfig, build_model, load_model
 from dsa_fast.ops.warp import warp
@@ -163,7 +163,7 @@ def _claim(out: Path, options: dict[str, Any]) -> bool:
             shutil.rmtree(folder, ignore_errors=True)
         for name in ("metrics.json", "demo.json"):
             (out / name).unlink(missing_ok=True)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif not is_free(out):
         raise FileExistsError(f"out must be new, empty, or an earlier demo's folder, got {out}")
     write_json(mark, options)
     return False

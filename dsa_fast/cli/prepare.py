@@ -37,7 +37,7 @@ from dsa_fast.densepose.prepare import Estimator, MapSummary, Outcome, make_maps
 from dsa_fast.densepose.prepare_options import Detectron2Config, DumpConfig, KeypointsConfig, PoseConfig
 from dsa_fast.densepose.torchrun import Processes
 from dsa_fast.device import pick_device
-from dsa_fast.files import read_json, remove_left_over, write_json
+from dsa_fast.files import locked, read_json, remove_left_over, write_json
 from dsa_fast.image import read_image
 from dsa_fast.visual.contact_sheet import Cell, contact_sheet
 from dsa_fast.visual.layout import save_picture
@@ -92,9 +92,13 @@ def prepare(
     listing, estimator, settings = _estimator(listing, method, configs, _device(device, processes), batch)
     settings = {"method": method, **settings}
     report_path = listing.out / _REPORT
-    if processes.rank == 0:
-        _begin(report_path, settings, listing.pairs)
-    with _progress_bar(console, len(listing.pairs), processes.rank == 0) as show, _memory_hint(batch):
+    with (
+        locked(listing.out, folder=True) if processes.rank == 0 else contextlib.nullcontext(),
+        _progress_bar(console, len(listing.pairs), processes.rank == 0) as show,
+        _memory_hint(batch),
+    ):
+        if processes.rank == 0:
+            _begin(report_path, settings, listing.pairs)
         made = make_maps(listing.pairs, estimator, batch=batch, workers=workers, processes=processes, progress=show)
     if made is None:
         return

@@ -11,8 +11,9 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dsa_fast.cli import make_parser, parse_options
+from dsa_fast.cli import make_parser
 from dsa_fast.cli.fit import fit
+from dsa_fast.cli.plain import parse_options
 from dsa_fast.cli.synth import render_people
 from dsa_fast.configs import find_config, row_names
 from dsa_fast.data.synth import SynthConfig

@@ -107,11 +107,13 @@ def _read_config(path: Path) -> dict[str, Any]:
             mat = require("scipy.io", f"reading {path}").loadmat(path)
             config = {name: np.asarray(mat[name]) for name in names}
             files = [str(np.ravel(cell)[0]) for cell in np.ravel(mat["filelist"])]
-    except (KeyError, OSError, TypeError, IndexError, NotImplementedError) as error:
+        result: dict[str, Any] = {name: np.ravel(value).astype(np.int64).tolist() for name, value in config.items()}
+    except Exception as error:  # scipy and h5py raise many kinds of errors
+        if "pip install" in str(error):
+            raise
         raise ValueError(
             f"{path} must hold filelist, {', '.join(names)} of the 767/700 protocol, got: {error}"
         ) from error
-    result: dict[str, Any] = {name: np.ravel(value).astype(np.int64).tolist() for name, value in config.items()}
     if len(files) != len(result["labels"]):
         raise ValueError(
             f"{path} must have a label for each file, got {len(files)} files, {len(result['labels'])} labels"
@@ -145,7 +147,9 @@ def _unpack(folder: Path, kind: str, out: Path, wanted: list[str]) -> None:
                 _write(out / name, picture)
                 missing.discard(name)
                 advance(1)
-    except (KeyError, OSError, TypeError, AttributeError) as error:
+    except ValueError:
+        raise
+    except Exception as error:  # h5py raises many kinds of errors
         raise ValueError(f"{mat_path} must be CUHK03's cuhk-03.mat with the cells '{kind}', got: {error}") from error
     if missing:
         raise ValueError(f"{mat_path} must hold {sorted(missing)[0]} and {len(missing) - 1} more, got no such images")

@@ -181,7 +181,10 @@ class VectorIndex:
         faiss = require("faiss")
         files = _files(self.folder, self._generation)
         with atomic_path(files["index"], sync=True) as temporary:
-            faiss.write_index(self._index, str(temporary))
+            try:
+                faiss.write_index(self._index, str(temporary))
+            except RuntimeError as error:
+                raise OSError(f"{files['index']} could not be written: {_last_line(error)}") from error
         with atomic_path(files["table"], sync=True) as temporary, temporary.open("wb") as file:
             np.savez(file, paths=self._table.paths, frames=self._table.frames, boxes=self._table.boxes)
         about = {
@@ -226,7 +229,7 @@ def _read_table(path: Path, encoder: str) -> Vectors:
     arrays = load_arrays(path, ("paths", "frames", "boxes"))
     paths, frames, boxes = arrays["paths"], arrays["frames"], arrays["boxes"]
     n = len(paths)
-    if paths.dtype.kind != "U" or (frames.dtype, boxes.dtype) != (np.int64, np.int64):
+    if paths.dtype.kind != "U" or not frames.dtype == boxes.dtype == np.dtype(np.int64):
         raise ValueError(f"its table has {paths.dtype}, {frames.dtype} and {boxes.dtype}")
     if paths.shape != (n,) or frames.shape != (n,) or boxes.shape != (n, 4):
         raise ValueError(f"its table has shapes {paths.shape}, {frames.shape} and {boxes.shape}")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dsa_fast.array_files import load_arrays, memory
 from dsa_fast.deploy.inputs import Item
 from dsa_fast.extras import require
-from dsa_fast.files import atomic_path, check_regular
+from dsa_fast.files import atomic_path, check_regular, is_left_over
 
 SUFFIXES = (".parquet", ".npz")
 NO_FRAME = -1
@@ -82,6 +82,7 @@ class PartWriter:
 
     Attributes:
         done: number of items in parts that were already finished.
+        finished: an earlier run of the same list and encoder has written `out` already.
 
     Raises:
         FileExistsError: `out` exists, or OUT.parts belongs to another list, part size or encoder.
@@ -93,20 +94,25 @@ class PartWriter:
             raise ValueError(f"out must end in {' or '.join(SUFFIXES)}, got {out}")
         if out.suffix == ".parquet":
             require("pyarrow.parquet")
-        if out.exists():
-            raise FileExistsError(f"out must be free, got {out}: remove it or choose another name")
         self.out, self.encoder, self.folder = out, encoder, out.with_name(out.name + ".parts")
         self.parts = [items[start : start + part] for start in range(0, len(items), part)]
         digest = hashlib.sha256(json.dumps([encoder, part], separators=(",", ":")).encode())
         for item in items:
             digest.update(f"{item.path}\0{item.frame}\0{item.box}\n".encode(errors="surrogateescape"))
         self._plan, self._mark = digest.hexdigest(), self.folder / "plan"
+        self.finished = out.exists()
+        if self.finished:
+            if _plan_of(out) != self._plan:
+                raise FileExistsError(f"out must be free, got {out}: remove it or choose another name")
+            self._remove_parts()
+            self.done = len(items)
+            return
         if self._mark.is_file():
             if self._mark.read_text() != self._plan:
                 raise FileExistsError(
                     f"{self.folder} must be of this list and encoder to continue, got another's: remove it to restart"
                 )
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif self.folder.exists() and not all(map(is_left_over, self.folder.iterdir())):
             raise FileExistsError(f"{self.folder} must be free or an interrupted run's, got other files")
         self.done = sum(len(items) for number, items in enumerate(self.parts) if self._file(number).is_file())
 
@@ -141,18 +147,40 @@ class PartWriter:
         parts = [part for part in parts if len(part)]
         if not parts:
             raise ValueError(f"out must hold at least one vector, got none: no item could be read ({self.out})")
-        with atomic_path(self.out) as temporary:
-            write_vectors(temporary, parts)
-        shutil.rmtree(self.folder)
+        with atomic_path(self.out, sync=True) as temporary:
+            write_vectors(temporary, parts, plan=self._plan)
+        self._remove_parts()
         return sum(map(len, parts))
 
+    def _remove_parts(self) -> None:
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder)
 
-def write_vectors(path: Path, parts: Sequence[Vectors]) -> None:
-    """Writes all parts to one file: Parquet (columns path, frame, x, y, w, h, vector) or .npz (arrays of `Vectors`)."""
+
+def _plan_of(path: Path) -> str | None:
+    """Returns the digest of the run that wrote a file of vectors; None for other files."""
+    try:
+        if path.suffix == ".npz":
+            return str(load_arrays(path, ("plan",))["plan"])
+        check_regular(path)
+        metadata = require("pyarrow.parquet").read_schema(str(path)).metadata or {}
+        return str(metadata[b"dsa_fast.plan"].decode())
+    except Exception:  # any other file
+        return None
+
+
+def write_vectors(path: Path, parts: Sequence[Vectors], *, plan: str = "") -> None:
+    """Writes all parts to one file: Parquet (columns path, frame, x, y, w, h, vector) or .npz (arrays of `Vectors`).
+
+    Args:
+        path: the file.
+        parts: the vectors.
+        plan: digest of the run, which lets the same run know that it is finished.
+    """
     if path.suffix == ".npz":
         fields = ("vectors", "paths", "frames", "boxes")
         arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in fields}
-        arrays["encoder"] = np.array(parts[0].encoder)
+        arrays |= {"encoder": np.array(parts[0].encoder), "plan": np.array(plan)}
         with path.open("wb") as file:
             np.savez(file, **arrays)
         return
@@ -162,7 +190,7 @@ def write_vectors(path: Path, parts: Sequence[Vectors]) -> None:
     text = pa.string() if all(_is_utf8(name) for part in parts for name in part.paths.tolist()) else pa.binary()
     schema = pa.schema(
         [("path", text), *numbers, ("vector", pa.list_(pa.float32(), width))],
-        metadata={"dsa_fast.encoder": parts[0].encoder},
+        metadata={"dsa_fast.encoder": parts[0].encoder, "dsa_fast.plan": plan},
     )
     with parquet.ParquetWriter(str(path), schema, compression="zstd", use_dictionary=["path"]) as writer:
         for part in parts:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from dsa_fast.configs.datasets import DatasetOptions
@@ -101,6 +102,9 @@ class LossConfig:
     gather: bool = False
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            if not math.isfinite(getattr(self, item.name)):
+                raise ValueError(f"loss.{item.name} must be finite, got {getattr(self, item.name)}")
         if not 0 <= self.visibility <= 1:
             raise ValueError(f"loss.visibility must be a share in [0, 1], got {self.visibility}")
 
@@ -130,11 +134,11 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         for name in ("lr", "decay_epochs", "decay"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"optim.{name} must be above 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"optim.{name} must be above 0 and finite, got {getattr(self, name)}")
         for name in ("warmup_lr", "warmup_epochs", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"optim.{name} must be at least 0, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"optim.{name} must be at least 0 and finite, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
