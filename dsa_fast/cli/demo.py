@@ -12,7 +12,6 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from rich.console import Console
 
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.cli.synth import render_people
@@ -29,6 +28,7 @@ from dsa_fast.files import is_free, read_json, write_json
 from dsa_fast.image import read_image
 from dsa_fast.models import LoadedModel, ModelConfig, build_model, load_model
 from dsa_fast.ops.warp import warp
+from dsa_fast.terminal import Console
 from dsa_fast.training import DataConfig, OptimConfig, TrainerConfig, fit
 from dsa_fast.version import __version__
 from dsa_fast.visual.atlas import photo_and_parts

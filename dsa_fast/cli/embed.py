@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor
 
 from dsa_fast.cli.progress import image_progress
@@ -17,6 +16,7 @@ from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.deploy.inputs import Item, find_items, read_items
 from dsa_fast.deploy.vector_files import PartWriter
 from dsa_fast.files import checksum
+from dsa_fast.terminal import Console
 
 
 def embed(

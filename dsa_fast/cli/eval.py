@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from dsa_fast.cli.fit import print_scores
@@ -30,6 +29,7 @@ from dsa_fast.evaluation import (
 )
 from dsa_fast.files import atomic_path, write_json
 from dsa_fast.models import load_model
+from dsa_fast.terminal import Console
 
 
 def eval(

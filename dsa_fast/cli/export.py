@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from dsa_fast.configs.datasets import DatasetOptions
@@ -21,6 +20,7 @@ from dsa_fast.deploy.sidecar import SUFFIXES, BatchRange, Sidecar, sidecar_path
 from dsa_fast.deploy.triton import write_repository
 from dsa_fast.image import read_image
 from dsa_fast.models import load_model
+from dsa_fast.terminal import Console
 
 _PARITY_IMAGES = 64
 
@@ -176,7 +176,7 @@ def _report(console: Console, path: Path, sidecar: Sidecar) -> None:
             highlight=False,
         )
     if "reason" in parity:
-        console.print(f"[bold]Not checked: the file itself[/bold], because {parity['reason']}", highlight=False)
+        console.print(f"Not checked: the file itself, because {parity['reason']}", highlight=False)
     scores = parity.get("scores")
     if scores is not None:
         console.print(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 from rich.table import Table
 
 from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.models import GuideConfig, ModelConfig
+from dsa_fast.terminal import Console
 from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
 from dsa_fast.training import fit as run
 

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -25,6 +24,7 @@ from dsa_fast.densepose.map_checks import MapFacts, examine, suspicions
 from dsa_fast.densepose.parts import NUM_PARTS, PART_NAMES
 from dsa_fast.files import write_json
 from dsa_fast.image import read_image
+from dsa_fast.terminal import Console
 from dsa_fast.visual.charts import bars
 from dsa_fast.visual.contact_sheet import Cell, contact_sheet
 from dsa_fast.visual.layout import save_picture, tile_table

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.progress import track
 
 from dsa_fast.configs.datasets import DatasetOptions
@@ -17,6 +16,7 @@ from dsa_fast.densepose.iuv import read_iuv
 from dsa_fast.densepose.iuv_store import STORE_SUFFIX, IUVStore
 from dsa_fast.densepose.map_sources import match_names
 from dsa_fast.image import image_size
+from dsa_fast.terminal import Console
 
 
 def pack(

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -39,6 +38,7 @@ from dsa_fast.densepose.torchrun import Processes
 from dsa_fast.device import pick_device
 from dsa_fast.files import locked, read_json, remove_left_over, write_json
 from dsa_fast.image import read_image
+from dsa_fast.terminal import Console
 from dsa_fast.visual.contact_sheet import Cell, contact_sheet
 from dsa_fast.visual.layout import save_picture
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 
 from dsa_fast.cli.fit import print_scores
@@ -36,6 +35,7 @@ from dsa_fast.evaluation.ranked_lists import NONE, RIGHT, SAME_CAMERA
 from dsa_fast.files import write_json
 from dsa_fast.image import read_picture
 from dsa_fast.models import load_model
+from dsa_fast.terminal import Console
 from dsa_fast.visual.activation import activation_grid
 from dsa_fast.visual.charts import cmc_curves, distance_distributions
 from dsa_fast.visual.layout import save_picture

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from dsa_fast.deploy.index import VectorIndex, check_encoder
 from dsa_fast.deploy.inputs import Item, find_items, read_items
 from dsa_fast.deploy.vector_files import SUFFIXES, read_vectors
 from dsa_fast.files import checksum, locked, write_json
+from dsa_fast.terminal import Console
 from dsa_fast.visual.layout import save_picture, to_picture
 from dsa_fast.visual.ranked_lists import search_results
 

@@ -6,10 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from dsa_fast.cli.progress import image_progress
 from dsa_fast.data.synth import SynthConfig, entries, make_dataset
+from dsa_fast.terminal import Console
 from dsa_fast.visual.contact_sheet import synthetic_people
 from dsa_fast.visual.layout import save_picture
 

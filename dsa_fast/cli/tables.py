@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dsa_fast.cli import make_parser
@@ -21,6 +20,7 @@ from dsa_fast.files import read_json
 from dsa_fast.tables import PAPER_ROWS, Training, TrainingScores, run_trainings, sweep_report, table_report
 from dsa_fast.tables.rows import rows_of
 from dsa_fast.tables.run import ROW
+from dsa_fast.terminal import Console
 
 _Number = TypeVar("_Number", int, float)
 

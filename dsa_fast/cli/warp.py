@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from dsa_fast.densepose.iuv import read_iuv
@@ -15,6 +14,7 @@ from dsa_fast.densepose.parts import NUM_PARTS
 from dsa_fast.files import atomic_path
 from dsa_fast.image import open_image, read_image
 from dsa_fast.ops.warp import warp as warp_op
+from dsa_fast.terminal import Console
 from dsa_fast.visual.atlas import photo_and_parts
 
 _MARGIN = 0.06  # kept around a person's box, as a share of it

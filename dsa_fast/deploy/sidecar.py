@@ -6,7 +6,6 @@ The sidecar of `mf.onnx` is `mf.onnx.json`. It is written last, so a file withou
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -214,7 +213,7 @@ def parse_sidecar(path: Path) -> Sidecar:
             values[name] = kind(**given)
         sidecar = Sidecar(**values)
         _check(sidecar)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except Exception as error:  # values of other types fail in many ways
         raise ValueError(f"{path} must be a complete sidecar, got: {error}") from error
     return sidecar
 
@@ -223,15 +222,21 @@ def _check(sidecar: Sidecar) -> None:
     rules: list[tuple[str, object, bool]] = [
         ("kind", sidecar.kind, sidecar.kind in get_args(Kind)),
         ("precision", sidecar.precision, sidecar.precision in get_args(Precision)),
-        ("bytes", sidecar.bytes, isinstance(sidecar.bytes, int) and sidecar.bytes > 0),
+        ("file", sidecar.file, isinstance(sidecar.file, str)),
+        ("bytes", sidecar.bytes, _positive(sidecar.bytes, 1 << 50)),
+        ("batch", sidecar.batch, sidecar.batch.max <= 1 << 16),
+        ("input.name", sidecar.input.name, isinstance(sidecar.input.name, str)),
+        ("output.name", sidecar.output.name, isinstance(sidecar.output.name, str)),
+        ("gpu", sidecar.gpu, sidecar.gpu is None or isinstance(sidecar.gpu, dict)),
+        ("parity", sidecar.parity, isinstance(sidecar.parity, dict)),
         ("sha256", sidecar.sha256, isinstance(sidecar.sha256, str) and len(sidecar.sha256) == 64),
         ("input.dtype", sidecar.input.dtype, sidecar.input.dtype == "uint8"),
         ("input.layout", sidecar.input.layout, sidecar.input.layout in ("NHWC", "NCHW")),
         ("input.channels", sidecar.input.channels, sidecar.input.channels == "RGB"),
-        ("input.height", sidecar.input.height, _positive(sidecar.input.height)),
-        ("input.width", sidecar.input.width, _positive(sidecar.input.width)),
+        ("input.height", sidecar.input.height, _positive(sidecar.input.height, 4096)),
+        ("input.width", sidecar.input.width, _positive(sidecar.input.width, 4096)),
         ("output.dtype", sidecar.output.dtype, sidecar.output.dtype == "float32"),
-        ("output.dim", sidecar.output.dim, _positive(sidecar.output.dim)),
+        ("output.dim", sidecar.output.dim, _positive(sidecar.output.dim, 1 << 20)),
         ("versions", sidecar.versions, isinstance(sidecar.versions, dict)),
         ("model", sidecar.model, isinstance(sidecar.model, dict)),
     ]
@@ -240,5 +245,5 @@ def _check(sidecar: Sidecar) -> None:
             raise ValueError(f"{name} is {value!r}")
 
 
-def _positive(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < math.inf
+def _positive(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most

@@ -25,13 +25,13 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 from rich.table import Table
 
 from dsa_fast.configs import read_yaml
 from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.files import atomic_path, locked
 from dsa_fast.models import GuideConfig, ModelConfig
+from dsa_fast.terminal import Console
 from dsa_fast.training.checkpoints import LAST, StopIfNotFinite, SyncedCheckpoints, find_last
 from dsa_fast.training.config import DataConfig, LossConfig, OptimConfig, TrainerConfig
 from dsa_fast.training.data import ReIDData
