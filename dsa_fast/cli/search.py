@@ -60,7 +60,10 @@ def search(
         else:
             with locked(index, folder=True):
                 made = VectorIndex.open(index)
+                before = len(made)
                 made.add(vectors)
+            if len(made) == before and len(vectors):
+                console.print("these vectors were the last to be added, and are not added again")
         console.print(f"{len(made)} vectors in {index} ({made.kind})", highlight=False, soft_wrap=True)
         return
     opened = VectorIndex.open(index)

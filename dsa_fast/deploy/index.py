@@ -6,6 +6,7 @@ An index is a folder. `current.json` names the current index file and table. A c
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ class VectorIndex:
         """Makes an index and writes it.
 
         Args:
-            folder: a new or empty folder, or what an interrupted `build` left.
+            folder: a new or empty folder, or what an interrupted `build` left. The index that the same call made
+                before is opened.
             vectors: the vectors of the index.
             kind: FAISS's factory string. `Flat` compares with all vectors; `HNSW32` and `IVF256,Flat` search only a
                 part, for millions of vectors.
@@ -78,6 +80,8 @@ class VectorIndex:
         unit = _unit(vectors.vectors)
         with locked(folder, folder=True):
             if not all(map(_is_unfinished, folder.iterdir())):
+                if _last_added(folder) == (0, kind, _digest(vectors)):  # the same call has finished before
+                    return cls.open(folder)
                 raise FileExistsError(f"index must be a new or empty folder, got {folder}")
             try:
                 index = faiss.index_factory(unit.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
@@ -90,7 +94,7 @@ class VectorIndex:
                     f"{_last_line(error)}"
                 ) from error
             made = cls(folder, kind, vectors.encoder, index, _without_vectors(vectors), 0)
-            made._write()
+            made._write(_digest(vectors))
         return made
 
     @classmethod
@@ -130,7 +134,9 @@ class VectorIndex:
         return cls(folder, kind, encoder, read, rows, generation)
 
     def add(self, vectors: Vectors) -> None:
-        """Adds vectors and writes the index.
+        """Adds vectors and writes the index. Vectors that were the last to be added are not added again.
+
+        So the same call can be repeated after it was interrupted.
 
         Raises:
             ValueError: the vectors have another length or are not finite, another encoder made them, or another process
@@ -140,10 +146,13 @@ class VectorIndex:
         if vectors.vectors.shape[1] != self.dim:
             raise ValueError(f"vectors must have length {self.dim}, got {vectors.vectors.shape[1]}")
         check_encoder(self.encoder, vectors.encoder)
-        unit = _unit(vectors.vectors)
+        unit, digest = _unit(vectors.vectors), _digest(vectors)
         with locked(self.folder, folder=True):
-            if _generation(self.folder) != self._generation:
+            found = _last_added(self.folder)
+            if found is None or found[0] != self._generation:
                 raise ValueError(f"another process has changed the index since it was opened, {self.folder}: try again")
+            if found[2] == digest:
+                return
             self._index.add(unit)
             old = self._table
             self._table = Vectors(
@@ -154,7 +163,7 @@ class VectorIndex:
                 self.encoder,
             )
             self._generation += 1
-            self._write()
+            self._write(digest)
 
     def search(self, vectors: NDArray[np.float32], k: int = 10) -> Hits:
         """Finds the nearest vectors of each query.
@@ -177,7 +186,7 @@ class VectorIndex:
         """Returns the image of a row."""
         return self._table.item(row)
 
-    def _write(self) -> None:
+    def _write(self, added: str) -> None:
         faiss = require("faiss")
         files = _files(self.folder, self._generation)
         with atomic_path(files["index"], sync=True) as temporary:
@@ -195,6 +204,7 @@ class VectorIndex:
             "encoder": self.encoder,
             "vectors": len(self),
             "dim": self.dim,
+            "last_added": added,
             "sha256": {name: checksum(file) for name, file in files.items()},
         }
         write_json(self.folder / _MARK, about, sync=True)
@@ -212,8 +222,20 @@ def check_encoder(index: str, vectors: str) -> None:
         )
 
 
-def _generation(folder: Path) -> int:
-    return int(read_json(folder / _MARK)["generation"])
+def _last_added(folder: Path) -> tuple[int, str, str] | None:
+    """Returns the generation, the kind and the digest of the last vectors of an index; None if there is no index."""
+    try:
+        about = read_json(folder / _MARK)
+        return int(about["generation"]), str(about["kind"]), str(about.get("last_added"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _digest(vectors: Vectors) -> str:
+    digest = hashlib.sha256(vectors.encoder.encode(errors="surrogateescape"))
+    for column in (vectors.vectors, vectors.paths, vectors.frames, vectors.boxes):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
 
 
 def _files(folder: Path, generation: int) -> dict[str, Path]:
