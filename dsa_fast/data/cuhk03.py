@@ -34,6 +34,7 @@ from dsa_fast.data.people import PeopleSplits
 from dsa_fast.data.progress import progress_bar
 from dsa_fast.extras import require
 from dsa_fast.files import atomic_path
+from dsa_fast.mat_files import check_mat
 
 __all__ = ["FORMAT"]
 
@@ -104,7 +105,9 @@ def _read_config(path: Path) -> dict[str, Any]:
                 config = {name: np.asarray(mat[name]) for name in names}
                 files = ["".join(map(chr, np.ravel(mat[cell]))) for cell in np.ravel(mat["filelist"])]
         else:
-            mat = require("scipy.io", f"reading {path}").loadmat(path)
+            scipy_io = require("scipy.io", f"reading {path}")
+            check_mat(path, (*names, "filelist"))
+            mat = scipy_io.loadmat(path, variable_names=(*names, "filelist"))
             config = {name: np.asarray(mat[name]) for name in names}
             files = [str(np.ravel(cell)[0]) for cell in np.ravel(mat["filelist"])]
         result: dict[str, Any] = {name: np.ravel(value).astype(np.int64).tolist() for name, value in config.items()}
