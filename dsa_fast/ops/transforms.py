@@ -20,9 +20,10 @@ def refuse_transforms(name: str, img: Tensor) -> None:
     """
     if torch.compiler.is_compiling():
         return
-    forward = forward_ad._current_level >= 0 and forward_ad.unpack_dual(img).tangent is not None
     stack = getattr(torch._C._functorch, "get_interpreter_stack", lambda: None)() or []
     kinds = {str(interpreter.key()).rpartition(".")[2] for interpreter in stack} & {"Grad", "Jvp"}
+    # Under vmap a tangent can't be seen.
+    forward = forward_ad._current_level >= 0 and (bool(stack) or forward_ad.unpack_dual(img).tangent is not None)
     if forward or kinds:
         raise NotImplementedError(
             f"{name} must not be called under forward-mode differentiation or torch.func's grad, vjp, jvp, jacrev and "

@@ -12,6 +12,6 @@ SLOW = ("checkpoints", "checkpoints, crafted")
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_case_holds(name: str) -> None:
-    tried, failed = fuzz(name, 30 if name in SLOW else 150, 18)
-    assert tried >= 15, tried
+    tried, failed = fuzz(name, 10 if name in SLOW else 50, 18)
+    assert tried >= 8, tried
     assert not failed, "\n".join(failed[:3])
