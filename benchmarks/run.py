@@ -27,6 +27,7 @@ MODULES = {
     "infer": "infer",
     "eval": "evaluation",
     "keypoints": "keypoints",
+    "neighbor": "neighbor",
 }
 SUITES = {name: module for name, module in MODULES.items() if Path(__file__).with_name(f"{module}.py").exists()}
 

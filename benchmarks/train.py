@@ -229,7 +229,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     def inputs(i: int, kind: torch.dtype, layout: bool) -> tuple[Tensor, Tensor]:
         draws = Draws.sample(batch, CONFIG, torch.Generator().manual_seed(i))
         indices = [(i * batch + k) % len(stored) for k in range(batch)]
-        return augment_batch(stored, maps, draws, CONFIG, indices=indices, dtype=kind, channels_last=layout)
+        made = augment_batch(stored, maps, draws, CONFIG, indices=indices, dtype=kind, channels_last=layout)
+        return made.images, made.dsap
 
     model = DSAReID(NUM_IDS, backbone=backbone, pretrained=None, width=width).to(device)
     separate = Separate(model).to(device)

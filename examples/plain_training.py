@@ -51,7 +51,7 @@ def train(data: PeopleSplits, epochs: int, device: torch.device) -> DSAReID:
         for batch in sampler:
             draws = Draws.sample(len(batch), AUGMENT, generator)
             # Resizes, flips, crops, erases, normalizes and warps.
-            full, dsap = augment_batch(images, maps, draws, AUGMENT, indices=batch)
+            full, dsap, _ = augment_batch(images, maps, draws, AUGMENT, indices=batch)
             total, _ = loss(model(full, dsap), stored["label"][batch].to(device))
             optimizer.zero_grad()
             total.backward()

@@ -28,8 +28,9 @@ class ModelConfig:
         bnneck: adds a batch norm between each feature and its classifiers; it also applies to test vectors (Luo et al.,
             "Bag of Tricks", https://arxiv.org/abs/1903.07071); not in the paper.
         last_stride: stride of the MF-Stream's conv5_x: 1 as in the paper, or 2 as in the plain ResNet.
-        pretrained_heads: also starts the global head from the pretrained conv5_x; the backbone must be one of our
-            ResNets. The paper does not mention it, but strong baselines do it. No effect with random weights.
+        pretrained_heads: also starts the global head from the pretrained conv5_x. With a timm backbone, the global head
+            is the network's own last stage; networks without a stage after stride 16 are refused. The paper does not
+            mention it, but strong baselines do it. No effect on our ResNets with random weights.
         frozen: does not train pretrained layers up to this stride, which makes steps faster; 0 trains all layers.
     """
 

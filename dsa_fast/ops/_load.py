@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,13 +41,19 @@ def load_cuda(path: Path = _FOLDER / "_C_cuda.abi3.so", note: Path = _FOLDER / "
     Returns:
         None if they are loaded, otherwise the reason: from the build's record, or from the dynamic loader.
     """
-    build = json.loads(note.read_text()) if note.exists() else {"cuda": True}
+    build: dict[str, Any] = json.loads(note.read_text()) if note.exists() else {"cuda": True}
     if not build["cuda"]:
         return f"dsa_fast was built without CUDA, because {build['why']}"
     if not path.exists():
         return f"{path} is missing"
     if torch.version.cuda is None:
         return f"the installed PyTorch {torch.__version__} has no CUDA"
+    toolkit = build.get("toolkit")
+    if toolkit and toolkit.split(".")[0] != torch.version.cuda.split(".")[0]:
+        return (
+            f"{path} was built with CUDA {toolkit}, but the installed PyTorch {torch.__version__} is for CUDA "
+            f"{torch.version.cuda}: the major versions must be equal, so build dsa_fast again"
+        )
     error = _load(path)
     return None if error is None else f"{path} does not load into PyTorch {torch.__version__}: {error}"
 

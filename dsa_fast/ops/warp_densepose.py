@@ -12,10 +12,13 @@ from torch import Tensor
 
 from dsa_fast.ops import _load
 from dsa_fast.ops.transforms import refuse_transforms
-from dsa_fast.ops.warp import PARTS, _check_options, _check_photos, _names
+from dsa_fast.ops.warp import PARTS, _check_options, _check_photos, _names, _no_gradient
 
 _HEADS = ("coarse_segm", "fine_segm", "u", "v")
 _HEAD_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+_warp = torch.ops.dsa_fast.warp_densepose.default
+_warp_detached = torch.ops.dsa_fast.warp_densepose_detached.default
 
 
 class ChartOutput(Protocol):
@@ -94,7 +97,8 @@ def warp_densepose(
     if not batched:
         img = img.unsqueeze(0)
     index = _check_index(image_index, img, len(corners))
-    out: Tensor = torch.ops.dsa_fast.warp_densepose(img, *heads, corners, index, size, values, reduce, dtype)
+    op = _warp_detached if _no_gradient(img) else _warp
+    out: Tensor = op(img, *heads, corners, index, size, values, reduce, dtype)
     return out
 
 
@@ -282,6 +286,10 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return total.to(ctx.img_dtype), *(None,) * 10
 
 
-for _name, _fake in (("warp_densepose", _warp_densepose_fake), ("densepose_iuv", _densepose_iuv_fake)):
+for _name, _fake in (
+    ("warp_densepose", _warp_densepose_fake),
+    ("warp_densepose_detached", _warp_densepose_fake),
+    ("densepose_iuv", _densepose_iuv_fake),
+):
     torch.library.register_fake(f"dsa_fast::{_name}", _fake)
 torch.library.register_autograd("dsa_fast::warp_densepose", _backward, setup_context=_setup)

@@ -155,7 +155,7 @@ def test_train_transform_is_the_chain_of_its_steps(stored: tuple[int, int]) -> N
     iuv[:, 0] %= 25
     draws = Draws.sample(16, config, generator)
     assert draws.flip.any() and not draws.flip.all() and (draws.erase[:, 2] > 0).any()
-    full, dsap = augment_batch(images, iuv, draws, config)
+    full, dsap, _ = augment_batch(images, iuv, draws, config)
     assert full.shape == (16, 3, 32, 16) and dsap.shape == (16, 24, 3, 8, 8)
     for i in range(16):
         expected_full, expected_dsap = reference_transform(images[i], iuv[i], draws, i, config)

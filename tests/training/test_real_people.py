@@ -58,7 +58,9 @@ def test_real_maps_train_and_real_people_embed(crowd: tuple[Tensor, Tensor]) -> 
     torch.manual_seed(0)
     model, loss = DSAReID(4, backbone="resnet18", pretrained=None, width=0.125, classifier_dim=16), DSALoss()
     config = AugmentConfig(size=SIZE, dsap_size=16, pad=2)
-    full, dsap = augment_batch(images[:6], maps[:6], Draws.sample(6, config, torch.Generator().manual_seed(0)), config)
+    full, dsap, _ = augment_batch(
+        images[:6], maps[:6], Draws.sample(6, config, torch.Generator().manual_seed(0)), config
+    )
     touched = (dsap != 0).any(dim=2).double().mean()
     assert 0.02 < touched < 0.5
     total, _ = loss(model(full, dsap), torch.tensor([0, 0, 1, 1, 2, 2]))
