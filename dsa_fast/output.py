@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from dsa_fast.terminal import Console
 
 __all__ = ["console", "duration"]
 
@@ -17,7 +17,7 @@ _WIDE = 200  # columns of a pipe, so tables keep theirs
 
 def console(*, stderr: bool = False) -> Console:
     """Returns a console for stdout or stderr. A pipe is wide enough for every table."""
-    from rich.console import Console
+    from dsa_fast.terminal import Console
 
     made = Console(stderr=stderr)
     return made if made.is_terminal else Console(stderr=stderr, width=_WIDE)

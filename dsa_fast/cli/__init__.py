@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after `dsa-fast`; by default, those of this process.
 
     Returns:
-        The exit status: 0 for success, 1 for bad input, 130 after Ctrl-C, or the command's own. (Unknown options exit
-        with 2.)
+        The exit status: 0 for success, 1 for bad input, 130 after Ctrl-C, 143 after SIGTERM, or the command's own.
+        (Unknown options exit with 2.)
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -83,22 +83,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         if action not in found:
             return _unknown(program, action, found)
         program, found = f"{program} {action}", found[action]
-    start = time.perf_counter()
-    try:
+    start, function = time.perf_counter(), found
+    from dsa_fast.cli.guard import guarded
+
+    def run() -> int:
+        from dsa_fast.cli.guard import locked_output
         from dsa_fast.cli.parser import parse
 
-        status = found(**parse(found, program, arguments))
-    except (ValueError, TypeError, OSError) as error:
+        options = parse(function, program, arguments)
+        with locked_output(name, options):
+            status = function(**options)
+        if name not in _QUICK and os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+            print(f"{program} took {duration(time.perf_counter() - start)}", file=sys.stderr)
+        return status if isinstance(status, int) else 0
+
+    def in_words(message: str) -> str:
         from dsa_fast.cli.parser import in_words_of_the_command
 
-        print(f"{program}: error: {in_words_of_the_command(str(error), found, program)}", file=sys.stderr)
-        return ERROR_STATUS.get(name, 1)
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted after {duration(time.perf_counter() - start)}", file=sys.stderr)
-        return 130
-    if name not in _QUICK and os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
-        print(f"{program} took {duration(time.perf_counter() - start)}", file=sys.stderr)
-    return status if isinstance(status, int) else 0
+        return in_words_of_the_command(message, function, program)
+
+    return guarded(program, run, error_status=ERROR_STATUS.get(name, 1), reword=in_words)
 
 
 def commands_of(name: str) -> Callable[..., object] | Mapping[str, Callable[..., object]]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from dsa_fast.configs.datasets import DatasetOptions
+from dsa_fast.terminal import Console
 
 
 def calibrate(
@@ -11,7 +14,7 @@ def calibrate(
     root: Path,
     *,
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = True,
     probability: Literal["auto", "isotonic", "logistic"] = "auto",
     seed: int = 0,
@@ -43,7 +46,6 @@ def calibrate(
         dsa-fast calibrate mf.onnx people
         dsa-fast calibrate mf.onnx people --probability logistic
     """
-    from rich.console import Console
     from rich.table import Table
 
     from dsa_fast.data.registry import read_dataset

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
 
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.cli.synth import render_people
@@ -18,7 +15,8 @@ from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.configs.model import ModelConfig
 from dsa_fast.configs.synth import SynthConfig
 from dsa_fast.configs.training import DataConfig, OptimConfig, TrainerConfig
-from dsa_fast.files import write_json
+from dsa_fast.files import is_free, read_json, write_json
+from dsa_fast.terminal import Console
 from dsa_fast.version import __version__
 
 if TYPE_CHECKING:
@@ -171,13 +169,13 @@ def _claim(out: Path, options: dict[str, Any]) -> bool:
     """
     mark = out / "demo.json"
     if mark.is_file():
-        if json.loads(mark.read_text()) == options and not (out / "metrics.json").exists():
+        if read_json(mark) == options and not (out / "metrics.json").exists():
             return True
         for folder in (out / "people", out / "run"):
             shutil.rmtree(folder, ignore_errors=True)
         for name in ("metrics.json", "demo.json"):
             (out / name).unlink(missing_ok=True)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif not is_free(out):
         raise FileExistsError(f"out must be new, empty, or an earlier demo's folder, got {out}")
     write_json(mark, options)
     return False

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
-
 from dsa_fast.cli.progress import image_progress
 from dsa_fast.files import checksum
+from dsa_fast.terminal import Console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,6 +66,10 @@ def embed(
             raise ValueError(f"{name} must be at least 1, got {value}")
     items = find_items(source)
     writer = PartWriter(out, items, checksum(encoder) if encoder.is_file() else "", part=part)
+    if writer.finished:
+        text = f"{out} was finished by an earlier run of this list and encoder; to embed again, remove it"
+        console.print(text, highlight=False, soft_wrap=True)
+        return
     if writer.done:
         console.print(f"resuming: {writer.done} of {len(items)} are done", highlight=False)
     start, skipped, embedded = time.perf_counter(), [], 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dsa_fast.cli.fit import print_scores
+from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.files import atomic_path, write_json
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def eval(
     features: Path | None = None,
     save_features: Path | None = None,
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = True,
     multi_query: bool = False,
     fused: bool = False,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
 from rich.table import Table
 
+from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.configs.synth import SynthConfig
 from dsa_fast.output import console as open_console
+from dsa_fast.terminal import Console
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +34,7 @@ def export(
     out: Path | None = None,
     root: Path | None = None,
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = True,
     images: Path | None = None,
     calibrate: Path | None = None,
@@ -207,7 +208,7 @@ def _report(console: Console, path: Path, sidecar: Sidecar) -> None:
             highlight=False,
         )
     if "reason" in parity:
-        console.print(f"[bold]Not checked: the file itself[/bold], because {parity['reason']}", highlight=False)
+        console.print(f"Not checked: the file itself, because {parity['reason']}", highlight=False)
     scores = parity.get("scores")
     if scores is not None:
         console.print(

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from dsa_fast.cli.progress import image_progress
+from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.files import write_json
 from dsa_fast.output import console as open_console
+from dsa_fast.terminal import Console
 
 if TYPE_CHECKING:
     from dsa_fast.densepose.iuv import Order
@@ -51,7 +52,7 @@ def inspect(
     *,
     out: Path = Path("inspect"),
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = False,
     iuv: Path | None = None,
     iuv_order: Literal["auto", "IUV", "VUI"] = "auto",
@@ -120,7 +121,7 @@ def inspect(
 
 
 def _items(
-    root: Path, name: str, iuv: Path | None, check_counts: bool, options: dict[str, Any]
+    root: Path, name: str, iuv: Path | None, check_counts: bool, options: DatasetOptions
 ) -> tuple[str, list[_Item]]:
     """Returns the data set's name and images; for a plain folder, all its images."""
     from dsa_fast.data.folders import IuvMaps, plain_folder

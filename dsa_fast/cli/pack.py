@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
-
 from dsa_fast.cli.progress import image_progress
+from dsa_fast.configs.datasets import DatasetOptions
+from dsa_fast.terminal import Console
 
 if TYPE_CHECKING:
     from dsa_fast.data.people import PeopleSplits, Person
@@ -20,7 +20,7 @@ def pack(
     *,
     dump: Path | None = None,
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = True,
     iuv: Path | None = None,
     iuv_order: Literal["auto", "IUV", "VUI"] = "auto",

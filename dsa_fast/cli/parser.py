@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import jsonargparse
 
+from dsa_fast.cli.plain import PLAIN, allow_only_data, parse_options
 from dsa_fast.configs import find_config
 
 __all__ = ["Parser", "in_words_of_the_command", "make_parser", "parse"]
@@ -107,6 +108,7 @@ def make_parser(function: Callable[..., object], prog: str) -> Parser:
     positional = [f"[{name.upper()}]" for name in getattr(function, "positionals", ())]
     parameters = signature(function).parameters.values()
     positional += [each.name.upper() for each in parameters if each.default is each.empty and _is_positional(each.kind)]
+    allow_only_data()
     parser = Parser(
         prog=prog,
         description=description.replace("`", ""),
@@ -114,6 +116,7 @@ def make_parser(function: Callable[..., object], prog: str) -> Parser:
         epilog="\n".join(["examples:", *(f"  {line}" for line in examples(function))]),
         formatter_class=_Formatter,
         default_env=False,
+        parser_mode=PLAIN,
     )
     parser.add_argument(
         "--config",
@@ -156,7 +159,7 @@ def parse(function: Callable[..., object], prog: str, arguments: Sequence[str]) 
     """
     own, passed_on = _split_passed_on(function, arguments)
     parser = make_parser(function, prog)
-    options = vars(parser.instantiate(parser.parse_args(_find_configs(_spell_out_flags(function, own)))))
+    options = vars(parse_options(parser, _find_configs(_spell_out_flags(function, own))))
     del options["config"]
     if passed_on:
         options["options"] = [*options["options"], *passed_on]

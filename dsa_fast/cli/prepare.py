@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -13,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,8 +22,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.configs.prepare import Detectron2Config, DumpConfig, KeypointsConfig, PoseConfig
-from dsa_fast.files import remove_left_over, write_json
+from dsa_fast.files import locked, read_json, remove_left_over, write_json
+from dsa_fast.terminal import Console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +52,7 @@ def prepare(
     dump: DumpConfig = DumpConfig(),
     out: Path | None = None,
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = True,
     splits: Literal["all", "train"] = "all",
     device: str = "auto",
@@ -95,15 +94,18 @@ def prepare(
     configs = {"detectron2": detectron2, "keypoints": keypoints, "pose": pose, "dump": dump}
     listing, estimator, settings = _estimator(listing, method, configs, _device(device, processes), batch)
     settings = {"method": method, **settings}
-    began = time.time()
     report_path = listing.out / _REPORT
-    if processes.rank == 0:
-        _begin(report_path, settings, listing.pairs)
-    with _progress_bar(console, len(listing.pairs), processes.rank == 0) as show, _memory_hint(batch):
+    with (
+        locked(listing.out, folder=True) if processes.rank == 0 else contextlib.nullcontext(),
+        _progress_bar(console, len(listing.pairs), processes.rank == 0) as show,
+        _memory_hint(batch),
+    ):
+        if processes.rank == 0:
+            _begin(report_path, settings, listing.pairs)
         made = make_maps(listing.pairs, estimator, batch=batch, workers=workers, processes=processes, progress=show)
     if made is None:
         return
-    remove_left_over(listing.out, before=began)
+    remove_left_over(listing.out)
     report = summary(listing, made, settings, estimator.maker)
     report["not_covered"] = _not_covered(listing, listed)
     write_json(report_path, report)
@@ -216,7 +218,7 @@ def _begin(report_path: Path, settings: dict[str, Any], pairs: Sequence[tuple[Pa
     """Writes the settings. Refuses other settings if maps exist."""
     if report_path.is_file():
         try:
-            before = json.loads(report_path.read_text())["settings"]
+            before = read_json(report_path)["settings"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{report_path} must be a report of dsa-fast prepare, got: {error}") from error
         other = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
-from rich.console import Console
 
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.cli.progress import image_progress
+from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.files import write_json
+from dsa_fast.terminal import Console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +38,7 @@ def rank(
     html: bool = True,
     activation: Literal["backbone", "global", "local", "none"] = "backbone",
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = True,
     multi_query: bool = False,
     fused: bool = False,

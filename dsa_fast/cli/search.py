@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsa_fast.files import checksum, write_json
+from dsa_fast.files import checksum, locked, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,8 +52,15 @@ def add(index: Path, source: Path) -> None:
     from dsa_fast.deploy.index import VectorIndex
     from dsa_fast.deploy.vector_files import read_vectors
 
-    opened = VectorIndex.open(index)
-    opened.add(read_vectors(source))
+    if not index.is_dir():
+        raise FileNotFoundError(f"index must be a folder of dsa-fast search build, got {index}: no such folder")
+    vectors = read_vectors(source)
+    with locked(index, folder=True):
+        opened = VectorIndex.open(index)
+        before = len(opened)
+        opened.add(vectors)
+    if len(opened) == before and len(vectors):
+        print("these vectors were the last to be added, and are not added again")
     _say_size(opened, index)
 
 

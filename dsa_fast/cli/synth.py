@@ -6,10 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from dsa_fast.cli.progress import image_progress
 from dsa_fast.configs.synth import SynthConfig
+from dsa_fast.terminal import Console
 
 
 def synth(*, out: Path, workers: int | None = None, overwrite: bool = False, **settings: Any) -> None:

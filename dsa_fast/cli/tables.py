@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dsa_fast.cli.fit import fit
 from dsa_fast.cli.parser import make_parser
+from dsa_fast.cli.plain import parse_options
 from dsa_fast.cli.synth import render_people
 from dsa_fast.configs import find_config, row_names
 from dsa_fast.configs.synth import SynthConfig
+from dsa_fast.files import read_json
+from dsa_fast.terminal import Console
 
 if TYPE_CHECKING:
     from dsa_fast.tables import Training, TrainingScores
@@ -159,7 +160,7 @@ def _training(
 
     parser = make_parser(fit, "dsa-fast tables")
     arguments = ["--config", str(base), "--config", str(file), *options]
-    parsed = parser.instantiate(parser.parse_args(arguments))
+    parsed = parse_options(parser, arguments)
     parts = {part: parsed[part] for part in ("data", "model", "loss", "optim", "augment", "trainer", "guide")}
     return Training(name, seed, out, strength=strength, **parts)
 
@@ -181,7 +182,10 @@ def _check_teachers(trainings: Sequence[Training]) -> None:
 def _make_people(folder: Path, config: SynthConfig, console: Console) -> None:
     about = folder / "synth.json"
     if about.is_file():
-        before = json.loads(about.read_text())["config"]
+        before = read_json(about)
+        before = before.get("config") if isinstance(before, dict) else None
+        if not isinstance(before, dict):
+            raise ValueError(f"{about} must be of dsa-fast synth, got no settings in it")
         changed = [name for name, value in config.as_dict().items() if before.get(name) != value]
         if changed:
             raise ValueError(

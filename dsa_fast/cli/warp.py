@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from PIL import Image
-from rich.console import Console
-
 from dsa_fast.files import atomic_path
+from dsa_fast.terminal import Console
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,15 +83,15 @@ def _one_person(photo: Tensor, iuv: Tensor, path: Path, person: int | None) -> t
     import numpy as np
     import torch
 
+    from dsa_fast.image import open_image
+
     try:
-        file = Image.open(path)
-        file.load()
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"instances must be a readable image, got {path}: {error}") from error
-    with file:
-        if file.mode not in ("L", "P", "I", "I;16", "1"):
-            raise ValueError(f"instances must have one channel (a number per pixel), got mode {file.mode}: {path}")
-        numbers = torch.from_numpy(np.array(file).astype(np.int64))
+        with open_image(path) as file:
+            mode, numbers = file.mode, torch.from_numpy(np.array(file).astype(np.int64))
+    except ValueError as error:
+        raise ValueError(f"instances: {error}") from error
+    if mode not in ("L", "P", "I", "I;16", "1"):
+        raise ValueError(f"instances must have one channel (a number per pixel), got mode {mode}: {path}")
     if numbers.shape != photo.shape[1:]:
         raise ValueError(
             f"instances must have the image's size (width x height), {_size(photo)}, got {_size(numbers)}: {path}"

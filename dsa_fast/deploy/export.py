@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from dsa_fast.deploy.sidecar import (
 )
 from dsa_fast.deploy.tensorrt import build_engine, describe_gpu, library, version_key
 from dsa_fast.extras import require
-from dsa_fast.files import checksum
+from dsa_fast.files import checksum, locked, temporary_folder
 from dsa_fast.version import __version__
 
 if TYPE_CHECKING:
@@ -118,9 +117,7 @@ def export(
     for each in (images, calibration):
         if each is not None and each.images.shape[2:] != loaded.size:
             raise ValueError(f"images must have the input's size {loaded.size}, got {tuple(each.images.shape[2:])}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
-        work = Path(folder)
+    with locked(path), temporary_folder(path) as work:
         onnx_file, onnx_sidecar = _make_onnx(
             loaded, checkpoint, work, path.stem, precision, batch, layout, input, calibration, calibration_method
         )

@@ -8,7 +8,7 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,17 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 from rich.table import Table
 
+from dsa_fast.configs import read_yaml
 from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.configs.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
-from dsa_fast.files import atomic_path
+from dsa_fast.files import atomic_path, locked
 from dsa_fast.models import GuideConfig, ModelConfig
 from dsa_fast.output import console as open_console
 from dsa_fast.output import duration
+from dsa_fast.terminal import Console
+from dsa_fast.training.checkpoints import LAST, StopIfNotFinite, SyncedCheckpoints, find_last
 from dsa_fast.training.data import ReIDData
 from dsa_fast.training.module import ReIDTask, start_from
 
@@ -91,24 +93,31 @@ def fit(
     Raises:
         FileNotFoundError: a data folder or `init` is missing, or there is nothing to resume.
         ValueError: an image or IUV map is broken, `out` already contains a run and `resume` is off, the options differ
-            from those of the resumed run, or an option is invalid.
+            from those of the resumed run, an option is invalid, or training has failed: its loss is not finite.
+        BlockingIOError: another process trains in `out`; the message names it.
     """
-    model, loss, optim = model or ModelConfig(), loss or LossConfig(), optim or OptimConfig()
-    augment, trainer = augment or AugmentConfig(), trainer or TrainerConfig()
-    guide = guide or GuideConfig()
-    out = Path(out)
-    last = out / "checkpoints" / "last.ckpt"
+    parts: dict[str, Any] = {
+        "data": data, "model": model or ModelConfig(), "loss": loss or LossConfig(), "optim": optim or OptimConfig(),
+        "augment": augment or AugmentConfig(), "trainer": trainer or TrainerConfig(), "guide": guide or GuideConfig(),
+    }  # fmt: skip
+    # The other processes of a run share the lock of the first.
+    alone = locked(out, folder=True) if getattr(rank_zero_only, "rank", 0) == 0 else nullcontext()
+    with alone:
+        return _fit(parts, Path(out), resume, seed, init, callbacks)
+
+
+def _fit(
+    parts: dict[str, Any], out: Path, resume: bool, seed: int, init: Path | str | None, callbacks: Sequence[Callback]
+) -> FitResult:
+    data, model, loss, optim, augment, trainer, guide = parts.values()
+    last = out / "checkpoints" / LAST
     if last.exists() and not resume:
         raise ValueError(f"out must be a folder without a run, got {out}: add --resume, or choose another folder")
-    if resume and not last.exists():
+    if resume and find_last(last.parent) is None:
         if not (out / "config.yaml").exists():
             raise FileNotFoundError(f"resume needs {last}, which does not exist: start without resume")
         resume = False  # interrupted in its first epoch, so nothing is lost
 
-    parts: dict[str, Any] = {
-        "data": data, "model": model, "loss": loss, "optim": optim, "augment": augment, "trainer": trainer,
-        "guide": guide,
-    }  # fmt: skip
     options = {name: _plain(asdict(part)) for name, part in parts.items()} | {"out": str(out), "seed": seed}
     if resume:
         _check_same_run(out / "config.yaml", options)
@@ -174,13 +183,18 @@ def _runner(
                 out / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
             ),
             LearningRateMonitor("step"),
+            StopIfNotFinite(trainer.log_every),
             *([EMAWeightAveraging(decay=trainer.ema)] if trainer.ema else []),
             *([_Progress(trainer.log_every)] if trainer.progress and terminal else []),
             *([_TimeLeft(lines=not terminal)] if trainer.progress else []),
             *callbacks,
         ],
-        **trainer.extra,
+        **{**trainer.extra, "plugins": [*_listed(trainer.extra.get("plugins")), SyncedCheckpoints()]},
     )
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 @contextmanager
@@ -330,7 +344,9 @@ _FIXED_NAMES = {
 
 def _check_same_run(path: Path, options: dict[str, Any]) -> None:
     """Rejects options that differ from those of the resumed run."""
-    before = yaml.safe_load(path.read_text()) if path.exists() else options
+    before = read_yaml(path) if path.exists() else options
+    if not isinstance(before, dict):
+        raise ValueError(f"{path} must hold a run's options by name, got {type(before).__name__}")
     if "trunk" in (before.get("model") or {}):
         raise ValueError(
             f"resume needs a run of this version, got a version with model.trunk instead of model.backbone: {path}"
@@ -372,8 +388,10 @@ def _continue_log(logger: CSVLogger, path: Path, checkpoint: Path) -> None:
     done = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
-        rows = [row for row in reader if row.get("step") and int(row["step"]) < done]
         names = list(reader.fieldnames or [])
+        # A killed process may have cut the last row.
+        rows = [row for row in reader if all(row.get(name) is not None for name in names)]
+        rows = [row for row in rows if row["step"].isdecimal() and int(row["step"]) < done]
     with atomic_path(kept) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
