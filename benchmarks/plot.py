@@ -18,6 +18,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from dsa_fast.files import atomic_path
 
@@ -50,10 +51,15 @@ def bars(axes: Axes, title: str, unit: str, rows: list[tuple[str, float]], floor
         axes.axvline(floor, color=FLOOR, linewidth=1.3, linestyle=(0, (4, 3)), zorder=3)
         axes.text(floor, -0.62, f"memory floor {floor:.3g} {unit}", color=FLOOR, fontsize=8.5, ha="center")
     axes.set_title(title, color=INK, fontsize=10.5, loc="left", pad=16, fontweight="bold")
-    axes.tick_params(colors=INK, labelsize=9.5, length=0)
-    axes.tick_params(axis="x", which="both", labelbottom=False, length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.tick_params(axis="y", colors=INK, labelsize=9.5, length=0)
+    axes.tick_params(axis="x", which="both", colors=INK, labelsize=8.5)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(f"{unit}, logarithmic", color=INK, fontsize=8.5)
+    for name, spine in axes.spines.items():
+        spine.set_visible(name == "bottom")
+        spine.set_color(INK)
 
 
 def warp_panels(result: dict[str, Any]) -> list[dict[str, Any]]:

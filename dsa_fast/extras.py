@@ -8,7 +8,7 @@ from types import ModuleType
 __all__ = ["require"]
 
 #: Packages whose name is not their module's.
-_PACKAGES = {"faiss": "faiss-cpu", "tensorrt_rtx": "tensorrt-rtx"}
+_PACKAGES = {"faiss": "faiss-cpu", "tensorrt_rtx": "tensorrt-rtx", "sklearn": "scikit-learn"}
 
 
 def require(module: str, purpose: str = "") -> ModuleType:

@@ -62,11 +62,11 @@ class InputSpec:
 
     Attributes:
         name: the tensor's name.
-        dtype: always `uint8`.
-        layout: `NHWC` or `NCHW`.
+        dtype: `uint8`, or `float32` for images that were normalized before: (value / 255 - mean) / std.
+        layout: `NHWC` or `NCHW`; float32 images are always NCHW.
         height, width: in pixels.
         channels: always `RGB`.
-        mean, std: normalization inside the graph, for images in 0..1; for information only.
+        mean, std: normalization of images in 0..1. For uint8 it is inside the graph.
     """
 
     height: int
@@ -120,6 +120,8 @@ class Sidecar:
         parity: results of the comparison with the checkpoint; see `dsa_fast.deploy.parity`.
         compute_capabilities: target GPUs of a tensorrt-rtx engine, such as ["8.6"]; None for TensorRT-RTX's default.
         calibration: images and method that an int8 file was calibrated with; None for others.
+        verification: thresholds and probabilities for pairs of images, of `dsa_fast.deploy.verification`; None before
+            `dsa-fast calibrate`.
     """
 
     kind: Kind
@@ -136,6 +138,7 @@ class Sidecar:
     parity: dict[str, Any] = field(default_factory=dict)
     compute_capabilities: list[str] | None = None
     calibration: dict[str, Any] | None = None
+    verification: dict[str, Any] | None = None
 
     def to_json(self) -> str:
         """Returns the sidecar's text."""
@@ -225,8 +228,14 @@ def _check(sidecar: Sidecar) -> None:
         ("precision", sidecar.precision, sidecar.precision in get_args(Precision)),
         ("bytes", sidecar.bytes, isinstance(sidecar.bytes, int) and sidecar.bytes > 0),
         ("sha256", sidecar.sha256, isinstance(sidecar.sha256, str) and len(sidecar.sha256) == 64),
-        ("input.dtype", sidecar.input.dtype, sidecar.input.dtype == "uint8"),
-        ("input.layout", sidecar.input.layout, sidecar.input.layout in ("NHWC", "NCHW")),
+        ("input.dtype", sidecar.input.dtype, sidecar.input.dtype in ("uint8", "float32")),
+        (
+            "input.layout",
+            sidecar.input.layout,
+            sidecar.input.layout == "NCHW" or (sidecar.input.layout == "NHWC" and sidecar.input.dtype == "uint8"),
+        ),
+        ("input.mean", sidecar.input.mean, sidecar.input.dtype == "uint8" or sidecar.input.mean == MEAN),
+        ("input.std", sidecar.input.std, sidecar.input.dtype == "uint8" or sidecar.input.std == STD),
         ("input.channels", sidecar.input.channels, sidecar.input.channels == "RGB"),
         ("input.height", sidecar.input.height, _positive(sidecar.input.height)),
         ("input.width", sidecar.input.width, _positive(sidecar.input.width)),
