@@ -1,7 +1,7 @@
 """Compares the runtime's wheel with `dsa_fast.Encoder`, each in its own environment.
 
-    python .ci/check_runtime.py make FOLDER    # with PyTorch: FOLDER/mf.onnx -> FOLDER/images.npz, images and vectors
-    python .ci/check_runtime.py check FOLDER   # with the wheel alone
+python .ci/check_runtime.py make FOLDER    # with PyTorch: FOLDER/mf.onnx -> FOLDER/images.npz, images and vectors
+python .ci/check_runtime.py check FOLDER   # with the wheel alone
 """
 
 import importlib.util

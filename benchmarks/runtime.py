@@ -23,7 +23,7 @@ import torch
 from common import print_table, say
 from infer import rendered
 
-from dsa_fast.data.transforms import AugmentConfig
+from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.deploy.export import NamedImages, export
 from dsa_fast.deploy.sidecar import BatchRange, InputSpec, OutputSpec, Sidecar, write_sidecar
 from dsa_fast.files import checksum

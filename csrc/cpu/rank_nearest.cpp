@@ -24,7 +24,7 @@ void nearest_cpu(const NearestArgs& a) {
     float limit = kInfinity;        // of the candidates' keys
     Match farthest{-kInfinity, 0};
   };
-  parallel_for((Q + block - 1) / block, block * G, [&] {
+  parallel_for((Q + block - 1) / block, tile_elements(block, G, a.D), [&] {
     return [&, tiler = std::make_shared<Tiler>(scorer, block), states = std::vector<State>()](int64_t unit) mutable {
       const int64_t begin = unit * block, end = std::min(begin + block, Q);
       tiler->load(begin, end);

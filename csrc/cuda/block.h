@@ -283,6 +283,7 @@ DSA_FAST_DEVICE void scan_words(const WordMaps& maps, int64_t b, const OwnedPart
   const uint8_t* u = i + maps.plane;
   const uint8_t* v = u + maps.plane;
   uint32_t w = threadIdx.x;
+  DSA_FAST_NO_UNROLL
   for (; w + (kAtOnce - 1) * kBlockThreads < maps.words; w += kAtOnce * kBlockThreads) {
     uint32_t parts[kAtOnce], us[kAtOnce], vs[kAtOnce];
     DSA_FAST_UNROLL
@@ -299,6 +300,7 @@ DSA_FAST_DEVICE void scan_words(const WordMaps& maps, int64_t b, const OwnedPart
     u += kAtOnce * 4 * kBlockThreads;
     v += kAtOnce * 4 * kBlockThreads;
   }
+  DSA_FAST_NO_UNROLL
   for (; w < maps.words; w += kBlockThreads) {
     const uint32_t parts = read_word(i);
     if (any_owned(parts, owned)) enter(w, parts, read_word(u), read_word(v));
@@ -382,6 +384,7 @@ DSA_FAST_DEVICE void for_each_four_texels(const OwnedParts& owned, int64_t chann
   const int64_t step = step_parts * part + 4 * step_cells, carry = part - owned.cells;
   uint32_t cell = threadIdx.x % fours;  // in units of four
   Out* target = out + (owned.first - 1 + threadIdx.x / fours) * part + 4 * cell;
+  DSA_FAST_NO_UNROLL
   for (uint32_t t = threadIdx.x; t < all; t += kBlockThreads) {
     f(4 * t, target);
     target += step;

@@ -186,7 +186,7 @@ __global__ void DSA_FAST_THREADS(kThreads)
 
 // The gather of uint8 photos by winners: a block writes its parts as in block.h, from a table in scratch memory.
 template <int kChannels, typename Out>
-__global__ void DSA_FAST_THREADS(kThreads)
+__global__ void DSA_FAST_THREADS(kThreads, 2)
     gather_winners(BytePhotos photos, int64_t images, int64_t instances, int32_t size, int64_t channels,
                    int64_t c_begin, int64_t c_end, PairFill<Out> fill,
                    const int64_t* image_index,  // [N]

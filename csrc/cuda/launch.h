@@ -21,18 +21,21 @@ namespace dsa_fast {
 
 constexpr int kThreads = 256;
 
-// A function that only kernels call, and a loop that the compiler must unroll there.
+// A function that only kernels call; the threads of a block and, if given, how many blocks must fit on a multiprocessor;
+// loops that the compiler must or must not unroll there.
 #if defined(__CUDACC__)
 #define DSA_FAST_DEVICE __device__ __forceinline__
 #define DSA_FAST_UNROLL _Pragma("unroll")
-#define DSA_FAST_THREADS(threads) __launch_bounds__(threads)
+#define DSA_FAST_NO_UNROLL _Pragma("unroll 1")
+#define DSA_FAST_THREADS(...) __launch_bounds__(__VA_ARGS__)
 #define DSA_FAST_DYNAMIC_SHARED(type, name)                       \
   extern __shared__ __align__(16) unsigned char dynamic_shared[]; \
   type* name = reinterpret_cast<type*>(dynamic_shared)
 #else
 #define DSA_FAST_DEVICE inline
 #define DSA_FAST_UNROLL
-#define DSA_FAST_THREADS(threads)
+#define DSA_FAST_NO_UNROLL
+#define DSA_FAST_THREADS(...)
 #endif
 
 // The loops of a kernel.

@@ -23,7 +23,7 @@ namespace {
 
 // kChannels: as for write_winners.
 template <int kBlockThreads, int kChannels, typename Out>
-__global__ void DSA_FAST_THREADS(kBlockThreads)
+__global__ void DSA_FAST_THREADS(kBlockThreads, kManyThreads / kBlockThreads)
     warp_last(WordMaps maps, BytePhotos photos, int64_t images, int32_t size, int64_t channels, int64_t c_begin,
               int64_t c_end, PairFill<Out> fill,
               Out* out) {  // [B, 24, C, S, S]
@@ -49,7 +49,7 @@ __global__ void DSA_FAST_THREADS(kBlockThreads)
 constexpr int kMeanChannels = 3;  // at most
 
 template <int kBlockThreads, typename Out>
-__global__ void DSA_FAST_THREADS(kBlockThreads)
+__global__ void DSA_FAST_THREADS(kBlockThreads, kManyThreads / kBlockThreads)
     warp_mean(WordMaps maps, BytePhotos photos, int64_t images, int32_t size, int32_t channels, PairFill<Out> fill,
               Out* out) {                   // [B, 24, C, S, S]
   DSA_FAST_DYNAMIC_SHARED(int32_t, table);  // a plane of sums for each channel, and one of counts

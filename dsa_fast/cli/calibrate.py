@@ -38,6 +38,10 @@ def calibrate(
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         batch: number of images per batch.
         workers: number of processes that read images.
+
+    Examples:
+        dsa-fast calibrate mf.onnx people
+        dsa-fast calibrate mf.onnx people --probability logistic
     """
     from rich.console import Console
     from rich.table import Table

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from dsa_fast.data.people import PeopleSplits, Person
-from dsa_fast.data.registry import read_dataset
-from dsa_fast.data.synth import SynthConfig, render_picture
-from dsa_fast.data.transforms import resize
-from dsa_fast.deploy.export import NamedImages
-from dsa_fast.deploy.export import export as run
-from dsa_fast.deploy.inputs import find_images
-from dsa_fast.deploy.sidecar import SUFFIXES, BatchRange, Sidecar, sidecar_path
-from dsa_fast.deploy.triton import write_repository
-from dsa_fast.image import read_image
-from dsa_fast.models import load_model
+from dsa_fast.configs.synth import SynthConfig
+from dsa_fast.output import console as open_console
+
+if TYPE_CHECKING:
+    import torch
+
+    from dsa_fast.data.people import PeopleSplits, Person
+    from dsa_fast.deploy.export import NamedImages
+    from dsa_fast.deploy.sidecar import Sidecar
+
 
 _PARITY_IMAGES = 64
 
@@ -49,7 +47,7 @@ def export(
     triton: Path | None = None,
     workers: int = 2,
 ) -> None:
-    """Write the MF-Stream as an ONNX file or a TensorRT engine: `dsa-fast export runs/fit/checkpoints/last.ckpt`.
+    """Write the MF-Stream as an ONNX file or a TensorRT engine.
 
     Also writes a sidecar, FILE.json. The file gets its final name after it is checked against the checkpoint.
 
@@ -83,8 +81,18 @@ def export(
             list.
         triton: also write a model repository for Triton Inference Server into this folder.
         workers: number of processes that read the data set's images.
+
+    Examples:
+        dsa-fast export runs/quick/checkpoints/last.ckpt --root people --precision int8
+        dsa-fast export last.ckpt --format tensorrt-rtx --precision fp16 --batch 1,8,64
     """
-    console = Console()
+    from dsa_fast.data.registry import read_dataset
+    from dsa_fast.deploy.export import export as run
+    from dsa_fast.deploy.sidecar import SUFFIXES, BatchRange
+    from dsa_fast.deploy.triton import write_repository
+    from dsa_fast.models import load_model
+
+    console = open_console()
     sizes = BatchRange.parse(batch)
     if calibration_images < 1:
         raise ValueError(f"calibration_images must be at least 1, got {calibration_images}")
@@ -128,6 +136,9 @@ def export(
 def _calibration(
     folder: Path | None, data: PeopleSplits | None, synthetic: bool, count: int, size: tuple[int, int]
 ) -> NamedImages:
+    from dsa_fast.deploy.export import NamedImages
+    from dsa_fast.deploy.inputs import find_images
+
     if folder is not None:
         return NamedImages(_read(find_images(folder), count, size), str(folder))
     if synthetic:
@@ -144,6 +155,9 @@ def _calibration(
 def _inputs(
     folder: Path | None, data: PeopleSplits | None, calibration: NamedImages | None, size: tuple[int, int]
 ) -> NamedImages:
+    from dsa_fast.deploy.export import NamedImages
+    from dsa_fast.deploy.inputs import find_images
+
     if folder is not None:
         return NamedImages(_read(find_images(folder), _PARITY_IMAGES, size), str(folder))
     if data is not None and data.query:
@@ -155,11 +169,22 @@ def _inputs(
 
 def _read(paths: list[Path], count: int, size: tuple[int, int]) -> torch.Tensor:
     """Returns `count` of the images, evenly spaced, or all if there are fewer."""
+    import torch
+
+    from dsa_fast.data.transforms import resize
+    from dsa_fast.image import read_image
+
     chosen = [paths[i * len(paths) // min(count, len(paths))] for i in range(min(count, len(paths)))]
     return torch.cat([resize(read_image(path)[None], size) for path in chosen])
 
 
 def _rendered(count: int, size: tuple[int, int]) -> NamedImages:
+    import torch
+
+    from dsa_fast.data.synth import render_picture
+    from dsa_fast.data.transforms import resize
+    from dsa_fast.deploy.export import NamedImages
+
     config = SynthConfig()
     pictures = [render_picture(config, 1 + i, 1 + i % config.cameras, 0)[0] for i in range(count)]
     images = torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures])
@@ -167,6 +192,8 @@ def _rendered(count: int, size: tuple[int, int]) -> NamedImages:
 
 
 def _report(console: Console, path: Path, sidecar: Sidecar) -> None:
+    from dsa_fast.deploy.sidecar import sidecar_path
+
     parity = sidecar.parity
     table = Table(title=f"Cosine with the checkpoint's vectors, {sidecar.precision}")
     for column in ("batch", "least", "mean"):

@@ -15,6 +15,10 @@ def verify(a: Path, b: Path, *, encoder: Path, fmr: float = 1e-3, device: str = 
         fmr: false match rate whose threshold decides: 1e-2, 1e-3 or 1e-4. It is the share of pairs of strangers that
             are taken for one person.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
+
+    Examples:
+        dsa-fast verify a.jpg b.jpg --encoder mf.onnx
+        dsa-fast verify a.jpg b.jpg --encoder mf.onnx --fmr 1e-4
     """
     from dsa_fast.deploy.encoder import Encoder
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import torch
 from PIL import Image
 from rich.console import Console
-from torch import Tensor
 
-from dsa_fast.densepose.iuv import read_iuv
-from dsa_fast.densepose.parts import NUM_PARTS
 from dsa_fast.files import atomic_path
-from dsa_fast.image import read_image
-from dsa_fast.ops.warp import warp as warp_op
-from dsa_fast.visual.atlas import photo_and_parts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MARGIN = 0.06  # kept around a person's box, as a share of it
 
@@ -43,7 +38,17 @@ def warp(
         reduce: if several pixels fall on one texel, use the `last` in raster order or the `mean`.
         instances: image that labels each pixel with the number of its person, to show one of several people.
         person: number of the person in `instances`.
+
+    Examples:
+        dsa-fast warp photo.jpg photo_IUV.png --out parts.png
+        dsa-fast warp photo.jpg photo_IUV.png --instances photo_INDS.png --person 2
     """
+    from dsa_fast.densepose.iuv import read_iuv
+    from dsa_fast.densepose.parts import NUM_PARTS
+    from dsa_fast.image import read_image
+    from dsa_fast.ops.warp import warp as warp_op
+    from dsa_fast.visual.atlas import photo_and_parts
+
     if out.suffix.lower() != ".png":
         raise ValueError(f'out must end in ".png", got {str(out)!r}')
     if not image.is_file():
@@ -77,6 +82,9 @@ def warp(
 
 def _one_person(photo: Tensor, iuv: Tensor, path: Path, person: int | None) -> tuple[Tensor, Tensor]:
     """Crops the photo and the map to one person's box. The map keeps only that person's pixels."""
+    import numpy as np
+    import torch
+
     try:
         file = Image.open(path)
         file.load()

@@ -1,10 +1,11 @@
-"""Options of training runs, as YAML files in the package: `small`, `tiny`, `dsa_reid`, and `rows/NAME`.
+"""Options: a dataclass for each group, and YAML files of training runs: `tiny`, `quick`, `small`, `dsa_reid`, ...
 
 This package imports no other part of `dsa_fast`.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 
@@ -29,10 +30,12 @@ def find_config(name: str | os.PathLike[str], option: str = "config") -> Path:
     own = _FOLDER / path.with_name(path.name.removesuffix(".yaml") + ".yaml")
     if not path.is_absolute() and own.is_file():
         return own
-    known = sorted(file.stem for file in _FOLDER.glob("*.yaml"))
+    known, rows = sorted(file.stem for file in _FOLDER.glob("*.yaml")), [f"rows/{row}" for row in row_names()]
+    near = difflib.get_close_matches(str(name), [*known, *rows], n=1)
+    listed = ", ".join(rows if str(name).startswith("rows/") else [*known, "rows/NAME"])
     raise FileNotFoundError(
-        f"{option} must be a YAML file, or one of {', '.join(known)} and rows/NAME with NAME one of "
-        f"{', '.join(row_names())}; got {str(name)!r}"
+        f"{option} must be a YAML file, or one of {listed}, got {str(name)!r}"
+        + (f"; did you mean {near[0]}?" if near else "")
     )
 
 

@@ -11,12 +11,13 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dsa_fast.configs.prepare import Layout
 from dsa_fast.densepose.body.points import POINTS
 from dsa_fast.densepose.body.posing import draw_people
 from dsa_fast.extras import require
@@ -24,9 +25,6 @@ from dsa_fast.extras import require
 __all__ = ["LAYOUTS", "Layout", "iuv_from_keypoints", "read_keypoints"]
 
 Array = NDArray[np.floating[Any]]
-
-#: Layouts: which joint each row of a person's keypoints is. "auto" selects the layout by their number.
-Layout = Literal["auto", "coco17", "openpose18", "market14"]
 
 
 def _sided(side: str, *names: str) -> tuple[str, ...]:

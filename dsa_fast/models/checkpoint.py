@@ -9,8 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from dsa_fast.configs.model import ModelConfig
 from dsa_fast.models.baselines import Baseline
-from dsa_fast.models.config import ModelConfig, build_model
+from dsa_fast.models.build import build_model
 from dsa_fast.models.dsa_reid import DSAReID
 
 _FORMAT = 2  # format 1 called the backbone "trunk"

@@ -14,8 +14,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils.flop_counter import FlopCounterMode
 
+from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.data.people import Person
-from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.data.verify import verify_files
 from dsa_fast.device import pick_device
 from dsa_fast.evaluation import evaluate

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import signal
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,10 +29,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
-from dsa_fast.data.transforms import AugmentConfig
+from dsa_fast.configs.augment import AugmentConfig
+from dsa_fast.configs.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
 from dsa_fast.files import atomic_path
 from dsa_fast.models import GuideConfig, ModelConfig
-from dsa_fast.training.config import DataConfig, LossConfig, OptimConfig, TrainerConfig
+from dsa_fast.output import console as open_console
+from dsa_fast.output import duration
 from dsa_fast.training.data import ReIDData
 from dsa_fast.training.module import ReIDTask, start_from
 
@@ -79,7 +82,7 @@ def fit(
         trainer: epochs, devices, precision and other options of the run; see `TrainerConfig`.
         out: folder for the run's files.
         resume: continues after the last finished epoch of the run in `out`; gives the same results as an uninterrupted
-            run.
+            run. A run that was interrupted in its first epoch starts again.
         seed: seed of weights, batches and transforms.
         init: checkpoint of an earlier run to start from (fine-tuning); see `start_from`.
         callbacks: additional Lightning callbacks.
@@ -98,7 +101,9 @@ def fit(
     if last.exists() and not resume:
         raise ValueError(f"out must be a folder without a run, got {out}: add --resume, or choose another folder")
     if resume and not last.exists():
-        raise FileNotFoundError(f"resume needs {last}, which does not exist")
+        if not (out / "config.yaml").exists():
+            raise FileNotFoundError(f"resume needs {last}, which does not exist: start without resume")
+        resume = False  # interrupted in its first epoch, so nothing is lost
 
     parts: dict[str, Any] = {
         "data": data, "model": model, "loss": loss, "optim": optim, "augment": augment, "trainer": trainer,
@@ -145,6 +150,7 @@ def _runner(
     trainer: TrainerConfig, out: Path, callbacks: Sequence[Callback], resumed: Path | None
 ) -> lightning.Trainer:
     csv_logger = CSVLogger(out, name="", version="log")
+    terminal = Console().is_terminal
     if resumed is not None:
         _continue_log(csv_logger, out / "log" / "metrics.csv", resumed)
     return lightning.Trainer(
@@ -161,7 +167,7 @@ def _runner(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        enable_progress_bar=trainer.progress,
+        enable_progress_bar=trainer.progress and terminal,
         logger=[csv_logger, TensorBoardLogger(out, name="", version="log")],
         callbacks=[
             ModelCheckpoint(
@@ -169,7 +175,8 @@ def _runner(
             ),
             LearningRateMonitor("step"),
             *([EMAWeightAveraging(decay=trainer.ema)] if trainer.ema else []),
-            *([_Progress(trainer.log_every)] if trainer.progress else []),
+            *([_Progress(trainer.log_every)] if trainer.progress and terminal else []),
+            *([_TimeLeft(lines=not terminal)] if trainer.progress else []),
             *callbacks,
         ],
         **trainer.extra,
@@ -208,13 +215,13 @@ def _check_maps(people: ReIDData, data: DataConfig, model: ModelConfig, guide: G
     for name in ("dense", "focus"):
         if getattr(guide, name) and maps == 0:
             raise ValueError(
-                f"guide.{name} needs IUV maps of the training images, got none ({people.people.name}): "
-                "make them (dsa-fast prepare) or give data.iuv"
+                f"guide.{name} needs IUV maps of the training images, got none ({people.people.name}): make them "
+                f"with dsa-fast prepare {data.root}, or train without this guide: guide.{name}=0"
             )
-    if model.kind == "dsa" and model.dsag and maps < len(train):
-        warnings.warn(
-            f"{len(train) - maps} of {len(train)} training images have no IUV map; their parts are mean-filled",
-            stacklevel=3,
+    if model.kind == "dsa" and model.dsag and maps == 0:
+        raise ValueError(
+            f"model.dsag needs IUV maps of the training images, got none ({people.people.name}): make them with "
+            f"dsa-fast prepare {data.root}, or train without the DSAG-Stream: model.dsag=False"
         )
 
 
@@ -226,7 +233,12 @@ def _announce(people: ReIDData) -> None:
         table.add_column(column, justify="right")
     for name, *numbers in people.people.summary():
         table.add_row(name, *map(str, numbers))
-    Console().print(table)
+    console = open_console()
+    console.print(table)
+    without = sum(person.iuv_path is None for person in people.people.train)
+    if without:
+        total = len(people.people.train)
+        console.print(f"{without} of {total} training images have no IUV map; their parts are mean-filled.")
 
 
 @rank_zero_only
@@ -240,8 +252,52 @@ def _epochs_done(checkpoint: Path) -> int:
     return int(state["epoch"]) + 1
 
 
+class _TimeLeft(Callback):
+    """Prints how long the run will take, once it is known, and on request a line per epoch (for pipes and logs).
+
+    Args:
+        lines: prints a line per epoch.
+    """
+
+    _MEASURED = 20  # steps, after a first one that is slower
+
+    def __init__(self, lines: bool) -> None:
+        self._lines = lines
+        self._steps, self._start, self._first_epoch, self._epoch_start = 0, 0.0, 0, 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._epoch_start, self._first_epoch = time.perf_counter(), trainer.current_epoch
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        self._steps += 1
+        length = int(trainer.num_training_batches)
+        if self._steps == 1:
+            self._start = time.perf_counter()
+        elif self._steps == min(1 + self._MEASURED, length):
+            step = (time.perf_counter() - self._start) / (self._steps - 1)
+            epochs = (trainer.max_epochs or 0) - self._first_epoch
+            self._print(
+                trainer,
+                f"About {duration(step * length * epochs)} for {epochs} epochs of {length} steps"
+                + (", and the time of the evaluations" if trainer.limit_val_batches else ""),
+            )
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        done = trainer.current_epoch - self._first_epoch
+        if self._lines and done:  # here, because evaluations come after the epoch's end
+            last = trainer.max_epochs or 0
+            left = (time.perf_counter() - self._epoch_start) / done * (last - trainer.current_epoch)
+            loss = trainer.callback_metrics.get("loss")
+            shown = "" if loss is None else f", loss {float(loss):.3f}"
+            self._print(trainer, f"Epoch {trainer.current_epoch}/{last}{shown}, about {duration(left)} left")
+
+    def _print(self, trainer: lightning.Trainer, text: str) -> None:
+        if trainer.is_global_zero:
+            Console().print(text, highlight=False)
+
+
 class _Progress(RichProgressBar):
-    """Lightning's progress bar without the version number, which has no meaning here.
+    """Lightning's progress bar with epochs from 1, and without the version number, which has no meaning here.
 
     It reads losses only when they are logged, not at each step, because reading a loss waits for the device.
     """
@@ -249,6 +305,9 @@ class _Progress(RichProgressBar):
     def __init__(self, log_every: int) -> None:
         super().__init__()
         self._log_every = log_every
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
 
     def _update_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not trainer.training or trainer.global_step % self._log_every == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -625,7 +626,7 @@ def test_command_cuts_one_person(two_people: tuple[Path, Path, Path], monkeypatc
         seen.update(photo=photo, iuv=iuv)
         return warp(photo, iuv, *args, **options)
 
-    monkeypatch.setattr("dsa_fast.cli.warp.warp_op", spy)
+    monkeypatch.setattr(sys.modules["dsa_fast.ops.warp"], "warp", spy)  # the package has a function of this name
     photo, iuv, people = two_people
     warp_command(photo, iuv, photo.parent / "one.png", instances=people, person=3)
     assert seen["iuv"][0].unique().tolist() == [0, 2]

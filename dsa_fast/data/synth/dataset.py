@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from dsa_fast.configs.synth import SynthConfig
 from dsa_fast.densepose.iuv import write_iuv
 from dsa_fast.device import usable_cores
 
-from .config import SynthConfig
 from .person import render_picture
 
 __all__ = ["VERSION", "Entry", "entries", "make_dataset"]
