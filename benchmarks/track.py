@@ -165,10 +165,10 @@ def score(video: Video, names: list[list[int]]) -> dict[str, float]:
     }
 
 
-def fitting_threshold(embed: Embed, config: SynthConfig, first: int, people: int) -> float:
-    """Measures the cosine for a false match rate of 1e-2 on other people, two cameras and two pictures of each."""
-    keys = [(p, camera, i) for p in range(first, first + people) for camera in (1, 2) for i in (0, 1)]
-    vectors = torch.from_numpy(embed(np.stack([render_picture(config, *key)[0] for key in keys])))
+def fitting_threshold(embed: Embed, pictures: dict[tuple[int, int, int], NDArray[np.uint8]]) -> float:
+    """Measures the cosine for a false match rate of 1e-2 on pictures of other people, by person, camera and number."""
+    keys = list(pictures)
+    vectors = torch.from_numpy(embed(np.stack(list(pictures.values()))))
     all_of = Embedded(vectors, torch.tensor([key[0] for key in keys]), torch.tensor([key[1] for key in keys]))
     threshold = match_rates(all_of, all_of).threshold(1e-2)
     assert threshold is not None
@@ -197,8 +197,11 @@ def draw(video: Video, rows: list[tuple[str, list[list[int]]]], path: Path) -> N
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Tracks the video three times."""
     config = SynthConfig(seed=8, identities=160)
-    people, length, others = (4, 24, 12) if options.quick else (12, 240, 40)
+    people, length, others = (4, 24, 12) if options.quick else (12, 120, 24)
     video = make_video(config, options.first, people, length)
+    rest = range(options.first + people, options.first + people + others)
+    keys = [(p, camera, i) for p in rest for camera in (1, 2) for i in (0, 1)]
+    pictures = {key: render_picture(config, *key)[0] for key in keys}
     ways: list[tuple[str, Embed | None]] = [("no vectors", None), ("color histograms", histograms)]
     with tempfile.TemporaryDirectory() as folder:
         network = options.reid or random_checkpoint(Path(folder) / "random.ckpt", True)
@@ -206,7 +209,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     ways.append(("our vectors", lambda images: np.asarray(encoder(images))))
     rows, drawn = [], []
     for title, embed in ways:
-        threshold = 0.0 if embed is None else fitting_threshold(embed, config, options.first + people, others)
+        threshold = 0.0 if embed is None else fitting_threshold(embed, pictures)
         names = track(video, embed, threshold)
         rows.append({"name": title, "threshold": threshold if embed else None, **score(video, names)})
         drawn.append((title, names))

@@ -12,11 +12,13 @@ from dsa_fast.files import checksum, locked, write_json
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dsa_fast.deploy.encoder import Encoder
     from dsa_fast.deploy.index import VectorIndex
     from dsa_fast.deploy.inputs import Item
 
 _MARKET = re.compile(r"(-?\d+)_c\d")
 _SHOWN = 12  # queries in a picture and in the output
+_FMR = 1e-3  # false match rate of the mark for one person
 
 
 def build(index: Path, source: Path, *, kind: str = "Flat") -> None:
@@ -76,6 +78,8 @@ def query(
 ) -> None:
     """Find the images of an index that are nearest to each query, and print them with their cosines.
 
+    With an encoder that `dsa-fast calibrate` has measured, results that reach its threshold are marked as one person.
+
     Args:
         index: folder of the index.
         source: a folder, list or file of images; or vectors, .parquet or .npz.
@@ -98,6 +102,7 @@ def query(
     from dsa_fast.deploy.vector_files import SUFFIXES, read_vectors
 
     opened = VectorIndex.open(index)
+    threshold = None
     if source.suffix in SUFFIXES:
         given = read_vectors(source)
         check_encoder(opened.encoder, given.encoder)
@@ -110,15 +115,22 @@ def query(
             check_encoder(opened.encoder, checksum(encoder))
         with Encoder.load(encoder, device=device) as model:
             queries = np.asarray(model(_images(items)))
+            threshold = _threshold(model)
     hits = opened.search(queries, k)
     found = [
         [(opened.item(int(row)), float(cosine)) for row, cosine in zip(rows, cosines, strict=True) if row >= 0]
         for rows, cosines in zip(hits.rows, hits.cosines, strict=True)
     ]
-    _print(items, found)
+    _print(items, found, threshold)
     if json_out is not None:
         answer = [
-            {"query": _plain(item), "found": [{**_plain(each), "cosine": cosine} for each, cosine in nearest]}
+            {
+                "query": _plain(item),
+                "found": [
+                    {**_plain(each), "cosine": cosine, "same": None if threshold is None else cosine >= threshold}
+                    for each, cosine in nearest
+                ],
+            }
             for item, nearest in zip(items, found, strict=True)
         ]
         write_json(json_out, answer)
@@ -150,14 +162,24 @@ def _plain(item: Item) -> dict[str, Any]:
     return {"path": str(item.path), "frame": item.frame, "box": item.box}
 
 
-def _print(items: Sequence[Item], found: Sequence[Sequence[tuple[Item, float]]]) -> None:
+def _threshold(encoder: Encoder) -> float | None:
+    """The calibrated threshold for a false match rate of 1e-3, if there is one."""
+    verification = None if encoder.sidecar is None else encoder.sidecar.verification
+    value = None if verification is None else verification["thresholds"].get(f"{_FMR:g}")
+    return None if value is None else float(value)
+
+
+def _print(items: Sequence[Item], found: Sequence[Sequence[tuple[Item, float]]], threshold: float | None) -> None:
     """Prints all results, one per line: rank, cosine and path, below the query's path."""
     for item, nearest in list(zip(items, found, strict=True))[:_SHOWN]:
         print(_name(item))
         for rank, (each, cosine) in enumerate(nearest, 1):
-            print(f"{rank:>5}  {cosine:.4f}  {_name(each)}")
+            mark = "" if threshold is None else "= " if cosine >= threshold else "  "
+            print(f"{rank:>5}  {cosine:.4f}  {mark}{_name(each)}")
     if len(items) > _SHOWN:
         print(f"and {len(items) - _SHOWN} more queries; --json_out writes all")
+    if threshold is not None:
+        print(f"= one person: a cosine of {threshold:.4f} or more, for a false match rate of {_FMR:g}")
 
 
 def _name(item: Item) -> str:

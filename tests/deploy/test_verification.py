@@ -15,7 +15,7 @@ from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.deploy import Encoder, calibrate, read_sidecar
 from dsa_fast.deploy.sidecar import sidecar_path
 from dsa_fast.deploy.verification import judge, probability_at
-from tests.deploy.built_runtime import DIM, make_engine
+from tests.deploy.built_runtime import DIM, make_engine, photo, write_sidecar
 from tests.evaluation.test_match_rates import people
 
 
@@ -82,3 +82,25 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["calibrate", str(checkpoint), str(data)]) == 1
     assert "encoder must be a file of dsa-fast export" in capsys.readouterr().err
     assert json.loads(sidecar_path(path).read_text())["output"]["dim"] == DIM
+
+
+def test_search_marks_one_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("faiss")
+    path = make_engine(tmp_path / "x.onnx")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(4):
+        photo(60, 30, seed=i).save(photos / f"{i}.png")
+    index, vectors, out = tmp_path / "index", tmp_path / "v.npz", tmp_path / "found.json"
+    assert main(["embed", str(path), str(photos), str(vectors)]) == 0
+    assert main(["search", "build", str(index), str(vectors)]) == 0
+    query = ["search", "query", str(index), str(photos / "2.png"), "--encoder", str(path), "--json_out", str(out)]
+    for thresholds, same in (({"0.001": 0.99999}, [True, False, False, False]), ({"0.01": 0.5}, [None] * 4)):
+        verification = {"data": "patches", "thresholds": thresholds, "probability": {"kind": "logistic"}}
+        write_sidecar(path, verification=verification)
+        capsys.readouterr()
+        assert main(query) == 0
+        text = capsys.readouterr().out
+        assert text.count("  = ") == same.count(True) and ("= one person" in text) == (None not in same)
+        (found,) = json.loads(out.read_text())
+        assert [each["same"] for each in found["found"]] == same
