@@ -22,9 +22,9 @@ struct Case {
 void run(const Case& k) {
   const int64_t pixels = k.H * k.W;
   // Of the exact length: a sanitizer sees every step outside.
-  const std::vector<uint8_t> img = random_bytes(k.B * k.C * pixels);
-  std::vector<uint8_t> iuv(size(k.B * 3 * pixels));
-  std::vector<float> real_img(img.size()), real_iuv(iuv.size());
+  const DeviceVector<uint8_t> img = random_device_bytes(k.B * k.C * pixels);
+  DeviceVector<uint8_t> iuv(size(k.B * 3 * pixels));
+  DeviceVector<float> real_img(img.size()), real_iuv(iuv.size());
   const auto at = [&](int64_t channels, int64_t b, int64_t c, int64_t y, int64_t x) {
     return size(k.permuted ? ((b * k.W + x) * k.H + y) * channels + c : ((b * channels + c) * k.H + y) * k.W + x);
   };
@@ -102,14 +102,15 @@ void run(const Case& k) {
     }
   }
   const size_t bytes = expected.size() * sizeof(float);
-  std::vector<float> got(expected.size(), -1.0f);
+  DeviceVector<float> got(expected.size(), -1.0f);
   args.out = got.data();
   crop_cpu(args);
   check(bytes == 0 || std::memcmp(got.data(), expected.data(), bytes) == 0, "cpu: " + k.name());
   for (int again = 0; again < 2; ++again) {  // the order of threads is drawn anew
     std::fill(got.begin(), got.end(), -1.0f);
-    std::vector<int32_t> scratch(size(crop_cuda_scratch(args)), -1515870811);
+    DeviceVector<int32_t> scratch(size(crop_cuda_scratch(args)), -1515870811);
     check_cuda(crop_cuda(args, scratch.data(), nullptr), "crop_cuda");
+    wait_for_device();
     check(bytes == 0 || std::memcmp(got.data(), expected.data(), bytes) == 0, "cuda: " + k.name());
   }
 }
