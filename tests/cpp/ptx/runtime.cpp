@@ -227,7 +227,7 @@ namespace {
 
 struct Entry {
   const Kernel* kernel = nullptr;
-  uint32_t most_dynamic = kDefaultShared;  // cudaFuncAttributeMaxDynamicSharedMemorySize
+  uint32_t most_dynamic = 0;  // cudaFuncAttributeMaxDynamicSharedMemorySize
   uint64_t launches = 0;
 };
 
@@ -248,6 +248,9 @@ Entry* entry_of(const void* stub) {
   const auto entry = table().find(name->second);
   return entry == table().end() ? nullptr : &entry->second;
 }
+
+// Dynamic shared memory begins behind the static one.
+uint32_t dynamic_offset(const Kernel& kernel) { return (kernel.shared_bytes + 15) / 16 * 16; }
 
 const char* chosen_mutation() {
   const char* name = std::getenv("DSA_FAST_PTX_MUTATION");
@@ -354,10 +357,8 @@ cudaError_t launch(const void* stub, dim3 grid, dim3 block, void** arguments, si
     return cudaErrorInvalidConfiguration;
   }
   if (threads > kernel.max_threads) return cudaErrorInvalidValue;
-  const uint32_t offset = (kernel.shared_bytes + 15) / 16 * 16;
-  if (dynamic > entry->most_dynamic || dynamic + offset > std::max(entry->most_dynamic, kDefaultShared)) {
-    return cudaErrorInvalidValue;
-  }
+  if (dynamic > entry->most_dynamic) return cudaErrorInvalidValue;
+  const uint32_t offset = dynamic_offset(kernel);
   ++entry->launches;
   const auto shared_bytes = dynamic == 0 ? kernel.shared_bytes : offset + static_cast<uint32_t>(dynamic);
   machine.run({&kernel,
@@ -395,8 +396,8 @@ Registration::Registration(const Kernel* kernels, size_t count) {
   const std::string mutation = chosen_mutation();
   for (size_t k = 0; k < count; ++k) {
     if (kernels[k].arch != DSA_FAST_PTX_ARCH) continue;
-    if (kernels[k].mutation[0] == '\0' || kernels[k].mutation == mutation)
-      table()[kernels[k].name].kernel = kernels + k;
+    if (kernels[k].mutation[0] != '\0' && kernels[k].mutation != mutation) continue;
+    table()[kernels[k].name] = {kernels + k, kDefaultShared - dynamic_offset(kernels[k]), 0};
   }
 }
 
@@ -514,7 +515,7 @@ cudaError_t cudaFuncSetAttribute(const void* stub, cudaFuncAttribute attribute, 
   Entry* entry = entry_of(stub);
   if (entry == nullptr) return result(cudaErrorInvalidDeviceFunction);
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
-  if (value < 0 || entry->kernel->shared_bytes + static_cast<uint32_t>(value) > kMostShared) {
+  if (value < 0 || dynamic_offset(*entry->kernel) + static_cast<uint32_t>(value) > kMostShared) {
     return result(cudaErrorInvalidValue);
   }
   entry->most_dynamic = static_cast<uint32_t>(value);
