@@ -43,6 +43,7 @@ struct Registration {
 struct Launch {
   const Kernel* kernel;
   Extent grid, block;
+  uint32_t threads;  // of a block
   void** arguments;
   uint32_t dynamic_offset;  // of dynamic shared memory, behind the static one
   uint32_t shared_bytes;    // both
@@ -51,10 +52,10 @@ struct Launch {
 
 struct Thread {
   const Launch& launch;
-  Extent block, thread;   // its indexes
-  uint32_t id, block_id;  // in the grid, counted from 1
-  uint32_t resume;        // the barrier it waits at; 0: it has not begun
-  char* registers;        // kept while it waits
+  Extent block, thread;  // its indexes
+  uint32_t id;           // in the grid, block by block, counted from 1
+  uint32_t resume;       // the barrier it waits at; 0: it has not begun
+  char* registers;       // kept while it waits
   char* local;
 
   template <typename Registers>

@@ -47,67 +47,94 @@ std::string plain_name(const char* mangled) {
 
 // ---- races ---------------------------------------------------------------------------------------------------------
 
-// Who used a byte in a launch. Barriers put the uses of one block in order, by its epochs.
-struct Shadow {
-  uint32_t launch = 0;              // of all that follows
-  uint32_t writer = 0, reader = 0;  // the last ones; 0: none
-  uint32_t write_block = 0, read_block = 0;
-  uint32_t write_epoch = 0, read_epoch = 0;
-  bool atomic = false;    // the write was
-  bool readers = false;   // several threads have read since the write, all of read_block
-  bool blocks = false;    // of several blocks
-  bool constant = false;  // read as constant
-  bool written = false;   // in this launch
+// Who used some bytes in a launch. Barriers put the uses of one block in order, by its epochs.
+struct Use {
+  uint32_t stamp;           // of the launch; what follows is void in others
+  uint32_t writer, reader;  // the last ones; 0: none
+  uint16_t write_epoch, read_epoch;
+  bool atomic;    // the write was
+  bool readers;   // several threads have read since the write,
+  bool blocks;    // and of several blocks
+  bool constant;  // read as constant
 };
 
-uint32_t epoch = 0;  // of the block that runs
+uint16_t epoch = 0;  // of the block that runs; 0: no barrier puts anything in order
 
 // What is wrong with an access, or null.
-const char* race(Shadow& byte, const Thread& t, Access access) {
-  if (byte.launch != t.launch.number) {
-    byte = Shadow{};
-    byte.launch = t.launch.number;
+const char* race(Use& use, uint32_t stamp, const Thread& t, Access access) {
+  if (use.stamp != stamp) {
+    use = Use{};
+    use.stamp = stamp;
   }
-  const bool writes = access == Access::kWrite || access == Access::kAtomic;
-  const auto apart = [&](uint32_t thread, uint32_t block, uint32_t at) {
-    return thread != 0 && thread != t.id && !(block == t.block_id && at < epoch);
+  const auto same_block = [&](uint32_t thread) {
+    return (thread - 1) / t.launch.threads == (t.id - 1) / t.launch.threads;
   };
-  if (!(access == Access::kAtomic && byte.atomic) && apart(byte.writer, byte.write_block, byte.write_epoch)) {
+  const auto apart = [&](uint32_t thread, uint16_t at) {
+    return thread != 0 && thread != t.id && !(at < epoch && same_block(thread));
+  };
+  const bool writes = access == Access::kWrite || access == Access::kAtomic;
+  if (!(access == Access::kAtomic && use.atomic) && apart(use.writer, use.write_epoch)) {
     return writes ? "race: another thread has written here" : "race: another thread has written what this one reads";
   }
   if (writes) {
-    const bool unordered = byte.blocks || (byte.readers ? !(byte.read_block == t.block_id && byte.read_epoch < epoch)
-                                                        : apart(byte.reader, byte.read_block, byte.read_epoch));
+    const bool unordered = use.blocks || (use.readers ? !(use.read_epoch < epoch && same_block(use.reader))
+                                                      : apart(use.reader, use.read_epoch));
     if (unordered) return "race: another thread has read what this one writes";
-    if (byte.constant) return "write of what is read as constant (ld.global.nc)";
-    byte.writer = t.id;
-    byte.write_block = t.block_id;
-    byte.write_epoch = epoch;
-    byte.atomic = access == Access::kAtomic;
-    byte.reader = 0;
-    byte.readers = byte.blocks = false;
-    byte.written = true;
+    if (use.constant) return "write of what is read as constant (ld.global.nc)";
+    use.writer = t.id;
+    use.write_epoch = epoch;
+    use.atomic = access == Access::kAtomic;
+    use.reader = 0;
+    use.readers = use.blocks = false;
     return nullptr;
   }
   if (access == Access::kReadConstant) {
-    if (byte.written) return "read as constant (ld.global.nc) of what is written";
-    byte.constant = true;
+    if (use.writer != 0) return "read as constant (ld.global.nc) of what is written";
+    use.constant = true;
   }
-  if (byte.reader != 0 && byte.reader != t.id) {
-    byte.readers = true;
-    if (byte.read_block != t.block_id) byte.blocks = true;
+  if (use.reader != 0 && use.reader != t.id) {
+    use.readers = true;
+    use.blocks = use.blocks || epoch == 0 || !same_block(use.reader);
   }
-  byte.reader = t.id;
-  byte.read_block = t.block_id;
-  byte.read_epoch = epoch;
+  use.reader = t.id;
+  use.read_epoch = epoch;
   return nullptr;
 }
+
+// The uses of a piece of memory, in units of its narrowest access so far.
+class Uses {
+ public:
+  explicit Uses(size_t bytes = 0) : bytes_(bytes) {}
+  const char* enter(size_t offset, size_t bytes, uint32_t stamp, const Thread& t, Access access) {
+    if (bytes < unit_ || unit_ == 0) refine(std::min<size_t>(bytes, 8));
+    for (Use* use = uses_.get() + offset / unit_; bytes > 0; ++use, bytes -= unit_) {
+      if (const char* what = race(*use, stamp, t, access)) return what;
+    }
+    return nullptr;
+  }
+
+ private:
+  struct Free {
+    void operator()(void* data) const { std::free(data); }
+  };
+
+  void refine(size_t unit) {
+    const size_t count = (bytes_ + unit - 1) / unit;
+    std::unique_ptr<Use[], Free> uses(static_cast<Use*>(std::calloc(count, sizeof(Use))));  // pages come when used
+    for (size_t k = 0; unit_ != 0 && k < count; ++k) uses[k] = uses_[k * unit / unit_];
+    uses_ = std::move(uses);
+    unit_ = unit;
+  }
+
+  size_t bytes_, unit_ = 0;
+  std::unique_ptr<Use[], Free> uses_;
+};
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
 struct Allocation {
   uint64_t begin, bytes;
-  Shadow* shadow = nullptr;
+  Uses uses;
 };
 
 class Memory {
@@ -117,14 +144,13 @@ class Memory {
     constexpr size_t kGap = 256;  // a step beyond the end meets no other allocation
     if (posix_memalign(&data, 256, bytes + kGap) != 0) return nullptr;
     const auto begin = reinterpret_cast<uintptr_t>(data);
-    allocations_[begin] = {begin, bytes};
+    allocations_[begin] = {begin, bytes, Uses(bytes)};
     return data;
   }
 
   bool release(void* data) {
     const auto found = allocations_.find(reinterpret_cast<uintptr_t>(data));
     if (found == allocations_.end()) return false;
-    std::free(found->second.shadow);
     allocations_.erase(found);
     std::fill(std::begin(recent_), std::end(recent_), nullptr);
     std::free(data);
@@ -158,7 +184,8 @@ class Memory {
 
 Memory memory;
 std::vector<char> shared;  // of the block that runs
-std::vector<Shadow> shared_shadow;
+Uses shared_uses;
+uint32_t shared_stamp = 0;  // a new one for each block
 
 }  // namespace
 
@@ -196,29 +223,18 @@ char* checked(Thread& t, Space space, Access access, uint64_t address, size_t by
     if (!has_local || address + bytes > local_begin + t.launch.kernel->local_bytes) refuse("outside of local memory");
     return reinterpret_cast<char*>(address);
   }
-  Shadow* shadow;
-  char* data;
   if (space == Space::kShared) {
     if (address > shared.size() || bytes > shared.size() - address) {
       refuse("at " + std::to_string(address) + " of " + std::to_string(shared.size()) + " bytes of shared memory");
     }
-    data = shared.data() + address;
-    shadow = shared_shadow.data() + address;
-  } else {
-    Allocation* allocation = memory.find(address);
-    if (allocation == nullptr || bytes > allocation->bytes - (address - allocation->begin)) {
-      refuse("outside of the device's memory");
-    }
-    if (allocation->shadow == nullptr) {
-      allocation->shadow = static_cast<Shadow*>(std::calloc(allocation->bytes, sizeof(Shadow)));
-    }
-    data = reinterpret_cast<char*>(address);
-    shadow = allocation->shadow + (address - allocation->begin);
+    if (const char* what = shared_uses.enter(address, bytes, shared_stamp, t, access)) fail(t, line, what);
+    return shared.data() + address;
   }
-  for (size_t k = 0; k < bytes; ++k) {
-    if (const char* what = race(shadow[k], t, access)) fail(t, line, what);
-  }
-  return data;
+  Allocation* found = memory.find(address);
+  if (found == nullptr || bytes > found->bytes - (address - found->begin)) refuse("outside of the device's memory");
+  const char* what = found->uses.enter(address - found->begin, bytes, t.launch.number, t, access);
+  if (what != nullptr) fail(t, line, what);
+  return reinterpret_cast<char*>(address);
 }
 
 // ---- launches ------------------------------------------------------------------------------------------------------
@@ -266,6 +282,7 @@ class Machine {
     const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
     if (!launch.kernel->by_block) {  // all threads of all blocks in one random order
       shared.clear();
+      epoch = 0;
       std::vector<uint64_t> order = shuffled<uint64_t>(blocks * per_block);
       std::vector<char> local(launch.kernel->local_bytes + kAlign);
       for (const uint64_t k : order) {
@@ -302,15 +319,15 @@ class Machine {
                           static_cast<uint32_t>(block / g.x / g.y)};
     const Extent thread_at{thread % b.x, thread / b.x % b.y, thread / b.x / b.y};
     const uint64_t id = block * b.x * b.y * b.z + thread + 1;
-    return {launch, block_at, thread_at, static_cast<uint32_t>(id), static_cast<uint32_t>(block + 1),
-            0,      nullptr,  nullptr};
+    return {launch, block_at, thread_at, static_cast<uint32_t>(id), 0, nullptr, nullptr};
   }
 
   // Runs each thread up to its next barrier, in a new random order after each barrier.
   void run_block(const Launch& launch, uint64_t block, uint32_t threads) {
     const Kernel& kernel = *launch.kernel;
+    if (shared.size() != launch.shared_bytes) shared_uses = Uses(launch.shared_bytes);
     shared.assign(launch.shared_bytes, static_cast<char>(0xa5));
-    shared_shadow.assign(launch.shared_bytes, Shadow{});
+    ++shared_stamp;
     epoch = 1;
     const size_t register_bytes = (kernel.register_bytes + kAlign - 1) / kAlign * kAlign;
     const size_t local_bytes = (kernel.local_bytes + kAlign - 1) / kAlign * kAlign;
@@ -339,7 +356,7 @@ class Machine {
         fail(*waits, 0,
              (std::to_string(ended) + " of " + std::to_string(threads) + " threads did not reach a barrier").c_str());
       }
-      ++epoch;
+      if (++epoch == 0) fail(*waits, 0, "more than 65535 barriers");
     }
   }
 };
@@ -356,6 +373,10 @@ cudaError_t launch(const void* stub, dim3 grid, dim3 block, void** arguments, si
       threads == 0 || threads > 1024 || block.z > 64) {
     return cudaErrorInvalidConfiguration;
   }
+  if (uint64_t{grid.x} * grid.y * grid.z * threads >= 0xffffffffu) {
+    std::fprintf(stderr, "PTX: a grid of so many threads is not for this machine\n");
+    std::exit(1);
+  }
   if (threads > kernel.max_threads) return cudaErrorInvalidValue;
   if (dynamic > entry->most_dynamic) return cudaErrorInvalidValue;
   const uint32_t offset = dynamic_offset(kernel);
@@ -364,6 +385,7 @@ cudaError_t launch(const void* stub, dim3 grid, dim3 block, void** arguments, si
   machine.run({&kernel,
                {grid.x, grid.y, grid.z},
                {block.x, block.y, block.z},
+               static_cast<uint32_t>(threads),
                arguments,
                offset,
                shared_bytes,
