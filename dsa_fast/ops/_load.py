@@ -38,7 +38,8 @@ def load_cuda(path: Path = _FOLDER / "_C_cuda.abi3.so", note: Path = _FOLDER / "
     """Loads the CUDA kernels.
 
     Returns:
-        None if they are loaded, otherwise the reason: from the build's record, or from the dynamic loader.
+        None if they are loaded, otherwise the reason: from the build's record, a CUDA version that does not fit
+        PyTorch's, or from the dynamic loader.
     """
     build = json.loads(note.read_text()) if note.exists() else {"cuda": True}
     if not build["cuda"]:
@@ -47,6 +48,12 @@ def load_cuda(path: Path = _FOLDER / "_C_cuda.abi3.so", note: Path = _FOLDER / "
         return f"{path} is missing"
     if torch.version.cuda is None:
         return f"the installed PyTorch {torch.__version__} has no CUDA"
+    toolkit = build.get("toolkit")
+    if toolkit is not None and toolkit.split(".")[0] != torch.version.cuda.split(".")[0]:
+        return (  # it would load, and fail at its first call
+            f"dsa_fast was built with CUDA {toolkit}, and the installed PyTorch {torch.__version__} is for CUDA "
+            f"{torch.version.cuda}: the major versions must be equal. Build dsa_fast again with this PyTorch"
+        )
     error = _load(path)
     return None if error is None else f"{path} does not load into PyTorch {torch.__version__}: {error}"
 

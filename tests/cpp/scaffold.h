@@ -14,11 +14,8 @@
 #include <string>
 #include <vector>
 
-#if defined(__CUDACC__) || defined(DSA_FAST_CUDA_RUNTIME)
-#include <cuda_runtime_api.h>
-#define DSA_FAST_DEVICE 1  // the CUDA kernels run on a GPU or on the machine in ptx/
-#else
-#define DSA_FAST_DEVICE 0
+#if defined(__CUDACC__)  // the CUDA kernels run on a GPU or on the machine in ptx/
+#include <cuda_runtime.h>
 #endif
 
 #include "../../csrc/dtype.h"
@@ -31,7 +28,10 @@ inline int64_t checks = 0, failures = 0;
 
 inline void check(bool good, const std::string& what) {
   ++checks;
-  if (!good && ++failures <= 20) std::fprintf(stderr, "FAILED: %s\n", what.c_str());
+  if (good) return;
+  if (++failures <= 20) std::fprintf(stderr, "FAILED: %s\n", what.c_str());
+  static const bool stop = std::getenv("DSA_FAST_STOP_AT_FAILURE") != nullptr;
+  if (stop) std::_Exit(1);
 }
 
 // The call must throw, with all these words in its message.
@@ -53,7 +53,7 @@ inline void check_cuda(int error, const char* what) {
 }
 
 inline void wait_for_device() {
-#if DSA_FAST_DEVICE
+#if defined(__CUDACC__)
   check_cuda(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
 #endif
 }
@@ -89,7 +89,7 @@ inline int64_t bytes_of(DType dtype) {
 // Memory of the exact size that the device sees too: a sanitizer, or the machine in ptx/, sees every step outside.
 inline void* allocate(size_t bytes) {
   void* data = nullptr;
-#if DSA_FAST_DEVICE
+#if defined(__CUDACC__)
   check_cuda(cudaMallocManaged(&data, std::max<size_t>(bytes, 1)), "cudaMallocManaged");
 #else
   if (posix_memalign(&data, 64, bytes) != 0) std::abort();  // aligned like PyTorch's memory
@@ -98,7 +98,7 @@ inline void* allocate(size_t bytes) {
 }
 
 inline void release(void* data) {
-#if DSA_FAST_DEVICE
+#if defined(__CUDACC__)
   cudaFree(data);
 #else
   std::free(data);
@@ -153,7 +153,7 @@ using namespace dsa_fast::test;
 void run_tests(const std::vector<std::string>& arguments);
 
 int main(int argc, char** argv) {
-#if DSA_FAST_DEVICE
+#if defined(__CUDACC__)
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
     std::printf("skipped: no GPU\n");

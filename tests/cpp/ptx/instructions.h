@@ -303,11 +303,12 @@ inline T bfe(T a, uint32_t position, uint32_t length) {
   if (position + length >= kBits) return shifted;
   return shr<T>(shl<T>(shifted, kBits - length), kBits - length);
 }
-inline uint32_t insert_bits(uint32_t a, uint32_t b, uint32_t position, uint32_t length) {
+template <typename T>
+inline T insert_bits(T a, T b, uint32_t position, uint32_t length) {
   position &= 255;
   length &= 255;
-  const uint32_t mask = shl<uint32_t>(length >= 32 ? ~0u : (1u << length) - 1, position);
-  return (b & ~mask) | (shl<uint32_t>(a, position) & mask);
+  const T mask = shl<T>(length >= 8 * sizeof(T) ? static_cast<T>(-1) : static_cast<T>((T(1) << length) - 1), position);
+  return (b & ~mask) | (shl<T>(a, position) & mask);
 }
 template <int kTable>
 inline uint32_t logic_3(uint32_t a, uint32_t b, uint32_t c) {

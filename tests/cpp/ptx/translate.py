@@ -2,9 +2,9 @@
 
     python translate.py OUT.cpp FIRST.ptx [SECOND.ptx ...] [--mutations mutations.json --source warp]
 
-Each kernel becomes a function that runs one thread up to its end or its next barrier (see `machine.h`). Registers become
-the fields of a struct, and each instruction becomes a call of the function of its name in `instructions.h`. Kernels that
-are the same for several architectures are written once. An instruction that is not known here is an error.
+Each kernel becomes a function that runs one thread up to its end or its next barrier (see `machine.h`). Registers
+become the fields of a struct, and each instruction becomes a call of the function of its name in `instructions.h`.
+Kernels that are the same for several architectures are written once. An instruction that is not known here is an error.
 
 A mutation changes the text of matching kernels. The result stands beside the healthy kernel, and the environment
 variable `DSA_FAST_PTX_MUTATION` selects it at run time.
@@ -170,7 +170,8 @@ def read_kernels(text: str) -> list[Kernel]:
         PtxError: The text has something that is not known here.
     """
     text = re.sub(r"//[^\n]*", "", text)
-    kernels, at = [], 0
+    kernels: list[Kernel] = []
+    at = 0
     arrays = []  # shared memory that is declared outside the kernels
     head = re.compile(r"\.entry\s+(\w+)\s*\((.*?)\)([^{;]*)\{", re.DOTALL)
     while True:
@@ -201,11 +202,13 @@ def read_kernels(text: str) -> list[Kernel]:
             depth += (text[end] == "{") - (text[end] == "}")
             end += 1
         body = text[match.end() : end - 1]
-        for array in arrays:  # of no size: dynamic, behind all others
-            if array[1] and re.search(rf"\b{array[0]}\b", body):
+        for array in arrays:
+            if not re.search(rf"\b{array[0]}\b", body):
+                continue
+            if array[1]:
                 place_array(kernel, array, shared=True)
-            elif not array[1]:
-                kernel.shared[array[0]] = -1
+            else:
+                kernel.shared[array[0]] = -1  # dynamic: behind all others
         read_body(kernel, body, text.count("\n", 0, match.end()) + 1)
         kernels.append(kernel)
         at = end
@@ -362,7 +365,8 @@ class Writer:
         self.allow_none(instruction, "idx", "uni")
         index, name = instruction.operands
         cases = (f"case {k}: goto {label(target)};" for k, target in enumerate(self.kernel.targets[name]))
-        return f"switch ({self.read(index, 'u32')}) {{ {' '.join(cases)} default: fail(t, {instruction.line}, {q('brx')}); }}"
+        other = f'default: fail(t, {instruction.line}, "brx");'
+        return f"switch ({self.read(index, 'u32')}) {{ {' '.join(cases)} {other} }}"
 
     def write_bar(self, instruction: Instruction) -> str:
         self.allow_none(instruction, "sync", "cta", "aligned")
@@ -539,7 +543,10 @@ class Writer:
         return self.write_words(instruction, "permute", 3)
 
     def write_bfi(self, instruction: Instruction) -> str:
-        return self.write_words(instruction, "insert_bits", 4)
+        kind = self.allow(instruction)
+        target, source, into, *places = instruction.operands
+        values = [self.read(source, kind), self.read(into, kind), *(self.read(place, "u32") for place in places)]
+        return self.write(target, kind, f"insert_bits<{TYPES[kind]}>({', '.join(values)})")
 
     def write_words(self, instruction: Instruction, function: str, count: int) -> str:
         kind = self.allow(instruction)
@@ -612,14 +619,12 @@ class Mutation:
 
         def change(match: re.Match[str]) -> str:
             nonlocal done
-            pieces, seen = [], 0
-            at = 0
-            for place in re.finditer(self.find, match[0]):
-                if self.only is None or seen == self.only:
+            pieces, at = [], 0
+            for number, place in enumerate(re.finditer(self.find, match[0])):
+                if self.only is None or number == self.only:
                     pieces += [match[0][at : place.start()], place.expand(self.replace)]
                     at = place.end()
                     done += 1
-                seen += 1
             return "".join([*pieces, match[0][at:]])
 
         changed = re.sub(rf"(?ms)^[^\n]*\.entry \w*{self.kernel}\w*\(.*?^\}}", change, text)
@@ -656,8 +661,8 @@ def main() -> None:
             waits = any(isinstance(item, Instruction) and item.name in ("bar", "barrier") for item in kernel.body)
             by_block = waits or bool(kernel.shared_bytes or -1 in kernel.shared.values())
             entries.append(
-                f"    {{{q(mutation)}, {arch[1]}, {q(kernel.name)}, {q(path.name)}, kernel{number}, sizeof(Registers{number}), "
-                f"{kernel.shared_bytes}, {kernel.local_bytes}, {kernel.max_threads}, {str(by_block).lower()}}},"
+                f"    {{{q(mutation)}, {arch[1]}, {q(kernel.name)}, {q(f'{path.parent.name}/{path.name}')}, "
+                f"kernel{number}, sizeof(Registers{number}), {kernel.shared_bytes}, {kernel.local_bytes}, {kernel.max_threads}, {str(by_block).lower()}}},"
             )
 
     try:
