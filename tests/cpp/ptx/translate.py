@@ -659,10 +659,11 @@ def main() -> None:
                 functions.extend(Writer(kernel).lines(written[own]))
             number = written[own]
             waits = any(isinstance(item, Instruction) and item.name in ("bar", "barrier") for item in kernel.body)
+            file = f"{path.parent.name}/{path.name}"
             by_block = waits or bool(kernel.shared_bytes or -1 in kernel.shared.values())
             entries.append(
-                f"    {{{q(mutation)}, {arch[1]}, {q(kernel.name)}, {q(f'{path.parent.name}/{path.name}')}, "
-                f"kernel{number}, sizeof(Registers{number}), {kernel.shared_bytes}, {kernel.local_bytes}, {kernel.max_threads}, {str(by_block).lower()}}},"
+                f"    {{{q(mutation)}, {arch[1]}, {q(kernel.name)}, {q(file)}, kernel{number}, sizeof(Registers{number}), "
+                f"{kernel.shared_bytes}, {kernel.local_bytes}, {kernel.max_threads}, {str(by_block).lower()}}},"
             )
 
     try:
