@@ -132,7 +132,7 @@ def body_of(translate: ModuleType, body: str) -> str:
         ("ld.shared.v2.u32 {%r1, %r2}, [%r3+8];", "load<uint32_t, 2, Space::kShared>(t, uint64_t(uint32_t(r.r3)"),
         ("ld.global.nc.L1::no_allocate.b32 %r1, [%rd1];", "load_constant<uint32_t, 1, Space::kGlobal>"),
         ("{.reg .pred p; setp.lt.u32 p, %r1, 3; @p red.shared.max.s32 [%r2], 9;}", "if (r.p_scope1_) { (void)(atomic<"),
-        ("bar.sync 0;", "return t.wait(r, 1); resume_1:;"),
+        ("bar.sync 0;", "return t.wait(1); resume_1:;"),
         ("setp.ltu.f32 %p1, %r1, 0f3F800000;", "compare_ltu<float>(from_bits<float>(r.r1), "),
         ("ld.param.u64 %rd1, [one_param_0+8];", "Space::kParam>(t, (uint64_t(t.argument_address(0)) + "),
     ],

@@ -55,16 +55,10 @@ struct Thread {
   Extent block, thread;  // its indexes
   uint32_t id;           // in the grid, block by block, counted from 1
   uint32_t resume;       // the barrier it waits at; 0: it has not begun
-  char* registers;       // kept while it waits
+  char* registers;       // what an earlier thread left, until it writes them
   char* local;
 
-  template <typename Registers>
-  void take_up(Registers& r) const {
-    if (resume != 0) r = *reinterpret_cast<const Registers*>(registers);
-  }
-  template <typename Registers>
-  bool wait(const Registers& r, uint32_t barrier) {
-    *reinterpret_cast<Registers*>(registers) = r;
+  bool wait(uint32_t barrier) {
     resume = barrier;
     return false;
   }

@@ -284,10 +284,11 @@ class Machine {
       shared.clear();
       epoch = 0;
       std::vector<uint64_t> order = shuffled<uint64_t>(blocks * per_block);
-      std::vector<char> local(launch.kernel->local_bytes + kAlign);
+      std::vector<char> local(launch.kernel->local_bytes + kAlign), registers(launch.kernel->register_bytes + kAlign);
       for (const uint64_t k : order) {
         Thread thread = thread_of(launch, k / per_block, static_cast<uint32_t>(k % per_block));
         thread.local = aligned(local);
+        thread.registers = aligned(registers);
         launch.kernel->run(thread);
       }
       return;
@@ -298,6 +299,7 @@ class Machine {
  private:
   static constexpr size_t kAlign = 16;
   std::mt19937_64 rng_{20190603};
+  std::vector<char> registers_;  // of a block's threads
 
   template <typename T>
   std::vector<T> shuffled(uint64_t n) {
@@ -331,12 +333,13 @@ class Machine {
     epoch = 1;
     const size_t register_bytes = (kernel.register_bytes + kAlign - 1) / kAlign * kAlign;
     const size_t local_bytes = (kernel.local_bytes + kAlign - 1) / kAlign * kAlign;
-    std::vector<char> registers(register_bytes * threads + kAlign), local(local_bytes * threads + kAlign);
+    registers_.resize(std::max(registers_.size(), register_bytes * threads + kAlign));
+    std::vector<char> local(local_bytes * threads + kAlign);
     std::vector<Thread> all;
     all.reserve(threads);
     for (uint32_t k = 0; k < threads; ++k) {
       all.push_back(thread_of(launch, block, k));
-      all.back().registers = aligned(registers) + k * register_bytes;
+      all.back().registers = aligned(registers_) + k * register_bytes;
       all.back().local = aligned(local) + k * local_bytes;
     }
     for (;;) {

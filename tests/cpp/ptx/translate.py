@@ -373,7 +373,7 @@ class Writer:
         if instruction.operands != ("0",):
             raise PtxError("only barrier 0 of the whole block is known")
         self.resumes += 1
-        return f"return t.wait(r, {self.resumes}); resume_{self.resumes}:;"
+        return f"return t.wait({self.resumes}); resume_{self.resumes}:;"
 
     write_barrier = write_bar
 
@@ -580,13 +580,13 @@ class Writer:
             fields.setdefault(kind, []).append(name)
         registers = [f"  {kind} {', '.join(names)};" for kind, names in fields.items()]
         resume = [f"    case {k}: goto resume_{k};" for k in range(1, self.resumes + 1)]
-        enter = ["  t.take_up(r);", "  switch (t.resume) {", *resume, "  }"] if resume else []
+        enter = ["  switch (t.resume) {", *resume, "  }"] if resume else []
         return [
             f"struct Registers{number} {{",
             *registers,
             "};",
             f"bool kernel{number}(Thread& t) {{  // {self.kernel.name}",
-            f"  [[maybe_unused]] Registers{number} r{{}};",
+            f"  [[maybe_unused]] auto& r = *reinterpret_cast<Registers{number}*>(t.registers);",
             *enter,
             *body,
             "  return true;",
@@ -660,10 +660,10 @@ def main() -> None:
             number = written[own]
             waits = any(isinstance(item, Instruction) and item.name in ("bar", "barrier") for item in kernel.body)
             file = f"{path.parent.name}/{path.name}"
-            by_block = waits or bool(kernel.shared_bytes or -1 in kernel.shared.values())
+            by_block = str(waits or bool(kernel.shared_bytes or -1 in kernel.shared.values())).lower()
             entries.append(
-                f"    {{{q(mutation)}, {arch[1]}, {q(kernel.name)}, {q(file)}, kernel{number}, sizeof(Registers{number}), "
-                f"{kernel.shared_bytes}, {kernel.local_bytes}, {kernel.max_threads}, {str(by_block).lower()}}},"
+                f"    {{{q(mutation)}, {arch[1]}, {q(kernel.name)}, {q(file)}, kernel{number}, "
+                f"sizeof(Registers{number}), {kernel.shared_bytes}, {kernel.local_bytes}, {kernel.max_threads}, {by_block}}},"
             )
 
     try:
