@@ -663,7 +663,8 @@ def main() -> None:
             by_block = str(waits or bool(kernel.shared_bytes or -1 in kernel.shared.values())).lower()
             entries.append(
                 f"    {{{q(mutation)}, {arch[1]}, {q(kernel.name)}, {q(file)}, kernel{number}, "
-                f"sizeof(Registers{number}), {kernel.shared_bytes}, {kernel.local_bytes}, {kernel.max_threads}, {by_block}}},"
+                f"sizeof(Registers{number}), {kernel.shared_bytes}, {kernel.local_bytes}, "
+                f"{kernel.max_threads}, {by_block}}},"
             )
 
     try:
