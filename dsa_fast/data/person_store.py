@@ -65,7 +65,7 @@ def choose_place(num_bytes: int, device: torch.device, processes: int = 1) -> tu
 
     The place is the device if the store fits in a quarter of its free memory. Otherwise it is host memory if the store
     fits in half of the free host memory (shared by all processes of this machine). Otherwise it is the files. On a CPU,
-    the device's memory is the host's.
+    the device's memory is the host's. Pinned memory counts with what PyTorch adds to it.
 
     Args:
         num_bytes: size of the store.
@@ -74,19 +74,28 @@ def choose_place(num_bytes: int, device: torch.device, processes: int = 1) -> tu
     """
     tried: list[str] = []
     host = _free_host_bytes()
-    limits: list[tuple[Place, float, str]] = []
+    limits: list[tuple[Place, int, float, str]] = []
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
-        limits.append(("device", _DEVICE_SHARE * free, f"a quarter of the {_gigabytes(free)} free on {device}"))
+        words = f"a quarter of the {_gigabytes(free)} free on {device}"
+        limits.append(("device", num_bytes, _DEVICE_SHARE * free, words))
     if host is not None:
         place: Place = "pinned" if device.type == "cuda" else "device"
         share = f" for each of {processes} processes" if processes > 1 else ""
-        limits.append((place, _HOST_SHARE * host / processes, f"half of the {_gigabytes(host)} free{share}"))
-    for place, limit, words in limits:
-        if num_bytes <= limit:
-            return place, "; ".join([*tried, f"{_gigabytes(num_bytes)} fit in {words}"])
-        tried.append(f"{_gigabytes(num_bytes)} do not fit in {words}")
+        needed = _pinned_bytes(num_bytes) if place == "pinned" else num_bytes
+        limits.append((place, needed, _HOST_SHARE * host / processes, f"half of the {_gigabytes(host)} free{share}"))
+    for place, needed, limit, words in limits:
+        what = _gigabytes(num_bytes) + (f" ({_gigabytes(needed)} when pinned)" if needed != num_bytes else "")
+        if needed <= limit:
+            return place, "; ".join([*tried, f"{what} fit in {words}"])
+        tried.append(f"{what} do not fit in {words}")
     return "disk", "; ".join(tried) or "the free memory is not known"
+
+
+def _pinned_bytes(num_bytes: int) -> int:
+    """Returns what `PersonStore.pin` takes. PyTorch rounds each of its two halves up to a power of two."""
+    half = -(-num_bytes // 2)
+    return 2 * 2 ** (half - 1).bit_length() if half else 0
 
 
 def _free_host_bytes() -> int | None:

@@ -158,6 +158,26 @@ def test_a_cuda_library_that_does_not_load_says_why(
         assert "invalid ELF header" in reason or "file too short" in reason
 
 
+@pytest.mark.parametrize(("toolkit", "fits"), [("13.0", True), ("13.2", True), ("12.9", False), (None, True)])
+def test_a_library_of_another_cuda_version_is_not_loaded(
+    tmp_path: Path, toolkit: str | None, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.1")
+    loaded: list[Path] = []
+    monkeypatch.setattr(_load, "_load", loaded.append)
+    note, library = tmp_path / "_build.json", tmp_path / "_C_cuda.abi3.so"
+    note.write_text(json.dumps({"cuda": True, "why": "", "toolkit": toolkit}))
+    library.write_text("")
+    reason = _load.load_cuda(library, note)
+    assert loaded == ([library] if fits else [])
+    assert reason == (
+        None
+        if fits
+        else f"dsa_fast was built with CUDA 12.9, and the installed PyTorch {torch.__version__} is for CUDA 13.1: the "
+        "major versions must be equal. Build dsa_fast again with this PyTorch"
+    )
+
+
 def test_require_cuda_raises_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_load, "cuda_missing", None)
     _load.require_cuda()
