@@ -25,8 +25,11 @@ MODULES = {
     "transform": "transform",
     "train": "train",
     "infer": "infer",
+    "runtime": "runtime",
+    "track": "track",
     "eval": "evaluation",
     "keypoints": "keypoints",
+    "neighbor": "neighbor",
 }
 SUITES = {name: module for name, module in MODULES.items() if Path(__file__).with_name(f"{module}.py").exists()}
 

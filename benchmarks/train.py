@@ -31,7 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import BasicBlock
 from warp import people
 
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch
+from dsa_fast.configs.augment import AugmentConfig
+from dsa_fast.data.transforms import Draws, augment_batch
 from dsa_fast.densepose.parts import MERGE_13_TO_8, MERGE_24_TO_13, NUM_PARTS
 from dsa_fast.models import Baseline, DSALoss, DSAReID, set_branch_mode
 from dsa_fast.models.backbone import backbone_spec, make_stage
@@ -229,7 +230,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     def inputs(i: int, kind: torch.dtype, layout: bool) -> tuple[Tensor, Tensor]:
         draws = Draws.sample(batch, CONFIG, torch.Generator().manual_seed(i))
         indices = [(i * batch + k) % len(stored) for k in range(batch)]
-        return augment_batch(stored, maps, draws, CONFIG, indices=indices, dtype=kind, channels_last=layout)
+        made = augment_batch(stored, maps, draws, CONFIG, indices=indices, dtype=kind, channels_last=layout)
+        return made.images, made.dsap
 
     model = DSAReID(NUM_IDS, backbone=backbone, pretrained=None, width=width).to(device)
     separate = Separate(model).to(device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -159,6 +160,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 peers["torch.compile scatter"] = compiled_scatter(sets, size)
             for name, contender in peers.items():
                 verify(name, contender, img, iuv, size)
+                if device.type == "cuda":
+                    contender = keeping(contender, number)
                 row = {"input": kind, "batch": batch, "name": name, **spread(clock(contender))}
                 ours = ours or row["median_s"]
                 row["images_per_s"] = batch / row["median_s"]
@@ -174,6 +177,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         img, iuv = (x.to(device) for x in people(1, 256, 128, generator))
         result["one_image"] = one_image(clock, img, iuv, size)
     return result
+
+
+def keeping(run: Callable[[int], Any], number: int) -> Callable[[int], Any]:
+    """Keeps the last results, so that the next one is not written to memory that is still in a GPU's cache."""
+    kept = deque((run(i) for i in range(number)), maxlen=number)
+    return lambda i: kept.append(run(i))
 
 
 def contenders(
@@ -222,9 +231,9 @@ def replayed(
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for img, iuv in sets:
-            got = dsa_fast.warp(img, iuv, size=size, dtype=dtype)
+        kept = [dsa_fast.warp(img, iuv, size=size, dtype=dtype) for img, iuv in sets]
     graph.replay()
+    got = kept[-1]
     img, iuv = (x[:1].cpu() for x in sets[-1])
     if not torch.equal(got[:1].cpu(), warp_reference(img, iuv, size=size, dtype=dtype)[0]):
         raise SystemExit(f"benchmarks: {name} does not give the reference's result; nothing is reported")

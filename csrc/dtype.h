@@ -1,4 +1,5 @@
-// Element types and the casts between them. Host and device share this code, so they give the same bits.
+// Element types and the casts between them. They give the same bits on host and device, except for the sign and the
+// payload of a NaN: a GPU casts to and from 16 bits in hardware.
 #pragma once
 
 #include <cstdint>
@@ -47,6 +48,11 @@ DSA_FAST_HD float to_float(float x) { return x; }
 DSA_FAST_HD float to_float(double x) { return static_cast<float>(x); }
 DSA_FAST_HD float to_float(BFloat16 x) { return float_of(static_cast<uint32_t>(x.bits) << 16); }
 DSA_FAST_HD float to_float(Half x) {
+#if defined(__CUDA_ARCH__)
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(x.bits));
+  return value;
+#else
   const uint32_t sign = (x.bits & 0x8000u) << 16;
   const uint32_t exponent = (x.bits >> 10) & 0x1fu;
   const uint32_t mantissa = x.bits & 0x3ffu;
@@ -54,6 +60,7 @@ DSA_FAST_HD float to_float(Half x) {
   if (exponent != 0) return float_of(sign | ((exponent + 112u) << 23) | (mantissa << 13));
   const float magnitude = static_cast<float>(mantissa) * 5.9604644775390625e-08f;  // subnormal: units of 2^-24
   return float_of(sign | bits_of(magnitude));
+#endif
 }
 
 // The precision that a value is summed and divided in: float32, or float64 for float64.
@@ -90,12 +97,23 @@ DSA_FAST_HD Wide<T> mean_of(SumOf<T> sum, int32_t count) {
 // ---- value casts (never a rescale) ---------------------------------------------------------------------------------
 
 DSA_FAST_HD BFloat16 round_to_bfloat16(float x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  uint16_t bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return {bits};
+#else
   const uint32_t f = bits_of(x);
   if ((f & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((f >> 16 & 0x8000u) | 0x7fc0u)};  // NaN
   return {static_cast<uint16_t>((f + 0x7fffu + (f >> 16 & 1u)) >> 16)};
+#endif
 }
 
 DSA_FAST_HD Half round_to_half(float x) {
+#if defined(__CUDA_ARCH__)
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return {bits};
+#else
   const uint32_t f = bits_of(x);
   const uint32_t sign = f >> 16 & 0x8000u;
   const uint32_t magnitude = f & 0x7fffffffu;
@@ -111,6 +129,7 @@ DSA_FAST_HD Half round_to_half(float x) {
     h = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
   }
   return {static_cast<uint16_t>(sign | h)};
+#endif
 }
 
 // To the nearest integer, ties to even, saturating; NaN gives 0.

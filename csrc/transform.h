@@ -10,6 +10,9 @@
 //   - The part images are the warp (warp.h) of the resized, mirrored and cropped photo by that map, before erasing.
 //     Reduce::kLast copies the last pixel in raster order. Reduce::kMean divides the sum of the 8-bit values by their
 //     number in float32. Then (value - mean) / std in float32, cast to the result's type. Untouched texels are 0.
+//   - The grid is the resized, mirrored and cropped map, resized again by nearest neighbor, to grid_h x grid_w.
+//   Mirroring
+//     changes labels in 1..24 only. Outside the map all three values are 0.
 //   - CPU and CUDA give the same bits, on every run, for any number of threads.
 //
 // Resizing sums with fused multiply-adds. PyTorch's own resizing on CPUs gives the same for up to five weights a sum
@@ -18,7 +21,7 @@
 //
 // All pointers are device pointers for the CUDA function, host pointers for the CPU one. Strides are counted in
 // elements and may be anything, 0 included. h, w >= 1; H, W >= 1; H * W * 255 < 2^31; h, w < 2^29; pad < 2^30;
-// 1 <= S <= kMaxSize.
+// S <= kMaxSize; grid_h * grid_w < 2^31. No part images are made if S is 0, and no grid if grid_h or grid_w is 0.
 #pragma once
 
 #include <cstdint>
@@ -49,7 +52,8 @@ struct TransformArgs {
   DType full_dtype;         // kFloat16, kBFloat16 or kFloat32
   void* dsap;               // [B, 24, 3, S, S], contiguous
   DType dsap_dtype;         // likewise
-  int64_t N, B, h, w, H, W, pad, S;
+  uint8_t* grid;            // [B, 3, grid_h, grid_w], contiguous: I, U, V
+  int64_t N, B, h, w, H, W, pad, S, grid_h, grid_w;
   float mean[3], std[3];  // of 0..255
   Reduce reduce;
   bool channels_last;
@@ -87,6 +91,35 @@ DSA_FAST_HD Label mirrored_label(Label label, const uint8_t* mirror) {
   const bool along_u = (label.i >= 3 && label.i <= 6) || label.i >= 23;
   return {partner, static_cast<uint8_t>(along_u ? 255 - label.u : label.u),
           static_cast<uint8_t>(torso ? 255 - label.v : label.v)};
+}
+
+// The row of the stored map that row i of the grid shows; -1 outside.
+DSA_FAST_HD int64_t grid_row(const TransformArgs& a, const Plan& plan, int64_t i) {
+  const int64_t row = nearest(a.H, a.grid_h, i) + plan.top - a.pad;
+  return row >= 0 && row < a.H ? nearest(a.h, a.H, row) : -1;
+}
+
+// The column of the stored map that column j of the grid shows; -1 outside.
+DSA_FAST_HD int64_t grid_column(const TransformArgs& a, const Plan& plan, int64_t j) {
+  const int64_t cropped = nearest(a.W, a.grid_w, j) + plan.left - a.pad;
+  if (cropped < 0 || cropped >= a.W) return -1;
+  return nearest(a.w, a.W, plan.flip != 0 ? a.W - 1 - cropped : cropped);
+}
+
+// Writes one cell of image b's grid, which shows this row and column of the stored map.
+DSA_FAST_HD void write_cell(const TransformArgs& a, const Plan& plan, int64_t b, int64_t cell, int64_t row,
+                            int64_t column) {
+  Label label{0, 0, 0};
+  if (row >= 0 && column >= 0 && plan.index >= 0 && plan.index < a.N) {
+    const uint8_t* at = a.iuv + plan.index * a.iuv_stride[0] + row * a.iuv_stride[2] + column * a.iuv_stride[3];
+    label = {at[0], at[a.iuv_stride[1]], at[2 * a.iuv_stride[1]]};
+    if (plan.flip != 0 && label.i >= 1 && label.i <= kParts) label = mirrored_label(label, a.mirror);
+  }
+  const int64_t cells = a.grid_h * a.grid_w;
+  uint8_t* to = a.grid + 3 * b * cells + cell;
+  to[0] = label.i;
+  to[cells] = label.u;
+  to[2 * cells] = label.v;
 }
 
 }  // namespace dsa_fast

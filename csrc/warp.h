@@ -8,7 +8,7 @@
 //   - A texel without pixels has the value fill[c].
 //   - Values and fill are cast to the result's type, not rescaled: to the nearest, ties to even; into uint8
 //     saturating, NaN giving 0.
-//   - CPU and CUDA give the same bits (a NaN's payload aside), on every run.
+//   - CPU and CUDA give the same bits (a NaN's sign and payload aside), on every run.
 //
 // All pointers are device pointers for the CUDA functions, host pointers for the CPU ones, except fill (always host).
 // Strides are counted in elements and may be anything, 0 included. H * W < 2^31; 1 <= S <= kMaxSize; B, C, H, W >= 0.
@@ -72,8 +72,9 @@ void warp_backward_cpu(const WarpBackwardArgs& args);
 // On CUDA, kMean of float values sorts each texel's pixels in one thread. That is fast for the few pixels per texel in
 // real maps, and slow if all pixels of an image share one texel.
 //
-// The CUDA functions queue their work on a cudaStream_t and return a cudaError_t. They never wait and allocate nothing:
-// scratch is device memory, as many int32 as the _scratch function returns.
+// The CUDA functions queue their work on a cudaStream_t of the current device and return a cudaError_t. They never wait
+// and allocate nothing: scratch is device memory, as many int32 as the _scratch function returns for the same arguments
+// (null where that is 0: uint8 photos and maps with the texels in shared memory take none).
 int64_t warp_cuda_scratch(const WarpArgs& args);
 int64_t warp_backward_cuda_scratch(const WarpBackwardArgs& args);
 int warp_cuda(const WarpArgs& args, int32_t* scratch, void* stream);

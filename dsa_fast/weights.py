@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["download_state", "load_named", "read_arrays", "read_state"]
+__all__ = ["download_state", "load_named", "misfits", "read_arrays", "read_state"]
 
 
 def read_state(source: str | os.PathLike[str], *, name: str, known: str, model: str) -> dict[str, Tensor]:
@@ -96,17 +96,25 @@ def load_named(module: nn.Module, state: Mapping[str, Tensor], *, prefix: str = 
         ValueError: names are missing or shapes differ; the message lists both. The module is then unchanged.
     """
     own = module.state_dict()
-    missing = [prefix + k for k in own if prefix + k not in state and not k.endswith("num_batches_tracked")]
-    wrong = [
-        f"{prefix + k} {list(state[prefix + k].shape)} instead of {list(v.shape)}"
-        for k, v in own.items()
-        if prefix + k in state and state[prefix + k].shape != v.shape
-    ]
-    if missing or wrong:
-        groups = ((missing, "missing"), (wrong, "of another shape"))
-        found = "; ".join(f"{len(names)} {words}: {_few(names)}" for names, words in groups if names)
+    found = misfits({prefix + k: v.shape for k, v in own.items()}, state)
+    if found:
         raise ValueError(f"{source} does not fit this network: {found}")
     module.load_state_dict({k: state[prefix + k] for k in own if prefix + k in state}, strict=False)
+
+
+def misfits(needed: Mapping[str, torch.Size], state: Mapping[str, Tensor]) -> str:
+    """Describes the names that `state` lacks or has in another shape, a few of each; empty if it fits.
+
+    Batch counters (`num_batches_tracked`) may be missing, as in old files.
+    """
+    missing = [name for name in needed if name not in state and not name.endswith("num_batches_tracked")]
+    wrong = [
+        f"{name} {list(state[name].shape)} instead of {list(shape)}"
+        for name, shape in needed.items()
+        if name in state and state[name].shape != shape
+    ]
+    groups = ((missing, "missing"), (wrong, "of another shape"))
+    return "; ".join(f"{len(names)} {words}: {_few(names)}" for names, words in groups if names)
 
 
 def _few(names: list[str], limit: int = 4) -> str:

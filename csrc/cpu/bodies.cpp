@@ -96,17 +96,16 @@ void draw(const Surface& surface, const std::vector<Point>& points, uint32_t sho
 void draw_bodies_cpu(const BodiesArgs& args) {
   const int64_t plane = args.H * args.W;
   const Surface& surface = args.surface;
-  parallel_for(args.N, 3 * plane + 16 * (surface.V + surface.F), [&](int64_t begin, int64_t end) {
-    std::vector<Point> points(static_cast<size_t>(surface.V));
-    std::vector<float> depth(static_cast<size_t>(plane));
-    for (int64_t n = begin; n < end; ++n) {
+  parallel_for(args.N, 3 * plane + 16 * (surface.V + surface.F), [&] {
+    return [&, points = std::vector<Point>(static_cast<size_t>(surface.V)),
+            depth = std::vector<float>(static_cast<size_t>(plane))](int64_t n) mutable {
       uint8_t* iuv = args.iuv + 3 * plane * n;
       std::fill_n(iuv, 3 * plane, uint8_t{0});
-      if (args.shown[n] == 0 || plane == 0) continue;
+      if (args.shown[n] == 0 || plane == 0) return;
       std::fill(depth.begin(), depth.end(), -std::numeric_limits<float>::infinity());
       pose(surface, args.maps + 12 * args.J * n, points);
       draw(surface, points, static_cast<uint32_t>(args.shown[n]), args.H, args.W, depth.data(), iuv);
-    }
+    };
   });
 }
 

@@ -63,13 +63,13 @@ void crop_cpu(const CropArgs& args) {
   const auto label = IuvTypes::visit(args.iuv.dtype, [](auto tag) { return &label_image<TypeOf<decltype(tag)>>; });
   AnyTypes::visit(args.img_dtype, args.out_dtype, [&](auto in, auto out) {
     const int64_t pixels = args.iuv.H * args.iuv.W;
-    parallel_for(args.iuv.B, pixels + kParts * args.C * args.S * args.S, [&](int64_t begin, int64_t end) {
-      std::vector<int8_t> parts(static_cast<size_t>(pixels));
-      std::vector<int32_t> reach(kParts * kReaches), columns(static_cast<size_t>(args.S));
-      for (int64_t b = begin; b < end; ++b) {
-        label(args.iuv, b, parts.data(), reach.data());
-        copy_image<TypeOf<decltype(in)>, TypeOf<decltype(out)>>(args, b, parts.data(), reach.data(), columns);
-      }
+    parallel_for(args.iuv.B, pixels + kParts * args.C * args.S * args.S, [&] {
+      return
+          [&, parts = std::vector<int8_t>(static_cast<size_t>(pixels)), reach = std::vector<int32_t>(kParts * kReaches),
+           columns = std::vector<int32_t>(static_cast<size_t>(args.S))](int64_t b) mutable {
+            label(args.iuv, b, parts.data(), reach.data());
+            copy_image<TypeOf<decltype(in)>, TypeOf<decltype(out)>>(args, b, parts.data(), reach.data(), columns);
+          };
     });
   });
 }

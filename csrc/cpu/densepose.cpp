@@ -463,11 +463,9 @@ void warp_densepose(const WarpDensePoseArgs& a) {
   const auto has_image = [&](int64_t n) { return a.image_index[n] >= 0 && a.image_index[n] < a.B; };
   // An instance reads about 25 channels of a box of unknown size, so it is always worth a thread.
   if (groups == 1) {
-    parallel_for(a.charts.N, kWorthAThread, [&](int64_t begin, int64_t end) {
-      Painter<In, Out> painter(a);
-      ChartReader reader(a.charts, a.H, a.W);
-      std::vector<Hit> hits;
-      for (int64_t n = begin; n < end; ++n) {
+    parallel_for(a.charts.N, kWorthAThread, [&] {
+      return [&, painter = Painter<In, Out>(a), reader = ChartReader(a.charts, a.H, a.W),
+              hits = std::vector<Hit>()](int64_t n) mutable {
         painter.start(n);
         if (has_image(n)) {
           reader.read(n, 0, 1, [&](const Pixels& pixels) {
@@ -477,26 +475,24 @@ void warp_densepose(const WarpDensePoseArgs& a) {
           });
         }
         painter.finish();
-      }
+      };
     });
     return;
   }
   std::vector<std::vector<Hit>> found(static_cast<size_t>(a.charts.N * groups));
-  parallel_for(a.charts.N * groups, kWorthAThread, [&](int64_t begin, int64_t end) {
-    ChartReader reader(a.charts, a.H, a.W);
-    for (int64_t k = begin; k < end; ++k) {
-      if (!has_image(k / groups)) continue;
+  parallel_for(a.charts.N * groups, kWorthAThread, [&] {
+    return [&, reader = ChartReader(a.charts, a.H, a.W)](int64_t k) mutable {
+      if (!has_image(k / groups)) return;
       reader.read(k / groups, k % groups, groups,
                   [&](const Pixels& pixels) { append_hits(pixels, size, found[static_cast<size_t>(k)]); });
-    }
+    };
   });
-  parallel_for(a.charts.N, kWorthAThread, [&](int64_t begin, int64_t end) {
-    Painter<In, Out> painter(a);
-    for (int64_t n = begin; n < end; ++n) {
+  parallel_for(a.charts.N, kWorthAThread, [&] {
+    return [&, painter = Painter<In, Out>(a)](int64_t n) mutable {
       painter.start(n);
       for (int64_t g = 0; g < groups; ++g) painter.add(found[static_cast<size_t>(n * groups + g)]);
       painter.finish();
-    }
+    };
   });
 }
 
@@ -508,10 +504,9 @@ void densepose_iuv(const DensePoseIuvArgs& a) {
   const int64_t pixels = a.H * a.W;
   Out* out = static_cast<Out*>(a.out);
   parallel_for(3 * a.charts.N, pixels,
-               [&](int64_t begin, int64_t end) { std::fill(out + begin * pixels, out + end * pixels, Out(0)); });
-  parallel_for(a.charts.N * groups, kWorthAThread, [&](int64_t begin, int64_t end) {
-    ChartReader reader(a.charts, a.H, a.W);
-    for (int64_t k = begin; k < end; ++k) {
+               [&] { return [&](int64_t plane) { std::fill_n(out + plane * pixels, pixels, Out(0)); }; });
+  parallel_for(a.charts.N * groups, kWorthAThread, [&] {
+    return [&, reader = ChartReader(a.charts, a.H, a.W)](int64_t k) mutable {
       reader.read(k / groups, k % groups, groups, [&](const Pixels& row) {
         Out* part = out + 3 * pixels * (k / groups) + row.y * a.W;
         for (int64_t j = 0; j < row.count; ++j) {
@@ -527,7 +522,7 @@ void densepose_iuv(const DensePoseIuvArgs& a) {
           }
         }
       });
-    }
+    };
   });
 }
 

@@ -11,8 +11,8 @@ void pair_distances_cpu(const PairArgs& a) {
   const rank::Pair sides(a.query, a.gallery, a.D, a.metric);
   // For the Euclidean distance, all rows have the same scale.
   const double unit = a.metric == Metric::kEuclidean ? 1 / sides.query.scale[0] : 1;
-  parallel_for(a.n, a.D, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
+  parallel_for(a.n, a.D, [&] {
+    return [&](int64_t i) {
       const int64_t q = a.query_index[i], g = a.gallery_index[i];
       const double product = rank::dot(sides.query, q, sides.gallery, g);
       const double x = sides.query.squares[static_cast<size_t>(q)], y = sides.gallery.squares[static_cast<size_t>(g)];
@@ -21,7 +21,7 @@ void pair_distances_cpu(const PairArgs& a) {
       } else {
         a.distances[i] = std::max(0.0, x + y - 2 * product) * unit * unit;
       }
-    }
+    };
   });
 }
 

@@ -130,67 +130,94 @@ DSA_FAST_INLINE double dot_body(const Q* q, double q_scale, const G* g, double g
   return kLate ? sums[0] * q_scale * g_scale : sums[0];
 }
 
-#ifdef DSA_FAST_X86
-// Packs four rows at once. Does nothing and returns false if a scale is not a float32.
-bool pack_four(const Side& side, int64_t row, int64_t k0, int64_t depth, int64_t width, float* to) {
-  const float* from[4];
-  __m128 scale[4];
-  for (int64_t r = 0; r < 4; ++r) {
-    const double value = side.scale[static_cast<size_t>(row + r)];
-    if (value < 1e-36 || value > 1e36) return false;
-    from[r] = side.narrow_row(row + r) + k0;
-    scale[r] = _mm_set1_ps(static_cast<float>(value));
-  }
-  int64_t k = 0;
-  for (; k + 4 <= depth; k += 4) {
-    __m128 x0 = _mm_mul_ps(_mm_loadu_ps(from[0] + k), scale[0]), x1 = _mm_mul_ps(_mm_loadu_ps(from[1] + k), scale[1]);
-    __m128 x2 = _mm_mul_ps(_mm_loadu_ps(from[2] + k), scale[2]), x3 = _mm_mul_ps(_mm_loadu_ps(from[3] + k), scale[3]);
-    _MM_TRANSPOSE4_PS(x0, x1, x2, x3);
-    _mm_storeu_ps(to + k * width, x0);
-    _mm_storeu_ps(to + (k + 1) * width, x1);
-    _mm_storeu_ps(to + (k + 2) * width, x2);
-    _mm_storeu_ps(to + (k + 3) * width, x3);
-  }
-  for (; k < depth; ++k) {
-    for (int64_t r = 0; r < 4; ++r) to[k * width + r] = from[r][k] * _mm_cvtss_f32(scale[r]);
-  }
-  return true;
-}
-#endif
+// Whether a row's scale is a float32.
+bool narrow_scale(double scale) { return scale >= 1e-36 && scale <= 1e36; }
 
-// Panels of width rows each, [panels, depth, width].
-template <int64_t width>
-void pack(const Side& side, int64_t begin, int64_t count, int64_t k0, int64_t depth, float* to) {
+// Copies one row, scaled, to every width-th number.
+void pack_row(const Side& side, int64_t row, int64_t k0, int64_t depth, int64_t width, float* to) {
+  const double scale = side.scale[static_cast<size_t>(row)];
+  if (side.rows.wide) {
+    const double* from = side.wide_row(row) + k0;
+    for (int64_t k = 0; k < depth; ++k) to[k * width] = static_cast<float>(from[k] * scale);
+    return;
+  }
+  const float* from = side.narrow_row(row) + k0;
+  if (narrow_scale(scale)) {
+    const auto narrow = static_cast<float>(scale);
+    for (int64_t k = 0; k < depth; ++k) to[k * width] = from[k] * narrow;
+  } else {
+    for (int64_t k = 0; k < depth; ++k) to[k * width] = static_cast<float>(static_cast<double>(from[k]) * scale);
+  }
+}
+
+// Panels of width rows each, [panels, depth, width]. whole_panel(row, to) may make one, or return false.
+template <int64_t width, typename F>
+DSA_FAST_INLINE void pack_panels(const Side& side, int64_t begin, int64_t count, int64_t k0, int64_t depth, float* to,
+                                 const F& whole_panel) {
   for (int64_t p = 0; p < count; p += width, to += depth * width) {
-    for (int64_t r = 0; r < width; ++r) {
-      if (p + r >= count) {
-        for (int64_t k = 0; k < depth; ++k) to[k * width + r] = 0;
-        continue;
-      }
-      const int64_t row = begin + p + r;
-      const double scale = side.scale[static_cast<size_t>(row)];
-      if (side.rows.wide) {
-        const double* from = side.wide_row(row) + k0;
-        for (int64_t k = 0; k < depth; ++k) to[k * width + r] = static_cast<float>(from[k] * scale);
-      } else if (scale >= 1e-36 && scale <= 1e36) {
-        const float* from = side.narrow_row(row) + k0;
-        const auto narrow = static_cast<float>(scale);
-#ifdef DSA_FAST_X86
-        if (r + 4 <= width && p + r + 4 <= count && pack_four(side, row, k0, depth, width, to + r)) {
-          r += 3;
-          continue;
-        }
-#endif
-        for (int64_t k = 0; k < depth; ++k) to[k * width + r] = from[k] * narrow;
-      } else {
-        const float* from = side.narrow_row(row) + k0;
-        for (int64_t k = 0; k < depth; ++k) {
-          to[k * width + r] = static_cast<float>(static_cast<double>(from[k]) * scale);
-        }
-      }
+    const int64_t rows = std::min(width, count - p);
+    if (rows == width && whole_panel(begin + p, to)) continue;
+    for (int64_t r = 0; r < rows; ++r) pack_row(side, begin + p + r, k0, depth, width, to + r);
+    for (int64_t r = rows; r < width; ++r) {
+      for (int64_t k = 0; k < depth; ++k) to[k * width + r] = 0;
     }
   }
 }
+
+template <int64_t width>
+void pack_plain(const Side& side, int64_t begin, int64_t count, int64_t k0, int64_t depth, float* to) {
+  pack_panels<width>(side, begin, count, k0, depth, to, [](int64_t, float*) { return false; });
+}
+
+#ifdef DSA_FAST_X86
+// Packs n <= 8 rows, eight columns at once. Fewer than eight rows write into the numbers behind theirs.
+template <int64_t n, int64_t width>
+DSA_FAST_AVX2 void pack_eight(const Side& side, int64_t row, int64_t k0, int64_t depth, float* to) {
+  const float* from[8];
+  for (int64_t r = 0; r < 8; ++r) from[r] = side.narrow_row(row + (r < n ? r : 0)) + k0;
+  const auto scale_of = [&](int64_t r) {
+    return static_cast<float>(side.scale[static_cast<size_t>(row + (r < n ? r : 0))]);
+  };
+  __m256 scale[4];  // of rows r and r + 4
+  for (int64_t r = 0; r < 4; ++r) scale[r] = _mm256_set_m128(_mm_set1_ps(scale_of(r + 4)), _mm_set1_ps(scale_of(r)));
+  int64_t k = 0;
+  for (; k + 4 <= depth; k += 4) {
+    __m256 x[4];
+#pragma GCC unroll 4
+    for (int64_t r = 0; r < 4; ++r) {
+      x[r] = _mm256_mul_ps(_mm256_loadu2_m128(from[r + 4] + k, from[r] + k), scale[r]);
+    }
+    const __m256 a = _mm256_unpacklo_ps(x[0], x[1]), b = _mm256_unpackhi_ps(x[0], x[1]);
+    const __m256 c = _mm256_unpacklo_ps(x[2], x[3]), d = _mm256_unpackhi_ps(x[2], x[3]);
+    _mm256_storeu_ps(to + k * width, _mm256_shuffle_ps(a, c, 0x44));
+    _mm256_storeu_ps(to + (k + 1) * width, _mm256_shuffle_ps(a, c, 0xee));
+    _mm256_storeu_ps(to + (k + 2) * width, _mm256_shuffle_ps(b, d, 0x44));
+    _mm256_storeu_ps(to + (k + 3) * width, _mm256_shuffle_ps(b, d, 0xee));
+  }
+  for (int64_t r = 0; r < n; ++r) {
+    for (int64_t j = k; j < depth; ++j) to[j * width + r] = from[r][j] * scale_of(r);
+  }
+}
+
+// The groups of eight rows of a panel, from the r-th row on.
+template <int64_t r, int64_t width>
+DSA_FAST_AVX2 void pack_groups(const Side& side, int64_t row, int64_t k0, int64_t depth, float* to) {
+  if constexpr (r < width) {
+    pack_groups<r + 8, width>(side, row, k0, depth, to);  // first: the last group may write too far
+    pack_eight<std::min<int64_t>(8, width - r), width>(side, row + r, k0, depth, to + r);
+  }
+}
+
+template <int64_t width>
+DSA_FAST_AVX2 void pack_avx2(const Side& side, int64_t begin, int64_t count, int64_t k0, int64_t depth, float* to) {
+  pack_panels<width>(side, begin, count, k0, depth, to, [&](int64_t row, float* panel) {
+    const double* scale = side.scale.data() + row;
+    if (side.rows.wide || !std::all_of(scale, scale + width, narrow_scale)) return false;
+    pack_groups<0, width>(side, row, k0, depth, panel);
+    return true;
+  });
+}
+#endif
 
 using Multiply = void (*)(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add);
 
@@ -226,8 +253,8 @@ void product_of_panels(int64_t depth, const float* a, int64_t rows, const float*
                                     1,                                                                         \
                                     kTile,                                                                     \
                                     kDepth,                                                                    \
-                                    pack<kRows_##name>,                                                        \
-                                    pack<kColumns_##name>,                                                     \
+                                    kPack_##name<kRows_##name>,                                                \
+                                    kPack_##name<kColumns_##name>,                                             \
                                     product_of_panels<multiply_##name, kRows_##name, kColumns_##name>,         \
                                     roundings_of_sums,                                                         \
                                     finish_##name,                                                             \
@@ -238,6 +265,8 @@ void product_of_panels(int64_t depth, const float* a, int64_t rows, const float*
                                     dot_dd_##name};
 
 constexpr int64_t kRows_plain = 4, kColumns_plain = 8;
+template <int64_t width>
+constexpr Pack kPack_plain = pack_plain<width>;
 constexpr bool kAvx512_plain = false;
 
 void multiply_plain(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add) {
@@ -260,6 +289,8 @@ DSA_FAST_KERNELS(plain, )
 
 #ifdef DSA_FAST_X86
 constexpr int64_t kRows_avx2 = 6, kColumns_avx2 = 16;
+template <int64_t width>
+constexpr Pack kPack_avx2 = pack_avx2<width>;
 constexpr bool kAvx512_avx2 = false;
 
 DSA_FAST_AVX2 void multiply_avx2(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add) {
@@ -285,6 +316,8 @@ DSA_FAST_AVX2 void multiply_avx2(int64_t depth, const float* a, const float* b, 
 }
 
 constexpr int64_t kRows_avx512 = 14, kColumns_avx512 = 32;
+template <int64_t width>
+constexpr Pack kPack_avx512 = pack_avx2<width>;
 constexpr bool kAvx512_avx512 = true;
 
 DSA_FAST_AVX512 void multiply_avx512(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, bool add) {

@@ -16,6 +16,7 @@
 namespace dsa_fast::rank {
 
 constexpr int64_t kChunk = 64;  // items whose ranks are counted together
+constexpr int64_t kPackSlack = 8;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // Some rows and the powers of two that scale them, so that no sum overflows. For the cosine, which does not change,
@@ -31,7 +32,7 @@ struct Side {
 };
 
 // Copies rows begin .. begin + count - 1 of the side into panels, for the columns k0 .. k0 + depth - 1. The rest of the
-// last panel, and of a step of columns, is 0.
+// last panel, and of a step of columns, is 0. May write kPackSlack numbers behind the last panel.
 using Pack = void (*)(const Side& side, int64_t begin, int64_t count, int64_t k0, int64_t depth, float* to);
 // c[r * ldc + j] (+)= the sum over k < depth of the products of row r of a and row j of b, which are packed. rows,
 // columns and depth are multiples of the kernel's.

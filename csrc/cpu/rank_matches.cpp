@@ -12,7 +12,13 @@ namespace {
 
 using namespace rank;
 
-constexpr int64_t kRange = 4096;  // items of a unit of work: a multiple of every kernel's tile
+// The items of a unit of work, a multiple of every kernel's tile: few enough of long rows that no unit takes long, and
+// that each thread gets some units.
+int64_t items_of_a_unit(int64_t blocks, int64_t G, int64_t D) {
+  constexpr int64_t kStep = 512, kMost = 4096;
+  const int64_t items = std::min((int64_t{1} << 22) / D, blocks * G / (4 * num_threads()));
+  return std::clamp<int64_t>(items / kStep * kStep, kStep, kMost);
+}
 
 // Adds the sign to the counts of the sorted matches behind the given item.
 void count_item(const Match& item, const Match* matches, int64_t n, int32_t sign, int32_t* counts) {
@@ -83,16 +89,15 @@ template <typename Key>
 std::vector<Match> sorted_matches(const Lists& lists, const std::vector<int64_t>& order, int64_t work, const Key& key) {
   const auto Q = static_cast<int64_t>(order.size());
   std::vector<Match> matches(static_cast<size_t>(lists.offsets[Q]));
-  parallel_for(Q, work * std::max<int64_t>(1, lists.offsets[Q] / std::max<int64_t>(1, Q)),
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t at = begin; at < end; ++at) {
-                   const int64_t q = order[static_cast<size_t>(at)];
-                   for (int64_t m = lists.offsets[q]; m < lists.offsets[q + 1]; ++m) {
-                     matches[static_cast<size_t>(m)] = {key(q, lists.items[m]), lists.items[m]};
-                   }
-                   std::sort(matches.begin() + lists.offsets[q], matches.begin() + lists.offsets[q + 1], before);
-                 }
-               });
+  parallel_for(Q, work * std::max<int64_t>(1, lists.offsets[Q] / std::max<int64_t>(1, Q)), [&] {
+    return [&](int64_t at) {
+      const int64_t q = order[static_cast<size_t>(at)];
+      for (int64_t m = lists.offsets[q]; m < lists.offsets[q + 1]; ++m) {
+        matches[static_cast<size_t>(m)] = {key(q, lists.items[m]), lists.items[m]};
+      }
+      std::sort(matches.begin() + lists.offsets[q], matches.begin() + lists.offsets[q + 1], before);
+    };
+  });
   return matches;
 }
 
@@ -121,15 +126,16 @@ void rank_matches_cpu(const RankArgs& a) {
   std::vector<int32_t> counts(matches.size(), 0);
 
   const int64_t block = even_block(Q, std::min(a.block, kMaxBlock));
-  const int64_t blocks = (Q + block - 1) / block, ranges = (G + kRange - 1) / kRange;
-  for_each_unit(blocks * ranges, block * kRange, [&] {
+  const int64_t blocks = (Q + block - 1) / block, items = items_of_a_unit(blocks, G, a.D);
+  const int64_t ranges = (G + items - 1) / items;
+  parallel_for(blocks * ranges, tile_elements(block, items, a.D), [&] {
     return [&, tiler = std::make_shared<Tiler>(scorer, block), found = std::vector<int32_t>(),
             bounds = Bounds()](int64_t unit) mutable {
       const int64_t begin = unit / ranges * block, end = std::min(begin + block, Q), range = unit % ranges;
       tiler->load(begin, end);
       const int64_t base = a.matches.offsets[begin];
       found.assign(static_cast<size_t>(a.matches.offsets[end] - base), 0);
-      const int64_t tiles = kRange / scorer.tile(), last = std::min((range + 1) * tiles, scorer.tiles());
+      const int64_t tiles = items / scorer.tile(), last = std::min((range + 1) * tiles, scorer.tiles());
       for (int64_t tile = range * tiles; tile < last; ++tile) {
         tiler->run(tile, [&](int64_t q, const float* rough, const float* smallest, const float* largest) {
           const int64_t from = a.matches.offsets[q], n = a.matches.offsets[q + 1] - from;
@@ -153,11 +159,11 @@ void rank_matches_cpu(const RankArgs& a) {
       for (size_t i = 0; i < found.size(); ++i) add_atomically(&counts[static_cast<size_t>(base) + i], found[i]);
     };
   });
-  parallel_for(Q, a.D, [&](int64_t begin, int64_t end) {
-    for (int64_t at = begin; at < end; ++at) {
+  parallel_for(Q, a.D, [&] {
+    return [&](int64_t at) {
       const int64_t q = order[static_cast<size_t>(at)];
       finish_ranks(a.matches, a.left_out, q, matches.data(), key, counts.data(), a.ranks);
-    }
+    };
   });
 }
 
@@ -166,13 +172,13 @@ void rank_rows_cpu(const RankRowsArgs& a) {
   const auto key = [&](int64_t q, int64_t j) { return a.distances[q * a.G + j]; };
   const std::vector<Match> matches = sorted_matches(a.matches, by_person(a.matches, a.left_out, a.Q), 1, key);
   std::vector<int32_t> counts(matches.size(), 0);
-  parallel_for(a.Q, a.G, [&](int64_t begin, int64_t end) {
-    float chunk[kChunk], ones[kChunk], zeros[kChunk] = {};
-    std::fill(ones, ones + kChunk, 1.0f);
-    Bounds bounds;
-    for (int64_t q = begin; q < end; ++q) {
+  float ones[kChunk], zeros[kChunk] = {};
+  std::fill(ones, ones + kChunk, 1.0f);
+  parallel_for(a.Q, a.G, [&] {
+    return [&, bounds = Bounds()](int64_t q) mutable {
       const int64_t from = a.matches.offsets[q], n = a.matches.offsets[q + 1] - from;
-      if (n == 0) continue;
+      if (n == 0) return;
+      float chunk[kChunk];
       bounds.set(matches.data() + from, n, 0.0);
       for (int64_t first = 0; first < a.G; first += kChunk) {
         const int64_t present = std::min(kChunk, a.G - first);
@@ -192,7 +198,7 @@ void rank_rows_cpu(const RankRowsArgs& a) {
                     });
       }
       finish_ranks(a.matches, a.left_out, q, matches.data(), key, counts.data(), a.ranks);
-    }
+    };
   });
 }
 

@@ -47,9 +47,7 @@ Side open(const Rows& rows, int64_t D) {
 
 template <typename F>
 void for_each_row(const Side& side, const F& f) {
-  parallel_for(side.rows.n, side.D, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) f(i);
-  });
+  parallel_for(side.rows.n, side.D, [&] { return [&](int64_t i) { f(i); }; });
 }
 
 }  // namespace
@@ -123,8 +121,8 @@ Tiler::Tiler(const Scorer& scorer, int64_t block)
       kernel_(kernels()),
       D_(scorer.query().D),
       rows_(whole(block, kernel_.rows)),
-      queries_(rows_ * whole(D_, kernel_.step)),
-      items_(kernel_.tile * whole(std::min(kernel_.depth, D_), kernel_.step)),
+      queries_(rows_ * whole(D_, kernel_.step) + kPackSlack),
+      items_(kernel_.tile * whole(std::min(kernel_.depth, D_), kernel_.step) + kPackSlack),
       tile_(rows_ * kernel_.tile),
       row_(kernel_.tile),
       extremes_(static_cast<size_t>(2 * kernel_.tile / kChunk)) {}

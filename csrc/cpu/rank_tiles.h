@@ -4,7 +4,6 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -94,19 +93,12 @@ class Tiler {
   int64_t begin_ = -1, end_ = -1, used_ = 0, columns_ = 0;
 };
 
+// What parallel_for is told of a block of queries with some items: their rows are copied, about 16 products take as
+// long.
+inline int64_t tile_elements(int64_t block, int64_t items, int64_t D) { return items * D * (1 + block / 16); }
+
 // Blocks of queries of about equal size, of whole panels where they are large.
 int64_t even_block(int64_t Q, int64_t block);
-
-// Calls worker(unit) once for each unit, with one worker = make_worker() per thread. A free worker takes the next unit.
-// Results must not depend on the assignment.
-template <typename F>
-void for_each_unit(int64_t units, int64_t unit_elements, const F& make_worker) {
-  std::atomic<int64_t> next{0};
-  parallel_for(std::min(units, num_threads()), unit_elements, [&](int64_t, int64_t) {
-    auto worker = make_worker();
-    for (int64_t unit = next++; unit < units; unit = next++) worker(unit);
-  });
-}
 
 // An item and its key. Items are ranked by key, ties by index.
 struct Match {

@@ -147,6 +147,7 @@ class Worker {
         value_(size(3 * args.W)),
         shown_(size(3 * args.W)) {
     taps_.resize(size(vertical.most));
+    columns_.resize(size(args.grid_w));
     if (args.reduce == Reduce::kMean) {
       sum_.resize(size(kParts * args.S * args.S) * 3);
       count_.resize(size(kParts * args.S * args.S));
@@ -184,7 +185,9 @@ class Worker {
       const int64_t row = y + plan.top - a_.pad;
       resize(plan, row);
       const int32_t nearest = vertical_.nearest[size(row)];
-      if (mean) {
+      if (a_.S == 0) {
+        // no part images
+      } else if (mean) {
         collect(plan, nearest);
       } else if (y + 1 == y_end_ || vertical_.nearest[size(row + 1)] != nearest) {
         NetworkTypes::visit(a_.dsap_dtype, [&](auto tag) { scatter<TypeOf<decltype(tag)>>(plan, nearest); });
@@ -203,6 +206,7 @@ class Worker {
     if (mean) {
       NetworkTypes::visit(a_.dsap_dtype, [&](auto tag) { average<TypeOf<decltype(tag)>>(); });
     }
+    fill_grid(plan);
   }
 
  private:
@@ -312,6 +316,16 @@ class Worker {
     }
   }
 
+  void fill_grid(const Plan& plan) {
+    for (int64_t j = 0; j < a_.grid_w; ++j) columns_[size(j)] = grid_column(a_, plan, j);
+    for (int64_t i = 0; i < a_.grid_h; ++i) {
+      const int64_t row = grid_row(a_, plan, i);
+      for (int64_t j = 0; j < a_.grid_w; ++j) {
+        write_cell(a_, plan, b_, i * a_.grid_w + j, row, columns_[size(j)]);
+      }
+    }
+  }
+
   // Writes shown_ as row y of the full image.
   void show(int64_t y) {
     if (a_.channels_last) {
@@ -351,16 +365,15 @@ class Worker {
   std::vector<float> interleaved_;    // [W, 3]
   std::vector<int32_t> sum_;          // [24, S, S, 3]
   std::vector<int32_t> count_;        // [24, S, S]
+  std::vector<int64_t> columns_;      // [grid_w]: columns of the stored map
 };
 
 }  // namespace
 
 void train_transform_cpu(const TransformArgs& args) {
   const Axis vertical(args.h, args.H), horizontal(args.w, args.W);
-  parallel_for(args.B, 3 * (args.H * args.W + kParts * args.S * args.S), [&](int64_t begin, int64_t end) {
-    Worker worker(args, vertical, horizontal);
-    for (int64_t b = begin; b < end; ++b) worker.run(b);
-  });
+  parallel_for(args.B, 3 * (args.H * args.W + kParts * args.S * args.S),
+               [&] { return [worker = Worker(args, vertical, horizontal)](int64_t b) mutable { worker.run(b); }; });
 }
 
 }  // namespace dsa_fast

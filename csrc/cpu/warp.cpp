@@ -59,8 +59,8 @@ void warp_last(const WarpArgs& a) {
   const CollectHits collect = collect_hits_for(a.iuv.dtype);
   const int64_t cells = a.S * a.S;
   const int64_t plane = a.C * cells;  // of one part
-  parallel_units(a.iuv.B, a.iuv.H * a.iuv.W, plane, [&](const auto& for_each_unit) {
-    for_each_unit([&](const Unit& unit) {
+  parallel_units(a.iuv.B, a.iuv.H * a.iuv.W, plane, [&] {
+    return [&](const Unit& unit) {
       Out* out = static_cast<Out*>(a.out) + unit.b * kParts * plane;  // [24, C, S, S]
       for (int32_t p = unit.part_begin; p < unit.part_end; ++p) {
         for (int64_t c = 0; c < a.C; ++c) {
@@ -77,7 +77,7 @@ void warp_last(const WarpArgs& a) {
           }
         }
       });
-    });
+    };
   });
 }
 
@@ -87,10 +87,10 @@ void warp_mean(const WarpArgs& a) {
   const CollectHits collect = collect_hits_for(a.iuv.dtype);
   const int64_t cells = a.S * a.S;
   const int64_t plane = a.C * cells;
-  parallel_units(a.iuv.B, a.iuv.H * a.iuv.W, plane, [&](const auto& for_each_unit) {
-    std::vector<Sum> sum;        // [parts of the unit, C, S, S]
-    std::vector<int32_t> count;  // [parts of the unit, S, S]
-    for_each_unit([&](const Unit& unit) {
+  parallel_units(a.iuv.B, a.iuv.H * a.iuv.W, plane, [&] {
+    return [&, sum = std::vector<Sum>(),    // [parts of the unit, C, S, S]
+            count = std::vector<int32_t>()  // [parts of the unit, S, S]
+    ](const Unit& unit) mutable {
       const int64_t parts = unit.part_end - unit.part_begin;
       sum.assign(static_cast<size_t>(parts * plane), Sum(0));
       count.assign(static_cast<size_t>(parts * cells), 0);
@@ -120,7 +120,7 @@ void warp_mean(const WarpArgs& a) {
           }
         }
       }
-    });
+    };
   });
 }
 
@@ -130,9 +130,9 @@ void backward(const WarpBackwardArgs& a) {
   const int64_t cells = a.S * a.S;
   const int64_t pixels = a.iuv.H * a.iuv.W;
   const bool last = a.reduce == Reduce::kLast;
-  parallel_for(a.iuv.B, (a.C + 2) * pixels + kParts * cells, [&](int64_t begin, int64_t end) {
-    std::vector<int32_t> map(static_cast<size_t>(kParts * cells));  // [24, S, S]: the winner, or the count
-    for (int64_t b = begin; b < end; ++b) {
+  parallel_for(a.iuv.B, (a.C + 2) * pixels + kParts * cells, [&] {
+    // [24, S, S]: the winner, or the count
+    return [&, map = std::vector<int32_t>(static_cast<size_t>(kParts * cells))](int64_t b) mutable {
       const Unit unit{b, 0, kParts};
       std::fill(map.begin(), map.end(), 0);
       for_each_hits(a.iuv, collect, unit, a.S, [&](int64_t y, const Hit* hits, int64_t n) {
@@ -159,7 +159,7 @@ void backward(const WarpBackwardArgs& a) {
           }
         }
       });
-    }
+    };
   });
 }
 
@@ -177,14 +177,14 @@ void warp_cpu(const WarpArgs& args) {
 void warp_count_cpu(const CountArgs& args) {
   const CollectHits collect = collect_hits_for(args.iuv.dtype);
   const int64_t cells = args.S * args.S;
-  parallel_units(args.iuv.B, args.iuv.H * args.iuv.W, cells, [&](const auto& for_each_unit) {
-    for_each_unit([&](const Unit& unit) {
+  parallel_units(args.iuv.B, args.iuv.H * args.iuv.W, cells, [&] {
+    return [&](const Unit& unit) {
       int32_t* count = args.count + unit.b * kParts * cells;  // [24, S, S]
       std::fill(count + unit.part_begin * cells, count + unit.part_end * cells, 0);
       for_each_hits(args.iuv, collect, unit, args.S, [&](int64_t, const Hit* hits, int64_t n) {
         for (int64_t k = 0; k < n; ++k) ++count[hits[k].texel.part * cells + hits[k].texel.cell];
       });
-    });
+    };
   });
 }
 

@@ -244,6 +244,17 @@ void stream_sse2(void* to, const void* from, int64_t bytes) {
 }
 #endif
 
+// Ends a thread's work: others see its streamed results before they learn that it is done.
+struct Fence {
+  bool needed;
+
+  ~Fence() {
+#ifdef DSA_FAST_X86
+    if (needed) _mm_sfence();
+#endif
+  }
+};
+
 // Null also for a result that fits into a cache, or whose channels do not begin with cache lines.
 Stream choose_stream([[maybe_unused]] const WarpArgs& a, [[maybe_unused]] int64_t channel_bytes) {
 #ifdef DSA_FAST_X86
@@ -323,12 +334,10 @@ void run(const WarpArgs& a) {
   const Stream stream = choose_stream(a, a.S * a.S * static_cast<int64_t>(sizeof(Out)));
   Out fill[kChannels] = {};
   for (int64_t c = 0; c < a.C; ++c) fill[c] = convert<Out>(a.fill[c]);
-  parallel_units(a.iuv.B, a.iuv.H * a.iuv.W, a.C * a.S * a.S, [&](const auto& for_each_unit) {
-    Scratch scratch;
-    for_each_unit([&](const Unit& unit) { run_unit(a, unit, stream, fill, scratch); });
-#ifdef DSA_FAST_X86
-    if (stream) _mm_sfence();  // other threads see the streamed results before they learn that this one is done
-#endif
+  parallel_units(a.iuv.B, a.iuv.H * a.iuv.W, a.C * a.S * a.S, [&] {
+    return [&, scratch = Scratch(), fence = Fence{stream != nullptr}](const Unit& unit) mutable {
+      run_unit(a, unit, stream, fill, scratch);
+    };
   });
 }
 

@@ -34,7 +34,7 @@ __global__ void label_pixels(IuvMap map,
 
 // Writes channels c_begin <= c < c_end of every texel. A thread owns a texel; neighbors write neighbors.
 template <typename In, typename Out>
-__global__ void copy_texels(CropArgs a, Fill fill, int64_t c_begin, int64_t c_end,
+__global__ void copy_texels(CropArgs a, Fill<Out> fill, int64_t c_begin, int64_t c_end,
                             const int32_t* reach,    // [B, 24, 4]
                             const int32_t* parts) {  // [B, H * W]
   const int64_t cells = a.S * a.S;
@@ -53,8 +53,7 @@ __global__ void copy_texels(CropArgs a, Fill fill, int64_t c_begin, int64_t c_en
       }
       Out* target = static_cast<Out*>(a.out) + (b * kParts + part) * a.C * cells + cell;
       for (int64_t c = c_begin; c < c_end; ++c) {
-        target[c * cells] =
-            pixel == nullptr ? convert<Out>(fill.value[c - c_begin]) : convert<Out>(pixel[c * a.img_stride[1]]);
+        target[c * cells] = pixel == nullptr ? fill.at(c - c_begin) : convert<Out>(pixel[c * a.img_stride[1]]);
       }
     }
   }
@@ -69,15 +68,17 @@ int crop_cuda(const CropArgs& args, int32_t* scratch, void* stream_pointer) {
   const int64_t reaches = args.iuv.B * kParts * kReaches;
   if (reaches == 0 || args.C == 0) return cudaSuccess;
   int32_t* parts = scratch + reaches;
-  const cudaError_t error = cudaMemsetAsync(scratch, 0, static_cast<size_t>(reaches) * sizeof(int32_t), stream);
+  const cudaError_t error =
+      cleared(cudaMemsetAsync(scratch, 0, static_cast<size_t>(reaches) * sizeof(int32_t), stream));
   if (error != cudaSuccess) return error;
   IuvTypes::visit(args.iuv.dtype, [&](auto iuv) {
     launch(label_pixels<TypeOf<decltype(iuv)>>, args.iuv.H * args.iuv.W, args.iuv.B, stream, args.iuv, scratch, parts);
   });
   AnyTypes::visit(args.img_dtype, args.out_dtype, [&](auto in, auto out) {
-    for_each_channel_chunk(args.fill, args.C, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
-      launch(copy_texels<TypeOf<decltype(in)>, TypeOf<decltype(out)>>, kParts * args.S * args.S, args.iuv.B, stream,
-             args, fill, c_begin, c_end, scratch, parts);
+    using Out = TypeOf<decltype(out)>;
+    for_each_channel_chunk<Out>(args.fill, args.C, [&](const Fill<Out>& fill, int64_t c_begin, int64_t c_end) {
+      launch(copy_texels<TypeOf<decltype(in)>, Out>, kParts * args.S * args.S, args.iuv.B, stream, args, fill, c_begin,
+             c_end, scratch, parts);
     });
   });
   return cudaGetLastError();

@@ -1,7 +1,8 @@
 // warp_densepose on CUDA; ../densepose.h defines the results.
 //
-// A thread reads one pixel of a box at a time. It computes the number of pixels in the box itself, so the host need not
-// wait for the boxes. Threads race for a texel, but only in ways whose result does not depend on their order:
+// A thread walks down a column of a box and keeps the heads' rows around it, blended along x, in registers. It computes
+// the number of pixels in the box itself, so the host need not wait for the boxes. Threads race for a texel, but only
+// in ways whose result does not depend on their order:
 //   last: atomicMax of the pixels' raster indexes leaves each texel its winner; a gather then writes every texel once.
 //   mean: the pixels of a texel are chained, in the order of the race. The thread that gathers the texel sorts the
 //         chain before it sums floating point values.
@@ -11,15 +12,18 @@
 #include <algorithm>
 
 #include "../chart.h"
+#include "block.h"
 #include "gather.h"
 #include "launch.h"
 
 namespace dsa_fast {
 namespace {
 
+// Rows of a column that a thread walks: enough to use each of a head's rows several times, few enough for many threads.
+constexpr int64_t kBand = 16;
 // Threads for an instance's box, which may be as large as its image but is mostly much smaller. In a large box, a
-// thread takes several pixels. Few blocks are idle.
-constexpr int64_t kBoxThreads = int64_t{256} * kThreads;
+// thread walks several columns. Few blocks are idle.
+constexpr int64_t kBoxThreads = int64_t{64} * kThreads;
 
 struct ChartPixel {
   int32_t part;  // 0 is background
@@ -65,34 +69,135 @@ DSA_FAST_HD ChartPixel read_pixel(const Charts& charts, int64_t n, const Sample&
           resampled(instance_of<T>(charts.v, n) + part * charts.v.stride[1], charts.v, y, x)};
 }
 
-// entry[n, texel], starting at -1: the last raster index (kLast) or the head of the chain (kMean) of its pixels.
-// chain[n, pixel], for kMean: the next pixel on the same texel; -1 ends it.
-template <typename T>
-__global__ void label_charts(Charts charts, int64_t height, int64_t width, int64_t images, int32_t size, Reduce reduce,
-                             const int64_t* image_index,  // [N]
-                             int32_t* entry,              // [N, 24 * S * S]
-                             int32_t* chain) {            // [N, H * W] or null
+// The two rows of a head around a pixel, blended along x, kept while a thread walks down a column. Channels count at
+// compile time, so that they stay in registers.
+template <typename T, int kChannels>
+struct HeadRows {
+  int32_t above_row = -1, below_row = -1;
+  float above[kChannels], below[kChannels];
+
+  DSA_FAST_DEVICE void load(const Head& head, const T* instance, int32_t row, const Sample& x, float* into) {
+    const T* left = instance + row * head.stride[2] + x.i0 * head.stride[3];
+    const T* right = instance + row * head.stride[2] + x.i1 * head.stride[3];
+    DSA_FAST_UNROLL
+    for (int c = 0; c < kChannels; ++c) {
+      into[c] = blend(to_float(left[c * head.stride[1]]), x.w0, to_float(right[c * head.stride[1]]), x.w1);
+    }
+  }
+
+  DSA_FAST_DEVICE void move_to(const Head& head, const T* instance, const Sample& y, const Sample& x) {
+    if (y.i0 == above_row && y.i1 == below_row) return;
+    if (y.i0 == below_row) {
+      DSA_FAST_UNROLL
+      for (int c = 0; c < kChannels; ++c) above[c] = below[c];
+    } else {
+      load(head, instance, y.i0, x, above);
+    }
+    above_row = y.i0;
+    below_row = y.i1;
+    if (y.i1 == y.i0) {
+      DSA_FAST_UNROLL
+      for (int c = 0; c < kChannels; ++c) below[c] = above[c];
+    } else {
+      load(head, instance, y.i1, x, below);
+    }
+  }
+
+  DSA_FAST_DEVICE float at(int c, const Sample& y) const { return blend(above[c], y.w0, below[c], y.w1); }
+};
+
+// read_pixel for the pixels of a column, from top to bottom. kCoarse is K, or 0 for any K: the coarse head is then read
+// anew for each pixel.
+template <typename T, int kCoarse>
+struct Column {
+  HeadRows<T, kCoarse == 0 ? 1 : kCoarse> coarse;
+  HeadRows<T, kFineChannels> fine;
+
+  DSA_FAST_DEVICE bool is_person(const Charts& charts, int64_t n, const Sample& y, const Sample& x) {
+    const T* instance = instance_of<T>(charts.coarse, n);
+    bool person = false;
+    if constexpr (kCoarse == 0) {
+      const float background = resampled(instance, charts.coarse, y, x);
+      for (int64_t c = 1; c < charts.K; ++c) {
+        person |= beats(resampled(instance + c * charts.coarse.stride[1], charts.coarse, y, x), background);
+      }
+    } else {
+      coarse.move_to(charts.coarse, instance, y, x);
+      const float background = coarse.at(0, y);
+      DSA_FAST_UNROLL
+      for (int c = 1; c < kCoarse; ++c) person |= beats(coarse.at(c, y), background);
+    }
+    return person;
+  }
+
+  DSA_FAST_DEVICE ChartPixel read(const Charts& charts, int64_t n, const Sample& y, const Sample& x) {
+    if (!is_person(charts, n, y, x)) return {0, 0.0f, 0.0f};
+    fine.move_to(charts.fine, instance_of<T>(charts.fine, n), y, x);
+    float highest = fine.at(0, y);
+    int32_t part = 0;
+    DSA_FAST_UNROLL
+    for (int c = 1; c < kFineChannels; ++c) {
+      const float value = fine.at(c, y);
+      const bool better = beats(value, highest);
+      highest = better ? value : highest;
+      part = better ? c : part;
+    }
+    if (part == 0) return {0, 0.0f, 0.0f};
+    return {part, resampled(instance_of<T>(charts.u, n) + part * charts.u.stride[1], charts.u, y, x),
+            resampled(instance_of<T>(charts.v, n) + part * charts.v.stride[1], charts.v, y, x)};
+  }
+};
+
+// entry[n, texel]: for kLast the last raster index of its pixels plus one, starting at 0; for kMean the head of their
+// chain, starting at -1. chain[n, pixel], for kMean: the next pixel on the same texel; -1 ends it.
+template <typename T, int kCoarse>
+__global__ void DSA_FAST_THREADS(kThreads)
+    label_charts(Charts charts, int64_t height, int64_t width, int64_t images, int32_t size, Reduce reduce,
+                 const int64_t* image_index,  // [N]
+                 int32_t* entry,              // [N, 24 * S * S]
+                 int32_t* chain) {            // [N, H * W] or null
   const int32_t cells = size * size;
   FOR_EACH_ITEM(n, charts.N) {
     if (image_index[n] < 0 || image_index[n] >= images) continue;
     const Box box = box_of(charts.boxes + 4 * n);
     const Visible rows = visible(box.y, box.h, height), columns = visible(box.x, box.w, width);
     const uint32_t across = static_cast<uint32_t>(columns.end - columns.begin);
-    FOR_EACH_ELEMENT(k, (rows.end - rows.begin) * across) {
-      const int64_t row = rows.begin + static_cast<uint32_t>(k) / across;
+    FOR_EACH_ELEMENT(k, (rows.end - rows.begin + kBand - 1) / kBand * across) {
+      const int64_t band = rows.begin + static_cast<uint32_t>(k) / across * kBand;
+      const int64_t band_end = band + kBand < rows.end ? band + kBand : rows.end;
       const int64_t column = columns.begin + static_cast<uint32_t>(k) % across;
-      const ChartPixel pixel =
-          read_pixel<T>(charts, n, sample_of(row, charts.h, box.h), sample_of(column, charts.w, box.w));
-      const Texel texel = texel_of(static_cast<float>(pixel.part), pixel.u, pixel.v, size);
-      if (texel.part < 0) continue;
-      int32_t* target = entry + n * kParts * cells + texel.part * cells + texel.cell;
-      const int32_t raster = static_cast<int32_t>((box.y + row) * width + box.x + column);
-      if (reduce == Reduce::kLast) {
-        atomicMax(target, raster);
-      } else {
-        chain[n * height * width + raster] = atomicExch(target, raster);
+      const Sample x = sample_of(column, charts.w, box.w);
+      Column<T, kCoarse> walk;
+      for (int64_t row = band; row < band_end; ++row) {
+        const ChartPixel pixel = walk.read(charts, n, sample_of(row, charts.h, box.h), x);
+        const Texel texel = texel_of(static_cast<float>(pixel.part), pixel.u, pixel.v, size);
+        if (texel.part < 0) continue;
+        int32_t* target = entry + n * kParts * cells + texel.part * cells + texel.cell;
+        const int32_t raster = static_cast<int32_t>((box.y + row) * width + box.x + column);
+        if (reduce == Reduce::kLast) {
+          atomicMax(target, raster + 1);
+        } else {
+          chain[n * height * width + raster] = atomicExch(target, raster);
+        }
       }
     }
+  }
+}
+
+// The gather of uint8 photos by winners: a block writes its parts as in block.h, from a table in scratch memory.
+template <int kChannels, typename Out>
+__global__ void DSA_FAST_THREADS(kThreads, 2)
+    gather_winners(BytePhotos photos, int64_t images, int64_t instances, int32_t size, int64_t channels,
+                   int64_t c_begin, int64_t c_end, PairFill<Out> fill,
+                   const int64_t* image_index,  // [N]
+                   const int32_t* entry,        // [N, 24 * S * S]
+                   Out* out) {                  // [N, 24, C, S, S]
+  const OwnedParts owned = owned_parts(size);
+  FOR_EACH_ITEM(n, instances) {
+    const int64_t image = image_index[n] < 0 || image_index[n] >= images ? 0 : image_index[n];  // without winners
+    write_winners<kThreads, kChannels>(entry + (n * kParts + owned.first - 1) * owned.cells, owned,
+                                       photos.data + image * photos.image, photos.plane, channels, c_begin, c_end, fill,
+                                       out + n * kParts * channels * owned.cells);
   }
 }
 
@@ -166,8 +271,8 @@ DSA_FAST_HD int32_t sort_chain(int32_t first, int32_t* next) {
 
 // Writes channels c_begin <= c < c_end of every texel. A thread owns a texel; neighbors write neighbors.
 template <typename In, typename Out>
-__global__ void gather_texels(Photo photos, int64_t instances, int32_t size, Reduce reduce, Fill fill, int64_t c_begin,
-                              int64_t c_end,
+__global__ void gather_texels(Photo photos, int64_t instances, int32_t size, Reduce reduce, Fill<Out> fill,
+                              int64_t c_begin, int64_t c_end,
                               const int64_t* image_index,  // [N]
                               int32_t* entry,              // [N, 24 * S * S]
                               int32_t* chain,              // [N, H * W] or null
@@ -178,7 +283,7 @@ __global__ void gather_texels(Photo photos, int64_t instances, int32_t size, Red
     const int64_t image = image_index[n];
     int32_t* next = chain == nullptr ? nullptr : chain + n * photos.H * photos.W;
     FOR_EACH_ELEMENT(t, texels) {
-      int32_t first = entry[n * texels + t];
+      int32_t first = entry[n * texels + t] - (reduce == Reduce::kLast ? 1 : 0);
       const int64_t part = static_cast<int32_t>(t) / cells;
       Out* target = out + (n * kParts + part) * photos.C * cells + static_cast<int32_t>(t) % cells;
       // Sums of integers do not depend on their order; the first launch sorts for all channels.
@@ -186,19 +291,29 @@ __global__ void gather_texels(Photo photos, int64_t instances, int32_t size, Red
         first = sort_chain(first, next);
         entry[n * texels + t] = first;
       }
-      for (int64_t c = c_begin; c < c_end; ++c) {
-        if (first < 0) {
-          target[c * cells] = convert<Out>(fill.value[c - c_begin]);
-        } else if (reduce == Reduce::kLast) {
-          target[c * cells] = convert<Out>(pixel_value<In>(photos, image, c, first));
-        } else {
-          SumOf<In> sum = 0;
-          int32_t count = 0;
-          for (int32_t pixel = first; pixel >= 0; pixel = next[pixel]) {
-            sum += to_sum(pixel_value<In>(photos, image, c, pixel));
-            ++count;
+      if (first < 0) {
+        for (int64_t c = c_begin; c < c_end; ++c) target[c * cells] = fill.at(c - c_begin);
+        continue;
+      }
+      if (reduce == Reduce::kLast) {
+        const In* from = pixel_of<In>(photos, image, first);
+        for (int64_t c = c_begin; c < c_end; ++c) target[c * cells] = convert<Out>(from[c * photos.stride[1]]);
+        continue;
+      }
+      for (int64_t begin = c_begin; begin < c_end; begin += kAtOnce) {
+        SumOf<In> sum[kAtOnce] = {};
+        int32_t count = 0;
+        for (int32_t pixel = first; pixel >= 0; pixel = next[pixel]) {
+          const In* from = pixel_of<In>(photos, image, pixel);
+          DSA_FAST_UNROLL
+          for (int64_t c = 0; c < kAtOnce; ++c) {
+            if (begin + c < c_end) sum[c] += to_sum(from[(begin + c) * photos.stride[1]]);
           }
-          target[c * cells] = convert<Out>(mean_of<In>(sum, count));
+          ++count;
+        }
+        DSA_FAST_UNROLL
+        for (int64_t c = 0; c < kAtOnce; ++c) {
+          if (begin + c < c_end) target[(begin + c) * cells] = convert<Out>(mean_of<In>(sum[c], count));
         }
       }
     }
@@ -206,6 +321,57 @@ __global__ void gather_texels(Photo photos, int64_t instances, int32_t size, Red
 }
 
 int64_t texels_of(const WarpDensePoseArgs& args) { return kParts * args.S * args.S; }
+
+// Whether gather_winners can write the result.
+bool has_block_gather(const WarpDensePoseArgs& args, const int32_t* entry) {
+  return args.reduce == Reduce::kLast && args.img_dtype == DType::kUInt8 && args.out_dtype != DType::kFloat64 &&
+         is_block_size(args.S) && is_dense(args.img_stride, args.H, args.W) && is_aligned(entry, sizeof(Words4)) &&
+         is_aligned(args.out, 4 * bytes_of_block_type(args.out_dtype));
+}
+
+void label(const WarpDensePoseArgs& args, int32_t* entry, int32_t* chain, cudaStream_t stream) {
+  const int64_t threads = std::min((args.H + kBand - 1) / kBand * args.W, kBoxThreads);
+  NetworkTypes::visit(args.charts.dtype, [&](auto tag) {
+    using T = TypeOf<decltype(tag)>;
+    const auto run = [&](auto kernel) {
+      launch(kernel, threads, args.charts.N, stream, args.charts, args.H, args.W, args.B, static_cast<int32_t>(args.S),
+             args.reduce, args.image_index, entry, chain);
+    };
+    if (args.charts.K == 2) {  // detectron2's models have 2 or 15
+      run(label_charts<T, 2>);
+    } else if (args.charts.K == 15) {
+      run(label_charts<T, 15>);
+    } else {
+      run(label_charts<T, 0>);
+    }
+  });
+}
+
+void gather(const WarpDensePoseArgs& args, int32_t* entry, int32_t* chain, cudaStream_t stream) {
+  const int64_t instances = args.charts.N;
+  const int32_t size = static_cast<int32_t>(args.S);
+  if (has_block_gather(args, entry)) {
+    const BytePhotos photos{static_cast<const uint8_t*>(args.img), args.img_stride[0], args.img_stride[1]};
+    BlockTypes::visit(args.out_dtype, [&](auto tag) {
+      using Out = TypeOf<decltype(tag)>;
+      for_each_channel_chunk<Out>(args.fill, args.C, [&](const Fill<Out>& fill, int64_t c_begin, int64_t c_end) {
+        launch(args.C == 3 ? gather_winners<3, Out> : gather_winners<0, Out>, kParts * kThreads, instances, stream,
+               photos, args.B, instances, size, args.C, c_begin, c_end, pairs_of(fill), args.image_index, entry,
+               static_cast<Out*>(args.out));
+      });
+    });
+    return;
+  }
+  Photo photos{args.img, {}, args.B, args.C, args.H, args.W};
+  std::copy_n(args.img_stride, 4, photos.stride);
+  AnyTypes::visit(args.img_dtype, args.out_dtype, [&](auto in, auto out) {
+    using Out = TypeOf<decltype(out)>;
+    for_each_channel_chunk<Out>(args.fill, args.C, [&](const Fill<Out>& fill, int64_t c_begin, int64_t c_end) {
+      launch(gather_texels<TypeOf<decltype(in)>, Out>, texels_of(args), instances, stream, photos, instances, size,
+             args.reduce, fill, c_begin, c_end, args.image_index, entry, chain, static_cast<Out*>(args.out));
+    });
+  });
+}
 
 }  // namespace
 
@@ -216,27 +382,15 @@ int64_t warp_densepose_cuda_scratch(const WarpDensePoseArgs& args) {
 
 int warp_densepose_cuda(const WarpDensePoseArgs& args, int32_t* scratch, void* stream_handle) {
   const cudaStream_t stream = static_cast<cudaStream_t>(stream_handle);
-  const int64_t instances = args.charts.N, texels = texels_of(args);
-  if (instances == 0) return cudaSuccess;
-  const int32_t size = static_cast<int32_t>(args.S);
-  int32_t* entry = scratch;
-  int32_t* chain = args.reduce == Reduce::kMean ? scratch + instances * texels : nullptr;
+  const int64_t entries = args.charts.N * texels_of(args);
+  if (entries == 0) return cudaSuccess;
+  const bool last = args.reduce == Reduce::kLast;
+  int32_t* chain = last ? nullptr : scratch + entries;
   const cudaError_t error =
-      cudaMemsetAsync(entry, 0xff, sizeof(int32_t) * static_cast<size_t>(instances * texels), stream);  // -1
+      cleared(cudaMemsetAsync(scratch, last ? 0 : 0xff, sizeof(int32_t) * static_cast<size_t>(entries), stream));
   if (error != cudaSuccess) return error;
-  NetworkTypes::visit(args.charts.dtype, [&](auto tag) {
-    launch(label_charts<TypeOf<decltype(tag)>>, std::min(args.H * args.W, kBoxThreads), instances, stream, args.charts,
-           args.H, args.W, args.B, size, args.reduce, args.image_index, entry, chain);
-  });
-  Photo photos{args.img, {}, args.B, args.C, args.H, args.W};
-  std::copy_n(args.img_stride, 4, photos.stride);
-  AnyTypes::visit(args.img_dtype, args.out_dtype, [&](auto in, auto out) {
-    using Out = TypeOf<decltype(out)>;
-    for_each_channel_chunk(args.fill, args.C, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
-      launch(gather_texels<TypeOf<decltype(in)>, Out>, texels, instances, stream, photos, instances, size, args.reduce,
-             fill, c_begin, c_end, args.image_index, entry, chain, static_cast<Out*>(args.out));
-    });
-  });
+  label(args, scratch, chain, stream);
+  gather(args, scratch, chain, stream);
   return cudaGetLastError();
 }
 

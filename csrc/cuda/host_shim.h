@@ -44,6 +44,33 @@ using cudaError_t = int;
 constexpr cudaError_t cudaSuccess = 0;
 
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+// The current device, and what it offers: tests change both.
+struct ShimDevice {
+  int number = 0;
+  int multiprocessors = 132, block_shared = 227 << 10, multiprocessor_shared = 228 << 10;
+};
+inline ShimDevice shim_device;
+
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor
+};
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize, cudaFuncAttributePreferredSharedMemoryCarveout };
+constexpr int cudaSharedmemCarveoutMaxShared = 100;
+
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = shim_device.number;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount            ? shim_device.multiprocessors
+           : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? shim_device.block_shared
+                                                                  : shim_device.multiprocessor_shared;
+  return cudaSuccess;
+}
+inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
 inline cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
   std::memset(data, value, bytes);
   return cudaSuccess;

@@ -21,6 +21,23 @@ namespace dsa_fast {
 
 constexpr int kThreads = 256;
 
+// A function that only kernels call; the threads of a block and, if given, how many blocks must fit on a multiprocessor;
+// loops that the compiler must or must not unroll there.
+#if defined(__CUDACC__)
+#define DSA_FAST_DEVICE __device__ __forceinline__
+#define DSA_FAST_UNROLL _Pragma("unroll")
+#define DSA_FAST_NO_UNROLL _Pragma("unroll 1")
+#define DSA_FAST_THREADS(...) __launch_bounds__(__VA_ARGS__)
+#define DSA_FAST_DYNAMIC_SHARED(type, name)                       \
+  extern __shared__ __align__(16) unsigned char dynamic_shared[]; \
+  type* name = reinterpret_cast<type*>(dynamic_shared)
+#else
+#define DSA_FAST_DEVICE inline
+#define DSA_FAST_UNROLL
+#define DSA_FAST_NO_UNROLL
+#define DSA_FAST_THREADS(...)
+#endif
+
 // The loops of a kernel.
 #define FOR_EACH_ITEM(b, items) for (int64_t b = blockIdx.y; b < (items); b += gridDim.y)
 #define FOR_EACH_ELEMENT(k, elements)                                                           \
@@ -40,6 +57,13 @@ void launch(void (*kernel)(Params...), int64_t elements, int64_t items, [[maybe_
 #else
   run_on_cpu(kernel, grid, dim3(kThreads), args...);
 #endif
+}
+
+// Returns an error and takes it off the CUDA runtime, whose next call would report it again. The runtime is linked into
+// the library: nobody else does it.
+inline cudaError_t cleared(cudaError_t error) {
+  if (error != cudaSuccess) cudaGetLastError();
+  return error;
 }
 
 }  // namespace dsa_fast

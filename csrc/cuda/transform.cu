@@ -1,9 +1,10 @@
 // train_transform on CUDA; ../transform.h defines the results.
 //
-// Three launches. The first computes the resize weights, which all images share, and clears the texels. The second
-// makes each pixel of the full images and enters it into its texel, only with integer maxima and sums, whose result
-// does not depend on their order. The third makes each texel again from the stored bytes of its winner, because that
-// pixel may be erased in the full image. The kernels use no shared memory and no barrier.
+// Three launches. The first computes the resize weights, which all images share, clears the texels and fills the grid.
+// The second makes each pixel of the full images and enters it into its texel, only with integer maxima and sums, whose
+// result does not depend on their order. The third makes each texel again from the stored bytes of its winner, because
+// that pixel may be erased in the full image; it is left out if there are no part images. The kernels use no shared
+// memory and no barrier.
 #include "../transform.h"
 
 #include <algorithm>
@@ -34,6 +35,12 @@ __global__ void prepare(TransformArgs a, Axis vertical, Axis horizontal, int64_t
                         int32_t* entry) {  // [B, entries]
   FOR_EACH_ITEM(b, a.B) {
     FOR_EACH_ELEMENT(k, entries) entry[b * entries + k] = empty;
+    const Plan plan = a.plan[b];
+    FOR_EACH_ELEMENT(cell, a.grid_h * a.grid_w) {
+      const int64_t row = static_cast<uint32_t>(cell) / static_cast<uint32_t>(a.grid_w);
+      const int64_t column = static_cast<uint32_t>(cell) % static_cast<uint32_t>(a.grid_w);
+      write_cell(a, plan, b, cell, grid_row(a, plan, row), grid_column(a, plan, column));
+    }
     if (b == 0) {
       FOR_EACH_ELEMENT(i, vertical.out + horizontal.out) {
         i < vertical.out ? fill_axis(vertical, i) : fill_axis(horizontal, i - vertical.out);
@@ -126,7 +133,7 @@ __global__ void show_pixels(TransformArgs a, Axis vertical, Axis horizontal, int
       const Place place = place_of(a, plan, y, x);
       Levels levels{};
       const bool shown = place.inside && !erased(plan, y, x);
-      const int32_t texel = place.inside ? texel_at(a, vertical, horizontal, plan, place) : -1;
+      const int32_t texel = place.inside && texels > 0 ? texel_at(a, vertical, horizontal, plan, place) : -1;
       if (shown || (texel >= 0 && a.reduce == Reduce::kMean)) {
         levels = resized(a, vertical, horizontal, plan.index, place);
       }
@@ -208,8 +215,9 @@ int train_transform_cuda(const TransformArgs& args, int32_t* scratch, void* stre
   scratch += axis_scratch(args.h, args.H);
   const Axis horizontal = axis_in(scratch, args.w, args.W);
   int32_t* entry = scratch + axis_scratch(args.w, args.W);
-  launch(prepare, std::max(entries, args.H + args.W), args.B, stream, args, vertical, horizontal, entries,
-         args.reduce == Reduce::kLast ? -1 : 0, entry);
+  const int64_t elements = std::max({entries, args.H + args.W, args.grid_h * args.grid_w});
+  launch(prepare, elements, args.B, stream, args, vertical, horizontal, entries, args.reduce == Reduce::kLast ? -1 : 0,
+         entry);
   NetworkTypes::visit(args.full_dtype, [&](auto tag) {
     using Out = TypeOf<decltype(tag)>;
     launch(show_pixels<Out>, args.H * args.W, args.B, stream, args, vertical, horizontal, texels, entry,

@@ -1,19 +1,158 @@
 // warp on CUDA; ../warp.h defines the results.
 //
+// Uint8 photos and maps take one launch of blocks that keep their texels in shared memory (block.h). All else takes
+// several launches over a table in scratch memory.
+//
 // Threads race for a texel, but only through integer maxima and sums, whose result does not depend on their order:
 //   last: atomicMax of the pixels' raster indexes leaves each texel its winner; a gather then writes every texel once.
-//   mean: each texel lists its pixels in its own segment. The position of a segment and the order within it depend on
-//         the race; floating point segments are sorted before they are summed.
-// The kernels use no shared memory and no barrier.
+//   mean of bytes in shared memory: integer sums and counts.
+//   mean in scratch memory: each texel lists its pixels in its own segment. The position of a segment and the order
+//         within it depend on the race; floating point segments are sorted before they are summed.
 #include "../warp.h"
 
 #include <algorithm>
 
+#include "block.h"
 #include "gather.h"
 #include "launch.h"
 
 namespace dsa_fast {
 namespace {
+
+// ---- in shared memory ----------------------------------------------------------------------------------------------
+
+// kChannels: as for write_winners.
+template <int kBlockThreads, int kChannels, typename Out>
+__global__ void DSA_FAST_THREADS(kBlockThreads, kManyThreads / kBlockThreads)
+    warp_last(WordMaps maps, BytePhotos photos, int64_t images, int32_t size, int64_t channels, int64_t c_begin,
+              int64_t c_end, PairFill<Out> fill,
+              Out* out) {  // [B, 24, C, S, S]
+  DSA_FAST_DYNAMIC_SHARED(int32_t, table);
+  const uint32_t address = shared_address(table);
+  const OwnedParts owned = owned_parts(size);
+  FOR_EACH_ITEM(b, images) {
+    clear_table<kBlockThreads>(table, owned.count * owned.cells);
+    __syncthreads();
+    scan_words<kBlockThreads>(maps, b, owned, [&](uint32_t word, uint32_t parts, uint32_t u, uint32_t v) {
+      for_each_pixel(parts, u, v, owned, [&](int k, uint32_t part, uint32_t cell) {
+        raise_owned(table, address, part * owned.cells + cell, static_cast<int32_t>(4 * word + 1) + k, part,
+                    owned.count);
+      });
+    });
+    __syncthreads();
+    write_winners<kBlockThreads, kChannels>(table, owned, photos.data + b * photos.image, photos.plane, channels,
+                                            c_begin, c_end, fill, out + b * kParts * channels * owned.cells);
+    __syncthreads();
+  }
+}
+
+constexpr int kMeanChannels = 3;  // at most
+
+template <int kBlockThreads, typename Out>
+__global__ void DSA_FAST_THREADS(kBlockThreads, kManyThreads / kBlockThreads)
+    warp_mean(WordMaps maps, BytePhotos photos, int64_t images, int32_t size, int32_t channels, PairFill<Out> fill,
+              Out* out) {                   // [B, 24, C, S, S]
+  DSA_FAST_DYNAMIC_SHARED(int32_t, table);  // a plane of sums for each channel, and one of counts
+  const OwnedParts owned = owned_parts(size);
+  const uint32_t texels = owned.count * owned.cells;
+  const int32_t* counts = table + channels * texels;
+  FOR_EACH_ITEM(b, images) {
+    clear_table<kBlockThreads>(table, (static_cast<uint32_t>(channels) + 1) * texels);
+    __syncthreads();
+    const uint8_t* photo = photos.data + b * photos.image;
+    scan_words<kBlockThreads>(maps, b, owned, [&](uint32_t word, uint32_t parts, uint32_t u, uint32_t v) {
+      uint32_t values[kMeanChannels];
+      DSA_FAST_UNROLL
+      for (int c = 0; c < kMeanChannels; ++c) {
+        values[c] = c < channels ? read_word(photo + c * photos.plane + 4 * static_cast<int64_t>(word)) : 0;
+      }
+      for_each_pixel(parts, u, v, owned, [&](int k, uint32_t part, uint32_t cell) {
+        if (part >= owned.count) return;
+        int32_t* sums = table + part * owned.cells + cell;
+        DSA_FAST_UNROLL
+        for (int c = 0; c < kMeanChannels; ++c) {
+          if (c < channels) atomicAdd(sums + c * texels, static_cast<int32_t>(values[c] >> (8 * k) & 0xff));
+        }
+        atomicAdd(sums + channels * texels, 1);
+      });
+    });
+    __syncthreads();
+    Out* image_out = out + b * kParts * channels * owned.cells;
+    for_each_four_texels<kBlockThreads>(owned, channels, image_out, [&](uint32_t texel, Out* target) {
+      const Words4 count = *reinterpret_cast<const Words4*>(counts + texel);
+      const bool any = (count.w[0] | count.w[1] | count.w[2] | count.w[3]) != 0;
+      const PairBits<Out> low_mask = pair_mask<Out>(count.w[0] != 0, count.w[1] != 0);
+      const PairBits<Out> high_mask = pair_mask<Out>(count.w[2] != 0, count.w[3] != 0);
+      for (int c = 0; c < channels; ++c) {
+        PairBits<Out> low = static_cast<PairBits<Out>>(fill.pair[c]), high = low;
+        if (any) {
+          const Words4 sum = *reinterpret_cast<const Words4*>(table + c * texels + texel);
+          const auto mean = [&](int k) {  // a sum may have 32 bits
+            return convert<Out>(static_cast<float>(static_cast<uint32_t>(sum.w[k])) / static_cast<float>(count.w[k]));
+          };
+          low = either<Out>(low_mask, pair_of(mean(0), mean(1)), low);
+          high = either<Out>(high_mask, pair_of(mean(2), mean(3)), high);
+        }
+        store_pairs(target + c * static_cast<int64_t>(owned.cells), low, high);
+      }
+    });
+    __syncthreads();
+  }
+}
+
+// How blocks share the images; no blocks where the kernels below must do it.
+BlockPlan plan_of(const WarpArgs& args) {
+  const IuvMap& map = args.iuv;
+  const int64_t pixels = map.H * map.W;
+  const bool last = args.reduce == Reduce::kLast;
+  if (args.img_dtype != DType::kUInt8 || map.dtype != DType::kUInt8 || args.out_dtype == DType::kFloat64 ||
+      args.C == 0 || !is_block_size(args.S) || !has_words(map.data, map.stride, map.B, map.H, map.W)) {
+    return {};
+  }
+  if (!is_aligned(args.out, 4 * bytes_of_block_type(args.out_dtype))) return {};
+  if (last) {
+    if (!is_dense(args.img_stride, map.H, map.W)) return {};
+    return plan_blocks(map.B, pixels, args.S, 1);
+  }
+  constexpr int64_t kPixels = int64_t{1} << 24;  // their sum has 32 bits
+  if (args.C > kMeanChannels || pixels > kPixels || !has_words(args.img, args.img_stride, map.B, map.H, map.W)) {
+    return {};
+  }
+  return plan_blocks(map.B, pixels, args.S, args.C + 1);
+}
+
+template <typename Out>
+cudaError_t run_blocks(const WarpArgs& args, const BlockPlan& plan, cudaStream_t stream) {
+  const IuvMap& map = args.iuv;
+  const WordMaps maps{static_cast<const uint8_t*>(map.data), map.stride[0], map.stride[1],
+                      static_cast<uint32_t>(map.H * map.W / 4)};
+  const BytePhotos photos{static_cast<const uint8_t*>(args.img), args.img_stride[0], args.img_stride[1]};
+  const int32_t size = static_cast<int32_t>(args.S);
+  Out* out = static_cast<Out*>(args.out);
+  cudaError_t error = cudaSuccess;
+  for_each_channel_chunk<Out>(args.fill, args.C, [&](const Fill<Out>& chunk, int64_t c_begin, int64_t c_end) {
+    const PairFill<Out> fill = pairs_of(chunk);
+    const auto launch = [&](auto threads) {
+      constexpr int kBlockThreads = decltype(threads)::value;
+      if (args.reduce == Reduce::kMean) {
+        return launch_blocks<warp_mean<kBlockThreads, Out>>(plan, map.B, stream, maps, photos, map.B, size,
+                                                            static_cast<int32_t>(args.C), fill, out);
+      }
+      if (args.C == 3) {
+        return launch_blocks<warp_last<kBlockThreads, 3, Out>>(plan, map.B, stream, maps, photos, map.B, size, args.C,
+                                                               c_begin, c_end, fill, out);
+      }
+      return launch_blocks<warp_last<kBlockThreads, 0, Out>>(plan, map.B, stream, maps, photos, map.B, size, args.C,
+                                                             c_begin, c_end, fill, out);
+    };
+    if (error != cudaSuccess) return;
+    error = plan.many_threads ? launch(std::integral_constant<int, kManyThreads>{})
+                              : launch(std::integral_constant<int, kFewThreads>{});
+  });
+  return error;
+}
+
+// ---- in scratch memory ---------------------------------------------------------------------------------------------
 
 // entry[b, texel]: the last raster index (kLast; starts at -1) or the number (kMean; starts at 0) of its pixels.
 // texel_map[b, pixel], where wanted: the pixel's texel, -1 for background.
@@ -44,7 +183,7 @@ __global__ void label_pixels(IuvMap map, int32_t size, Reduce reduce,
 
 // Writes channels c_begin <= c < c_end of every texel. A thread owns a texel; neighbors write neighbors.
 template <typename In, typename Out>
-__global__ void gather_last(Photo photo, int32_t size, Fill fill, int64_t c_begin, int64_t c_end,
+__global__ void gather_last(Photo photo, int32_t size, Fill<Out> fill, int64_t c_begin, int64_t c_end,
                             const int32_t* winner,  // [B, 24 * S * S]
                             Out* out) {             // [B, 24, C, S, S]
   const int32_t cells = size * size;
@@ -54,9 +193,11 @@ __global__ void gather_last(Photo photo, int32_t size, Fill fill, int64_t c_begi
       const int32_t pixel = winner[b * texels + t];
       const int64_t part = static_cast<int32_t>(t) / cells;
       Out* target = out + (b * kParts + part) * photo.C * cells + static_cast<int32_t>(t) % cells;
-      for (int64_t c = c_begin; c < c_end; ++c) {
-        target[c * cells] =
-            pixel < 0 ? convert<Out>(fill.value[c - c_begin]) : convert<Out>(pixel_value<In>(photo, b, c, pixel));
+      if (pixel < 0) {
+        for (int64_t c = c_begin; c < c_end; ++c) target[c * cells] = fill.at(c - c_begin);
+      } else {
+        const In* from = pixel_of<In>(photo, b, pixel);
+        for (int64_t c = c_begin; c < c_end; ++c) target[c * cells] = convert<Out>(from[c * photo.stride[1]]);
       }
     }
   }
@@ -124,7 +265,7 @@ __global__ void sort_segments(int64_t images, int64_t pixels, int32_t texels,
 }
 
 template <typename In, typename Out>
-__global__ void gather_mean(Photo photo, int32_t size, Fill fill, int64_t c_begin, int64_t c_end,
+__global__ void gather_mean(Photo photo, int32_t size, Fill<Out> fill, int64_t c_begin, int64_t c_end,
                             const int32_t* count,  // [B, 24 * S * S]
                             const int32_t* next,   // [B, 24 * S * S]
                             const int32_t* slots,  // [B, H * W]
@@ -138,14 +279,23 @@ __global__ void gather_mean(Photo photo, int32_t size, Fill fill, int64_t c_begi
       const int32_t* segment = n == 0 ? slots : slots + b * pixels + (next[b * texels + t] - n);
       const int64_t part = static_cast<int32_t>(t) / cells;
       Out* target = out + (b * kParts + part) * photo.C * cells + static_cast<int32_t>(t) % cells;
-      for (int64_t c = c_begin; c < c_end; ++c) {
-        if (n == 0) {
-          target[c * cells] = convert<Out>(fill.value[c - c_begin]);
-          continue;
+      if (n == 0) {
+        for (int64_t c = c_begin; c < c_end; ++c) target[c * cells] = fill.at(c - c_begin);
+        continue;
+      }
+      for (int64_t first = c_begin; first < c_end; first += kAtOnce) {
+        SumOf<In> sum[kAtOnce] = {};
+        for (int32_t k = 0; k < n; ++k) {
+          const In* from = pixel_of<In>(photo, b, segment[k]);
+          DSA_FAST_UNROLL
+          for (int64_t c = 0; c < kAtOnce; ++c) {
+            if (first + c < c_end) sum[c] += to_sum(from[(first + c) * photo.stride[1]]);
+          }
         }
-        SumOf<In> sum = 0;
-        for (int32_t k = 0; k < n; ++k) sum += to_sum(pixel_value<In>(photo, b, c, segment[k]));
-        target[c * cells] = convert<Out>(mean_of<In>(sum, n));
+        DSA_FAST_UNROLL
+        for (int64_t c = 0; c < kAtOnce; ++c) {
+          if (first + c < c_end) target[(first + c) * cells] = convert<Out>(mean_of<In>(sum[c], n));
+        }
       }
     }
   }
@@ -190,7 +340,8 @@ cudaError_t label(const IuvMap& map, int64_t size, Reduce reduce, int32_t* entry
                   cudaStream_t stream) {
   const size_t bytes = sizeof(int32_t) * static_cast<size_t>(map.B * texels_of(size));
   if (bytes > 0) {
-    const cudaError_t error = cudaMemsetAsync(entry, reduce == Reduce::kLast ? 0xff : 0, bytes, stream);  // -1 or 0
+    const int start = reduce == Reduce::kLast ? 0xff : 0;  // -1 or 0
+    const cudaError_t error = cleared(cudaMemsetAsync(entry, start, bytes, stream));
     if (error != cudaSuccess) return error;
   }
   IuvTypes::visit(map.dtype, [&](auto tag) {
@@ -203,6 +354,7 @@ cudaError_t label(const IuvMap& map, int64_t size, Reduce reduce, int32_t* entry
 }  // namespace
 
 int64_t warp_cuda_scratch(const WarpArgs& args) {
+  if (plan_of(args).blocks > 0) return 0;
   const int64_t texels = texels_of(args.S);
   if (args.reduce == Reduce::kLast) return args.iuv.B * texels;        // winner
   return args.iuv.B * (2 * texels + 2 * args.iuv.H * args.iuv.W + 1);  // count, next, texel map, slots, cursor
@@ -214,6 +366,11 @@ int warp_cuda(const WarpArgs& args, int32_t* scratch, void* stream_handle) {
   const int64_t pixels = args.iuv.H * args.iuv.W;
   const int32_t texels = static_cast<int32_t>(texels_of(args.S));
   const int32_t size = static_cast<int32_t>(args.S);
+  const BlockPlan plan = plan_of(args);
+  if (plan.blocks > 0) {
+    return BlockTypes::visit(args.out_dtype,
+                             [&](auto out) { return run_blocks<TypeOf<decltype(out)>>(args, plan, stream); });
+  }
   Photo photo{args.img, {}, images, args.C, args.iuv.H, args.iuv.W};
   std::copy_n(args.img_stride, 4, photo.stride);
 
@@ -223,7 +380,7 @@ int warp_cuda(const WarpArgs& args, int32_t* scratch, void* stream_handle) {
     if (error != cudaSuccess) return error;
     AnyTypes::visit(args.img_dtype, args.out_dtype, [&](auto in, auto out) {
       using Out = TypeOf<decltype(out)>;
-      for_each_channel_chunk(args.fill, args.C, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
+      for_each_channel_chunk<Out>(args.fill, args.C, [&](const Fill<Out>& fill, int64_t c_begin, int64_t c_end) {
         launch(gather_last<TypeOf<decltype(in)>, Out>, texels, images, stream, photo, size, fill, c_begin, c_end,
                winner, static_cast<Out*>(args.out));
       });
@@ -239,7 +396,7 @@ int warp_cuda(const WarpArgs& args, int32_t* scratch, void* stream_handle) {
   cudaError_t error = label(args.iuv, args.S, args.reduce, count, texel_map, stream);
   if (error != cudaSuccess) return error;
   if (images > 0) {
-    error = cudaMemsetAsync(cursor, 0, sizeof(int32_t) * static_cast<size_t>(images), stream);
+    error = cleared(cudaMemsetAsync(cursor, 0, sizeof(int32_t) * static_cast<size_t>(images), stream));
     if (error != cudaSuccess) return error;
   }
   launch(allot_segments, texels, images, stream, images, texels, count, cursor, next);
@@ -249,7 +406,7 @@ int warp_cuda(const WarpArgs& args, int32_t* scratch, void* stream_handle) {
   }
   AnyTypes::visit(args.img_dtype, args.out_dtype, [&](auto in, auto out) {
     using Out = TypeOf<decltype(out)>;
-    for_each_channel_chunk(args.fill, args.C, [&](const Fill& fill, int64_t c_begin, int64_t c_end) {
+    for_each_channel_chunk<Out>(args.fill, args.C, [&](const Fill<Out>& fill, int64_t c_begin, int64_t c_end) {
       launch(gather_mean<TypeOf<decltype(in)>, Out>, texels, images, stream, photo, size, fill, c_begin, c_end, count,
              next, slots, static_cast<Out*>(args.out));
     });

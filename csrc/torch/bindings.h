@@ -50,17 +50,19 @@ Tensor crop_op(const Tensor& img, const Tensor& iuv, int64_t size, const std::ve
 }
 
 template <typename Device>
-std::tuple<Tensor, Tensor> train_transform_op(const Tensor& images, const Tensor& iuv, const Tensor& plan,
-                                              const std::optional<Tensor>& mirror, int64_t height, int64_t width,
-                                              int64_t pad, int64_t size, const std::vector<double>& mean,
-                                              const std::vector<double>& std, const std::string& reduce,
-                                              ScalarType dtype, ScalarType dsap_dtype, bool channels_last) {
+std::tuple<Tensor, Tensor, Tensor> train_transform_op(const Tensor& images, const Tensor& iuv, const Tensor& plan,
+                                                      const std::optional<Tensor>& mirror, int64_t height,
+                                                      int64_t width, int64_t pad, int64_t size, int64_t grid_height,
+                                                      int64_t grid_width, const std::vector<double>& mean,
+                                                      const std::vector<double>& std, const std::string& reduce,
+                                                      ScalarType dtype, ScalarType dsap_dtype, bool channels_last) {
   const Device device(images);
   Tensor full = empty_full(images, plan, height, width, dtype, channels_last);
   Tensor dsap = empty_parts(images, plan, size, dsap_dtype);
-  device.run(transform_args(images, iuv, plan, mirror, height, width, pad, size, mean, std, reduce, full, dsap,
+  Tensor grid = empty_grid(images, plan, grid_height, grid_width);
+  device.run(transform_args(images, iuv, plan, mirror, height, width, pad, size, mean, std, reduce, full, dsap, grid,
                             channels_last));
-  return {full, dsap};
+  return {full, dsap, grid};
 }
 
 template <typename Device>
@@ -88,11 +90,13 @@ Tensor densepose_iuv_op(const Tensor& coarse_segm, const Tensor& fine_segm, cons
 template <typename Device, typename Library>
 void register_ops(Library& m) {
   m.impl("warp", TORCH_BOX(&warp_op<Device>));
+  m.impl("warp_detached", TORCH_BOX(&warp_op<Device>));
   m.impl("warp_count", TORCH_BOX(&warp_count_op<Device>));
   m.impl("warp_backward", TORCH_BOX(&warp_backward_op<Device>));
   m.impl("crop", TORCH_BOX(&crop_op<Device>));
   m.impl("train_transform", TORCH_BOX(&train_transform_op<Device>));
   m.impl("warp_densepose", TORCH_BOX(&warp_densepose_op<Device>));
+  m.impl("warp_densepose_detached", TORCH_BOX(&warp_densepose_op<Device>));
   m.impl("densepose_iuv", TORCH_BOX(&densepose_iuv_op<Device>));
 }
 

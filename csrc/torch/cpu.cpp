@@ -1,39 +1,42 @@
 // The operators on the CPU.
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
+#include "../cpu/blocks.h"
+
+#include <functional>
+#include <numeric>
 
 #include "bindings.h"
 #include "bodies_args.h"
 #include "rank_args.h"
 
 namespace dsa_fast {
-namespace {
 
-// glibc maps new memory of this size for each tensor. A page fault for every 4 KiB costs more than the warp itself.
-// Transparent huge pages, if the system grants them on request, are 512 times as large.
-constexpr int64_t kAlwaysMapped = int64_t{32} << 20;
-constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
-
-void prefer_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] int64_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  if (bytes < kAlwaysMapped) return;
-  const auto data = reinterpret_cast<uintptr_t>(memory);
-  const uintptr_t begin = (data + kHugePage - 1) / kHugePage * kHugePage;
-  const uintptr_t end = (data + static_cast<uintptr_t>(bytes)) / kHugePage * kHugePage;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // only advice: it may fail
-#endif
+Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like, bool channels_last) {
+  const auto item =
+      aoti_torch_dtype_element_size(torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)));
+  const double bytes = std::accumulate(shape.begin(), shape.end(), static_cast<double>(item), std::multiplies<>());
+  const bool large = bytes >= kLargeBlock && bytes < 1e15;  // beyond that, PyTorch says what is wrong
+  void* data = large ? take_block(static_cast<int64_t>(bytes)) : nullptr;
+  if (data == nullptr) return plain_empty(shape, dtype, like, channels_last);
+  std::vector<int64_t> stride(shape.size(), 1);
+  if (channels_last) {
+    stride = {shape[1] * shape[2] * shape[3], 1, shape[3] * shape[1], shape[1]};
+  } else {
+    for (size_t k = shape.size() - 1; k > 0; --k) stride[k - 1] = stride[k] * shape[k];
+  }
+  try {
+    return torch::stable::from_blob(data, shape, stride, like.device(), dtype, &give_back_block);
+  } catch (...) {
+    give_back_block(data);
+    throw;
+  }
 }
+
+namespace {
 
 struct Cpu {
   explicit Cpu(const Tensor&) {}
 
-  void run(const WarpArgs& args) const {
-    const int64_t item =
-        AnyTypes::visit(args.out_dtype, [](auto tag) { return static_cast<int64_t>(sizeof(TypeOf<decltype(tag)>)); });
-    prefer_huge_pages(args.out, args.iuv.B * kParts * args.C * args.S * args.S * item);
-    warp_cpu(args);
-  }
+  void run(const WarpArgs& args) const { warp_cpu(args); }
   void run(const CountArgs& args) const { warp_count_cpu(args); }
   void run(const WarpBackwardArgs& args) const { warp_backward_cpu(args); }
   void run(const CropArgs& args) const { crop_cpu(args); }

@@ -7,6 +7,11 @@
 #include "bindings.h"
 
 namespace dsa_fast {
+
+Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like, bool channels_last) {
+  return plain_empty(shape, dtype, like, channels_last);
+}
+
 namespace {
 
 class Cuda {
@@ -33,7 +38,9 @@ class Cuda {
   // PyTorch's allocator reuses memory in stream order, so the scratch can be freed before the kernels have run.
   template <typename Args>
   void launch(const Args& args, int64_t (*count)(const Args&), int (*kernels)(const Args&, int32_t*, void*)) const {
-    Tensor scratch = empty({count(args)}, ScalarType::Int, on_);
+    const int64_t words = count(args);
+    if (words == 0) return check(kernels(args, nullptr, stream()));
+    Tensor scratch = empty({words}, ScalarType::Int, on_);
     check(kernels(args, static_cast<int32_t*>(scratch.mutable_data_ptr()), stream()));
   }
 

@@ -5,15 +5,20 @@
 
 STABLE_TORCH_LIBRARY(dsa_fast, m) {
   m.def("warp(Tensor img, Tensor iuv, int size, float[] fill, str reduce, ScalarType dtype) -> Tensor");
+  // The same without a registered gradient: nothing of Python stands before the kernels.
+  m.def("warp_detached(Tensor img, Tensor iuv, int size, float[] fill, str reduce, ScalarType dtype) -> Tensor");
   m.def("warp_count(Tensor iuv, int size) -> Tensor");
   m.def("warp_backward(Tensor grad, Tensor iuv, str reduce, ScalarType dtype) -> Tensor");
   m.def("crop(Tensor img, Tensor iuv, int size, float[] fill, bool mask, ScalarType dtype) -> Tensor");
   m.def(
       "train_transform(Tensor images, Tensor iuv, Tensor plan, Tensor? mirror, int height, int width, int pad, "
-      "int size, float[] mean, float[] std, str reduce, ScalarType dtype, ScalarType dsap_dtype, bool channels_last) "
-      "-> (Tensor, Tensor)");
+      "int size, int grid_height, int grid_width, float[] mean, float[] std, str reduce, ScalarType dtype, "
+      "ScalarType dsap_dtype, bool channels_last) -> (Tensor, Tensor, Tensor)");
   m.def(
       "warp_densepose(Tensor img, Tensor coarse_segm, Tensor fine_segm, Tensor u, Tensor v, Tensor boxes, "
+      "Tensor image_index, int size, float[] fill, str reduce, ScalarType dtype) -> Tensor");
+  m.def(
+      "warp_densepose_detached(Tensor img, Tensor coarse_segm, Tensor fine_segm, Tensor u, Tensor v, Tensor boxes, "
       "Tensor image_index, int size, float[] fill, str reduce, ScalarType dtype) -> Tensor");
   m.def(
       "densepose_iuv(Tensor coarse_segm, Tensor fine_segm, Tensor u, Tensor v, Tensor boxes, int height, int width, "

@@ -99,8 +99,14 @@ void copy_strides(const Tensor& tensor, int64_t (&stride)[dims]) {
   std::copy_n(tensor.strides().data(), dims, stride);
 }
 
-inline Tensor empty(std::vector<int64_t> shape, ScalarType dtype, const Tensor& like) {
-  return torch::stable::empty(shape, dtype, std::nullopt, like.device());
+// On like's device, in memory of PyTorch.
+inline Tensor plain_empty(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like, bool channels_last) {
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::empty(shape, dtype, std::nullopt, like.device(), std::nullopt,
+                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
+
+// Each library has its own: the CPU's keeps the memory of large results.
+Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like, bool channels_last = false);
 
 }  // namespace dsa_fast

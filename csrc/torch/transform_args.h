@@ -17,22 +17,25 @@ inline Tensor empty_full(const Tensor& images, const Tensor& plan, int64_t heigh
   STD_TORCH_CHECK(plan.dim() == 2, "dsa_fast: plan must have shape [B, 8]", got(plan));
   STD_TORCH_CHECK(height >= 1 && width >= 1 && width <= std::numeric_limits<int32_t>::max() / 255 / height,
                   "dsa_fast: height * width * 255 must be in 1..2^31 - 1, got ", height, " * ", width, " * 255");
-  using torch::headeronly::MemoryFormat;
-  return torch::stable::empty({plan.size(0), 3, height, width}, dtype, std::nullopt, images.device(), std::nullopt,
-                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  return empty({plan.size(0), 3, height, width}, dtype, images, channels_last);
 }
 
 inline Tensor empty_parts(const Tensor& images, const Tensor& plan, int64_t size, ScalarType dtype) {
   check_transform_dtype(dtype);
-  check_size(size);
+  if (size != 0) check_size(size);
   return empty({plan.size(0), kParts, 3, size, size}, dtype, images);
+}
+
+inline Tensor empty_grid(const Tensor& images, const Tensor& plan, int64_t height, int64_t width) {
+  check_pixels(height, width);
+  return empty({plan.size(0), 3, height, width}, ScalarType::Byte, images);
 }
 
 inline TransformArgs transform_args(const Tensor& images, const Tensor& iuv, const Tensor& plan,
                                     const std::optional<Tensor>& mirror, int64_t height, int64_t width, int64_t pad,
                                     int64_t size, const std::vector<double>& mean, const std::vector<double>& std,
                                     const std::string& reduce, const Tensor& full, const Tensor& dsap,
-                                    bool channels_last) {
+                                    const Tensor& grid, bool channels_last) {
   constexpr int64_t kLimit = int64_t{1} << 29;  // a pixel has up to twice as many weights, counted in 32 bits
   for (const Tensor* stored : {&images, &iuv}) {
     STD_TORCH_CHECK(stored->scalar_type() == ScalarType::Byte && has_shape(*stored, {kAny, 3, kAny, kAny}),
@@ -62,6 +65,9 @@ inline TransformArgs transform_args(const Tensor& images, const Tensor& iuv, con
   args.full_dtype = dtype_of(full.scalar_type());
   args.dsap = dsap.mutable_data_ptr();
   args.dsap_dtype = dtype_of(dsap.scalar_type());
+  args.grid = static_cast<uint8_t*>(grid.mutable_data_ptr());
+  args.grid_h = grid.size(2);
+  args.grid_w = grid.size(3);
   args.N = images.size(0);
   args.B = plan.size(0);
   args.h = images.size(2);

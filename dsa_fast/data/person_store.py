@@ -7,11 +7,9 @@ memory. `choose_place` selects its place by its size and the free memory. `Store
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 import shutil
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +31,7 @@ from dsa_fast.data.sampler import PKSampler
 from dsa_fast.data.transforms import resize
 from dsa_fast.data.verify import decoding_threads, digest_files
 from dsa_fast.densepose.iuv import Order, read_iuv, resize_iuv
-from dsa_fast.files import atomic_path, remove_left_over, write_json
+from dsa_fast.files import atomic_path, read_json, remove_left_over, write_json
 from dsa_fast.image import image_size, read_image
 
 __all__ = ["PersonStore", "Place", "StoreLoader", "choose_place", "measure", "say"]
@@ -195,7 +193,7 @@ class PersonStore:
                     if store is not None:
                         return store
                     if alone:
-                        remove_left_over(folder, time.time())
+                        remove_left_over(folder)
                     return _write(folder, key, shape, size, fill)
             except OSError as error:
                 say(f"store: kept in memory only, because {folder} cannot be written: {error}", progress)
@@ -241,7 +239,7 @@ def _folder_name(people: Sequence[Person], iuv_order: str) -> str:
 def _map(folder: Path, key: str, people: int, size: tuple[int, int]) -> tuple[PersonStore | None, str | None]:
     """Returns the store in a folder, or None and the reason (None if the folder has none)."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text())
+        manifest: dict[str, Any] = read_json(folder / _MANIFEST)
     except FileNotFoundError:
         return None, None
     except (OSError, ValueError) as error:

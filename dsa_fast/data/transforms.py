@@ -1,8 +1,8 @@
 """Turns stored uint8 images and IUV maps into the inputs of a step, on their device.
 
 The full image is resized, flipped, cropped, normalized and erased. The DSAP images are warped after the same flip and
-crop, before erasing (which affects only the full image). `augment_batch` does this with one operator,
-`train_transform`. `augment_batch_reference` does it in plain steps, with the same result.
+crop, before erasing (which affects only the full image). Guides get the same map at a coarser grid. `augment_batch`
+does this with one operator, `train_transform`. `augment_batch_reference` does it in plain steps, with the same result.
 """
 
 from __future__ import annotations
@@ -18,68 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.densepose.iuv import flip_iuv, resize_iuv
 from dsa_fast.densepose.parts import NUM_PARTS
 from dsa_fast.densepose.symmetry import SymmetryTable, as_lut
 from dsa_fast.imagenet import MEAN, STD
 from dsa_fast.ops.crop import crop_parts
-from dsa_fast.ops.train_transform import train_transform
+from dsa_fast.ops.train_transform import TrainInputs, train_transform
 from dsa_fast.ops.warp import warp
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Options of the augmentation of training images.
-
-    Attributes:
-        size: height and width of the network's input, in pixels.
-        dsap_size: S, height and width of each part image, in texels.
-        pad: pixels of the mean color added on each side before the random crop; 0 for no crop.
-        flip: probability of the horizontal flip, which also swaps left and right parts.
-        flip_table: path of DensePose's `UV_symmetry_transforms.mat`, a table of u and v of mirrored parts; by default
-            the closed form of `dsa_fast.densepose.flip_iuv`. `flip_lut` reads it for `augment_batch`.
-        erase: probability of random erasing.
-        erase_area: smallest and largest erased share of the image.
-        erase_aspect: smallest and largest height / width of the erased box.
-        reduce: how several pixels on a texel are combined, `last` or `mean` (see `dsa_fast.warp`).
-        parts: `warp` makes part images as in the paper; `crop` makes the paper's CSA (see `dsa_fast.crop_parts`) for
-            comparison, and is slower.
-        iuv_drop: probability that a part is removed from an image's IUV map, to simulate a worse DensePose.
-        iuv_noise: standard deviation of a random shift of (u, v) for each part of each image; 1 is the side of a part.
-    """
-
-    size: tuple[int, int] = (256, 128)
-    dsap_size: int = 32
-    pad: int = 10
-    flip: float = 0.5
-    flip_table: str | None = None
-    erase: float = 0.5
-    erase_area: tuple[float, float] = (0.02, 0.4)
-    erase_aspect: tuple[float, float] = (0.3, 1 / 0.3)
-    reduce: Literal["last", "mean"] = "last"
-    parts: Literal["warp", "crop"] = "warp"
-    iuv_drop: float = 0.0
-    iuv_noise: float = 0.0
-
-    def __post_init__(self) -> None:
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size must be (height, width), each at least 1, got {self.size}")
-        for name in ("flip", "erase", "iuv_drop"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be a probability in [0, 1], got {value}")
-        if not 0 <= self.iuv_noise <= 1:
-            raise ValueError(f"iuv_noise must be a deviation in [0, 1], got {self.iuv_noise}")
-        if self.parts not in ("warp", "crop"):
-            raise ValueError(f"parts must be 'warp' or 'crop', got {self.parts!r}")
-        if self.pad < 0:
-            raise ValueError(f"pad must be at least 0 pixels, got {self.pad}")
-        low, high = self.erase_area
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"erase_area must be two shares, 0 < low <= high <= 1, got {self.erase_area}")
-        low, high = self.erase_aspect
-        if not 0 < low <= high:
-            raise ValueError(f"erase_aspect must be two ratios, 0 < low <= high, got {self.erase_aspect}")
 
 
 @dataclass(frozen=True)
@@ -174,8 +120,9 @@ def augment_batch(
     dsap_dtype: torch.dtype | None = None,
     channels_last: bool = False,
     mirror: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Makes the training images and their parts from the same draws.
+    grid: tuple[int, int] | None = None,
+) -> TrainInputs:
+    """Makes the training images, their parts and their maps at a coarser grid from the same draws.
 
     Args:
         images: uint8 [B, 3, h, w]; with `indices`, [N, 3, h, w]: all stored people.
@@ -187,10 +134,13 @@ def augment_batch(
         dsap_dtype: dtype of the DSAP images; by default `dtype`.
         channels_last: store the images as [B, H, W, 3] in memory.
         mirror: a table of mirrored (U, V) from `flip_lut`, instead of the closed form; see `train_transform`.
+        grid: height and width of the maps to return; None for none. A map shows what is in the middle of each cell:
+            cell (i, j) has the pixel at row floor((i + 1/2) H / height) and column floor((j + 1/2) W / width) of the
+            transformed map. Erasing does not change it, and the padding is background.
 
     Returns:
-        Normalized images [B, 3, H, W], and part images [B, 24, 3, S, S] (DSAP, or crops). Untouched texels are 0, the
-        mean color (paper, section 3.1).
+        Normalized images [B, 3, H, W], part images [B, 24, 3, S, S] (DSAP, or crops), and maps [B, 3, *grid]. Untouched
+        texels are 0, the mean color (paper, section 3.1). Part images are empty if `config.dsap_size` is 0.
 
     Raises:
         IndexError: an index is outside 0..N-1.
@@ -198,20 +148,18 @@ def augment_batch(
     """
     plan = _plan(draws, indices, len(images))
     disturbed = draws.dropped is not None or draws.shift is not None
-    if disturbed or config.parts == "crop":
+    crop = config.parts == "crop" and config.dsap_size > 0
+    if disturbed or crop:
         if indices is not None:
             chosen = torch.as_tensor(indices, dtype=torch.int64).to(images.device, non_blocking=True)
             images, iuv = images[chosen], iuv[chosen]
             plan[:, 0] = torch.arange(len(plan))
-        if config.parts == "crop":
-            full, parts = augment_batch_reference(images, iuv, draws, config)
-            layout = torch.channels_last if channels_last else torch.contiguous_format
-            return full.to(dtype, memory_format=layout), parts.to(dtype if dsap_dtype is None else dsap_dtype)
         iuv = disturb_iuv(iuv, draws)
+    crops = part_images(*_cropped(images, iuv, draws, config), "crop", size=config.dsap_size) if crop else None
     if images.is_cuda:
         plan = plan.pin_memory()
     plan = plan.to(images.device, non_blocking=True)
-    return train_transform(
+    made = train_transform(
         images,
         iuv,
         plan,
@@ -219,13 +167,15 @@ def augment_batch(
         mean=_MEAN,
         std=_STD,
         pad=config.pad,
-        dsap_size=config.dsap_size,
+        dsap_size=0 if crop else config.dsap_size,
+        grid=grid,
         reduce=config.reduce,
         dtype=dtype,
         dsap_dtype=dsap_dtype,
         channels_last=channels_last,
         mirror=mirror,
     )
+    return made if crops is None else made._replace(dsap=crops.to(made.dsap.dtype))
 
 
 def flip_lut(config: AugmentConfig) -> Tensor | None:
@@ -255,7 +205,15 @@ def _plan(draws: Draws, indices: Sequence[int] | np.ndarray | Tensor | None, sto
     return torch.stack(columns, dim=1).int()
 
 
-def augment_batch_reference(images: Tensor, iuv: Tensor, draws: Draws, config: AugmentConfig) -> tuple[Tensor, Tensor]:
+def augment_batch_reference(
+    images: Tensor,
+    iuv: Tensor,
+    draws: Draws,
+    config: AugmentConfig,
+    *,
+    mirror: Tensor | None = None,
+    grid: tuple[int, int] | None = None,
+) -> TrainInputs:
     """Does `augment_batch` in plain steps, for tests and comparisons; float32.
 
     Args:
@@ -263,19 +221,35 @@ def augment_batch_reference(images: Tensor, iuv: Tensor, draws: Draws, config: A
         iuv: uint8 [B, 3, h, w].
         draws: `Draws.sample(...)`.
         config: sizes and padding.
+        mirror, grid: see `augment_batch`.
 
     Returns:
         See `augment_batch`.
     """
-    flip = draws.flip.to(images.device, non_blocking=True)[:, None, None, None]
-    images = resize(images, config.size)
-    images = torch.where(flip, images.flip(-1), images)
-    iuv = resize_iuv(disturb_iuv(iuv, draws), config.size)
-    iuv = _crop(torch.where(flip, flip_iuv(iuv), iuv), draws, config)
     # The warp reads bytes, so the mean of several pixels does not depend on their order.
-    pixels = _crop(images, draws, config)
-    dsap = part_images(pixels, iuv, config.parts, size=config.dsap_size, reduce=config.reduce)
-    return _erase(_crop(normalize(images), draws, config), draws), dsap
+    pixels, maps = _cropped(images, disturb_iuv(iuv, draws), draws, config, mirror)
+    dsap = images.new_empty((len(images), NUM_PARTS, 3, 0, 0), dtype=torch.float32)
+    if config.dsap_size:
+        dsap = part_images(pixels, maps, config.parts, size=config.dsap_size, reduce=config.reduce)
+    full = _crop(normalize(_flipped(resize(images, config.size), draws)), draws, config)
+    small = maps.new_empty((len(maps), 3, 0, 0)) if grid is None else resize_iuv(maps, grid)
+    return TrainInputs(_erase(full, draws), dsap, small)
+
+
+def _cropped(
+    images: Tensor, iuv: Tensor, draws: Draws, config: AugmentConfig, mirror: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Resizes, mirrors and crops photos and their maps, as bytes."""
+    table = None if mirror is None else SymmetryTable(mirror.float() / 255)
+    flip = draws.flip.to(iuv.device, non_blocking=True)[:, None, None, None]
+    iuv = resize_iuv(iuv, config.size)
+    iuv = torch.where(flip, flip_iuv(iuv, table), iuv)
+    images = _flipped(resize(images, config.size), draws)
+    return _crop(images, draws, config), _crop(iuv, draws, config)
+
+
+def _flipped(images: Tensor, draws: Draws) -> Tensor:
+    return torch.where(draws.flip.to(images.device, non_blocking=True)[:, None, None, None], images.flip(-1), images)
 
 
 def part_images(
@@ -298,56 +272,6 @@ def part_images(
     if parts == "crop":
         return normalize(crop_parts(images, iuv, size=size, fill=_MEAN, dtype=torch.float32))
     return normalize(warp(images, iuv, size=size, fill=_MEAN, reduce=reduce, dtype=torch.float32))
-
-
-def grid_iuv(
-    iuv: Tensor,
-    draws: Draws,
-    config: AugmentConfig,
-    grid: tuple[int, int],
-    *,
-    indices: Sequence[int] | np.ndarray | Tensor | None = None,
-    mirror: Tensor | None = None,
-) -> Tensor:
-    """The maps of the training images at a coarser grid, from the same draws: what is at the middle of each cell.
-
-    Cell (i, j) reads the pixel at row floor((i + 1/2) H / h) and column floor((j + 1/2) W / w) of the transformed map
-    [H, W]; erasing does not touch it.
-
-    Args:
-        iuv: uint8 [B, 3, height, width]; with `indices`, [N, 3, height, width].
-        draws: `Draws.sample(...)`.
-        config: sizes and paddings.
-        grid: (h, w).
-        indices: which stored people are the batch, int64 [B].
-        mirror: a table of mirrored (U, V), see `train_transform`.
-
-    Returns:
-        uint8 [B, 3, h, w]; what the padding shows is background.
-    """
-    device, batch = iuv.device, len(draws.top)
-    chosen = torch.arange(batch) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
-    places = []
-    for size, stored, cells, offset in zip(config.size, iuv.shape[2:], grid, (draws.top, draws.left), strict=True):
-        middle = (2 * torch.arange(cells) + 1) * size // (2 * cells)
-        place = middle[None] + offset[:, None] - config.pad  # in the image, [B, cells]
-        inside = (place >= 0) & (place < size)
-        if offset is draws.left:
-            place = torch.where(draws.flip[:, None], size - 1 - place, place)
-        places.append(((2 * place.clamp(0, size - 1) + 1) * stored // (2 * size), inside))
-    (rows, rows_inside), (columns, columns_inside) = (
-        tuple(x.to(device, non_blocking=True) for x in pair) for pair in places
-    )
-    chosen = chosen.to(device, non_blocking=True)
-    # Advanced indices around a slice put the channels last.
-    out = iuv[chosen[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
-    out = disturb_iuv(out, draws)
-    # Columns were mirrored above; here parts and (u, v) are.
-    table = None if mirror is None else SymmetryTable(mirror.float() / 255)
-    flipped = flip_iuv(out.flip(-1), table)
-    out = torch.where(draws.flip.to(device, non_blocking=True)[:, None, None, None], flipped, out)
-    inside = rows_inside[:, None, :, None] & columns_inside[:, None, None, :]
-    return out * inside
 
 
 def disturb_iuv(iuv: Tensor, draws: Draws) -> Tensor:

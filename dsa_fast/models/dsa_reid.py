@@ -65,7 +65,7 @@ class DSAReID(nn.Module):
         classifier_dim: width of the classifiers' first FC layer.
         bnneck: puts a batch norm between each feature and its classifier; test vectors are its outputs.
         last_stride: stride of the MF-Stream's heads; 1 in the paper, 2 in the plain ResNet.
-        pretrained_heads: starts the global head from the pretrained conv5_x.
+        pretrained_heads: see `MFStream`.
         frozen: see `Backbone`.
 
     Attributes:

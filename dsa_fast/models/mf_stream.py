@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor, nn
 
 from dsa_fast.densepose.parts import MERGED_NAMES
 from dsa_fast.models.backbone import (
-    TIMM,
     fast_layout,
     head_spec,
     make_backbone,
@@ -19,6 +19,7 @@ from dsa_fast.models.backbone import (
     scaled,
 )
 from dsa_fast.models.branches import BranchBasicBlock, BranchBottleneck, make_branch_stage
+from dsa_fast.models.timm_backbone import TimmBackbone
 from dsa_fast.weights import load_named
 
 Branches = Literal["both", "global", "local"]
@@ -72,11 +73,13 @@ class MFStream(nn.Module):
         branches: branches of the head to build: global, local or both.
         last_stride: stride of the heads; 1 in the paper, 2 in the plain ResNet.
         pretrained: see `make_backbone`.
-        pretrained_heads: starts the global head from the pretrained conv5_x.
+        pretrained_heads: starts the global head from the pretrained conv5_x. With a timm backbone, the global head is
+            the network's own last stage, also with random weights.
         frozen: see `Backbone`.
 
     Attributes:
-        global_dim: length of the global feature: 2048 (resnet50, resnet101) or 512 at width 1.
+        global_dim: length of the global feature: 2048 (resnet50, resnet101) or 512 at width 1; the last stage's
+            channels if it is timm's.
         local_dim: length of each local feature: 256 or 64 at width 1.
 
     Raises:
@@ -108,20 +111,19 @@ class MFStream(nn.Module):
         channels = self.backbone.out_channels
         self.head_global: nn.Sequential | None = None
         self.head_local: nn.Sequential | None = None
-        if branches != "local":
+        if branches != "local" and pretrained_heads and isinstance(self.backbone, TimmBackbone):
+            self.head_global = self.backbone.head(last_stride, pretrained=pretrained)
+            self.global_dim = self.head_global.out_channels
+        elif branches != "local":
             self.head_global = make_stage(block, channels, planes, blocks, stride=last_stride)
+            if pretrained_heads and pretrained is not None:
+                state = read_pretrained(backbone, pretrained, width=width)
+                load_named(self.head_global, state, prefix="layer4.", source=f"pretrained={str(pretrained)!r}")
         if branches != "global":
             branch_block = BranchBottleneck if block.expansion == BranchBottleneck.expansion else BranchBasicBlock
             self.head_local = make_branch_stage(
                 branch_block, NUM_LOCAL, channels, local_planes, blocks, stride=last_stride, shared_input=True
             )
-        if pretrained_heads and pretrained is not None and self.head_global is not None:
-            if backbone.startswith(TIMM):
-                raise ValueError(
-                    f"pretrained_heads must be false unless the backbone is one of our ResNets, got {backbone!r}"
-                )
-            state = read_pretrained(backbone, pretrained, width=width)
-            load_named(self.head_global, state, prefix="layer4.", source=f"pretrained={str(pretrained)!r}")
 
     def maps(self, images: Tensor) -> FeatureMaps:
         """Images [B, 3, H, W], normalized float -> the maps that `forward` averages."""
@@ -129,6 +131,17 @@ class MFStream(nn.Module):
         whole = None if self.head_global is None else self.head_global(x)
         local = None if self.head_local is None else self.head_local(x)
         return FeatureMaps(x, whole, local)
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Returns the height and width of F for images of `size` (height, width). Runs the backbone once."""
+        weight = next(self.backbone.parameters())
+        training = {module: module.training for module in self.backbone.modules()}
+        self.backbone.eval()
+        with torch.no_grad():
+            height, width = self.backbone(weight.new_zeros(1, 3, *size)).shape[2:]
+        for module, mode in training.items():
+            module.training = mode
+        return height, width
 
     def forward(self, images: Tensor) -> Features:
         """Images [B, 3, H, W], normalized float -> features, float32 (also under autocast)."""

@@ -1,4 +1,4 @@
-"""Backbones from timm: any network with a feature map at stride 16 (`pip install 'dsa-fast[timm]'`)."""
+"""Backbones from timm: any network with a feature map at stride 16 (`pip install timm`)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dsa_fast.imagenet import MEAN, STD
+from dsa_fast.weights import misfits
 
 STRIDE = 16
 
@@ -51,37 +52,14 @@ class TimmBackbone(nn.Module):
         try:
             import timm
         except ImportError as error:
-            raise ModuleNotFoundError(
-                f"backbone 'timm/{name}' needs timm: pip install 'dsa-fast[timm]' ({error})"
-            ) from error
+            raise ModuleNotFoundError(f"backbone 'timm/{name}' needs timm: pip install timm ({error})") from error
         if not timm.is_model(name):
             near = timm.list_models(f"*{name.split('_')[0]}*")[:6]
             hint = f"; similar names: {', '.join(near)}" if near else ""
             raise ValueError(f"backbone must name one of timm's networks, got 'timm/{name}'{hint}")
         self.name, self.width = f"timm/{name}", 1.0
         options, index, self._channels_last = _open(name)
-        loading: dict[str, Any] = {}
-        if pretrained == "imagenet":
-            loading = {"pretrained": True}
-        elif pretrained is not None:
-            loading = {
-                "pretrained": True,
-                "pretrained_cfg_overlay": {"state_dict": _read(name, Path(pretrained), options)},
-            }
-        logger = logging.getLogger("timm.models._builder")
-        level = logger.level
-        logger.setLevel(logging.ERROR)  # timm warns about each unused layer after F
-        try:
-            self.net: Any = timm.create_model(name, features_only=True, out_indices=(index,), **options, **loading)
-        except Exception as error:  # timm's downloads fail in many ways
-            if pretrained != "imagenet":
-                raise
-            raise ValueError(
-                f"pretrained='imagenet': timm can't get the weights of {name} ({type(error).__name__}: {error}). "
-                f"Pass the path of a state dict with timm's names, or None for random weights"
-            ) from error
-        finally:
-            logger.setLevel(level)
+        self.net: Any = _create(name, pretrained, options, features_only=True, out_indices=(index,))
         info: Any = self.net.feature_info
         family, _, number = info.get_dicts()[-1]["module"].partition(".")
         blocks = getattr(self.net, "blocks", None)
@@ -100,6 +78,22 @@ class TimmBackbone(nn.Module):
         for module in self._frozen:
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)
+
+    def head(self, stride: int, *, pretrained: str | os.PathLike[str] | None = None) -> TimmHead:
+        """Makes the network's own layers between F and the spatial average, with their weights.
+
+        Args:
+            stride: 2, or 1 to leave out the stage's downsampling.
+            pretrained: as for the backbone.
+
+        Raises:
+            ValueError: no stage follows F, its layers can't be separated, or they can't run at stride 1.
+        """
+        name = self.name.partition("/")[2]
+        options = _open(name)[0]
+        net = _create(name, pretrained, options, num_classes=0)
+        path = self.net.feature_info.get_dicts()[-1]["module"]
+        return TimmHead(self.name, net.eval(), path, stride, self._channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W], normalized float -> F [B, out_channels, H/16, W/16]."""
@@ -128,6 +122,135 @@ class TimmBackbone(nn.Module):
         return [
             module for _, module in modules[1 : last + 1] if next(module.parameters(recurse=False), None) is not None
         ]
+
+
+class TimmHead(nn.Sequential):
+    """The layers of a timm network after F, up to the spatial average: F -> [B, out_channels, h, w].
+
+    Args:
+        name: the network's name, for messages.
+        net: the whole network, in evaluation mode. Its layers are used, not copied.
+        path: name of the module that computes F.
+        stride: 2 or 1.
+        channels_last: the layers read and write [B, h, w, C].
+
+    Attributes:
+        out_channels: number of channels of the result.
+
+    Raises:
+        ValueError: see `TimmBackbone.head`.
+    """
+
+    #: timm's batch norms include activations.
+    keeps_batch_norms = True
+
+    def __init__(self, name: str, net: nn.Module, path: str, stride: int, channels_last: bool) -> None:
+        layers = _after(net, path)
+        super().__init__(*layers)
+        self._channels_last = channels_last
+        options = f"model.pretrained_heads must be false with the backbone {name}"
+        # The layers are called in the order of their registration. Compare with timm's own forward pass.
+        probe = torch.randn(1, 3, 128, 64, generator=torch.Generator().manual_seed(0))
+        seen: list[Tensor] = []
+        hook = net.get_submodule(path).register_forward_hook(lambda module, inputs, output: seen.append(output))
+        try:
+            with torch.no_grad():
+                expected = net.forward_features(probe)  # type: ignore[operator]
+                features = seen[0].permute(0, 3, 1, 2) if channels_last else seen[0]
+                out = self(features)
+        except Exception as error:  # layers that need more than one input, or another shape
+            raise ValueError(f"{options}: its layers after stride {STRIDE} can't be separated ({error})") from error
+        finally:
+            hook.remove()
+        if channels_last:
+            expected = expected.permute(0, 3, 1, 2)
+        half = [128 // (2 * STRIDE), 64 // (2 * STRIDE)]
+        if not layers or list(out.shape[2:]) != half:
+            raise ValueError(f"{options}: it has no stage after stride {STRIDE}")
+        if out.shape != expected.shape or (out - expected).abs().max() > 1e-3 * expected.abs().max():
+            raise ValueError(f"{options}: its layers after stride {STRIDE} can't be separated")
+        self.out_channels: int = out.shape[1]
+        if stride == 1:
+            _without_stride(self)
+            try:
+                with torch.no_grad():
+                    size = list(self(features).shape[2:])
+            except Exception as error:
+                raise ValueError(f"{options} and model.last_stride 1 ({error}); try model.last_stride 2") from error
+            if size != [2 * side for side in half]:
+                raise ValueError(
+                    f"{options} and model.last_stride 1: its last stage maps 8 x 4 positions to "
+                    f"{size[0]} x {size[1]}; try model.last_stride 2"
+                )
+        self.train()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """F [B, C, H/16, W/16] -> [B, out_channels, h, w]."""
+        x = input.permute(0, 2, 3, 1) if self._channels_last else input
+        for layer in self:
+            x = layer(x)
+        return x.permute(0, 3, 1, 2) if self._channels_last else x
+
+
+def _after(net: nn.Module, path: str) -> list[nn.Module]:
+    """Lists the modules after the one at `path`, up to the spatial average, in the order of registration."""
+    container, _, number = path.partition(".")
+    layers: list[nn.Module] = []
+    found = False
+    for name, child in net.named_children():
+        if found and name in ("global_pool", "head", "head_drop", "classifier", "fc", "fc_norm"):
+            break
+        if found:
+            layers.append(child)
+        elif name == container:
+            found = True
+            names = [inner for inner, _ in child.named_children()]
+            if number in names:
+                layers += list(child.children())[names.index(number) + 1 :]
+    return layers
+
+
+def _without_stride(module: nn.Module) -> None:
+    """Sets stride 2 to stride 1, in place. An average pool of 2 x 2 is left out, as timm does at stride 1."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Conv2d) and child.stride == (2, 2):
+            child.stride = (1, 1)
+        elif isinstance(child, nn.AvgPool2d) and child.stride in (2, (2, 2)) and child.kernel_size in (2, (2, 2)):
+            module.add_module(name, nn.Identity())
+        else:
+            _without_stride(child)
+
+
+def _create(name: str, pretrained: str | os.PathLike[str] | None, options: dict[str, Any], **more: Any) -> Any:
+    """Makes a timm network with its weights.
+
+    Raises:
+        FileNotFoundError, ValueError: see `TimmBackbone`.
+    """
+    import timm
+
+    loading: dict[str, Any] = {}
+    if pretrained == "imagenet":
+        loading = {"pretrained": True}
+    elif pretrained is not None:
+        loading = {
+            "pretrained": True,
+            "pretrained_cfg_overlay": {"state_dict": _read(name, Path(pretrained), options)},
+        }
+    logger = logging.getLogger("timm.models._builder")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # timm warns about each unused layer
+    try:
+        return timm.create_model(name, **options, **loading, **more)
+    except Exception as error:  # timm's downloads fail in many ways
+        if pretrained != "imagenet":
+            raise
+        raise ValueError(
+            f"pretrained='imagenet': timm can't get the weights of {name} ({type(error).__name__}: {error}). "
+            f"Pass the path of a state dict with timm's names, or None for random weights"
+        ) from error
+    finally:
+        logger.setLevel(level)
 
 
 def _open(name: str) -> tuple[dict[str, Any], int, bool]:
@@ -195,17 +318,9 @@ def _read(name: str, path: Path, options: dict[str, Any]) -> dict[str, Tensor]:
     head = (config.classifier if config is not None else None) or ()
     heads = tuple(f"{part}." for part in ((head,) if isinstance(head, str) else head))
     needed = {key: value.shape for key, value in whole.items() if not key.startswith(heads)}
-    missing = [key for key in needed if key not in state and not key.endswith("num_batches_tracked")]
-    wrong = [
-        f"{key} {list(state[key].shape)} instead of {list(shape)}"
-        for key, shape in needed.items()
-        if key in state and state[key].shape != shape and "pos_embed" not in key
-    ]
-    if missing or wrong:
-        lists = [
-            f"{len(items)} {what}: {', '.join(items[:4])}{', ...' if len(items) > 4 else ''}"
-            for what, items in (("names are missing", missing), ("shapes differ", wrong))
-            if items
-        ]
-        raise ValueError(f"pretrained={str(path)!r} does not fit timm's {name}: {'; '.join(lists)}")
+    # timm resizes position embeddings, so only their names count.
+    needed |= {key: state[key].shape for key in needed if "pos_embed" in key and key in state}
+    found = misfits(needed, state)
+    if found:
+        raise ValueError(f"pretrained={str(path)!r} does not fit timm's {name}: {found}")
     return state

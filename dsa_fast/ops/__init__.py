@@ -7,7 +7,7 @@
 from dsa_fast.ops.bodies import Surface, draw_bodies
 from dsa_fast.ops.crop import crop_parts
 from dsa_fast.ops.rank import Lists, nearest, pair_distances, rank_matches, rank_rows
-from dsa_fast.ops.train_transform import train_transform
+from dsa_fast.ops.train_transform import TrainInputs, train_transform
 from dsa_fast.ops.warp import warp
 from dsa_fast.ops.warp_densepose import ChartOutput, to_iuv, warp_densepose
 
@@ -15,6 +15,7 @@ __all__ = [
     "ChartOutput",
     "Lists",
     "Surface",
+    "TrainInputs",
     "crop_parts",
     "draw_bodies",
     "nearest",

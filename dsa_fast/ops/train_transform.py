@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,21 @@ PLAN = ("index", "top", "left", "flip", "erase_top", "erase_left", "erase_height
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _MIRROR_SHAPE = (PARTS, 2, 256, 256)
 _MAX_PIXELS = (2**31 - 1) // 255
+_MAX_CELLS = 2**31 - 1
+
+
+class TrainInputs(NamedTuple):
+    """The inputs of a training step, all from the same draws.
+
+    Attributes:
+        images: full images [B, 3, H, W].
+        dsap: part images [B, 24, 3, S, S], in which untouched texels are 0; empty if S is 0.
+        iuv: the transformed maps at a coarser grid, uint8 [B, 3, h, w]; empty without a grid.
+    """
+
+    images: Tensor
+    dsap: Tensor
+    iuv: Tensor
 
 
 def train_transform(
@@ -28,13 +43,14 @@ def train_transform(
     std: Sequence[float],
     pad: int = 0,
     dsap_size: int = 32,
+    grid: tuple[int, int] | None = None,
     reduce: Literal["last", "mean"] = "last",
     dtype: torch.dtype = torch.float32,
     dsap_dtype: torch.dtype | None = None,
     channels_last: bool = False,
     mirror: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Makes the full images and the part images of a step directly from the stored people.
+) -> TrainInputs:
+    """Makes the full images, the part images and small maps of a step directly from the stored people.
 
     The steps for each image of the batch:
 
@@ -42,6 +58,7 @@ def train_transform(
     2. Mirror both if `flip` is 1. Left and right parts swap.
     3. Pad both by `pad` pixels, the photo with the mean color and the map with background, and crop them.
     4. Warp the part images (see `dsa_fast.warp`), then erase a box of the full image.
+    5. Resize the map to `grid` (nearest neighbor). Erasing does not change it.
 
     `csrc/transform.h` defines every rule, including the order of additions. The result is the same on CPU and CUDA, bit
     for bit, for any number of threads. On CUDA, three kernels are queued on the current stream without waiting. There
@@ -58,7 +75,8 @@ def train_transform(
         mean: color that becomes 0: red, green and blue in 0..255.
         std: divisors of red, green and blue after the mean is subtracted, in units of 0..255.
         pad: number of pixels added on each side before the crop.
-        dsap_size: height and width of a part image.
+        dsap_size: height and width of a part image; 0 for no part images, which saves their time.
+        grid: height and width of the small maps; None for none.
         reduce: value of a texel with several pixels: the `last` one, or the `mean` of the 8-bit values.
         dtype: dtype of the full images: float32, float16 or bfloat16; computed in float32 and rounded once.
         dsap_dtype: dtype of the part images, one of the same three; by default `dtype`.
@@ -67,7 +85,7 @@ def train_transform(
             picture, at [I - 1, 0 or 1, V, U]; by default the closed form of `dsa_fast.densepose.flip_iuv`.
 
     Returns:
-        Full images [B, 3, *size] and part images [B, 24, 3, dsap_size, dsap_size], in which untouched texels are 0.
+        Full images [B, 3, *size], part images [B, 24, 3, dsap_size, dsap_size] and maps [B, 3, *grid].
 
     Raises:
         TypeError: a tensor has another dtype, or an argument has another type.
@@ -101,8 +119,10 @@ def train_transform(
         raise ValueError(f"size must be (height, width), each at least 1, of {_MAX_PIXELS} pixels at most, got {size}")
     if not 0 <= pad < 2**30:
         raise ValueError(f"pad must be in 0..2^30 - 1 pixels, got {pad}")
-    if not 1 <= dsap_size <= MAX_SIZE:
-        raise ValueError(f"dsap_size must be in 1..{MAX_SIZE}, got {dsap_size}")
+    if not 0 <= dsap_size <= MAX_SIZE:
+        raise ValueError(f"dsap_size must be in 0..{MAX_SIZE}, got {dsap_size}")
+    if grid is not None and (len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] > _MAX_CELLS):
+        raise ValueError(f"grid must be (height, width), each at least 1, of {_MAX_CELLS} cells at most, got {grid}")
     if reduce not in ("last", "mean"):
         raise ValueError(f"reduce must be 'last' or 'mean', got {reduce!r}")
     dsap_dtype = dtype if dsap_dtype is None else dsap_dtype
@@ -114,9 +134,7 @@ def train_transform(
             raise ValueError(f"{name} must hold 3 numbers, got {len(values)}")
     if images.is_cuda:
         _load.require_cuda()
-    full: Tensor
-    dsap: Tensor
-    full, dsap = torch.ops.dsa_fast.train_transform(
+    made: tuple[Tensor, Tensor, Tensor] = torch.ops.dsa_fast.train_transform(
         images,
         iuv,
         plan.contiguous(),
@@ -124,6 +142,7 @@ def train_transform(
         *size,
         pad,
         dsap_size,
+        *(grid or (0, 0)),
         [float(value) for value in mean],
         [float(value) for value in std],
         reduce,
@@ -131,7 +150,7 @@ def train_transform(
         dsap_dtype,
         channels_last,
     )
-    return full, dsap
+    return TrainInputs(*made)
 
 
 def _fake(
@@ -143,17 +162,20 @@ def _fake(
     width: int,
     pad: int,
     size: int,
+    grid_height: int,
+    grid_width: int,
     mean: Sequence[float],
     std: Sequence[float],
     reduce: str,
     dtype: torch.dtype,
     dsap_dtype: torch.dtype,
     channels_last: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     batch = plan.shape[0]
     layout = torch.channels_last if channels_last else torch.contiguous_format
     full = torch.empty((batch, 3, height, width), dtype=dtype, device=images.device, memory_format=layout)
-    return full, images.new_empty((batch, PARTS, 3, size, size), dtype=dsap_dtype)
+    dsap = images.new_empty((batch, PARTS, 3, size, size), dtype=dsap_dtype)
+    return full, dsap, images.new_empty((batch, 3, grid_height, grid_width))
 
 
 torch.library.register_fake("dsa_fast::train_transform", _fake)

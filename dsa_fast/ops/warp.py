@@ -17,6 +17,10 @@ _REDUCTIONS = ("last", "mean")
 _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _IUV_DTYPES = _DTYPES[:4]
 
+# The overloads themselves: looking them up takes PyTorch a few microseconds.
+_warp = torch.ops.dsa_fast.warp.default
+_warp_detached = torch.ops.dsa_fast.warp_detached.default
+
 
 @overload
 def warp(
@@ -93,11 +97,22 @@ def warp(
         _load.require_cuda()
     if not batched:
         img, iuv = img.unsqueeze(0), iuv.unsqueeze(0)
-    out: Tensor = torch.ops.dsa_fast.warp(img, iuv, size, values, reduce, dtype)
+    op = _warp_detached if _no_gradient(img, iuv) else _warp
+    out: Tensor = op(img, iuv, size, values, reduce, dtype)
     if not return_count:
         return out if batched else out.squeeze(0)
     count: Tensor = torch.ops.dsa_fast.warp_count(iuv, size)
     return (out, count) if batched else (out.squeeze(0), count.squeeze(0))
+
+
+def _no_gradient(*tensors: Tensor) -> bool:
+    """Whether a call can take the operator without a gradient, which PyTorch calls without a stop in Python.
+
+    A traced graph has the operator with the gradient: it may be differentiated later.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        return False
+    return not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors)
 
 
 def _check_tensor(name: str, tensor: object, dtypes: Sequence[torch.dtype]) -> None:
@@ -205,7 +220,12 @@ def _warp_backward_backward(ctx: Any, grad_grad: Tensor) -> tuple[Tensor | None,
     return grad, None, None, None
 
 
-for _name, _fake in (("warp", _warp_fake), ("warp_count", _warp_count_fake), ("warp_backward", _warp_backward_fake)):
+for _name, _fake in (
+    ("warp", _warp_fake),
+    ("warp_detached", _warp_fake),
+    ("warp_count", _warp_count_fake),
+    ("warp_backward", _warp_backward_fake),
+):
     torch.library.register_fake(f"dsa_fast::{_name}", _fake)
 torch.library.register_autograd("dsa_fast::warp", _warp_backward, setup_context=_warp_setup)
 torch.library.register_autograd("dsa_fast::warp_backward", _warp_backward_backward, setup_context=_warp_backward_setup)

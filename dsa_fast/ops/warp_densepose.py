@@ -6,14 +6,19 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dsa_fast.ops import _load
-from dsa_fast.ops.warp import PARTS, _check_options, _check_photos, _names
+from dsa_fast.ops.transforms import refuse_transforms
+from dsa_fast.ops.warp import PARTS, _check_options, _check_photos, _names, _no_gradient
 
 _HEADS = ("coarse_segm", "fine_segm", "u", "v")
 _HEAD_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+_warp = torch.ops.dsa_fast.warp_densepose.default
+_warp_detached = torch.ops.dsa_fast.warp_densepose_detached.default
 
 
 class ChartOutput(Protocol):
@@ -83,14 +88,17 @@ def warp_densepose(
         TypeError: An argument is of the wrong type or dtype.
         ValueError: A shape, device, size, fill, reduce or index is wrong.
         RuntimeError: The tensors are on a CUDA device but the CUDA kernels are missing; the message gives the reason.
+        NotImplementedError: Called under forward-mode differentiation, or ``torch.func``'s grad, vjp or jacrev.
     """
     batched = _check_photos(img)
+    refuse_transforms("warp_densepose", img)
     dtype, values = _check_options(img, size, fill, reduce, dtype)
     heads, corners = _check_charts(output, boxes, img.device, "img's device")
     if not batched:
         img = img.unsqueeze(0)
     index = _check_index(image_index, img, len(corners))
-    out: Tensor = torch.ops.dsa_fast.warp_densepose(img, *heads, corners, index, size, values, reduce, dtype)
+    op = _warp_detached if _no_gradient(img) else _warp
+    out: Tensor = op(img, *heads, corners, index, size, values, reduce, dtype)
     return out
 
 
@@ -208,11 +216,10 @@ def _check_index(index: Tensor | Sequence[int] | None, img: Tensor, count: int) 
             "omitted only if there is one photo, or as many photos as instances"
         )
     if not isinstance(index, Tensor):
-        index = (
-            torch.tensor(list(index), dtype=torch.int64, device=img.device)
-            if len(index)
-            else torch.zeros(0, dtype=torch.int64, device=img.device)
-        )
+        numbers = list(index)
+        if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in numbers):
+            raise TypeError(f"image_index must hold whole numbers, got {sorted({type(n).__name__ for n in numbers})}")
+        index = torch.tensor(numbers, dtype=torch.int64, device=img.device)
     if index.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"image_index must be int64 or int32, got {index.dtype}")
     if index.shape != (count,):
@@ -279,6 +286,10 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return total.to(ctx.img_dtype), *(None,) * 10
 
 
-for _name, _fake in (("warp_densepose", _warp_densepose_fake), ("densepose_iuv", _densepose_iuv_fake)):
+for _name, _fake in (
+    ("warp_densepose", _warp_densepose_fake),
+    ("warp_densepose_detached", _warp_densepose_fake),
+    ("densepose_iuv", _densepose_iuv_fake),
+):
     torch.library.register_fake(f"dsa_fast::{_name}", _fake)
 torch.library.register_autograd("dsa_fast::warp_densepose", _backward, setup_context=_setup)

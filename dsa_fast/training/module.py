@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dsa_fast.configs.augment import AugmentConfig
+from dsa_fast.configs.model import AVERAGE, SELF
+from dsa_fast.configs.training import CompileMode, LossConfig, OptimConfig
 from dsa_fast.data.dataset import PersonBatch, PersonItem
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, eval_transform, flip_lut, grid_iuv
+from dsa_fast.data.transforms import Draws, augment_batch, eval_transform, flip_lut
 from dsa_fast.evaluation import evaluate
 from dsa_fast.models import (
     DSALoss,
@@ -27,8 +30,6 @@ from dsa_fast.models import (
     part_weights,
 )
 from dsa_fast.models.checkpoint import describe_network
-from dsa_fast.models.guides import AVERAGE, SELF
-from dsa_fast.training.config import CompileMode, LossConfig, OptimConfig
 from dsa_fast.training.schedule import learning_rate
 
 
@@ -91,6 +92,14 @@ class ReIDTask(lightning.LightningModule):
                 self.average = copy.deepcopy(self.model).requires_grad_(False)
             elif self.guide_config.distil_teacher != SELF:
                 self._frozen_teacher = [read_teacher(self.guide_config, self.model, num_ids, self.augment)]
+        # The warp is left out if nothing reads the part images.
+        streams = [network.dsag_stream for network in (self.model, *self._frozen_teacher)]
+        warped = self._visibility > 0 or any(stream is not None for stream in streams)
+        self._transform = self.augment if warped else replace(self.augment, dsap_size=0)
+        self._grid: tuple[int, int] | None = None
+        if self.guide_config.reads_maps:
+            height, width = self.model.mf_stream.grid(self.augment.size)
+            self._grid = self.guide_config.dense_scale * height, self.guide_config.dense_scale * width
         self._features: list[list[tuple[Tensor, Tensor, Tensor]]] = [[], []]
 
     def on_fit_start(self) -> None:
@@ -114,7 +123,9 @@ class ReIDTask(lightning.LightningModule):
             "mirror": self._mirror,
             "channels_last": labels.is_cuda,
         }
-        images, dsap = augment_batch(batch["image"], batch["iuv"], draws, self.augment, **inputs)
+        images, dsap, iuv = augment_batch(
+            batch["image"], batch["iuv"], draws, self._transform, grid=self._grid, **inputs
+        )
         config = self.guide_config
         progress = self._epochs_done() / max(self.trainer.max_epochs or 1, 1)
         share = self.guides.share(len(labels), progress, self._generator(batch_index, 1))
@@ -124,11 +135,7 @@ class ReIDTask(lightning.LightningModule):
         total: Tensor
         seen = part_weights(dsap, self._visibility) if self._visibility else None
         total, terms = self.loss(output, labels, seen)
-        iuv = None
-        if config.reads_maps:
-            grid = tuple(config.dense_scale * side for side in output.maps.shared.shape[2:])
-            iuv = grid_iuv(batch["iuv"], draws, self.augment, grid, indices=batch.get("index"), mirror=self._mirror)
-        teacher = self._teach(output, batch, draws, inputs) if config.distil else None
+        teacher = self._teach(output, batch, dsap, draws, inputs) if config.distil else None
         guided, more = self.guides(output, iuv=iuv, teacher=teacher, epoch=self._epochs_done())
         if guided is not None:
             total, terms = total + guided, terms | more
@@ -139,23 +146,29 @@ class ReIDTask(lightning.LightningModule):
         self.log_dict(logged, batch_size=len(images))
         return total
 
-    def _teach(self, output: DSAOutput, batch: PersonBatch, draws: Draws, inputs: dict[str, Any]) -> DSAOutput:
+    def _teach(
+        self, output: DSAOutput, batch: PersonBatch, dsap: Tensor, draws: Draws, inputs: dict[str, Any]
+    ) -> DSAOutput:
         """Returns the teacher's output. Only the running network, as its own teacher, sees erased images."""
         model = self._frozen_teacher[0] if self._frozen_teacher else self.average
         if model is None:
             return output
+        # Erasing does not change the part images, so the student's serve the teacher too.
         whole = replace(draws, erase=torch.zeros_like(draws.erase))
-        images, dsap = augment_batch(batch["image"], batch["iuv"], whole, self.augment, **inputs)
+        config = replace(self._transform, dsap_size=0)
+        images = augment_batch(batch["image"], batch["iuv"], whole, config, **inputs).images
         with torch.no_grad():
             taught: DSAOutput = model.eval()(images, dsap)
         return taught
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
-        """Updates the moving average of the network, if it is the teacher."""
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Updates the weights, and the moving average of the network if it is the teacher."""
+        super().optimizer_step(*arguments, **options)
         if self.average is None:
             return
         # Early in training the decay is smaller, so that the first weights do not dominate the average.
-        decay = min(self.guide_config.distil_decay, (1 + self.global_step) / (10 + self.global_step))
+        step = self.global_step + 1
+        decay = min(self.guide_config.distil_decay, (1 + step) / (10 + step))
         with torch.no_grad():
             for old, new in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
                 if old.is_floating_point():
@@ -227,9 +240,11 @@ class ReIDTask(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _epochs_done(self) -> float:
-        """Returns the epochs since the start of training, including the finished fraction of the current epoch."""
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return self.current_epoch + (done / self.trainer.num_training_batches if done else 0)
+        """Returns the epochs from the start of training to the end of the current optimizer step."""
+        done, whole = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready, self.trainer.num_training_batches
+        # All batches of a step have the same position, as if each process had one of them.
+        each = self.trainer.accumulate_grad_batches
+        return self.current_epoch + (min(-(-done // each) * each, whole) / whole if done else 0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what `load_model` needs, in plain types that load without pickle."""

@@ -224,9 +224,9 @@ void run_tests(const std::vector<std::string>&) {
     }
   }
   // One item, a tile and its neighbours, a depth and its neighbours, several tiles and ranges.
-  constexpr int64_t extents[][3] = {{1, 1, 1},   {3, 5, 2},     {2, 63, 7},    {5, 64, 15},   {4, 65, 16},
-                                    {7, 127, 3}, {6, 128, 255}, {3, 129, 256}, {2, 70, 257},  {9, 300, 33},
-                                    {15, 40, 5}, {29, 90, 40},  {3, 4200, 4},  {70, 520, 700}};
+  constexpr int64_t extents[][3] = {{1, 1, 1},   {3, 5, 2},     {2, 63, 7},    {5, 64, 15},    {4, 65, 16},
+                                    {7, 127, 3}, {6, 128, 255}, {3, 129, 256}, {2, 70, 257},   {9, 300, 33},
+                                    {15, 40, 5}, {29, 90, 40},  {3, 4200, 4},  {70, 520, 700}, {1, 600, 8200}};
   for (const auto& e : extents) {
     for (const Metric metric : {Metric::kCosine, Metric::kEuclidean}) {
       for (const Content content : {Content::kNormal, Content::kFewValues, Content::kEqual, Content::kWild}) {

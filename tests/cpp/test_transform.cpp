@@ -16,12 +16,13 @@ struct Case {
   bool channels_last, permuted, table;
   bool one_texel = false;
   bool wild = false;  // plans far outside
+  int64_t grid_h = 0, grid_w = 0;
 
   std::string name() const {
     return (reduce == Reduce::kLast ? "last " : "mean ") + show({N, B, h, w, H, W, pad, S}) + "dtypes " +
            std::to_string(static_cast<int>(full)) + " " + std::to_string(static_cast<int>(dsap)) +
            (channels_last ? ", channels last" : "") + (permuted ? ", permuted" : "") + (table ? ", table" : "") +
-           (one_texel ? ", one texel" : "") + (wild ? ", wild" : "");
+           (one_texel ? ", one texel" : "") + (wild ? ", wild" : "") + " grid " + show({grid_h, grid_w});
   }
 };
 
@@ -119,10 +120,12 @@ void run(const Case& k) {
   }
   args.reduce = k.reduce;
   args.channels_last = k.channels_last;
+  args.grid_h = k.grid_h, args.grid_w = k.grid_w;
 
   // The plain loop.
   const int64_t cells = k.S * k.S;
   std::vector<float> full(size(k.B * 3 * k.H * k.W)), dsap(size(k.B * kParts * 3 * cells));
+  std::vector<uint8_t> map(size(k.B * 3 * k.H * k.W));  // resized, mirrored and cropped; not erased
   for (int64_t b = 0; b < k.B; ++b) {
     const Plan& plan = plans[size(b)];
     if (plan.index < 0 || plan.index >= k.N) continue;
@@ -157,8 +160,8 @@ void run(const Case& k) {
             std::floor((static_cast<double>(column) + 0.5) * static_cast<double>(k.w) / static_cast<double>(k.W)));
         int64_t i = iuv[at(plan.index, 0, label_y, label_x)];
         int64_t u = iuv[at(plan.index, 1, label_y, label_x)], v = iuv[at(plan.index, 2, label_y, label_x)];
-        if (i < 1 || i > 24) continue;
-        if (plan.flip) {
+        const bool part = i >= 1 && i <= 24;
+        if (part && plan.flip) {
           const int64_t was = i;
           if (was > 2) i = was % 2 ? was + 1 : was - 1;
           if (k.table) {
@@ -170,6 +173,10 @@ void run(const Case& k) {
             u = 255 - u;
           }
         }
+        for (const auto& [c, value] : {std::pair{0, i}, std::pair{1, u}, std::pair{2, v}}) {
+          map[size(((b * 3 + c) * k.H + y) * k.W + x)] = static_cast<uint8_t>(value);
+        }
+        if (!part || k.S == 0) continue;
         const int64_t cell = std::min(u * k.S / 255, k.S - 1) * k.S + std::min(v * k.S / 255, k.S - 1);
         landed[{i - 1, cell}].push_back(pixel);
       }
@@ -187,12 +194,23 @@ void run(const Case& k) {
       }
     }
   }
+  DeviceVector<uint8_t> expected_grid;
+  for (int64_t plane = 0; plane < 3 * k.B; ++plane) {
+    for (int64_t i = 0; i < k.grid_h; ++i) {
+      for (int64_t j = 0; j < k.grid_w; ++j) {
+        const int64_t y = (2 * i + 1) * k.H / (2 * k.grid_h), x = (2 * j + 1) * k.W / (2 * k.grid_w);
+        expected_grid.push_back(map[size((plane * k.H + y) * k.W + x)]);
+      }
+    }
+  }
   const DeviceVector<unsigned char> expected_full = encode(full, k.full), expected_dsap = encode(dsap, k.dsap);
 
   for (const bool cuda : {false, true}) {
     DeviceVector<unsigned char> got_full(expected_full.size(), 0xa5), got_dsap(expected_dsap.size(), 0x5a);
     args.full = got_full.data();
     args.dsap = got_dsap.data();
+    DeviceVector<uint8_t> got_grid(expected_grid.size(), 0xc3);
+    args.grid = got_grid.data();
     if (cuda) {
       DeviceVector<int32_t> scratch(size(train_transform_cuda_scratch(args)), 0x77777777);
       check_cuda(train_transform_cuda(args, scratch.data(), nullptr), "train_transform_cuda");
@@ -203,6 +221,7 @@ void run(const Case& k) {
     const std::string device = cuda ? "CUDA " : "CPU ";
     check(got_full == expected_full, device + "full image: " + k.name());
     check(got_dsap == expected_dsap, device + "part images: " + k.name());
+    check(got_grid == expected_grid, device + "grid: " + k.name());
   }
 }
 
@@ -229,14 +248,23 @@ void run_tests(const std::vector<std::string>&) {
                       reduce, false, false, false};
       run(base);
       Case other = base;
+      other.grid_h = 3, other.grid_w = 5;
       other.permuted = other.channels_last = true;
       other.one_texel = true;
       run(other);
       other = base;
+      other.grid_h = e[4], other.grid_w = e[5];
+      other.S = 0;
       other.wild = true;
       other.full = DType::kBFloat16;
       run(other);
     }
-    run({2, 4, 8, 6, 16, 12, 2, 8, DType::kFloat32, DType::kFloat16, reduce, false, false, true});
+    // Part images or a grid or both, with a mirror table.
+    for (const int64_t S : {0, 8}) {
+      for (const int64_t grid : {0, 1, 40}) {
+        run({2, 4, 8, 6, 16, 12, 2, S, DType::kFloat32, DType::kFloat16, reduce, false, false, true, false, false, grid,
+             grid});
+      }
+    }
   }
 }

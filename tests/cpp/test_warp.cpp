@@ -4,9 +4,13 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <memory>
 
 #include "../../csrc/warp.h"
 #include "scaffold.h"
+#if !defined(__CUDACC__)
+#include "../../csrc/cuda/host_shim.h"
+#endif
 
 namespace {
 
@@ -329,6 +333,146 @@ void run(const Case& k) {
   compare(cuda_grad, expected_grad, k.img, "CUDA backward: " + k.name());
 }
 
+// ---- the kernels that keep texels in shared memory
+// -------------------------------------------------------------------
+
+// Makes the kernels see a device with these multiprocessors and bytes of shared memory. A GPU stays what it is.
+void set_device([[maybe_unused]] int multiprocessors, [[maybe_unused]] int shared) {
+#if !defined(__CUDACC__)
+  shim_device = {shim_device.number + 1, multiprocessors, shared, shared + 1024};
+#endif
+}
+
+// Bytes in planes [B, C, H, W] with gaps between rows, planes and images, some way into a buffer.
+struct Planes {
+  std::unique_ptr<Buffer> memory;
+  const uint8_t* data;
+  int64_t stride[4];
+
+  bool has_dense_planes(int64_t H, int64_t W) const { return (W == 1 || stride[3] == 1) && (H == 1 || stride[2] == W); }
+  bool has_words(int64_t B, int64_t H, int64_t W) const {
+    return has_dense_planes(H, W) && H * W % 4 == 0 && stride[1] % 4 == 0 && (B == 1 || stride[0] % 4 == 0) &&
+           reinterpret_cast<uintptr_t>(data) % 4 == 0;
+  }
+};
+
+Planes make_planes(int64_t B, int64_t C, int64_t H, int64_t W, bool map) {
+  const auto gap = [](int64_t odds) { return below(odds) == 0 ? below(9) : 4 * below(2); };
+  Planes made;
+  made.stride[3] = below(16) == 0 ? 2 : 1;
+  made.stride[2] = W * made.stride[3] + (below(8) == 0 ? 4 : 0);
+  made.stride[1] = H * made.stride[2] + gap(8);
+  made.stride[0] = below(6) == 0 ? 0 : C * made.stride[1] + gap(8);
+  const int64_t shift = gap(6);
+  const int64_t last =
+      (B - 1) * made.stride[0] + (C - 1) * made.stride[1] + (H - 1) * made.stride[2] + (W - 1) * made.stride[3];
+  made.memory = std::make_unique<Buffer>(shift + last + 1);
+  uint8_t* data = made.memory->data<uint8_t>();
+  std::copy_n(random_bytes(shift + last + 1).data(), shift + last + 1, data);
+  made.data = data + shift;
+  const int64_t kind = below(4), part = 1 + below(24);
+  for (int64_t b = 0; map && b < B; ++b) {
+    for (int64_t y = 0; y < H; ++y) {
+      for (int64_t x = 0; x < W; ++x) {
+        uint8_t* i = data + shift + b * made.stride[0] + y * made.stride[2] + x * made.stride[3];
+        if (kind == 0) continue;  // any byte
+        *i = static_cast<uint8_t>(kind == 1 ? below(26) : kind == 2 ? part : below(3) == 0 ? 1 + below(24) : 0);
+        if (kind == 2) i[made.stride[1]] = i[2 * made.stride[1]] = 255;  // all on one texel
+      }
+    }
+  }
+  return made;
+}
+
+// Bytes of every extent and layout, on devices of every size: as on the CPU, and without scratch where it can be.
+void test_blocks() {
+  constexpr int devices[][2] = {{132, 227 << 10}, {1, 64 << 10}, {7, 48 << 10}, {3000, 99 << 10}};
+  constexpr DType types[] = {DType::kBFloat16, DType::kFloat16, DType::kFloat32, DType::kUInt8, DType::kFloat64};
+  constexpr int64_t channels[] = {3, 3, 3, 1, 2, 4, 5, 66};
+  int64_t without_scratch = 0;
+  for (int run = 0; run < 400; ++run) {
+    const int* device = devices[below(4)];
+    set_device(device[0], device[1]);
+    const int64_t B = 1 + below(5), C = channels[below(8)], H = 1 + below(30);
+    const int64_t W = below(3) == 0 ? 1 + below(50) : 4 * (1 + below(15));
+    const int64_t S = below(5) == 0 ? 1 + below(40) : 2 * (1 + below(20));
+    const Reduce reduce = below(2) == 0 ? Reduce::kLast : Reduce::kMean;
+    const DType type = types[below(9) % 5];
+    const Planes img = make_planes(B, C, H, W, false), iuv = make_planes(B, 3, H, W, true);
+    std::vector<double> fill(size(C));
+    for (double& value : fill) value = below(6) == 0 ? kNaN : uniform(-50, 300);
+    const int64_t bytes = B * kParts * C * S * S * bytes_of(type);
+    const int64_t shift = below(6) == 0 ? bytes_of(type) * (1 + below(4)) : 0;
+    const Buffer expected(bytes, 0x11), got(shift + bytes, 0x22);
+    WarpArgs args{};
+    args.img = img.data;
+    std::copy_n(img.stride, 4, args.img_stride);
+    args.img_dtype = DType::kUInt8;
+    args.iuv = {iuv.data, {}, DType::kUInt8, B, H, W};
+    std::copy_n(iuv.stride, 4, args.iuv.stride);
+    args.fill = fill.data();
+    args.out = expected.data();
+    args.out_dtype = type;
+    args.C = C;
+    args.S = S;
+    args.reduce = reduce;
+    warp_cpu(args);
+    args.out = got.data<char>() + shift;
+    const bool last = reduce == Reduce::kLast;
+    const std::string what = std::string(last ? "last" : "mean") + " of bytes " + show({B, C, H, W, S, device[0]}) +
+                             name_of(type) + ", run " + std::to_string(run);
+    const int64_t words = warp_cuda_scratch(args);
+    const bool blocks = iuv.has_words(B, H, W) && S % 2 == 0 && type != DType::kFloat64 &&
+                        reinterpret_cast<uintptr_t>(args.out) % size(4 * bytes_of(type)) == 0 &&
+                        (last ? img.has_dense_planes(H, W) : C <= 3 && img.has_words(B, H, W));
+#if !defined(__CUDACC__)  // a GPU may have less shared memory
+    check(blocks == (words == 0), what + ": scratch of " + std::to_string(words));
+#endif
+    without_scratch += blocks;
+    const Buffer scratch(4 * words);
+    check_cuda(warp_cuda(args, scratch.data<int32_t>(), nullptr), "warp_cuda");
+    wait_for_device();
+    check(std::memcmp(args.out, expected.data(), expected.bytes()) == 0, what);
+    for (int64_t k = 0; k < shift; ++k) check(got.data<uint8_t>()[k] == 0x22, what + ": a byte before the result");
+  }
+  check(without_scratch > 100, "enough runs without scratch");
+
+#if !defined(__CUDACC__)
+  // Only the extents decide, and the device.
+  const auto takes_blocks = [](int64_t B, int64_t H, int64_t W, int64_t S, Reduce reduce) {
+    WarpArgs args{};
+    args.img_dtype = args.iuv.dtype = DType::kUInt8;
+    args.out_dtype = DType::kBFloat16;
+    args.C = 3;
+    args.S = S;
+    args.reduce = reduce;
+    const int64_t stride[] = {3 * H * W, H * W, W, 1};
+    std::copy_n(stride, 4, args.img_stride);
+    std::copy_n(stride, 4, args.iuv.stride);
+    args.iuv.B = B;
+    args.iuv.H = H;
+    args.iuv.W = W;
+    return warp_cuda_scratch(args) == 0;
+  };
+  set_device(132, 227 << 10);
+  for (const Reduce reduce : {Reduce::kLast, Reduce::kMean}) {
+    for (const int64_t B : {1, 2, 33, 64, 128, 256, 4096}) {
+      for (const int64_t S : {2, 8, 32, 64}) {
+        check(takes_blocks(B, 256, 128, S, reduce), "blocks for " + show({B, S}));
+      }
+    }
+    check(!takes_blocks(1, 4096, 4096, 32, reduce), "one large photo needs all multiprocessors");
+    check(!takes_blocks(64, 256, 128, 254, reduce), "a part must fit");
+    check(!takes_blocks(64, 256, 128, 256, reduce), "coordinates must have 8 bits");
+    check(!takes_blocks(64, 256, 128, 31, reduce), "texels are written in pairs");
+  }
+  check(takes_blocks(64, 256, 128, 240, Reduce::kLast), "the largest part");
+  set_device(0, 0);
+  check(!takes_blocks(64, 256, 128, 32, Reduce::kLast), "a device that tells nothing");
+  set_device(132, 227 << 10);
+#endif
+}
+
 // Every 16-bit number survives the way to float32 and back, and float32 numbers in between round correctly.
 void test_casts() {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
@@ -373,6 +517,7 @@ void run_tests(const std::vector<std::string>& arguments) {
   };
   test_casts();
   test_small_sizes();
+  if (!bytes_only) test_blocks();
 
   constexpr DType types[] = {DType::kUInt8, DType::kFloat16, DType::kBFloat16, DType::kFloat32, DType::kFloat64};
   constexpr DType map_types[] = {DType::kUInt8, DType::kFloat16, DType::kBFloat16, DType::kFloat32};

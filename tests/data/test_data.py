@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import dsa_fast
+from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.data.dataset import Collate, PeopleDataset
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.sampler import PKSampler
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, eval_transform, normalize, resize
+from dsa_fast.data.transforms import Draws, augment_batch, eval_transform, normalize, resize
 from dsa_fast.densepose.iuv import flip_iuv, write_iuv
 from tests.data.trees import TREE, make_tree
 
@@ -155,7 +156,7 @@ def test_train_transform_is_the_chain_of_its_steps(stored: tuple[int, int]) -> N
     iuv[:, 0] %= 25
     draws = Draws.sample(16, config, generator)
     assert draws.flip.any() and not draws.flip.all() and (draws.erase[:, 2] > 0).any()
-    full, dsap = augment_batch(images, iuv, draws, config)
+    full, dsap, _ = augment_batch(images, iuv, draws, config)
     assert full.shape == (16, 3, 32, 16) and dsap.shape == (16, 24, 3, 8, 8)
     for i in range(16):
         expected_full, expected_dsap = reference_transform(images[i], iuv[i], draws, i, config)

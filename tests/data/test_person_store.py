@@ -15,13 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
+from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.data import person_store as store_module
 from dsa_fast.data.dataset import Collate, PeopleDataset
 from dsa_fast.data.people import Person
 from dsa_fast.data.person_store import PersonStore, StoreLoader, choose_place, measure
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.sampler import PKSampler
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, augment_batch_reference
+from dsa_fast.data.transforms import Draws, augment_batch, augment_batch_reference
 from dsa_fast.training import DataConfig, fit
 from tests.cuda import require_cuda
 from tests.data.trees import make_tree

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,11 +86,62 @@ def test_pretrained_heads_start_from_conv5(resnet_file: tuple[Path, dict[str, Te
     assert torch.equal(plain.mf_stream.backbone.state_dict()["conv1.weight"], state["conv1.weight"])
 
 
-def test_pretrained_heads_need_a_resnet(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "last", "dim"),
+    [("tf_efficientnet_lite0", ("blocks.5", "blocks.6", "conv_head", "bn2"), 1280), ("resnet10t", ("layer4",), 512)],
+)
+def test_pretrained_heads_of_timm_are_its_last_stage(
+    tmp_path: Path, name: str, last: tuple[str, ...], dim: int, stride: int
+) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(8)
+    whole = timm.create_model(name).eval()
+    stir(whole)
+    torch.save(whole.state_dict(), tmp_path / "weights.pth")
+    options = {"pretrained_heads": True, "last_stride": stride, "branches": "global"}
+    model = network(f"timm/{name}", pretrained=str(tmp_path / "weights.pth"), **options).eval()
+    head = model.mf_stream.head_global
+    assert head is not None and model.mf_stream.global_dim == dim
+    for number, place in enumerate(last):
+        expected, got = whole.get_submodule(place).state_dict(), head[number].state_dict()
+        assert got.keys() == expected.keys() and all(torch.equal(got[key], expected[key]) for key in expected), place
+    with torch.no_grad():
+        maps = model.mf_stream.maps(model.normalize(images()))
+        assert maps.whole is not None and maps.whole.shape == (2, dim, 8 // stride, 4 // stride)
+        if stride == 2:
+            scaled = images() / 127.5 - 1 if name.startswith("tf_") else model.normalize(images())
+            torch.testing.assert_close(maps.whole, whole.forward_features(scaled), atol=1e-3, rtol=1e-3)
+    # It trains, and a checkpoint's network, built without the file, has the same layers.
+    model.train()(images(4)).f_global.square().sum().backward()
+    assert all(p.grad is not None for p in head.parameters())
+    again = network(f"timm/{name}", **options)
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(again.embed(images()), model.embed(images()))
+    vectors = EmbeddingNetwork(model)(images().permute(0, 2, 3, 1))
+    torch.testing.assert_close(vectors, model.embed(images()), atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "message"),
+    [
+        ("vit_tiny_patch16_224", 2, "it has no stage after stride 16"),
+        ("convnext_atto", 1, "and model.last_stride 1: its last stage maps 8 x 4 positions to 7 x 3"),
+        ("resnest14d", 1, "and model.last_stride 1"),
+        ("hrnet_w18_small", 2, "its layers after stride 16 can't be separated"),
+    ],
+)
+def test_pretrained_heads_that_do_not_do(name: str, stride: int, message: str) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=f"pretrained_heads must be false with the backbone timm/{name}.*{message}"):
+        network(f"timm/{name}", pretrained_heads=True, last_stride=stride)
+
+
+def test_the_baseline_of_a_timm_backbone_has_a_head_of_its_own(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "lite0.pth")
-    with pytest.raises(ValueError, match="pretrained_heads must be false unless the backbone is one of our ResNets"):
-        network(LITE, pretrained=str(tmp_path / "lite0.pth"), pretrained_heads=True)
+    config = ModelConfig(kind="baseline", backbone=LITE, pretrained=str(tmp_path / "lite0.pth"), width=0.125)
+    assert build_model(4, config).embed_dims == (256, 0)
 
 
 @pytest.mark.parametrize(
@@ -144,10 +196,14 @@ def test_frozen_must_be_a_stride() -> None:
 def test_timm_backbones_train_and_deploy(name: str) -> None:
     """Convolutions, transformers, channels last: all give F at stride 16, train, and export without loss."""
     pytest.importorskip("timm")
-    model = build_model(4, ModelConfig(backbone=f"timm/{name}", pretrained=None, width=0.125, classifier_dim=16))
+    config = ModelConfig(backbone=f"timm/{name}", pretrained=None, width=0.125, classifier_dim=16)
+    if name in ("convnext_atto", "swin_tiny_patch4_window7_224"):  # the heads that can't run at stride 1
+        config = replace(config, pretrained_heads=True, last_stride=2, dsag=False)
+    model = build_model(4, config)
     model.train()
     output = model(images(4), torch.randn(4, 24, 3, 8, 8))
     assert output.maps is not None and output.maps.shared.shape[2:] == (8, 4)
+    assert output.maps.whole is not None and output.maps.whole.shape[2] == 8 // config.last_stride
     output.z_global.square().sum().backward()
     assert all(p.grad is not None for p in model.mf_stream.backbone.parameters() if p.requires_grad)
     model.eval()
@@ -177,16 +233,14 @@ def test_timm_weights_that_do_not_fit(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     state = timm.create_model("resnet10t").state_dict()
     torch.save(state, tmp_path / "other.pth")
-    with pytest.raises(
-        ValueError, match=r"does not fit timm's tf_efficientnet_lite0: \d+ names are missing: conv_stem"
-    ):
+    with pytest.raises(ValueError, match=r"does not fit timm's tf_efficientnet_lite0: \d+ missing: conv_stem"):
         network(LITE, pretrained=str(tmp_path / "other.pth"))
     del state["fc.weight"], state["fc.bias"]  # the classifier may be missing
     torch.save(state, tmp_path / "headless.pth")
     network("timm/resnet10t", pretrained=str(tmp_path / "headless.pth"))
     state["conv1.0.weight"] = state["conv1.0.weight"][:3]
     torch.save(state, tmp_path / "cut.pth")
-    with pytest.raises(ValueError, match=r"1 shapes differ: conv1.0.weight \[3, 3, 3, 3\] instead of"):
+    with pytest.raises(ValueError, match=r"1 of another shape: conv1.0.weight \[3, 3, 3, 3\] instead of"):
         network("timm/resnet10t", pretrained=str(tmp_path / "cut.pth"))
     with pytest.raises(FileNotFoundError, match="there is no file"):
         network("timm/resnet10t", pretrained=str(tmp_path / "none.pth"))

@@ -92,6 +92,22 @@ def test_shares_drop_images_and_fade() -> None:
 # Dense
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "timm/tf_efficientnet_lite0"])
+@pytest.mark.parametrize("size", [(64, 32), (50, 33)])
+def test_grid_is_the_size_of_f(backbone: str, size: tuple[int, int]) -> None:
+    if backbone.startswith("timm/"):
+        pytest.importorskip("timm")
+    model = network(backbone=backbone, dsag=False).train()
+    next(model.mf_stream.backbone.children()).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    grid = model.mf_stream.grid(size)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    maps = model(torch.randn(2, 3, *size)).maps
+    assert maps is not None and grid == maps.shared.shape[2:]
+
+
 @pytest.mark.parametrize("background", [0.0, 0.3, 1.0])
 def test_dense_losses_by_a_loop(background: float) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import dsa_fast
 from dsa_fast.cli import main
+from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.data.registry import read_dataset
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, disturb_iuv, normalize
+from dsa_fast.data.transforms import Draws, augment_batch, disturb_iuv, normalize
 from dsa_fast.deploy.embedding_network import EmbeddingNetwork
 from dsa_fast.evaluation.embedding import ModelEmbedder, embed_people
 from dsa_fast.models import (
@@ -41,14 +42,12 @@ def test_crops_come_from_the_same_picture_as_warps() -> None:
     draws = sample(4)
     indices = [5, 0, 3, 1]
     crop = replace(CONFIG, parts="crop")
-    full, parts = augment_batch(images, iuv, draws, crop, indices=indices)
-    expected, _ = augment_batch(images, iuv, draws, CONFIG, indices=indices)
-    # The full image equals the fused operator's, except for rounding in resizing (transform.h): at most one level.
-    assert ((full - expected).abs() < 1.01 / (255 * 0.224)).all() and (full == expected).float().mean() > 0.999
+    full = augment_batch(images, iuv, draws, crop, indices=indices).images
+    assert torch.equal(full, augment_batch(images, iuv, draws, CONFIG, indices=indices).images)
     # Without flip, crop and erasing, the parts are the crops of the resized photo by the resized map.
     still = Draws(torch.full((4,), 4), torch.full((4,), 4), torch.zeros(4, dtype=torch.bool), torch.zeros(4, 4).long())
     same_size = replace(crop, size=(40, 20))
-    _, parts = augment_batch(images[indices], iuv[indices], still, same_size, dtype=torch.bfloat16)
+    _, parts, _ = augment_batch(images[indices], iuv[indices], still, same_size, dtype=torch.bfloat16)
     mean = [255 * value for value in (0.485, 0.456, 0.406)]
     plain = dsa_fast.crop_parts(images[indices], iuv[indices], size=8, fill=mean, dtype=torch.float32)
     torch.testing.assert_close(parts, normalize(plain).bfloat16(), rtol=0, atol=1e-2)

@@ -178,8 +178,8 @@ def narrower(where: str, memory: dict[str, int], limit: dict[str, int]) -> list[
         name, bits = use.split(".")
 
         def up_to(uses: dict[str, int], name: str = name, bits: int = int(bits)) -> int:
-            parts = ((*key.split("."), count) for key, count in uses.items())
-            return sum(count for other, width, count in parts if other == name and int(width) <= bits)
+            parts = ((key.split("."), count) for key, count in uses.items())
+            return sum(count for (other, width), count in parts if other == name and int(width) <= bits)
 
         if up_to(memory) > up_to(limit):
             return [f"{where}: uses memory by {show(memory) or 'nothing'}; in the table: {show(limit) or 'nothing'}"]

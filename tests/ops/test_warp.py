@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import dsa_fast
 from dsa_fast.ops import _load
@@ -275,12 +278,13 @@ def test_empty_inputs(device: str, extents: tuple[int, int, int, int], reduce: A
 @pytest.mark.parametrize("batch", [1, 2, 3, 7])
 def test_number_of_threads_does_not_matter(batch: int, threads: int) -> None:
     img, iuv = make(batch=batch, height=12, width=13, dtype=torch.float32, seed=8)
+    size = 128 if batch < 3 else 32  # threads share a large image
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
         for reduce in REDUCTIONS:
-            got, count = dsa_fast.warp(img, iuv, size=32, reduce=reduce, return_count=True)  # type: ignore[call-overload]
-            expected, expected_count = warp_reference(img, iuv, size=32, reduce=reduce)
+            got, count = dsa_fast.warp(img, iuv, size=size, reduce=reduce, return_count=True)  # type: ignore[call-overload]
+            expected, expected_count = warp_reference(img, iuv, size=size, reduce=reduce)
             assert_equal(got, expected)
             assert_equal(count, expected_count)
     finally:
@@ -425,9 +429,61 @@ def test_opcheck(device: str, dtype: torch.dtype, reduce: str) -> None:
         img = img.requires_grad_()
     ops = torch.ops.dsa_fast
     torch.library.opcheck(ops.warp, (img, iuv, 4, [1.0, 2.0, 3.0], reduce, torch.float32))
+    torch.library.opcheck(ops.warp_detached, (img.detach(), iuv, 4, [1.0, 2.0, 3.0], reduce, torch.float32))
     torch.library.opcheck(ops.warp_count, (iuv, 4))
     grad = torch.rand(2, 24, 3, 4, 4, device=device, requires_grad=True)
     torch.library.opcheck(ops.warp_backward, (grad, iuv, reduce, torch.float32))
+
+
+class _Calls(TorchDispatchMode):
+    """Notes the names of the operators below autograd."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_python_is_passed_only_for_a_gradient(device: str) -> None:
+    img, iuv = (x.to(device) for x in make(dtype=torch.float32, iuv_dtype=torch.float32))
+    leaf = img.clone().requires_grad_()
+
+    def called(photo: Tensor) -> list[str]:
+        with _Calls() as calls:
+            out = dsa_fast.warp(photo, iuv, size=4)
+        assert torch.equal(out, dsa_fast.warp(img, iuv, size=4))
+        return calls.names
+
+    assert called(leaf) == ["dsa_fast.warp.default"]
+    assert called(img) == ["dsa_fast.warp_detached.default"]
+    with torch.no_grad():
+        assert called(leaf) == ["dsa_fast.warp_detached.default"]
+    with torch.inference_mode():
+        assert called(img) == ["dsa_fast.warp_detached.default"]
+
+
+def test_a_graph_keeps_the_gradient(device: str) -> None:
+    img, iuv = (x.to(device) for x in make(dtype=torch.float32))
+
+    class Warp(torch.nn.Module):
+        def forward(self, img: Tensor, iuv: Tensor) -> Tensor:
+            return dsa_fast.warp(img, iuv, size=4)
+
+    for strict in (True, False):
+        exported = torch.export.export(Warp(), (img, iuv), strict=strict)
+        ops = [str(node.target) for node in exported.graph.nodes if node.op == "call_function"]
+        assert ops == ["dsa_fast.warp.default"]
+        assert torch.equal(exported.module()(img, iuv), dsa_fast.warp(img, iuv, size=4))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap(device: str) -> None:
+    img, iuv = (x.to(device) for x in make(3))
+    one_by_one = torch.vmap(lambda photo, labels: dsa_fast.warp(photo, labels, size=4))(img, iuv)
+    assert torch.equal(one_by_one, dsa_fast.warp(img, iuv, size=4))
 
 
 @pytest.mark.parametrize("reduce", REDUCTIONS)
@@ -503,6 +559,86 @@ def test_cuda_graph(reduce: Any) -> None:
         expected, expected_count = dsa_fast.warp(fresh_img, fresh_iuv, reduce=reduce, return_count=True)
         assert_equal(out, expected)
         assert_equal(count, expected_count)
+
+
+FIRST_USE = """
+import torch
+import dsa_fast
+from tests.ops.inputs import assert_equal, make
+
+img, iuv = make(4, 3, 64, 32, seed=18)
+photos, maps = img.cuda(), iuv.cuda()
+for size in (32, 96):  # a block's table fits without asking for more shared memory, and does not
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = dsa_fast.warp(photos, maps, size=size, reduce="{reduce}", dtype=torch.{dtype})
+    graph.replay()
+    torch.cuda.synchronize()
+    assert_equal(out, dsa_fast.warp(img, iuv, size=size, reduce="{reduce}", dtype=torch.{dtype}))
+print("the same bits")
+"""
+
+
+@pytest.mark.parametrize(("reduce", "dtype"), [("last", "bfloat16"), ("mean", "float32"), ("last", "float64")])
+def test_cuda_first_use_inside_a_capture(reduce: str, dtype: str) -> None:
+    require_cuda()
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", FIRST_USE.format(reduce=reduce, dtype=dtype)]
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert run.returncode == 0 and "the same bits" in run.stdout, run.stderr
+
+
+# Photos of bytes: how blocks share an image depends on their number, on the size and on the channels.
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+@pytest.mark.parametrize("batch", [1, 3, 50, 300])
+@pytest.mark.parametrize("size", [2, 8, 30, 31, 32, 64])
+def test_cuda_blocks_equal_cpu(batch: int, size: int, reduce: Any) -> None:
+    require_cuda()
+    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.uint8):
+        for channels in (3, 1, 5) if batch < 50 else (3,):
+            img, iuv = make(batch, channels, 32, 24, seed=batch + size)
+            fill = [float(20 * c) + 0.3 for c in range(channels)]
+            expected = dsa_fast.warp(img, iuv, size=size, fill=fill, reduce=reduce, dtype=dtype)
+            got = dsa_fast.warp(img.cuda(), iuv.cuda(), size=size, fill=fill, reduce=reduce, dtype=dtype)
+            assert_equal(got, expected)
+
+
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+@pytest.mark.parametrize("shape", [(1, 3, 1024, 1024), (130, 3, 256, 128), (2, 3, 4, 4)])
+def test_cuda_blocks_of_large_and_small_photos(shape: tuple[int, int, int, int], reduce: Any) -> None:
+    require_cuda()
+    img, iuv = make(*shape, seed=19)
+    for size in (32, 128, 240):
+        expected = dsa_fast.warp(img[:4], iuv[:4], size=size, reduce=reduce, dtype=torch.float16)
+        got = dsa_fast.warp(img.cuda(), iuv.cuda(), size=size, reduce=reduce, dtype=torch.float16)
+        assert_equal(got[:4], expected)
+
+
+@pytest.mark.parametrize("offset", [1, 2, 4])
+def test_cuda_unaligned_planes(offset: int) -> None:
+    require_cuda()
+    img, iuv = make(2, 3, 16, 12, seed=20)
+
+    def moved(x: Tensor) -> Tensor:
+        flat = torch.zeros(x.numel() + offset, dtype=x.dtype, device="cuda")
+        flat[offset:] = x.flatten().cuda()
+        return flat[offset:].view(x.shape)
+
+    for reduce in ("last", "mean"):
+        expected = dsa_fast.warp(img, iuv, reduce=reduce)  # type: ignore[call-overload]
+        assert_equal(dsa_fast.warp(moved(img), moved(iuv), reduce=reduce), expected)  # type: ignore[call-overload]
+
+
+def test_cuda_takes_no_scratch_for_bytes() -> None:
+    require_cuda()
+    img, iuv = (x.cuda() for x in make(64, 3, 64, 32))
+    out = dsa_fast.warp(img, iuv, dtype=torch.bfloat16)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    again = dsa_fast.warp(img, iuv, dtype=torch.bfloat16)
+    assert torch.cuda.max_memory_allocated() - before == again.numel() * again.element_size()
+    assert torch.equal(out, again)
 
 
 def test_cuda_does_not_wait() -> None:

@@ -421,6 +421,8 @@ def test_opcheck(device: str, reduce: str) -> None:
     img = photos(2, torch.float32).to(device).requires_grad_()
     ops = torch.ops.dsa_fast
     torch.library.opcheck(ops.warp_densepose, (img, *heads, boxes, index, 4, [1.0, 2.0, 3.0], reduce, torch.float32))
+    arguments = (img.detach(), *heads, boxes, index, 4, [1.0, 2.0, 3.0], reduce, torch.float32)
+    torch.library.opcheck(ops.warp_densepose_detached, arguments)
     torch.library.opcheck(ops.densepose_iuv, (*heads, boxes, *PHOTO, torch.float32))
     torch.library.opcheck(ops.densepose_iuv, (*heads, boxes, *PHOTO, torch.uint8))
 
@@ -460,6 +462,23 @@ def test_cuda_equals_cpu() -> None:
             img = photos(8, torch.float32, (256, 128))
             got = dsa_fast.warp_densepose(img.cuda(), on_cuda, boxes.cuda(), reduce=reduce)  # type: ignore[arg-type]
             assert_equal(got, dsa_fast.warp_densepose(img, heads, boxes, reduce=reduce))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("coarse", [2, 15])
+@pytest.mark.parametrize("dtype", HEAD_DTYPES, ids=str)
+def test_cuda_equals_cpu_for_bytes(dtype: torch.dtype, coarse: int) -> None:
+    require_cuda()
+    heads = make(6, coarse=coarse, h=56, w=56, seed=21, dtype=dtype)
+    boxes = torch.tensor([[0.0, 0, 128, 256], [-30.5, 10, 100.5, 320], [40, 30, 60, 50]]).repeat(2, 1)
+    img, index = photos(3, torch.uint8, (256, 128)), torch.tensor([0, 1, 2, 2, 1, 0])
+    for size in (30, 31, 32):
+        for out in (torch.uint8, torch.float16, torch.bfloat16, torch.float32):
+            expected = dsa_fast.warp_densepose(img, heads, boxes, index, size=size, fill=7.5, dtype=out)
+            on_cuda = heads.map(lambda head: head.cuda())
+            got = dsa_fast.warp_densepose(
+                img.cuda(), on_cuda, boxes.cuda(), index.cuda(), size=size, fill=7.5, dtype=out
+            )
+            assert_equal(got, expected)
 
 
 def test_cuda_does_not_wait() -> None:

@@ -12,14 +12,16 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from dsa_fast.data.transforms import AugmentConfig
-from dsa_fast.models import DSALoss, DSAReID, ModelConfig
+from dsa_fast.configs.augment import AugmentConfig
+from dsa_fast.models import DSALoss, DSAReID, GuideConfig, ModelConfig
 from dsa_fast.models.dsa_reid import DSAOutput
 from dsa_fast.models.losses import gather
 from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig, fit
 
 MODEL = ModelConfig(backbone="resnet18", pretrained=None, width=0.125, classifier_dim=16)
 AUGMENT = AugmentConfig(size=(32, 16), dsap_size=16, pad=2)
+#: All guides but the moving average, whose running statistics of batch norms are those of each process.
+GUIDE = GuideConfig(fade=0.6, drop=0.5, dense=0.5, focus=0.5, distil=1.0, distil_features=1.0, distil_ramp=2.0)
 OPTIM = OptimConfig(lr=1e-3, warmup_lr=1e-4, warmup_epochs=1)
 ONE = TrainerConfig(max_epochs=2, eval_every=2, accelerator="cpu", devices=1, log_every=1, progress=False)
 TWO = replace(ONE, devices=2, strategy="ddp")
@@ -29,9 +31,16 @@ def data(folder: Path) -> DataConfig:
     return DataConfig(str(folder / "people"), p=2, k=2, workers=0)
 
 
-def train(folder: Path, name: str, trainer: TrainerConfig, resume: bool = False, gather: bool = False) -> None:
+def train(
+    folder: Path,
+    name: str,
+    trainer: TrainerConfig,
+    resume: bool = False,
+    gather: bool = False,
+    guide: GuideConfig | None = None,
+) -> None:
     loss = LossConfig(gather=gather)
-    result = fit(data(folder), MODEL, loss, OPTIM, AUGMENT, trainer, out=folder / name, resume=resume)
+    result = fit(data(folder), MODEL, loss, OPTIM, AUGMENT, trainer, out=folder / name, resume=resume, guide=guide)
     if int(os.environ.get("LOCAL_RANK", 0)) == 0 and result.scores:
         (folder / name / "mAP.txt").write_text(repr(result.scores["mAP"]))
 
@@ -69,6 +78,7 @@ def main(folder: Path) -> None:
     train(folder, "two_then_one", replace(TWO, max_epochs=1, eval_every=0))
     train(folder, "one_then_two", TWO, resume=True)
     train(folder, "gathered", replace(TWO, max_epochs=1, eval_every=0), gather=True)
+    train(folder, "guided_two", replace(TWO, eval_every=0), guide=GUIDE)
     check_gather(distributed.get_rank())
     (folder / f"done{distributed.get_rank()}").touch()
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.synth import SynthConfig, make_dataset
-from dsa_fast.data.transforms import AugmentConfig, Draws, _crop, disturb_iuv, grid_iuv
-from dsa_fast.densepose.iuv import flip_iuv, resize_iuv
-from dsa_fast.densepose.symmetry import SymmetryTable, as_lut
 from dsa_fast.models import GuideConfig, load_model
+from dsa_fast.ops.train_transform import TrainInputs, train_transform
 from dsa_fast.training import DataConfig, LossConfig, fit
 from dsa_fast.training.data import hold_out, read_people
 from tests.data.trees import make_tree
@@ -62,6 +63,21 @@ def test_guides_are_in_no_loaded_model(people: Path, tmp_path: Path) -> None:
     a, b = (load_model(run.checkpoint).model.state_dict() for run in (plain, guided))
     assert a.keys() == b.keys()
     assert not torch.equal(a["mf_stream.backbone.conv1.weight"], b["mf_stream.backbone.conv1.weight"])
+
+
+def test_the_average_moves_once_a_step(people: Path, tmp_path: Path) -> None:
+    moved = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, task, outputs, batch, batch_index) -> None:
+            moved.append((trainer.global_step, task.average.mf_stream.backbone.conv1.weight.clone()))
+
+    guide = GuideConfig(distil=1.0, distil_teacher="ema", distil_decay=0.1)
+    trainer = replace(TRAINER, max_epochs=1, eval_every=0, accumulate=2)
+    fit(config(people), MODEL, augment=AUGMENT, trainer=trainer, out=tmp_path, guide=guide, callbacks=[Watch()])
+    assert len(moved) > 2 and moved[-1][0] == -(-len(moved) // 2)
+    for (step, before), (next_step, after) in itertools.pairwise(moved):
+        assert torch.equal(before, after) == (step == next_step)
 
 
 @pytest.mark.parametrize(
@@ -152,30 +168,53 @@ def test_guides_without_maps_are_refused(tmp_path: Path, guide: GuideConfig) -> 
         fit(config(bare), ALONE, augment=AUGMENT, trainer=TRAINER, out=tmp_path / "run", guide=guide)
 
 
-# The map at a coarser grid
+# The input
 
 
-@pytest.mark.parametrize("stored", [(64, 32), (50, 41)])
-@pytest.mark.parametrize("table", [False, True])
-def test_grid_is_the_middle_of_each_cell_of_the_transformed_map(stored: tuple[int, int], table: bool) -> None:
-    settings = AugmentConfig(size=(64, 32), pad=6, iuv_drop=0.2, iuv_noise=0.1)
-    generator = torch.Generator().manual_seed(0)
-    iuv = torch.randint(0, 256, (9, 3, *stored), generator=generator, dtype=torch.uint8)
-    iuv[:, 0] %= 26
-    values = torch.rand(24, 2, 256, 256, generator=generator)
-    symmetry = SymmetryTable((values * 255).round() / 255) if table else None
-    indices = [4, 0, 8, 8, 2, 1]
-    draws = Draws.sample(6, settings, torch.Generator().manual_seed(3))
-    assert draws.flip.any() and not draws.flip.all()
-    whole = resize_iuv(disturb_iuv(iuv[indices], draws), settings.size)
-    whole = _crop(torch.where(draws.flip[:, None, None, None], flip_iuv(whole, symmetry), whole), draws, settings)
-    mirror = None if symmetry is None else as_lut(symmetry)
-    for grid in ((4, 2), (16, 8), (64, 32), (7, 5)):
-        rows = [(2 * i + 1) * 64 // (2 * grid[0]) for i in range(grid[0])]
-        columns = [(2 * j + 1) * 32 // (2 * grid[1]) for j in range(grid[1])]
-        got = grid_iuv(iuv, draws, settings, grid, indices=indices, mirror=mirror)
-        assert torch.equal(got, whole[:, :, rows][..., columns]), grid
-    assert torch.equal(grid_iuv(iuv[indices], draws, settings, (4, 2), mirror=mirror), whole[:, :, 8::16, 8::16])
+@pytest.mark.parametrize(
+    ("model", "loss", "guide", "size", "grid"),
+    [
+        (ALONE, LossConfig(), GuideConfig(dense=1.0, dense_scale=4), 0, (8, 4)),
+        (ALONE, LossConfig(), GuideConfig(focus=1.0, dense_scale=2), 0, (4, 2)),
+        (ALONE, LossConfig(), GuideConfig(), 0, None),
+        (ALONE, LossConfig(visibility=0.5), GuideConfig(dense=1.0), 16, (8, 4)),
+        (MODEL, LossConfig(), GuideConfig(dense=1.0), 16, (8, 4)),
+        (MODEL, LossConfig(), GuideConfig(), 16, None),
+    ],
+)
+def test_only_what_is_read_is_made(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model, loss, guide, size: int, grid
+) -> None:
+    """Without a reader of part images, the warp is left out. Guides get the map at their resolution."""
+    asked = asked_for(monkeypatch)
+    trainer = replace(TRAINER, max_epochs=1, eval_every=0)
+    fit(config(people), model, loss, augment=AUGMENT, trainer=trainer, out=tmp_path, guide=guide)
+    assert asked and set(asked) == {(size, grid)}
+
+
+@pytest.mark.parametrize("dsag", [False, True])
+def test_a_teacher_gets_the_parts_of_the_student(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dsag: bool
+) -> None:
+    trainer = replace(TRAINER, max_epochs=1, eval_every=0)
+    model = replace(MODEL, dsag=dsag)
+    teacher = fit(config(people), model, augment=AUGMENT, trainer=trainer, out=tmp_path / "teacher").checkpoint
+    asked = asked_for(monkeypatch)
+    guide = GuideConfig(distil=1.0, distil_teacher=str(teacher))
+    fit(config(people), ALONE, augment=AUGMENT, trainer=trainer, out=tmp_path / "student", guide=guide)
+    assert asked[:2] == [(16 if dsag else 0, None), (0, None)] and asked == asked[:2] * (len(asked) // 2)
+
+
+def asked_for(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[int, int] | None]]:
+    """Lists the sizes of parts and maps that later steps ask of the transform."""
+    asked: list[tuple[int, tuple[int, int] | None]] = []
+
+    def record(*arguments: Tensor, **options: Any) -> TrainInputs:
+        asked.append((options["dsap_size"], options["grid"]))
+        return train_transform(*arguments, **options)
+
+    monkeypatch.setattr("dsa_fast.data.transforms.train_transform", record)
+    return asked
 
 
 # Identities held out

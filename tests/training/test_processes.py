@@ -18,7 +18,7 @@ from dsa_fast.evaluation.embedding import ModelEmbedder, embed_people
 from dsa_fast.models import load_model
 from dsa_fast.training.data import read_people
 from tests.data.trees import make_tree
-from tests.training.processes import ONE, data, train
+from tests.training.processes import GUIDE, ONE, data, train
 
 ACCUMULATE = replace(ONE, accumulate=2)
 
@@ -31,6 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     test = [f"{pid:04}_c{cam}s1_000000_00.png" for pid in (3, 4, 6) for cam in (1, 2)]
     make_tree(folder / "people", {"bounding_box_train": names, "query": test[::2], "bounding_box_test": test[1::2]})
     train(folder, "one", ACCUMULATE)
+    train(folder, "guided_one", replace(ACCUMULATE, eval_every=0), guide=GUIDE)
     train(folder, "one_then_two", replace(ACCUMULATE, max_epochs=1, eval_every=0))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -73,6 +74,15 @@ def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 def test_two_processes_equal_one_with_the_same_batches(folder: Path) -> None:
     assert_same(weights(folder, "two"), weights(folder, "one"))
+
+
+def test_two_guided_processes_equal_one_with_the_same_batches(folder: Path) -> None:
+    assert_same(weights(folder, "guided_two"), weights(folder, "guided_one"))
+    decoders = [
+        torch.load(folder / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("guided_two", "guided_one")
+    ]
+    assert_same(*({k: v for k, v in state.items() if k.startswith("guides.") and "bn" not in k} for state in decoders))
 
 
 def test_a_run_goes_on_with_more_or_fewer_processes(folder: Path) -> None:

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, eval_transform, resize
+from dsa_fast.configs.augment import AugmentConfig
+from dsa_fast.data.transforms import Draws, augment_batch, eval_transform, resize
 from dsa_fast.densepose.iuv import read_iuv, resize_iuv
 from dsa_fast.image import read_image
 from dsa_fast.models import DSALoss, DSAReID, load_model
@@ -58,7 +59,9 @@ def test_real_maps_train_and_real_people_embed(crowd: tuple[Tensor, Tensor]) -> 
     torch.manual_seed(0)
     model, loss = DSAReID(4, backbone="resnet18", pretrained=None, width=0.125, classifier_dim=16), DSALoss()
     config = AugmentConfig(size=SIZE, dsap_size=16, pad=2)
-    full, dsap = augment_batch(images[:6], maps[:6], Draws.sample(6, config, torch.Generator().manual_seed(0)), config)
+    full, dsap, _ = augment_batch(
+        images[:6], maps[:6], Draws.sample(6, config, torch.Generator().manual_seed(0)), config
+    )
     touched = (dsap != 0).any(dim=2).double().mean()
     assert 0.02 < touched < 0.5
     total, _ = loss(model(full, dsap), torch.tensor([0, 0, 1, 1, 2, 2]))

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from dsa_fast.models import DSALoss, DSAReID, GuideConfig, Guides
 from dsa_fast.training import fit
 from tests.data.trees import make_tree
-from tests.training.processes import AUGMENT, MODEL, ONE, OPTIM, data
+from tests.training.processes import AUGMENT, GUIDE, MODEL, ONE, OPTIM, data
 
 
 def test_nothing_in_the_step_waits_for_a_value() -> None:
@@ -46,7 +46,9 @@ def test_compiled_network_trains_alike(tmp_path: Path, monkeypatch: pytest.Monke
     states = []
     for mode in ("off", "default"):
         trainer = replace(ONE, max_epochs=1, eval_every=0, compile=mode)
-        run = fit(data(tmp_path), MODEL, optim=OPTIM, augment=AUGMENT, trainer=trainer, out=tmp_path / mode)
+        run = fit(
+            data(tmp_path), MODEL, optim=OPTIM, augment=AUGMENT, trainer=trainer, out=tmp_path / mode, guide=GUIDE
+        )
         states.append(torch.load(run.checkpoint, weights_only=True)["state_dict"])
     assert asked == ["default"]
     # Adam's first steps have the same length for any gradient, even 1e-9. So rounding errors reach a step of 1e-4.
