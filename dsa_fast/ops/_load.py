@@ -66,8 +66,7 @@ def load_cuda(path: Path, note: Path) -> str | None:
     """Loads the CUDA kernels.
 
     Returns:
-        None if they are loaded, otherwise the reason: from the build's record, a CUDA version that does not fit
-        PyTorch's, or from the dynamic loader.
+        None if they are loaded, otherwise the reason: from the build's record, or from the dynamic loader.
     """
     build: dict[str, Any] = json.loads(note.read_text()) if note.exists() else {"cuda": True}
     if not build["cuda"]:
@@ -77,10 +76,10 @@ def load_cuda(path: Path, note: Path) -> str | None:
     if torch.version.cuda is None:
         return f"the installed PyTorch {torch.__version__} has no CUDA"
     toolkit = build.get("toolkit")
-    if toolkit is not None and toolkit.split(".")[0] != torch.version.cuda.split(".")[0]:
-        return (  # it would load, and fail at its first call
-            f"dsa_fast was built with CUDA {toolkit}, and the installed PyTorch {torch.__version__} is for CUDA "
-            f"{torch.version.cuda}: the major versions must be equal. Build dsa_fast again with this PyTorch"
+    if toolkit and toolkit.split(".")[0] != torch.version.cuda.split(".")[0]:
+        return (
+            f"{path} was built with CUDA {toolkit}, but the installed PyTorch {torch.__version__} is for CUDA "
+            f"{torch.version.cuda}: the major versions must be equal, so build dsa_fast again"
         )
     error = _load(path)
     return None if error is None else f"{path} does not load into PyTorch {torch.__version__}: {error}"

@@ -20,6 +20,7 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -30,7 +31,7 @@ ARCH = "90"
 TOLERANCE = 0.05  # of a count, and at least
 SPARE = 4  # instructions
 
-Table = dict[str, dict[str, dict[str, object]]]  # file -> kernel -> instructions, loops
+Table = dict[str, dict[str, dict[str, Any]]]  # file -> kernel -> instructions, loops
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,8 @@ def complaints(codes: list[Code], table: Table) -> list[str]:
         if limits is None:
             found.append(f"{where}: not in {TABLE.name}")
             continue
-        found += grown(where, code.instructions, int(str(limits["instructions"])))
+        found += grown(where, code.instructions, limits["instructions"])
         loops = limits["loops"]
-        assert isinstance(loops, list)
         if len(code.loops) != len(loops):
             found.append(f"{where}: {len(code.loops)} innermost loops, {len(loops)} in the table")
             continue
@@ -178,8 +178,8 @@ def narrower(where: str, memory: dict[str, int], limit: dict[str, int]) -> list[
         name, bits = use.split(".")
 
         def up_to(uses: dict[str, int], name: str = name, bits: int = int(bits)) -> int:
-            parts = ((*key.split("."), count) for key, count in uses.items())
-            return sum(count for other, width, count in parts if other == name and int(width) <= bits)
+            parts = ((key.split("."), count) for key, count in uses.items())
+            return sum(count for (other, width), count in parts if other == name and int(width) <= bits)
 
         if up_to(memory) > up_to(limit):
             return [f"{where}: uses memory by {show(memory) or 'nothing'}; in the table: {show(limit) or 'nothing'}"]
