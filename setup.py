@@ -33,8 +33,9 @@ from torch.utils import cpp_extension
 STABLE_ABI = "0x020b000000000000"  # PyTorch 2.11
 LIMITED_API = "0x030A0000"  # Python 3.10
 CPU_LIBRARY, CUDA_LIBRARY = "dsa_fast._C", "dsa_fast._C_cuda"
-# Each is kept only where the toolkit knows it; the last one kept also gets PTX, for the GPUs to come.
-DEFAULT_ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+# One of each generation that the toolkit knows: its code serves all later ones of the same major version (12.0 serves
+# 12.1, 10.0 serves 10.3). The last one also gets PTX, which serves only later ones: that of 12.0 does not serve 11.0.
+DEFAULT_ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "11.0", "12.0")
 
 
 def switch(name: str) -> bool:

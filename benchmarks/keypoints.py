@@ -29,6 +29,8 @@ from PIL import Image, ImageDraw
 
 from dsa_fast.data.synth import Camera, identity_of, person_keypoints, random_pose, render_person, scene
 from dsa_fast.densepose import MIRROR, PART_COLORS, PART_NAMES, iuv_from_keypoints
+from dsa_fast.visual.layout import font
+from dsa_fast.visual.palette import INK
 
 Maps = NDArray[np.uint8]
 Joints = NDArray[np.float32]
@@ -117,17 +119,26 @@ def write_picture(path: Path, count: int = 12) -> None:
     joints, exact, pictures = people(count, height, width, seed=5)
     drawn = iuv_from_keypoints(joints, (height, width)).numpy()
     colors = np.array(PART_COLORS, np.uint8)
-    sheet = Image.new("RGB", (count * width * zoom, 3 * height * zoom))
+    labels = ("photo and its joints", "exact map", "keypoint IUV")
+    head, side = 48, 40
+    sheet = Image.new("RGB", (side + count * width * zoom, head + 3 * height * zoom), "white")
+    pen = ImageDraw.Draw(sheet)
+    title = "Keypoint IUV of synthetic people: an average body, posed by the joints; color: body part"
+    pen.text((side, 10), title, fill=INK, font=font(24))
+    for row, label in enumerate(labels):
+        text = Image.new("RGB", (height * zoom, side), "white")
+        ImageDraw.Draw(text).text((height * zoom / 2, 8), label, fill=INK, font=font(22), anchor="ma")
+        sheet.paste(text.rotate(90, expand=True), (0, head + row * height * zoom))
     for i, (person, picture) in enumerate(zip(joints, pictures, strict=True)):
         cells = (picture.transpose(1, 2, 0), colors[exact[i, 0]], colors[drawn[i, 0]])
         for row, pixels in enumerate(cells):
             cell = Image.fromarray(np.ascontiguousarray(pixels)).resize((width * zoom, height * zoom), 0)
             if row == 0:
-                pen = ImageDraw.Draw(cell)
+                dots = ImageDraw.Draw(cell)
                 for x, y, seen in person * np.array([zoom, zoom, 1]):
                     if seen:
-                        pen.ellipse((x - 3, y - 3, x + 3, y + 3), fill=(255, 255, 0))
-            sheet.paste(cell, (i * width * zoom, row * height * zoom))
+                        dots.ellipse((x - 3, y - 3, x + 3, y + 3), fill=(255, 255, 0))
+            sheet.paste(cell, (side + i * width * zoom, head + row * height * zoom))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
 

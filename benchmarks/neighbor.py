@@ -28,7 +28,8 @@ import warp
 from common import print_table, say
 
 import dsa_fast
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch
+from dsa_fast.configs.augment import AugmentConfig
+from dsa_fast.data.transforms import Draws, augment_batch
 from dsa_fast.ops.rank import nearest
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)

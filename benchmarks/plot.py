@@ -1,6 +1,8 @@
-"""Draws the figure of README.md and docs/performance.md, and writes that page's table, from benchmarks/results/*.json.
+"""Draws the figure of README.md and docs/performance.md, and writes that page's tables, from benchmarks/results/*.json.
 
-python benchmarks/plot.py                 # docs/speed.png, and the table in docs/performance.md
+Files SUITE_cpu.json are of a processor with AVX-512 and AMX, SUITE_cpu_avx2.json of one without (benchmarks/cpu.sh).
+
+python benchmarks/plot.py                 # docs/speed.png, and the tables in docs/performance.md
 python benchmarks/plot.py --device cuda   # docs/speed_cuda.png
 """
 
@@ -16,6 +18,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from dsa_fast.files import atomic_path
 
@@ -48,10 +51,15 @@ def bars(axes: Axes, title: str, unit: str, rows: list[tuple[str, float]], floor
         axes.axvline(floor, color=FLOOR, linewidth=1.3, linestyle=(0, (4, 3)), zorder=3)
         axes.text(floor, -0.62, f"memory floor {floor:.3g} {unit}", color=FLOOR, fontsize=8.5, ha="center")
     axes.set_title(title, color=INK, fontsize=10.5, loc="left", pad=16, fontweight="bold")
-    axes.tick_params(colors=INK, labelsize=9.5, length=0)
-    axes.tick_params(axis="x", which="both", labelbottom=False, length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.tick_params(axis="y", colors=INK, labelsize=9.5, length=0)
+    axes.tick_params(axis="x", which="both", colors=INK, labelsize=8.5)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(f"{unit}, logarithmic", color=INK, fontsize=8.5)
+    for name, spine in axes.spines.items():
+        spine.set_visible(name == "bottom")
+        spine.set_color(INK)
 
 
 def warp_panels(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -77,16 +85,18 @@ def evaluation_panels(result: dict[str, Any]) -> list[dict[str, Any]]:
     panels = []
     for size, rows in found.items():
         ours, distances = rows.get("dsa_fast: distances and scores"), rows.get("torchreid: distances")
-        if ours is None or distances is None:
+        if ours is None:
             continue
         lines = [("dsa_fast", ours)]
         for kind in ("compiled", "Python"):
             ranking = rows.get(f"torchreid: {kind} ranking")
-            if ranking is not None:
+            if distances is not None and ranking is not None:
                 lines.append((f"torchreid, {kind}", distances + ranking))
         product = rows.get("PyTorch: the matrix product alone")
         if product is not None:
             lines.append(("PyTorch, the matrix product alone", product))
+        if len(lines) == 1:
+            continue
         queries, gallery, width = size.split(" x ")
         title = f"Evaluation, {queries} queries, {gallery} images, {width} numbers each"
         panels.append({"title": title, "unit": "s", "rows": lines})
@@ -113,7 +123,11 @@ TABLE: list[tuple[str, dict[str, Any], str, str, str, str]] = [
     ),
     ("infer", {"batch": 32}, "OpenVINO int8", "PyTorch eager fp32", "`Encoder`, 32 images", "PyTorch, float32"),
 ]
-BEGIN, END = "<!-- written by benchmarks/plot.py -->\n", "<!-- end -->\n"
+# The files' suffixes, and what the processors have.
+MACHINES = {"cpu": "AVX-512 and AMX", "cpu_avx2": "AVX2"}
+SPEEDS, NEIGHBOR = "<!-- written by benchmarks/plot.py -->\n", "<!-- neighbor, written by benchmarks/plot.py -->\n"
+END = "<!-- end -->\n"
+Pairs = dict[tuple[str, str], tuple[float, float]]  # task and peer -> our time and the peer's
 
 
 def time_text(seconds: float) -> str:
@@ -124,32 +138,83 @@ def time_text(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} us"
 
 
-def table(device: str) -> str:
-    """Returns the table's Markdown, without rows that were not measured."""
-    lines = ["| task | dsa_fast | compared with | | times faster |", "|---|---|---|---|---|"]
-    for suite, where, our_name, peer_name, task, peer in TABLE:
+def pairs(device: str) -> Pairs:
+    """Returns the pairs of times that were measured."""
+    found: Pairs = {}
+    task = ""
+    for suite, where, our_name, peer_name, title, peer in TABLE:
+        task = title or task
         times = {}
         for row in (load(suite, device) or {"rows": []})["rows"]:
             if all(row.get(name) == value for name, value in where.items()):
                 times[f"{row['name']} {row.get('precision', '')}".strip()] = row.get("median_s") or row["p50_s"]
         if our_name in times and peer_name in times:
-            ours, theirs = times[our_name], times[peer_name]
-            lines.append(f"| {task} | {time_text(ours)} | {peer} | {time_text(theirs)} | {theirs / ours:.1f} |")
+            found[task, peer] = times[our_name], times[peer_name]
     scores = load("eval", device)
     for panel in [] if scores is None else evaluation_panels(scores):
         (_, ours), *peers = panel["rows"]
-        for number, (name, seconds) in enumerate(peers):
-            title = panel["title"].replace("Evaluation", "evaluation") if number == 0 else ""
-            lines.append(f"| {title} | {time_text(ours)} | {name} | {time_text(seconds)} | {seconds / ours:.1f} |")
+        for name, seconds in peers:
+            found[panel["title"].replace("Evaluation", "evaluation"), name] = ours, seconds
+    return found
+
+
+def processor(device: str) -> str:
+    """Returns the processor's name in the files of a machine, and what it has."""
+    names = [result["machine"]["cpu"] for suite in ("warp", "eval", "neighbor") if (result := load(suite, device))]
+    return f"{names[0]}, {MACHINES[device]}" if names else ""
+
+
+def speed_table() -> str:
+    """Returns the Markdown of all pairs, with three columns for each processor."""
+    by_machine = {device: found for device in MACHINES if (found := pairs(device))}
+    lines = ["| task | compared with |", "|---|---|"]
+    for device in by_machine:
+        lines[0] += f" {processor(device)}: dsa_fast | the other | times faster |"
+        lines[1] += "---|---|---|"
+    before = ""
+    for task, peer in dict.fromkeys(key for found in by_machine.values() for key in found):
+        line = f"| {task if task != before else ''} | {peer} |"
+        before = task
+        for found in by_machine.values():
+            if (task, peer) in found:
+                ours, theirs = found[task, peer]
+                line += f" {time_text(ours)} | {time_text(theirs)} | {theirs / ours:.1f} |"
+            else:
+                line += " | | |"
+        lines.append(line)
     return "\n".join(lines) + "\n"
 
 
-def write_table(page: Path, device: str) -> None:
-    """Writes the table between the two markers of the page."""
+def neighbor_tables() -> str:
+    """Returns the Markdown of the suite `neighbor`, a table for each processor. Empty if it was not run."""
+    lines: list[str] = []
+    for device in MACHINES:
+        result = load("neighbor", device)
+        if result is None:
+            continue
+        most = max(row["threads"] for row in result["rows"])
+        lines += [f"{processor(device)}:\n"]
+        lines += [f"| task | batch | one thread | {most} threads | next to a busy process | times slower |"]
+        lines += ["|---|---|---|---|---|---|"]
+        times: dict[tuple[str, int], dict[tuple[int, bool], float]] = {}
+        for row in result["rows"]:
+            times.setdefault((row["name"], row["batch"]), {})[row["threads"], row["neighbor"]] = row["median_s"]
+        for (name, batch), found in times.items():
+            one, alone, busy = found[1, False], found[most, False], found[most, True]
+            texts = " | ".join(time_text(seconds) for seconds in (one, alone, busy))
+            lines.append(f"| {name} | {batch} | {texts} | {busy / alone:.1f} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def write_tables(page: Path) -> None:
+    """Writes each table between its two markers of the page."""
     text = page.read_text()
-    before, rest = text.split(BEGIN)
+    for begin, table in ((SPEEDS, speed_table()), (NEIGHBOR, neighbor_tables())):
+        before, rest = text.split(begin)
+        text = before + begin + "\n" + table + "\n" + END + rest.split(END, 1)[1]
     with atomic_path(page) as temporary:
-        temporary.write_text(before + BEGIN + "\n" + table(device) + "\n" + END + rest.split(END)[1])
+        temporary.write_text(text)
 
 
 def main() -> None:
@@ -181,7 +246,7 @@ def main() -> None:
     figure.savefig(out, dpi=160, transparent=True)
     print(f"wrote {out}")
     if options.device == "cpu" and options.out is None:
-        write_table(ROOT / "docs" / "performance.md", options.device)
+        write_tables(ROOT / "docs" / "performance.md")
 
 
 if __name__ == "__main__":

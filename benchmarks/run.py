@@ -25,6 +25,8 @@ MODULES = {
     "transform": "transform",
     "train": "train",
     "infer": "infer",
+    "runtime": "runtime",
+    "track": "track",
     "eval": "evaluation",
     "keypoints": "keypoints",
     "neighbor": "neighbor",

@@ -31,7 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import BasicBlock
 from warp import people
 
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch
+from dsa_fast.configs.augment import AugmentConfig
+from dsa_fast.data.transforms import Draws, augment_batch
 from dsa_fast.densepose.parts import MERGE_13_TO_8, MERGE_24_TO_13, NUM_PARTS
 from dsa_fast.models import Baseline, DSALoss, DSAReID, set_branch_mode
 from dsa_fast.models.backbone import backbone_spec, make_stage

@@ -22,7 +22,8 @@ from torchvision.transforms.v2 import functional as v2
 from warp import people
 
 import dsa_fast
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, augment_batch_reference
+from dsa_fast.configs.augment import AugmentConfig
+from dsa_fast.data.transforms import Draws, augment_batch, augment_batch_reference
 from dsa_fast.densepose.iuv import flip_iuv
 from dsa_fast.imagenet import MEAN, STD
 from dsa_fast.models import DSALoss, DSAReID

@@ -1,17 +1,27 @@
-"""Reads images as RGB, upright according to their EXIF orientation. All of dsa_fast uses these functions."""
+"""Reads images as RGB, upright according to their EXIF orientation. All of dsa_fast uses these functions.
+
+Pillow tells a file's format by its content, and some formats start another program. So only common formats are read.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-__all__ = ["image_size", "read_image", "read_picture", "upright"]
+from dsa_fast.files import check_regular
 
+__all__ = ["FORMATS", "image_size", "open_image", "read_image", "read_picture", "upright"]
+
+#: The formats of image files, by their content: JPEG, PNG, WebP, BMP, TIFF, and the first frame of a GIF.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+
+_MOST_PIXELS, _LIMIT = 1 << 26, "DSA_FAST_MAX_PIXELS"
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -23,17 +33,52 @@ _TURNS = {
 }
 
 
+@contextlib.contextmanager
+def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Opens an image file. All errors in the block become one kind.
+
+    An image has at most 2^26 pixels (8192 x 8192). The environment variable DSA_FAST_MAX_PIXELS sets another limit.
+
+    Yields:
+        The picture as Pillow opens it: not decoded, not upright.
+
+    Raises:
+        ValueError: the file is missing, is no regular file, has another format than `FORMATS` or too many pixels, or is
+            damaged; the message names it.
+    """
+    most = _most_pixels()
+    try:
+        check_regular(path)
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > most:
+                raise ValueError(
+                    f"it has {image.width} x {image.height} pixels, and {_LIMIT} (an environment variable) allows "
+                    f"{most:,}"
+                )
+            yield image
+    except Exception as error:  # decoders raise many kinds of errors
+        raise ValueError(f"{path} must be a readable image, got: {error or type(error).__name__}") from error
+
+
+def _most_pixels() -> int:
+    given = os.environ.get(_LIMIT)
+    if given is None:
+        return _MOST_PIXELS
+    if not given.isdecimal() or not int(given):
+        raise ValueError(f"{_LIMIT} must be a number of pixels, got {given!r}")
+    if Image.MAX_IMAGE_PIXELS is not None and int(given) > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = int(given)  # Pillow's own limit
+    return int(given)
+
+
 def read_picture(path: str | os.PathLike[str]) -> Image.Image:
     """Reads an image file as an RGB picture, upright.
 
     Raises:
         ValueError: the file is missing, damaged or not an image; the message names it.
     """
-    try:
-        with Image.open(path) as image:
-            return upright(image)
-    except Exception as error:  # decoders raise many kinds of errors
-        raise ValueError(f"{path} must be a readable image, got: {error}") from error
+    with open_image(path) as image:
+        return upright(image)
 
 
 def read_image(path: str | os.PathLike[str]) -> Tensor:
@@ -46,10 +91,16 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Applies a picture's EXIF orientation and converts it to RGB. The result has no orientation tag."""
+    """Applies a picture's EXIF orientation and converts it to RGB. The result has no orientation tag.
+
+    Gray pixels of 16 bits are scaled from 0..65535 to 0..255.
+
+    Raises:
+        ValueError: the picture has gray pixels of another range.
+    """
     # Not by ImageOps.exif_transpose: it writes the EXIF anew, which fails where any other tag is odd.
     turn = _TURNS.get(_orientation(image))
-    picture = (image if turn is None else image.transpose(turn)).convert("RGB")  # raises where pixels are damaged
+    picture = _bytes(image if turn is None else image.transpose(turn)).convert("RGB")  # raises where it is damaged
     for key in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
         picture.info.pop(key, None)
     return picture
@@ -61,12 +112,21 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         ValueError: the file is missing or not an image; the message names it.
     """
-    try:
-        with Image.open(path) as image:
-            (width, height), orientation = image.size, _orientation(image)
-    except Exception as error:
-        raise ValueError(f"{path} must be a readable image, got: {error}") from error
+    with open_image(path) as image:
+        (width, height), orientation = image.size, _orientation(image)
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def _bytes(image: Image.Image) -> Image.Image:
+    """Scales gray pixels of 16 bits to 8. Pillow's own conversion cuts off all values above 255."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    if image.mode == "F" or int(values.min(initial=0)) < 0 or int(values.max(initial=0)) > 0xFFFF:
+        raise ValueError(f"gray pixels must have 8 or 16 bits, got {image.mode} with other values")
+    scaled = Image.fromarray(((values.astype(np.uint32) * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8))
+    scaled.info = dict(image.info)
+    return scaled
 
 
 def _orientation(image: Image.Image) -> int:

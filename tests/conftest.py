@@ -15,6 +15,10 @@ from tests.cuda import HAS_CUDA, NEEDS_CUDA, require_cuda
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=0, help="kills of each command with each signal; 0 for a few in all")
+
+
 @pytest.fixture(params=["cpu", "cuda"] if HAS_CUDA or NEEDS_CUDA else ["cpu"])
 def device(request: pytest.FixtureRequest) -> str:
     if request.param == "cuda":

@@ -13,7 +13,8 @@ from torch import Tensor
 from warp import people
 
 import dsa_fast
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, augment_batch_reference
+from dsa_fast.configs.augment import AugmentConfig
+from dsa_fast.data.transforms import Draws, augment_batch, augment_batch_reference
 from dsa_fast.densepose import to_iuv
 from dsa_fast.ops.plain_reference import crop_reference, to_iuv_reference, warp_reference
 

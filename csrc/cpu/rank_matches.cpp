@@ -128,7 +128,7 @@ void rank_matches_cpu(const RankArgs& a) {
   const int64_t block = even_block(Q, std::min(a.block, kMaxBlock));
   const int64_t blocks = (Q + block - 1) / block, items = items_of_a_unit(blocks, G, a.D);
   const int64_t ranges = (G + items - 1) / items;
-  parallel_for(blocks * ranges, block * items, [&] {
+  parallel_for(blocks * ranges, tile_elements(block, items, a.D), [&] {
     return [&, tiler = std::make_shared<Tiler>(scorer, block), found = std::vector<int32_t>(),
             bounds = Bounds()](int64_t unit) mutable {
       const int64_t begin = unit / ranges * block, end = std::min(begin + block, Q), range = unit % ranges;

@@ -24,7 +24,7 @@ void nearest_cpu(const NearestArgs& a) {
     float limit = kInfinity;        // of the candidates' keys
     Match farthest{-kInfinity, 0};
   };
-  parallel_for((Q + block - 1) / block, block * G, [&] {
+  parallel_for((Q + block - 1) / block, tile_elements(block, G, a.D), [&] {
     return [&, tiler = std::make_shared<Tiler>(scorer, block), states = std::vector<State>()](int64_t unit) mutable {
       const int64_t begin = unit * block, end = std::min(begin + block, Q);
       tiler->load(begin, end);
@@ -60,7 +60,14 @@ void nearest_cpu(const NearestArgs& a) {
       for (int64_t q = begin; q < end; ++q) {
         State& state = states[static_cast<size_t>(q - begin)];
         shrink(q, state);
-        for (Match& match : state.candidates) match.key = scorer.key(q, match.item);
+        if (state.candidates.size() < k) {  // distances that are NaN, which no bound admits
+          state.candidates.clear();
+          for (int64_t item = 0; item < G; ++item) state.candidates.push_back({kInfinity, item});
+        }
+        for (Match& match : state.candidates) {
+          match.key = scorer.key(q, match.item);
+          if (std::isnan(match.key)) match.key = kInfinity;  // NaN comes last
+        }
         std::partial_sort(state.candidates.begin(), state.candidates.begin() + a.k, state.candidates.end(), before);
         int64_t* out = a.indices + q * (a.k + 1);
         for (size_t i = 0; i < k; ++i) out[i] = state.candidates[i].item;

@@ -35,12 +35,15 @@ void check_port(const char* what, const std::vector<Port>& ports, const Port& ex
   }
 }
 
+bool runs_on_gpu(const Sidecar& sidecar) { return sidecar.kind == "tensorrt" || sidecar.kind == "tensorrt-rtx"; }
+
 }  // namespace
 
 void check_ports(const Sidecar& sidecar, const Ports& ports) {
   std::vector<int64_t> images{-1, sidecar.height, sidecar.width, 3};
   if (sidecar.layout == Layout::kNCHW) images = {-1, 3, sidecar.height, sidecar.width};
-  check_port("input", ports.inputs, {sidecar.input, "uint8", images});
+  const char* type = sidecar.input_type == InputType::kUint8 ? "uint8" : "float32";
+  check_port("input", ports.inputs, {sidecar.input, type, images});
   check_port("output", ports.outputs, {sidecar.output, "float32", {-1, sidecar.dim}});
   if (ports.min_batch > sidecar.batch.min || (ports.max_batch >= 0 && ports.max_batch < sidecar.batch.max)) {
     throw std::runtime_error("the engine must take batches of " + std::to_string(sidecar.batch.min) + ".." +
@@ -50,7 +53,9 @@ void check_ports(const Sidecar& sidecar, const Ports& ports) {
 }
 
 int64_t choose_batch(const Sidecar& sidecar, int64_t batch) {
-  if (batch == 0) return sidecar.batch.max;
+  // The same as in Python's Encoder. Larger batches are not faster, and on a CPU they do not fit the caches.
+  if (batch == 0)
+    return std::max(sidecar.batch.min, std::min(sidecar.batch.max, int64_t{runs_on_gpu(sidecar) ? 64 : 32}));
   if (batch < sidecar.batch.min || batch > sidecar.batch.max) {
     throw std::invalid_argument("batch must be in " + std::to_string(sidecar.batch.min) + ".." +
                                 std::to_string(sidecar.batch.max) + " for this exported file, got " +
@@ -60,7 +65,7 @@ int64_t choose_batch(const Sidecar& sidecar, int64_t batch) {
 }
 
 int choose_device(const Sidecar& sidecar, const std::string& device) {
-  const bool gpu = sidecar.kind == "tensorrt" || sidecar.kind == "tensorrt-rtx";
+  const bool gpu = runs_on_gpu(sidecar);
   int number = 0;
   const bool cuda = device.rfind("cuda", 0) == 0;
   if (cuda && device != "cuda") {

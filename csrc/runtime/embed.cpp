@@ -5,12 +5,15 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <condition_variable>
 #include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <iostream>
 #include <mutex>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -30,6 +33,7 @@ constexpr const char* kHelp =
 
 usage: dsa_embed --engine FILE --out FILE.npy [options] IMAGE|FOLDER...
        dsa_embed --engine FILE --out FILE.npy [options] --list FILE
+       dsa_embed --engine FILE --benchmark [options]
 
 The engine is a file that `dsa-fast export` wrote, with its sidecar FILE.json next to it: .onnx runs on the CPU, .engine
 on a CUDA device. The sidecar is checked first: the file's size and SHA-256, the engine's inputs and outputs.
@@ -41,15 +45,19 @@ Each image is resized to what the engine takes, exactly as in training.
   --out FILE.npy     the vectors, float32 [images, dim], each of length 1: numpy.load reads them. The images' names go
                      to FILE.txt, one a line, in the same order. Both appear when they are whole
   --list FILE        a file with one image's path a line; - reads the standard input
-  --batch N          images run at once; by default the most that the engine takes
+  --batch N          images run at once; by default 64 on a CUDA device and 32 on the CPU, if the engine takes them
+  --benchmark        times the engine on random images in memory, for --seconds, at --batch or at 1, 8 and the default:
+                     one line of JSON a batch size, with the times that half and 99 % of the runs stay below
+  --seconds S        of each batch size of the benchmark; by default 5
   --threads N        threads that decode images, and those of a CPU engine; by default as many as the process may use
   --device D         cpu, cuda or cuda:N; by default what the engine runs on
-  --precision P      what a CPU engine computes in: fp32 or bf16; by default what it was exported in
+  --precision P      what a CPU engine computes in: fp32, fp16 or bf16; by default what it was exported in
   --quiet            no progress
   --help, --version
 
 examples:
   dsa_embed --engine mf.onnx --out gallery.npy data/market/bounding_box_test
+  dsa_embed --engine mf.engine --benchmark --batch 1
   find crops -name '*.jpg' -newer last | dsa_embed --engine mf.engine --out new.npy --list - --batch 64
 
 exit status: 0, all images are in the file; 1, nothing was written; 2, the options are wrong; 3, the file is written,
@@ -64,7 +72,8 @@ struct Options {
   std::string engine, out, list;
   std::vector<std::string> inputs;
   dsa_fast::EncoderOptions encoder;
-  bool quiet = false;
+  bool quiet = false, benchmark = false;
+  int64_t seconds = 5;
 };
 
 volatile std::sig_atomic_t interrupted = 0;
@@ -80,7 +89,20 @@ int64_t whole_number(const char* option, const char* text) {
 }
 
 Options parse(int argc, char** argv) {
-  enum { kEngine = 256, kOut, kList, kBatch, kThreads, kDevice, kPrecision, kQuiet, kHelpOption, kVersion };
+  enum {
+    kEngine = 256,
+    kOut,
+    kList,
+    kBatch,
+    kThreads,
+    kDevice,
+    kPrecision,
+    kQuiet,
+    kBenchmark,
+    kSeconds,
+    kHelpOption,
+    kVersion
+  };
   const option names[] = {{"engine", required_argument, nullptr, kEngine},
                           {"out", required_argument, nullptr, kOut},
                           {"list", required_argument, nullptr, kList},
@@ -89,6 +111,8 @@ Options parse(int argc, char** argv) {
                           {"device", required_argument, nullptr, kDevice},
                           {"precision", required_argument, nullptr, kPrecision},
                           {"quiet", no_argument, nullptr, kQuiet},
+                          {"benchmark", no_argument, nullptr, kBenchmark},
+                          {"seconds", required_argument, nullptr, kSeconds},
                           {"help", no_argument, nullptr, kHelpOption},
                           {"version", no_argument, nullptr, kVersion},
                           {nullptr, 0, nullptr, 0}};
@@ -120,6 +144,12 @@ Options parse(int argc, char** argv) {
       case kQuiet:
         options.quiet = true;
         break;
+      case kBenchmark:
+        options.benchmark = true;
+        break;
+      case kSeconds:
+        options.seconds = whole_number("seconds", optarg);
+        break;
       case 'h':
       case kHelpOption:
         std::cout << kHelp;
@@ -133,6 +163,11 @@ Options parse(int argc, char** argv) {
   }
   options.inputs.assign(argv + optind, argv + argc);
   if (options.engine.empty()) throw UsageError("--engine must name an engine's file");
+  if (options.benchmark) {
+    if (!options.out.empty() || !options.list.empty() || !options.inputs.empty())
+      throw UsageError("--benchmark makes its own images and writes no file: --out and images must not be given");
+    return options;
+  }
   if (fs::path(options.out).extension() != ".npy") throw UsageError("--out must name a .npy file, got " + options.out);
   if (options.inputs.empty() == options.list.empty()) {
     throw UsageError("images, or --list, must be given, and not both");
@@ -342,6 +377,58 @@ int embed(const Options& options) {
   return 0;
 }
 
+// The least time that `share` of the sorted times stay at or below.
+double percentile(const std::vector<double>& sorted, double share) {
+  const auto rank = static_cast<size_t>(std::ceil(share * static_cast<double>(sorted.size())));
+  return sorted[std::max<size_t>(rank, 1) - 1];
+}
+
+int benchmark(const Options& options) {
+  dsa_fast::EncoderOptions largest = options.encoder;
+  const dsa_fast::Sidecar sidecar = dsa_fast::read_sidecar(options.engine);
+  if (largest.batch == 0) largest.batch = sidecar.batch.max;
+  dsa_fast::Encoder encoder = dsa_fast::Encoder::load(options.engine, largest);
+  std::cerr << options.engine << ": " << encoder.description() << "\n";
+  std::vector<int64_t> sizes{options.encoder.batch};
+  if (options.encoder.batch == 0) {
+    sizes = {1, 8, sidecar.kind == "onnx" ? 32 : 64};
+    for (int64_t& size : sizes) size = std::min(std::max(size, sidecar.batch.min), sidecar.batch.max);
+    sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
+  }
+  std::mt19937 random(0);
+  for (const int64_t size : sizes) {
+    std::vector<uint8_t> images(static_cast<size_t>(size * encoder.height() * encoder.width() * 3));
+    for (uint8_t& value : images) value = static_cast<uint8_t>(random());
+    std::vector<float> vectors(static_cast<size_t>(size * encoder.dim()));
+    std::vector<double> times;
+    const auto measure = [&](double seconds, size_t least) {
+      times.clear();
+      const Clock::time_point start = Clock::now();
+      for (Clock::time_point now = start;
+           interrupted == 0 &&
+           (times.size() < least || std::chrono::duration<double>(now - start).count() < seconds);) {
+        encoder.embed(images.data(), size, vectors.data());
+        const Clock::time_point end = Clock::now();
+        times.push_back(std::chrono::duration<double, std::milli>(end - now).count());
+        now = end;
+      }
+      return std::chrono::duration<double>(Clock::now() - start).count();
+    };
+    measure(static_cast<double>(options.seconds) / 5, 3);  // the first runs allocate, tune and capture
+    const double took = measure(static_cast<double>(options.seconds), 3);
+    if (interrupted != 0) return 128 + interrupted;
+    const auto runs = static_cast<double>(times.size());
+    std::sort(times.begin(), times.end());
+    std::printf(
+        "{\"batch\": %lld, \"runs\": %zu, \"p50_ms\": %.4f, \"p99_ms\": %.4f, \"mean_ms\": %.4f, "
+        "\"images_per_second\": %.1f}\n",
+        static_cast<long long>(size), times.size(), percentile(times, 0.5), percentile(times, 0.99), 1000 * took / runs,
+        runs * static_cast<double>(size) / took);
+    std::fflush(stdout);
+  }
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -349,7 +436,7 @@ int main(int argc, char** argv) {
     const Options options = parse(argc, argv);
     std::signal(SIGINT, interrupt);
     std::signal(SIGTERM, interrupt);
-    return embed(options);
+    return options.benchmark ? benchmark(options) : embed(options);
   } catch (const UsageError& error) {
     if (*error.what() != '\0') std::cerr << "dsa_embed: " << error.what() << "\n";
     std::cerr << "dsa_embed --help says more\n";

@@ -423,18 +423,34 @@ Image decode_image(std::string_view file, const std::string& name) {
 Image read_image(const std::string& path) { return decode_image(read_file(path, kLargestFile), path); }
 
 void resize(const Image& image, int64_t height, int64_t width, uint8_t* to) {
+  if (static_cast<int64_t>(image.pixels.size()) != image.height * image.width * 3) {
+    throw std::invalid_argument("an image must have height * width * 3 bytes, " +
+                                std::to_string(image.height * image.width * 3) + ", got " +
+                                std::to_string(image.pixels.size()));
+  }
+  resize(ImageView{image.pixels.data(), image.height, image.width, image.width * 3}, height, width, to);
+}
+
+void resize(const ImageView& image, int64_t height, int64_t width, uint8_t* to) {
   const int64_t h = image.height, w = image.width;
   for (const auto& [rows, columns] : {std::pair(h, w), std::pair(height, width)}) {
     if (rows >= 1 && columns >= 1 && rows <= kLargestImage / columns) continue;
     throw std::invalid_argument("the sides of an image must be at least 1, with at most 2^28 pixels, got " +
                                 std::to_string(rows) + " x " + std::to_string(columns));
   }
-  if (static_cast<int64_t>(image.pixels.size()) != h * w * 3) {
-    throw std::invalid_argument("an image must have height * width * 3 bytes, " + std::to_string(h * w * 3) + ", got " +
-                                std::to_string(image.pixels.size()));
-  }
+  const bool packed = image.column == 3 && image.channel == 1;
+  const auto pack = [&](int64_t y, uint8_t* row) {
+    const uint8_t* from = image.pixels + y * image.row;
+    if (packed) {
+      std::memcpy(row, from, static_cast<size_t>(w * 3));
+      return;
+    }
+    for (int64_t x = 0; x < w; ++x, from += image.column) {
+      for (int64_t c = 0; c < 3; ++c) row[3 * x + c] = from[c * image.channel];
+    }
+  };
   if (h == height && w == width) {
-    std::memcpy(to, image.pixels.data(), image.pixels.size());
+    for (int64_t y = 0; y < h; ++y) pack(y, to + y * w * 3);
     return;
   }
   static const Resizer resizer = choose_resizer();
@@ -442,7 +458,11 @@ void resize(const Image& image, int64_t height, int64_t width, uint8_t* to) {
   const AxisTaps across(w, width), down(h, height);
   const int64_t n = width * 3;
   std::vector<float> wide(static_cast<size_t>(h * n)), sum(static_cast<size_t>(n));
-  for (int64_t y = 0; y < h; ++y) resizer.across(image.pixels.data() + y * w * 3, across, wide.data() + y * n);
+  std::vector<uint8_t> line(packed ? 0 : static_cast<size_t>(w * 3));
+  for (int64_t y = 0; y < h; ++y) {
+    if (!packed) pack(y, line.data());
+    resizer.across(packed ? image.pixels + y * image.row : line.data(), across, wide.data() + y * n);
+  }
   for (int64_t y = 0; y < height; ++y) {
     const auto [first, count] = down.range[static_cast<size_t>(y)];
     resizer.down(wide.data() + first * n, n, down.weight.data() + y * down.limit, count, sum.data(), to + y * n);

@@ -1,5 +1,6 @@
 // Runs exported ONNX files on the CPU through OpenVINO.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <openvino/openvino.hpp>
 #include <stdexcept>
@@ -38,6 +39,8 @@ class OpenVino : public Backend {
                                     ov::hint::inference_precision(compute_type(request.precision)),
                                     ov::inference_num_threads(request.threads));
     infer_ = compiled_.create_infer_request();
+    // The end of the graph, too, runs in that precision.
+    rescale_ = compiled_.get_property(ov::hint::inference_precision) != ov::element::f32;
   }
 
   std::string description() const override {
@@ -48,6 +51,11 @@ class OpenVino : public Backend {
            precision_name(compiled_.get_property(ov::hint::inference_precision));
   }
 
+  std::string precision() const override {
+    if (sidecar_.precision == "int8") return "int8";
+    return precision_name(compiled_.get_property(ov::hint::inference_precision));
+  }
+
   Ports ports() const override {
     Ports ports{{}, {}, std::max<int64_t>(fixed_, 1), fixed_ > 0 ? fixed_ : -1};
     for (const auto& input : compiled_.inputs()) ports.inputs.push_back(port_of(input));
@@ -55,32 +63,50 @@ class OpenVino : public Backend {
     return ports;
   }
 
-  void run(const uint8_t* images, int64_t n, int64_t batch, float* vectors) override {
+  void run(const void* images, int64_t n, int64_t batch, float* vectors) override {
     ov::Shape shape{0, static_cast<size_t>(sidecar_.height), static_cast<size_t>(sidecar_.width), 3};
     if (sidecar_.layout == Layout::kNCHW) shape = {0, 3, shape[1], shape[2]};
-    const int64_t bytes = sidecar_.height * sidecar_.width * 3;
+    const auto type = sidecar_.input_type == InputType::kUint8 ? ov::element::u8 : ov::element::f32;
+    const auto bytes = static_cast<size_t>(sidecar_.image_bytes());
     for (int64_t i = 0; i < n; i += batch) {
       const int64_t count = std::min(batch, n - i);
-      // A network of a fixed batch gets zeros for missing images.
-      shape[0] = static_cast<size_t>(fixed_ > 0 ? fixed_ : count);
-      ov::Tensor input(ov::element::u8, shape);
-      std::memcpy(input.data(), images + i * bytes, static_cast<size_t>(count * bytes));
-      std::memset(input.data<uint8_t>() + count * bytes, 0, input.get_byte_size() - static_cast<size_t>(count * bytes));
-      infer_.set_input_tensor(input);
+      const auto* given = static_cast<const uint8_t*>(images) + static_cast<size_t>(i) * bytes;
+      shape[0] = static_cast<size_t>(std::max({count, fixed_, sidecar_.batch.min}));
+      if (shape[0] == static_cast<size_t>(count)) {
+        // In place: the network only reads its input.
+        infer_.set_input_tensor(ov::Tensor(type, shape, const_cast<uint8_t*>(given)));
+      } else {
+        // Zeros stand for missing images.
+        ov::Tensor input(type, shape);
+        std::memset(input.data(), 0, input.get_byte_size());
+        std::memcpy(input.data(), given, static_cast<size_t>(count) * bytes);
+        infer_.set_input_tensor(input);
+      }
       infer_.infer();
       const ov::Tensor output = infer_.get_output_tensor();
       const size_t needed = static_cast<size_t>(count * sidecar_.dim) * sizeof(float);
       if (output.get_byte_size() < needed) throw std::runtime_error("the engine gave fewer vectors than it got images");
       std::memcpy(vectors + i * sidecar_.dim, output.data<float>(), needed);
+      if (rescale_) rescale(vectors + i * sidecar_.dim, count);
     }
   }
 
-  void enqueue(const uint8_t*, int64_t, int64_t, float*, void*) override {
+  void enqueue(const void*, int64_t, int64_t, float*, void*) override {
     throw std::runtime_error("enqueue needs an exported file that runs on a CUDA device, got one of the kind " +
                              sidecar_.kind);
   }
 
  private:
+  // To length 1, with the same arithmetic as Python's Encoder.
+  void rescale(float* vectors, int64_t count) const {
+    for (float* vector = vectors; vector < vectors + count * sidecar_.dim; vector += sidecar_.dim) {
+      double squares = 0;
+      for (int64_t j = 0; j < sidecar_.dim; ++j) squares += static_cast<double>(vector[j]) * vector[j];
+      const double length = std::sqrt(squares);
+      for (int64_t j = 0; j < sidecar_.dim; ++j) vector[j] = static_cast<float>(vector[j] / length);
+    }
+  }
+
   // The same type as in Python's Encoder, so both return the same vectors. If the processor does not have the requested
   // type, OpenVINO silently computes in bfloat16.
   ov::element::Type compute_type(const std::string& precision) {
@@ -98,6 +124,7 @@ class OpenVino : public Backend {
   ov::CompiledModel compiled_;
   ov::InferRequest infer_;
   int64_t fixed_ = 0;  // the network's batch, 0 if it is free
+  bool rescale_ = false;
 };
 
 }  // namespace

@@ -64,6 +64,17 @@ class Fields {
     return value.get<int64_t>();
   }
 
+  // Three numbers, for R, G and B.
+  void three(const char* key, double low, double high, float* to) const {
+    const json& value = at(key);
+    bool good = value.is_array() && value.size() == 3;
+    for (size_t c = 0; good && c < 3; ++c) {
+      good = value[c].is_number() && value[c].get<double>() >= low && value[c].get<double>() <= high;
+      if (good) to[c] = value[c].get<float>();
+    }
+    if (!good) fail(key, "must be three numbers, for R, G and B", value);
+  }
+
   [[noreturn]] void fail(const char* key, const std::string& rule, const json& value) const {
     throw std::runtime_error(file_ + ": " + field(key) + " " + rule + got(value));
   }
@@ -128,9 +139,15 @@ Sidecar parse_sidecar(std::string_view text, const std::string& name) {
 
   const Fields input = fields.object("input");
   sidecar.input = input.text("name");
-  input.one_of("dtype", {"uint8"});
+  const bool bytes = input.one_of("dtype", {"uint8", "float32"}) == "uint8";
+  sidecar.input_type = bytes ? InputType::kUint8 : InputType::kFloat32;
   input.one_of("channels", {"RGB"});
   sidecar.layout = input.one_of("layout", {"NHWC", "NCHW"}) == "NHWC" ? Layout::kNHWC : Layout::kNCHW;
+  if (!bytes) {
+    if (sidecar.layout != Layout::kNCHW) input.fail("layout", "must be NCHW for float32", input.at("layout"));
+    input.three("mean", -1, 1, sidecar.mean);
+    input.three("std", 1e-3, 10, sidecar.std);
+  }
   sidecar.height = input.number("height", 1, kLargestSide);
   sidecar.width = input.number("width", 1, kLargestSide);
 

@@ -1,7 +1,9 @@
 // Runs engines of TensorRT or TensorRT-RTX, depending on the headers at compile time.
 //
-// Two slots, each with its own buffers, execution context and stream, take batches in turn: one's copies overlap the
-// other's computing. A batch size's second run and later ones are launches of one CUDA graph.
+// Two slots, each with its own buffers, execution contexts and stream, take batches in turn: one's copies overlap the
+// other's computing. Batches up to 64 are padded to a few sizes. A size's second run and later ones are launches of one
+// CUDA graph. Each graph has an execution context of its own, which is never reshaped: a graph uses its context's
+// memory.
 #include <NvInferRuntime.h>
 #include <cuda_runtime_api.h>
 
@@ -108,13 +110,24 @@ const char* dtype_name(nvinfer1::DataType type) {
   }
 }
 
+// The sizes of dsa_fast.deploy.cuda. In larger batches, launching takes less time than the kernels.
+constexpr std::array<int64_t, 12> kGraphSizes = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
+
+using Context = std::unique_ptr<nvinfer1::IExecutionContext>;
+
+// A batch size that has run. Destroyed in the reverse order: the launch before its context.
+struct Captured {
+  Context context;
+  Launch launch;  // null if the engine cannot be captured
+};
+
 struct Slot {
-  std::unique_ptr<nvinfer1::IExecutionContext> context;
+  Context context;  // of batches without a graph; only this one is reshaped
   Stream stream;
   Event done;                   // all work queued on the slot
   DeviceBytes images, vectors;  // of the largest batch
   PinnedBytes host_images, host_vectors;
-  std::map<int64_t, Launch> graphs;  // by batch size, once it ran; null if it cannot be captured
+  std::map<int64_t, Captured> graphs;  // by batch size
   // Vectors on their way to the host: `waiting` of them, for `to`.
   int64_t waiting = 0;
   float* to = nullptr;
@@ -185,9 +198,12 @@ class TensorRt : public Backend {
     return ports;
   }
 
-  void run(const uint8_t* images, int64_t n, int64_t batch, float* vectors) override {
+  std::string precision() const override { return sidecar_.precision; }
+
+  void run(const void* given, int64_t n, int64_t batch, float* vectors) override {
     const OnDevice on(device_);
     prepare(batch);
+    const auto* images = static_cast<const uint8_t*>(given);
     size_t turn = 0;
     try {
       for (int64_t i = 0; i < n; i += batch, turn ^= 1) {
@@ -195,9 +211,10 @@ class TensorRt : public Backend {
         Slot& slot = slots_[turn];
         drain(slot);
         cudaStream_t stream = slot.stream.get();
-        std::memcpy(slot.host_images.get(), images + i * image_bytes(), static_cast<size_t>(count * image_bytes()));
-        check(cudaMemcpyAsync(slot.images.get(), slot.host_images.get(), static_cast<size_t>(count * image_bytes()),
-                              cudaMemcpyHostToDevice, stream),
+        std::memcpy(slot.host_images.get(), images + i * sidecar_.image_bytes(),
+                    static_cast<size_t>(count * sidecar_.image_bytes()));
+        check(cudaMemcpyAsync(slot.images.get(), slot.host_images.get(),
+                              static_cast<size_t>(count * sidecar_.image_bytes()), cudaMemcpyHostToDevice, stream),
               "the images do not reach the device");
         infer(slot, count, stream);
         check(cudaMemcpyAsync(slot.host_vectors.get(), slot.vectors.get(), static_cast<size_t>(count * vector_bytes()),
@@ -218,17 +235,18 @@ class TensorRt : public Backend {
     }
   }
 
-  void enqueue(const uint8_t* images, int64_t n, int64_t batch, float* vectors, void* on_stream) override {
+  void enqueue(const void* given, int64_t n, int64_t batch, float* vectors, void* on_stream) override {
     const OnDevice on(device_);
     prepare(batch);
+    const auto* images = static_cast<const uint8_t*>(given);
     auto* stream = static_cast<cudaStream_t>(on_stream);
     Slot& slot = slots_[0];
     check(cudaStreamWaitEvent(stream, slot.done.get(), 0), "the stream cannot wait");
     try {
       for (int64_t i = 0; i < n; i += batch) {
         const int64_t count = std::min(batch, n - i);
-        check(cudaMemcpyAsync(slot.images.get(), images + i * image_bytes(), static_cast<size_t>(count * image_bytes()),
-                              cudaMemcpyDeviceToDevice, stream),
+        check(cudaMemcpyAsync(slot.images.get(), images + i * sidecar_.image_bytes(),
+                              static_cast<size_t>(count * sidecar_.image_bytes()), cudaMemcpyDeviceToDevice, stream),
               "the images cannot be copied");
         infer(slot, count, stream);
         check(cudaMemcpyAsync(vectors + i * sidecar_.dim, slot.vectors.get(),
@@ -244,7 +262,6 @@ class TensorRt : public Backend {
   }
 
  private:
-  int64_t image_bytes() const { return sidecar_.height * sidecar_.width * 3; }
   int64_t vector_bytes() const { return sidecar_.dim * static_cast<int64_t>(sizeof(float)); }
 
   static std::string version() {
@@ -252,39 +269,52 @@ class TensorRt : public Backend {
            std::to_string(getInferLibPatchVersion());
   }
 
-  std::unique_ptr<nvinfer1::IExecutionContext> new_context() {
+  Context make_context() {
 #if defined(TRT_MAJOR_RTX)
     // A graph keeps the kernels that it was captured with, so the first run must already use the kernels of this shape.
     const std::unique_ptr<nvinfer1::IRuntimeConfig> config(engine_->createRuntimeConfig());
     if (config == nullptr) log_.fail("the engine cannot be run");
     config->setDynamicShapesKernelSpecializationStrategy(nvinfer1::DynamicShapesKernelSpecializationStrategy::kEAGER);
-    return std::unique_ptr<nvinfer1::IExecutionContext>(engine_->createExecutionContext(config.get()));
+    return Context(engine_->createExecutionContext(config.get()));
 #else
-    return std::unique_ptr<nvinfer1::IExecutionContext>(engine_->createExecutionContext());
+    return Context(engine_->createExecutionContext());
 #endif
+  }
+
+  // A context that reads and writes the slot's buffers.
+  Context new_context(const Slot& slot) {
+    Context context = make_context();
+    if (context == nullptr) log_.fail("the engine cannot be run");
+    if (!context->setTensorAddress(sidecar_.input.c_str(), slot.images.get()) ||
+        !context->setTensorAddress(sidecar_.output.c_str(), slot.vectors.get())) {
+      log_.fail("the engine does not take its buffers");
+    }
+    return context;
+  }
+
+  // The batch that n images run as: the next size of a graph, or n without a graph.
+  int64_t run_size(int64_t n) const {
+    for (const int64_t size : kGraphSizes) {
+      if (size >= n && size >= sidecar_.batch.min && size <= sidecar_.batch.max) return size;
+    }
+    return std::max(n, sidecar_.batch.min);
   }
 
   // Makes the slots before the first run.
   void prepare(int64_t batch) {
     if (slots_[1].done != nullptr) return;
-    const auto most = static_cast<size_t>(std::max(batch, sidecar_.batch.min));
+    const auto most = static_cast<size_t>(run_size(batch));
     std::array<Slot, 2> slots;
     for (Slot& slot : slots) {
-      slot.context = new_context();
-      if (slot.context == nullptr) log_.fail("the engine cannot be run");
       cudaStream_t stream = nullptr;
       check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "no CUDA stream can be made");
       slot.stream.reset(stream);
-      slot.images = device_bytes(most * static_cast<size_t>(image_bytes()));
+      slot.images = device_bytes(most * static_cast<size_t>(sidecar_.image_bytes()));
       slot.vectors = device_bytes(most * static_cast<size_t>(vector_bytes()));
-      slot.host_images = pinned_bytes(most * static_cast<size_t>(image_bytes()));
+      slot.host_images = pinned_bytes(most * static_cast<size_t>(sidecar_.image_bytes()));
       slot.host_vectors = pinned_bytes(most * static_cast<size_t>(vector_bytes()));
-      check(cudaMemsetAsync(slot.images.get(), 0, most * static_cast<size_t>(image_bytes()), stream),
+      check(cudaMemsetAsync(slot.images.get(), 0, most * static_cast<size_t>(sidecar_.image_bytes()), stream),
             "cudaMemsetAsync");
-      if (!slot.context->setTensorAddress(sidecar_.input.c_str(), slot.images.get()) ||
-          !slot.context->setTensorAddress(sidecar_.output.c_str(), slot.vectors.get())) {
-        log_.fail("the engine does not take its buffers");
-      }
       cudaEvent_t event = nullptr;
       check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "no CUDA event can be made");
       slot.done.reset(event);
@@ -301,42 +331,48 @@ class TensorRt : public Backend {
     slot.waiting = 0;
   }
 
-  // From slot.images to slot.vectors in the stream's order, after all work queued on the slot before.
+  // From slot.images to slot.vectors in the stream's order, after all work queued on the slot before. Images beyond
+  // count are old ones.
   void infer(Slot& slot, int64_t count, cudaStream_t stream) {
-    const int64_t n = std::max(count, sidecar_.batch.min);  // images beyond count are old ones
-    auto found = slot.graphs.find(n);
-    if (found != slot.graphs.end() && found->second != nullptr) {
-      check(cudaGraphLaunch(found->second.get(), stream), "the CUDA graph does not run");
+    const int64_t size = run_size(count);
+    if (std::find(kGraphSizes.begin(), kGraphSizes.end(), size) == kGraphSizes.end()) {
+      if (slot.context == nullptr) slot.context = new_context(slot);
+      set_batch(*slot.context, size);
+      enqueue_engine(*slot.context, stream);
       return;
     }
-    set_batch(slot, n);
+    const auto found = slot.graphs.find(size);
     if (found == slot.graphs.end()) {
+      Captured captured{new_context(slot), nullptr};
+      set_batch(*captured.context, size);
       // The first run allocates and tunes, which no graph can hold.
-      enqueue_engine(slot, stream);
+      enqueue_engine(*captured.context, stream);
       check(cudaStreamSynchronize(stream), "the device failed");
-      slot.graphs.emplace(n, capture(slot));
-      return;
+      captured.launch = capture(*captured.context, slot.stream.get());
+      slot.graphs.emplace(size, std::move(captured));
+    } else if (found->second.launch == nullptr) {
+      enqueue_engine(*found->second.context, stream);
+    } else {
+      check(cudaGraphLaunch(found->second.launch.get(), stream), "the CUDA graph does not run");
     }
-    enqueue_engine(slot, stream);
   }
 
-  void set_batch(Slot& slot, int64_t n) {
+  void set_batch(nvinfer1::IExecutionContext& context, int64_t n) {
     nvinfer1::Dims4 dims(n, sidecar_.height, sidecar_.width, 3);
     if (sidecar_.layout == Layout::kNCHW) dims = nvinfer1::Dims4(n, 3, sidecar_.height, sidecar_.width);
-    if (!slot.context->setInputShape(sidecar_.input.c_str(), dims)) {
+    if (!context.setInputShape(sidecar_.input.c_str(), dims)) {
       log_.fail("the engine does not take a batch of " + std::to_string(n));
     }
   }
 
-  void enqueue_engine(Slot& slot, cudaStream_t stream) {
-    if (!slot.context->enqueueV3(stream)) log_.fail("the engine does not run");
+  void enqueue_engine(nvinfer1::IExecutionContext& context, cudaStream_t stream) {
+    if (!context.enqueueV3(stream)) log_.fail("the engine does not run");
   }
 
   // Returns null if the engine cannot be captured. It then runs without a graph.
-  Launch capture(Slot& slot) {
-    cudaStream_t stream = slot.stream.get();
+  static Launch capture(nvinfer1::IExecutionContext& context, cudaStream_t stream) {
     check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "no CUDA graph can be captured");
-    const bool ran = slot.context->enqueueV3(stream);
+    const bool ran = context.enqueueV3(stream);
     cudaGraph_t captured = nullptr;
     const cudaError_t status = cudaStreamEndCapture(stream, &captured);
     const Graph graph(captured);

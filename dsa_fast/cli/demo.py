@@ -3,42 +3,40 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import lightning
-import numpy as np
-import torch
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.cli.synth import render_people
-from dsa_fast.data.dataset import Collate, PeopleDataset
-from dsa_fast.data.people import PeopleSplits, Person
-from dsa_fast.data.registry import read_dataset
-from dsa_fast.data.synth import SynthConfig
-from dsa_fast.data.transforms import AugmentConfig
-from dsa_fast.densepose.iuv import read_iuv
-from dsa_fast.device import pick_device
-from dsa_fast.evaluation import EvaluationResult, evaluate, histogram_features, rank_list
-from dsa_fast.evaluation.embedding import Embedded, ModelEmbedder, embed_people
-from dsa_fast.files import write_json
-from dsa_fast.image import read_image
-from dsa_fast.models import LoadedModel, ModelConfig, build_model, load_model
-from dsa_fast.ops.warp import warp
-from dsa_fast.training import DataConfig, OptimConfig, TrainerConfig, fit
+from dsa_fast.configs.augment import AugmentConfig
+from dsa_fast.configs.model import ModelConfig
+from dsa_fast.configs.synth import SynthConfig
+from dsa_fast.configs.training import DataConfig, OptimConfig, TrainerConfig
+from dsa_fast.files import is_free, read_json, write_json
+from dsa_fast.terminal import Console
 from dsa_fast.version import __version__
-from dsa_fast.visual.atlas import photo_and_parts
-from dsa_fast.visual.charts import curves
-from dsa_fast.visual.layout import save_picture, tile_table
-from dsa_fast.visual.ranked_lists import ranked_lists
+
+if TYPE_CHECKING:
+    from dsa_fast.data.people import PeopleSplits, Person
+    from dsa_fast.evaluation import EvaluationResult
+    from dsa_fast.evaluation.embedding import Embedded
+    from dsa_fast.models import LoadedModel
 
 MODEL = ModelConfig(backbone="resnet18", pretrained=None, width=0.25, classifier_dim=128)
 AUGMENT = AugmentConfig(size=(128, 64), dsap_size=16, pad=5)
+
+#: Terms of the loss in the log, and their names for people. f: MF-Stream, z: fused features.
+_TERMS = {
+    "id_f_global": "identity, MF-Stream, global",
+    "id_f_local": "identity, MF-Stream, local",
+    "id_z_global": "identity, fused, global",
+    "id_z_local": "identity, fused, local",
+    "triplet_global": "triplet, fused, global",
+    "triplet_local": "triplet, fused, local",
+}
 
 
 def demo(
@@ -61,7 +59,20 @@ def demo(
         epochs: number of training epochs.
         device: `auto`, `cpu` or `cuda`.
         seed: random seed of people, weights and batches.
+
+    Examples:
+        dsa-fast demo
+        dsa-fast demo --identities 40 --epochs 4 --out runs/short_demo
     """
+    import lightning
+    import torch
+
+    from dsa_fast.data.registry import read_dataset
+    from dsa_fast.device import pick_device
+    from dsa_fast.evaluation.embedding import ModelEmbedder, embed_people
+    from dsa_fast.models import LoadedModel, build_model, load_model
+    from dsa_fast.training import fit
+
     console, start, place = Console(), time.perf_counter(), pick_device(device)
     config = SynthConfig(identities=identities, cameras=cameras, seed=seed)
     people, run = out / "people", out / "run"
@@ -158,48 +169,71 @@ def _claim(out: Path, options: dict[str, Any]) -> bool:
     """
     mark = out / "demo.json"
     if mark.is_file():
-        if json.loads(mark.read_text()) == options and not (out / "metrics.json").exists():
+        if read_json(mark) == options and not (out / "metrics.json").exists():
             return True
         for folder in (out / "people", out / "run"):
             shutil.rmtree(folder, ignore_errors=True)
         for name in ("metrics.json", "demo.json"):
             (out / name).unlink(missing_ok=True)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif not is_free(out):
         raise FileExistsError(f"out must be new, empty, or an earlier demo's folder, got {out}")
     write_json(mark, options)
     return False
 
 
 def _score(query: Embedded, gallery: Embedded) -> EvaluationResult:
+    from dsa_fast.evaluation import evaluate
+
     return evaluate(*query, *gallery)
 
 
 def _histograms(people: list[Person]) -> Embedded:
+    from dsa_fast.data.dataset import Collate, PeopleDataset
+    from dsa_fast.evaluation import histogram_features
+    from dsa_fast.evaluation.embedding import Embedded
+
     items = Collate(AUGMENT.size)([PeopleDataset(people, with_iuv=False)[i] for i in range(len(people))])
     return Embedded(histogram_features(items["image"]), items["label"], items["camid"])
 
 
 def _draw_curves(out: Path, log: Path, results: dict[str, EvaluationResult]) -> None:
+    from dsa_fast.visual.charts import curve_panels, curves
+    from dsa_fast.visual.layout import save_picture
+
     with log.open() as file:
         rows = list(csv.DictReader(file))
-    losses = {
-        name: [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
-        for name in ("loss", *sorted(name for name in rows[0] if name.startswith("loss/")))
-    }
-    picture = curves(losses, title="Losses of the training batches", x_label="step", y_label="loss")
-    save_picture(picture, out / "loss.png")
+
+    def points(name: str) -> list[tuple[float, float]]:
+        return [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
+
+    terms = {title: points(f"loss/{name}") for name, title in _TERMS.items() if f"loss/{name}" in rows[0]}
+    panels = {"total: the weighted sum of the terms": {"total": points("loss")}, "terms, without their weights": terms}
+    save_picture(curve_panels(panels, title="Losses of the training batches", x_label="step"), out / "loss.png")
     scores = {"mAP": [(0.0, results["untrained"].mAP)], "rank 1": [(0.0, results["untrained"].rank(1))]}
     for row in rows:
         if row.get("mAP"):
             scores["mAP"].append((float(row["epoch"]) + 1, float(row["mAP"])))
             scores["rank 1"].append((float(row["epoch"]) + 1, float(row["R1"])))
     levels = {"mAP of color histograms": results["histogram"].mAP}
-    picture = curves(scores, title="MF-Stream on new people", x_label="epoch", percent=True, levels=levels)
+    picture = curves(
+        scores,
+        title="MF-Stream on people it was not trained on",
+        x_label="epoch",
+        y_label="score",
+        percent=True,
+        levels=levels,
+    )
     save_picture(picture, out / "map.png")
 
 
 def _draw_ranked(out: Path, data: PeopleSplits, query: Embedded, gallery: Embedded, result: EvaluationResult) -> None:
     """Queries from the best to the worst."""
+    import numpy as np
+
+    from dsa_fast.evaluation import rank_list
+    from dsa_fast.visual.layout import save_picture
+    from dsa_fast.visual.ranked_lists import ranked_lists
+
     precision = result.average_precision
     ranking = np.argsort(-precision, kind="stable")[: result.num_valid_queries]  # uncounted ones are NaN and come last
     chosen = ranking[np.linspace(0, len(ranking) - 1, min(8, len(ranking))).round().astype(int)]
@@ -208,12 +242,20 @@ def _draw_ranked(out: Path, data: PeopleSplits, query: Embedded, gallery: Embedd
     notes = [f"AP {precision[i]:.0%}" for i in chosen]
     queries = [data.query[i] for i in chosen]
     title = "Queries from the best average precision to the worst, evenly spaced"
-    picture = ranked_lists(queries, data.gallery, lists, notes=notes, title=title)
+    picture = ranked_lists(queries, data.gallery, lists, notes=notes, title=title, distance="cosine distance")
     save_picture(picture, out / "ranked.png")
 
 
 def _draw_parts(path: Path, people: list[Person], seed: int) -> None:
     """Draws the photo, part map and parts of four people."""
+    import numpy as np
+
+    from dsa_fast.densepose.iuv import read_iuv
+    from dsa_fast.image import read_image
+    from dsa_fast.ops.warp import warp
+    from dsa_fast.visual.atlas import photo_and_parts
+    from dsa_fast.visual.layout import save_picture, tile_table
+
     with_map = [person for person in people if person.iuv_path is not None]
     rows = []
     for i in np.random.default_rng(seed).permutation(len(with_map))[:4]:

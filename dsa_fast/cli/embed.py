@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
-from rich.console import Console
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from dsa_fast.cli.progress import image_progress
-from dsa_fast.deploy.encoder import Encoder
-from dsa_fast.deploy.inputs import Item, find_items, read_items
-from dsa_fast.deploy.vector_files import PartWriter
 from dsa_fast.files import checksum
+from dsa_fast.terminal import Console
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from dsa_fast.deploy.inputs import Item
 
 
 def embed(
@@ -32,7 +32,7 @@ def embed(
     skip_unreadable: bool = False,
     workers: int = 2,
 ) -> None:
-    """Embed images or video crops into a file: `dsa-fast embed mf.onnx FOLDER vectors.parquet`.
+    """Embed images or video crops into a file.
 
     To resume a killed run, start it again with the same arguments.
 
@@ -48,19 +48,34 @@ def embed(
         part: number of images after which vectors are saved; a killed run loses at most this many.
         skip_unreadable: skip and list images that can't be read, instead of stopping.
         workers: number of threads that read images.
+
+    Examples:
+        dsa-fast embed last_int8.onnx FOLDER vectors.parquet
+        dsa-fast embed last.ckpt crops.csv vectors.npz --skip_unreadable
     """
+    import numpy as np
+    from torch import Tensor
+
+    from dsa_fast.deploy.encoder import Encoder
+    from dsa_fast.deploy.inputs import find_items
+    from dsa_fast.deploy.vector_files import PartWriter
+
     console = Console()
     for name, value in (("batch", batch), ("part", part), ("workers", workers)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     items = find_items(source)
     writer = PartWriter(out, items, checksum(encoder) if encoder.is_file() else "", part=part)
+    if writer.finished:
+        text = f"{out} was finished by an earlier run of this list and encoder; to embed again, remove it"
+        console.print(text, highlight=False, soft_wrap=True)
+        return
     if writer.done:
         console.print(f"resuming: {writer.done} of {len(items)} are done", highlight=False)
     start, skipped, embedded = time.perf_counter(), [], 0
     with (
         Encoder.load(encoder, device=device, backend=backend, precision=precision) as model,
-        image_progress(console, "embedding") as show,
+        image_progress("embedding") as show,
     ):
         done = writer.done
         for number, wanted in writer.missing():
@@ -96,6 +111,8 @@ def embed(
 
 
 def _batches(items: Sequence[Item], size: int, workers: int) -> Iterator[tuple[list[Item], list[Tensor | ValueError]]]:
+    from dsa_fast.deploy.inputs import read_items
+
     group: list[Item] = []
     images: list[Tensor | ValueError] = []
     for item, image in zip(items, read_items(items, workers=workers, ahead=2 * size), strict=True):

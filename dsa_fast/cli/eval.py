@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-import torch
-from rich.console import Console
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from dsa_fast.cli.fit import print_scores
-from dsa_fast.data.registry import read_dataset
-from dsa_fast.deploy.encoder import Encoder
-from dsa_fast.deploy.sidecar import SUFFIXES
-from dsa_fast.device import pick_device
-from dsa_fast.evaluation import (
-    Embedded,
-    Embedder,
-    ModelEmbedder,
-    embed_people,
-    evaluate,
-    evaluate_distances,
-    expand_queries,
-    k_reciprocal,
-    pool_multi_query,
-)
+from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.files import atomic_path, write_json
-from dsa_fast.models import load_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dsa_fast.evaluation import Embedded, Embedder
 
 
 def eval(
@@ -38,7 +23,7 @@ def eval(
     features: Path | None = None,
     save_features: Path | None = None,
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = True,
     multi_query: bool = False,
     fused: bool = False,
@@ -54,7 +39,7 @@ def eval(
     workers: int = 2,
     json_out: Path | None = None,
 ) -> None:
-    """Evaluate a checkpoint on a data set: `dsa-fast eval runs/fit/checkpoints/last.ckpt DIR`.
+    """Evaluate a checkpoint on a data set.
 
     Args:
         checkpoint: file written by `dsa-fast fit` or `dsa-fast export`; the first positional argument.
@@ -78,7 +63,28 @@ def eval(
         batch: number of images per batch.
         workers: number of processes that read images.
         json_out: also write the scores to this JSON file.
+
+    Examples:
+        dsa-fast eval runs/quick/checkpoints/last.ckpt people
+        dsa-fast eval --features vectors.npz --rerank
     """
+    from dsa_fast.data.registry import read_dataset
+    from dsa_fast.deploy.encoder import Encoder
+    from dsa_fast.deploy.sidecar import SUFFIXES
+    from dsa_fast.device import pick_device
+    from dsa_fast.evaluation import (
+        Embedded,
+        ModelEmbedder,
+        embed_people,
+        evaluate,
+        evaluate_distances,
+        expand_queries,
+        k_reciprocal,
+        match_rates,
+        pool_multi_query,
+    )
+    from dsa_fast.models import load_model
+
     place = pick_device(device)
     if features is not None:
         if checkpoint is not None or root is not None or multi_query or fused or branch != "both":
@@ -136,7 +142,19 @@ def eval(
             reranked, *query[1:], *gallery[1:], average_precision=average_precision
         ).summary()
     print_scores(rows)
-    Console().print(f"{result.num_valid_queries} queries, {len(gallery.pids)} gallery images", highlight=False)
+    try:
+        pairs: dict[str, Any] | None = match_rates(query, gallery).summary()
+    except ValueError:  # a single person
+        pairs = None
+    if pairs is not None:
+        print_pairs(pairs)
+    counted, total = result.num_valid_queries, len(query.pids)
+    print(
+        f"{counted} queries, {len(gallery.pids)} gallery images"
+        if counted == total
+        else f"{counted} of {total} queries count, {len(gallery.pids)} gallery images: the other "
+        f"{total - counted} queries have no image of their person by another camera in the gallery"
+    )
     if json_out is not None:
         about: dict[str, Any] = {
             "checkpoint": None if checkpoint is None else str(checkpoint),
@@ -150,7 +168,16 @@ def eval(
         }
         others = {"expanded": rows.get("expanded queries"), "reranked": rows.get("re-ranked")}
         about |= {key: scores for key, scores in others.items() if scores is not None}
-        write_json(json_out, {**about, **result.summary()})
+        write_json(json_out, {**about, **result.summary(), "pairs": pairs})
+
+
+def print_pairs(pairs: dict[str, Any]) -> None:
+    """Prints how well the cosine tells whether two images show one person."""
+    found = ", ".join(f"{100 * pairs['tpr'][fmr]:.1f} % at {fmr}" for fmr in pairs["thresholds"])
+    print(
+        f"Pairs of one person found, by false match rate: {found or 'too few pairs of different people'}\n"
+        f"Equal error rate: {100 * pairs['eer']:.2f} % at a cosine of {pairs['eer_threshold']:.4f}"
+    )
 
 
 # Positional arguments, in this order.
@@ -158,6 +185,8 @@ eval.positionals = ("checkpoint", "root")  # type: ignore[attr-defined]
 
 
 def _save_features(path: Path, query: Embedded, gallery: Embedded) -> None:
+    import numpy as np
+
     arrays = {
         f"{part}_{name}": value.cpu().numpy()
         for part, embedded in (("query", query), ("gallery", gallery))
@@ -168,6 +197,11 @@ def _save_features(path: Path, query: Embedded, gallery: Embedded) -> None:
 
 
 def _load_features(path: Path) -> tuple[Embedded, Embedded]:
+    import numpy as np
+    import torch
+
+    from dsa_fast.evaluation import Embedded
+
     if not path.is_file():
         raise FileNotFoundError(f"features must be an .npz file, got {path}: no such file")
     names = [f"{part}_{name}" for part in ("query", "gallery") for name in Embedded._fields]

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from rich.console import Console
 from rich.table import Table
 
-from dsa_fast.data.people import PeopleSplits, Person
-from dsa_fast.data.registry import read_dataset
-from dsa_fast.data.synth import SynthConfig, render_picture
-from dsa_fast.data.transforms import resize
-from dsa_fast.deploy.export import NamedImages
-from dsa_fast.deploy.export import export as run
-from dsa_fast.deploy.inputs import find_images
-from dsa_fast.deploy.sidecar import SUFFIXES, BatchRange, Sidecar, sidecar_path
-from dsa_fast.deploy.triton import write_repository
-from dsa_fast.image import read_image
-from dsa_fast.models import load_model
+from dsa_fast.configs.datasets import DatasetOptions
+from dsa_fast.configs.synth import SynthConfig
+from dsa_fast.output import console as open_console
+from dsa_fast.terminal import Console
+
+if TYPE_CHECKING:
+    import torch
+
+    from dsa_fast.data.people import PeopleSplits, Person
+    from dsa_fast.deploy.export import NamedImages
+    from dsa_fast.deploy.sidecar import Sidecar
+
 
 _PARITY_IMAGES = 64
 
@@ -30,11 +29,12 @@ def export(
     format: Literal["onnx", "tensorrt", "tensorrt-rtx"] = "onnx",
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32",
     batch: str = "1,8,64",
-    layout: Literal["NHWC", "NCHW"] = "NHWC",
+    layout: Literal["NHWC", "NCHW"] | None = None,
+    input: Literal["uint8", "float"] = "uint8",
     out: Path | None = None,
     root: Path | None = None,
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = True,
     images: Path | None = None,
     calibrate: Path | None = None,
@@ -48,7 +48,7 @@ def export(
     triton: Path | None = None,
     workers: int = 2,
 ) -> None:
-    """Write the MF-Stream as an ONNX file or a TensorRT engine: `dsa-fast export runs/fit/checkpoints/last.ckpt`.
+    """Write the MF-Stream as an ONNX file or a TensorRT engine.
 
     Also writes a sidecar, FILE.json. The file gets its final name after it is checked against the checkpoint.
 
@@ -58,7 +58,9 @@ def export(
         precision: precision of the convolutions. `int8` is calibrated on images: see root, calibrate and
             synthetic_calibration.
         batch: smallest, preferred and largest number of images in a batch.
-        layout: layout of the 8-bit input, `NHWC` or `NCHW`.
+        layout: layout of the input, `NHWC` or `NCHW`; by default NHWC for uint8 and NCHW for float.
+        input: `uint8`, images in 0..255, or `float`, normalized float32 images as trackers pass them (NCHW, RGB,
+            divided by 255, ImageNet's mean and deviation).
         out: the file to write; by default next to the checkpoint, named after the checkpoint, precision and format.
         root: folder of a data set. The change in mAP is measured on its test images, and int8 is calibrated on its
             training images.
@@ -73,15 +75,25 @@ def export(
         synthetic_calibration: calibrate int8 on rendered people. Use it only for experiments, because real images
             differ.
         least_cosine: fail if the smallest cosine of the check is lower; by default 0.99999 in fp32, 0.999 in fp16,
-            0.99 in bf16 and 0.9 in int8.
+            0.99 in bf16, and in int8 halfway between 1 and the mean cosine of two different images of the check.
         tf32: allow an fp32 engine to round the inputs of convolutions to TF32.
         timing_cache: file of TensorRT's timings, kept for the next build; by default next to out.
         compute_capabilities: target GPUs of a tensorrt-rtx engine, such as `8.6,8.9`; by default, TensorRT-RTX's own
             list.
         triton: also write a model repository for Triton Inference Server into this folder.
         workers: number of processes that read the data set's images.
+
+    Examples:
+        dsa-fast export runs/quick/checkpoints/last.ckpt --root people --precision int8
+        dsa-fast export last.ckpt --format tensorrt-rtx --precision fp16 --batch 1,8,64
     """
-    console = Console()
+    from dsa_fast.data.registry import read_dataset
+    from dsa_fast.deploy.export import export as run
+    from dsa_fast.deploy.sidecar import SUFFIXES, BatchRange
+    from dsa_fast.deploy.triton import write_repository
+    from dsa_fast.models import load_model
+
+    console = open_console()
     sizes = BatchRange.parse(batch)
     if calibration_images < 1:
         raise ValueError(f"calibration_images must be at least 1, got {calibration_images}")
@@ -90,7 +102,8 @@ def export(
     if triton is not None and format == "tensorrt-rtx":
         raise ValueError("triton needs format onnx or tensorrt: Triton has no TensorRT-RTX backend")
     loaded = load_model(checkpoint)
-    target = out or checkpoint.with_name(f"{checkpoint.stem}_{precision}{SUFFIXES[format]}")
+    kind = "" if input == "uint8" else "_float"
+    target = out or checkpoint.with_name(f"{checkpoint.stem}_{precision}{kind}{SUFFIXES[format]}")
     data = None if root is None else read_dataset(root, name, check_counts=check_counts, **(options or {}))
     calibration = None
     if precision == "int8":
@@ -104,6 +117,7 @@ def export(
         precision=precision,
         batch=sizes,
         layout=layout,
+        input=input,
         calibration=calibration,
         calibration_method=calibration_method,
         data=data,
@@ -123,6 +137,9 @@ def export(
 def _calibration(
     folder: Path | None, data: PeopleSplits | None, synthetic: bool, count: int, size: tuple[int, int]
 ) -> NamedImages:
+    from dsa_fast.deploy.export import NamedImages
+    from dsa_fast.deploy.inputs import find_images
+
     if folder is not None:
         return NamedImages(_read(find_images(folder), count, size), str(folder))
     if synthetic:
@@ -139,6 +156,9 @@ def _calibration(
 def _inputs(
     folder: Path | None, data: PeopleSplits | None, calibration: NamedImages | None, size: tuple[int, int]
 ) -> NamedImages:
+    from dsa_fast.deploy.export import NamedImages
+    from dsa_fast.deploy.inputs import find_images
+
     if folder is not None:
         return NamedImages(_read(find_images(folder), _PARITY_IMAGES, size), str(folder))
     if data is not None and data.query:
@@ -150,11 +170,22 @@ def _inputs(
 
 def _read(paths: list[Path], count: int, size: tuple[int, int]) -> torch.Tensor:
     """Returns `count` of the images, evenly spaced, or all if there are fewer."""
+    import torch
+
+    from dsa_fast.data.transforms import resize
+    from dsa_fast.image import read_image
+
     chosen = [paths[i * len(paths) // min(count, len(paths))] for i in range(min(count, len(paths)))]
     return torch.cat([resize(read_image(path)[None], size) for path in chosen])
 
 
 def _rendered(count: int, size: tuple[int, int]) -> NamedImages:
+    import torch
+
+    from dsa_fast.data.synth import render_picture
+    from dsa_fast.data.transforms import resize
+    from dsa_fast.deploy.export import NamedImages
+
     config = SynthConfig()
     pictures = [render_picture(config, 1 + i, 1 + i % config.cameras, 0)[0] for i in range(count)]
     images = torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures])
@@ -162,6 +193,8 @@ def _rendered(count: int, size: tuple[int, int]) -> NamedImages:
 
 
 def _report(console: Console, path: Path, sidecar: Sidecar) -> None:
+    from dsa_fast.deploy.sidecar import sidecar_path
+
     parity = sidecar.parity
     table = Table(title=f"Cosine with the checkpoint's vectors, {sidecar.precision}")
     for column in ("batch", "least", "mean"):
@@ -175,7 +208,7 @@ def _report(console: Console, path: Path, sidecar: Sidecar) -> None:
             highlight=False,
         )
     if "reason" in parity:
-        console.print(f"[bold]Not checked: the file itself[/bold], because {parity['reason']}", highlight=False)
+        console.print(f"Not checked: the file itself, because {parity['reason']}", highlight=False)
     scores = parity.get("scores")
     if scores is not None:
         console.print(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 from rich.table import Table
 
-from dsa_fast.data.transforms import AugmentConfig
-from dsa_fast.models import GuideConfig, ModelConfig
-from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
-from dsa_fast.training import fit as run
+from dsa_fast.configs.augment import AugmentConfig
+from dsa_fast.configs.model import GuideConfig, ModelConfig
+from dsa_fast.configs.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
+from dsa_fast.output import console
 
 
 def fit(
@@ -28,7 +27,7 @@ def fit(
     seed: int = 0,
     init: Path | None = None,
 ) -> None:
-    """Train on a data set: `dsa-fast fit --data.root DIR --config dsa_reid`.
+    """Train on a data set.
 
     Args:
         data: the data set to train and test on.
@@ -42,18 +41,31 @@ def fit(
         resume: continue after the last finished epoch of the run in `out`.
         seed: random seed of weights, batches and transforms.
         init: checkpoint of an earlier run to start from (fine-tuning).
+
+    Examples:
+        dsa-fast fit --config quick --data.root people --out runs/quick
+        dsa-fast fit --config dsa_reid --config rows/csa --data.root DIR --trainer.max_epochs 60
     """
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from dsa_fast.training import fit as run
+
     try:
         result = run(data, model, loss, optim, augment, trainer, out, resume, seed, init, guide=guide)
     except KeyboardInterrupt:
-        if (out / "checkpoints" / "last.ckpt").exists():
-            Console(stderr=True).print(f"stopped; --resume continues after the last finished epoch in {out}")
+        saved = (out / "checkpoints" / "last.ckpt").exists()
+        print(
+            f"stopped; --resume continues after the last finished epoch in {out}"
+            if saved
+            else "stopped before the first epoch was finished, so nothing is saved: repeat the command to start again",
+            file=sys.stderr,
+        )
         raise
     if getattr(rank_zero_only, "rank", 0) != 0:
         return
     if result.scores:
         print_scores({"after training": result.scores})
-    Console().print(f"Checkpoint: {result.checkpoint}\nLog:        {result.log}", highlight=False)
+    print(f"Checkpoint: {result.checkpoint}\nLog:        {result.log}")
 
 
 def print_scores(rows: dict[str, dict[str, float]]) -> None:
@@ -65,4 +77,4 @@ def print_scores(rows: dict[str, dict[str, float]]) -> None:
         table.add_column(name, justify="right")
     for row, scores in rows.items():
         table.add_row(row, *(f"{100 * scores[name]:.1f}" if name in scores else "" for name in names))
-    Console().print(table)
+    console().print(table)

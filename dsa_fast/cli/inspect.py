@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from dsa_fast.data.folders import IMAGE_SUFFIXES, IuvMaps, image_names
-from dsa_fast.data.registry import holds_dataset, read_dataset
-from dsa_fast.data.verify import decoding_threads
-from dsa_fast.densepose.iuv import Order, read_iuv
-from dsa_fast.densepose.map_checks import MapFacts, examine, suspicions
-from dsa_fast.densepose.parts import NUM_PARTS, PART_NAMES
+from dsa_fast.cli.progress import image_progress
+from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.files import write_json
-from dsa_fast.image import read_image
-from dsa_fast.visual.charts import bars
-from dsa_fast.visual.contact_sheet import Cell, contact_sheet
-from dsa_fast.visual.layout import save_picture, tile_table
+from dsa_fast.output import console as open_console
+from dsa_fast.terminal import Console
+
+if TYPE_CHECKING:
+    from dsa_fast.densepose.iuv import Order
+    from dsa_fast.densepose.map_checks import MapFacts
+    from dsa_fast.visual.contact_sheet import Cell
 
 # Worst first. Files with the first two can't be read at all.
 _KINDS = (
@@ -34,6 +30,7 @@ _KINDS = (
     *("mirrored", "left-right", "u-v", "background", "few parts", "sparse", "empty"),
 )
 _UNREADABLE = frozenset(_KINDS[:2])
+_LITTLE = frozenset(("few parts", "sparse", "empty"))  # expected of junk and distractors, which show little of a person
 _SHOWN = 10
 
 
@@ -44,6 +41,7 @@ class _Item:
     split: str
     image: Path | None
     map: Path | None
+    person: bool = True  # False for junk and distractors
     order: Order = "auto"
     facts: MapFacts | None = None
     found: dict[str, str] = field(default_factory=dict)
@@ -54,7 +52,7 @@ def inspect(
     *,
     out: Path = Path("inspect"),
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = False,
     iuv: Path | None = None,
     iuv_order: Literal["auto", "IUV", "VUI"] = "auto",
@@ -63,12 +61,13 @@ def inspect(
     workers: int | None = None,
 ) -> int:
     """Check the IUV maps of a data set or folder: which images have maps, and which maps are suspicious.
-    Exit status: 0 nothing is wrong, 1 maps are suspicious, 2 files can't be read or another error occurred.
+    Exit status: 0 nothing is wrong, 1 maps are suspicious or there are none, 2 files can't be read or another error
+    occurred.
 
     Args:
         root: folder of a data set, or one up to three folders above it; or a CSV file; or any folder of images. Its
             maps are next to the images (NAME_iuv.png, NAME_IUV.png), or in its folder iuv or store iuv.dsaiuv.
-        out: folder for inspect.json, sheet.png (worst maps first) and histograms.png.
+        out: folder for inspect.json, sheet.png (the worst maps of each kind first) and histograms.png.
         name: the kind of data set; `folder` takes all images in a folder; `auto` detects it.
         options: options of the data set, such as `{kind: labeled}` for CUHK03.
         check_counts: whether the image counts must match the published ones.
@@ -80,7 +79,15 @@ def inspect(
 
     Returns:
         The exit status.
+
+    Examples:
+        dsa-fast inspect DIR
+        dsa-fast inspect FOLDER --name folder --out runs/inspect --pictures 96
     """
+    from dsa_fast.data.folders import IMAGE_SUFFIXES
+    from dsa_fast.data.verify import decoding_threads
+    from dsa_fast.visual.layout import save_picture
+
     if not 0 <= empty <= 1:
         raise ValueError(f"empty must be a share in [0, 1], got {empty}")
     if pictures < 1:
@@ -90,18 +97,23 @@ def inspect(
     title, items = _items(root, name, iuv, check_counts, options or {})
     if not items:
         raise ValueError(f"root must hold images ({', '.join(sorted(IMAGE_SUFFIXES))}), got none in {root}")
-    console = Console()
+    console = open_console()
+    seen: list[_Item] = []
     with ThreadPoolExecutor(decoding_threads(workers)) as pool:
         looked = pool.map(partial(_look, order=iuv_order), items)
-        bar = {"total": len(items), "transient": True, "console": Console(stderr=True)}
-        items = list(track(looked, "inspecting", **bar))  # type: ignore[arg-type]
+        with image_progress("inspecting") as show:
+            for done, item in enumerate(looked, 1):
+                show(done, len(items))
+                seen.append(item)
+    items = seen
     report = _report(title, root, items, empty)
     write_json(out / "inspect.json", report)
-    save_picture(_sheet(items, pictures), out / "sheet.png")
+    save_picture(_sheet(report, items, pictures), out / "sheet.png")
     if report["with_map"]:
         save_picture(_histograms(items), out / "histograms.png")
     _print(console, report, items)
-    console.print(f"{out}: inspect.json, sheet.png, histograms.png", highlight=False, soft_wrap=True)
+    written = ", ".join(["inspect.json", "sheet.png", *(["histograms.png"] if report["with_map"] else [])])
+    console.print(f"{out}: {written}", highlight=False, soft_wrap=True)
     return int(report["status"])
 
 
@@ -109,44 +121,32 @@ def inspect(
 
 
 def _items(
-    root: Path, name: str, iuv: Path | None, check_counts: bool, options: dict[str, Any]
+    root: Path, name: str, iuv: Path | None, check_counts: bool, options: DatasetOptions
 ) -> tuple[str, list[_Item]]:
     """Returns the data set's name and images; for a plain folder, all its images."""
+    from dsa_fast.data.folders import IuvMaps, plain_folder
+    from dsa_fast.data.registry import holds_dataset, read_dataset
+
     if name == "folder" or (name == "auto" and root.is_dir() and not holds_dataset(root)):
         if not root.is_dir():
             raise FileNotFoundError(f"root must be a folder, got {root}")
         if options:
             raise ValueError(f"options require a data set, got {options} for {root}, which is a plain folder")
-        return "folder", list(_plain(root, IuvMaps(root, iuv)))
+        return "folder", [_Item(*each) for each in plain_folder(root, IuvMaps(root, iuv))]
     data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **options)
     items: dict[Path, _Item] = {}
     for split in ("train", "query", "gallery", "multi_query"):
         for person in getattr(data, split):
-            items.setdefault(person.path, _Item(split, person.path, person.iuv_path))
+            items.setdefault(person.path, _Item(split, person.path, person.iuv_path, person.pid > 0))
     return data.name, list(items.values())
-
-
-def _plain(root: Path, maps: IuvMaps) -> Iterator[_Item]:
-    """Lists a folder's images with the maps next to them or in `maps`. A map without an image is listed alone."""
-    for place, folders, _ in os.walk(root):
-        here = Path(place)
-        folders[:] = sorted(each for each in folders if not each.startswith(".") and here / each != maps.root)
-        within = "" if here == root else here.relative_to(root).as_posix()
-        names = image_names(here)
-        beside = {each.rpartition(".")[0][:-4]: each for each in names if Path(each).stem.lower().endswith("_iuv")}
-        paired = set(beside.values())
-        for each in names:
-            stem = each.rpartition(".")[0]
-            if each in paired or stem.lower().endswith("_inds"):
-                continue
-            found = beside.pop(stem, None)
-            yield _Item(within, here / each, maps.find(within, each) if found is None else here / found)
-        for each in beside.values():
-            yield _Item(within, None, here / each)
 
 
 def _look(item: _Item, order: Order) -> _Item:
     """Reads an image and its map; fills in measurements and findings."""
+    from dsa_fast.densepose.iuv import read_iuv
+    from dsa_fast.densepose.map_checks import examine, suspicions
+    from dsa_fast.image import read_image
+
     size = None
     if item.image is not None:
         try:
@@ -172,7 +172,8 @@ def _look(item: _Item, order: Order) -> _Item:
     if size is not None and size != item.facts.size:
         (height, width), (wide, high) = item.facts.size, size[::-1]
         item.found["size"] = f"the map is {width} x {height} (width x height), its image {wide} x {high}"
-    item.found |= suspicions(item.facts)
+    found = suspicions(item.facts)
+    item.found |= {kind: about for kind, about in found.items() if item.person or kind not in _LITTLE}
     return item
 
 
@@ -180,8 +181,11 @@ def _look(item: _Item, order: Order) -> _Item:
 
 
 def _report(title: str, root: Path, items: Sequence[_Item], empty: float) -> dict[str, Any]:
+    from dsa_fast.densepose.parts import PART_NAMES
+
     seen = [item.facts for item in items if item.facts is not None and item.facts.labelled > 0]
-    empty_share = sum("empty" in item.found for item in items) / max(sum(item.map is not None for item in items), 1)
+    of_people = [item for item in items if item.map is not None and item.person]
+    empty_share = sum("empty" in item.found for item in of_people) / max(len(of_people), 1)
     counts = {kind: sum(kind in item.found for item in items) for kind in _KINDS}
     suspicious = [
         item for item in items if item.found.keys() - _UNREADABLE - (set() if empty_share > empty else {"empty"})
@@ -195,7 +199,7 @@ def _report(title: str, root: Path, items: Sequence[_Item], empty: float) -> dic
         "format_version": 1,
         "data_set": title,
         "root": str(root),
-        "status": 2 if unreadable else 1 if suspicious else 0,
+        "status": 2 if unreadable else 1 if suspicious or not any(item.map for item in items) else 0,
         **_coverage(items),
         "splits": {split: _coverage(part) for split, part in splits.items()},
         "labelled": _spread([facts.labelled for facts in seen]),
@@ -220,6 +224,8 @@ def _report(title: str, root: Path, items: Sequence[_Item], empty: float) -> dic
 
 def _plain_numbers(facts: dict[str, Any]) -> dict[str, Any]:
     """JSON has no NaN."""
+    import numpy as np
+
     return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in facts.items()}
 
 
@@ -232,6 +238,8 @@ def _coverage(items: Sequence[_Item]) -> dict[str, int]:
 
 
 def _spread(values: list[float]) -> dict[str, float] | None:
+    import numpy as np
+
     if not values:
         return None
     low, median, high = np.quantile(values, (0.05, 0.5, 0.95)).tolist()
@@ -261,9 +269,20 @@ def _print(console: Console, report: dict[str, Any], items: Sequence[_Item]) -> 
             f"({texels['p5']:.1%} to {texels['p95']:.1%}).",
             highlight=False,
         )
+    if not report["with_map"]:
+        console.print(
+            f"None of the {report['images']} images has a map: make them with dsa-fast prepare {report['root']}, or "
+            "name their folder with --iuv FOLDER",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
+    elif report["with_map"] < report["images"]:
+        console.print(f"{report['images'] - report['with_map']} images have no map.", highlight=False)
     named = {kind: count for kind, count in report["counts"].items() if count}
     if not named:
-        console.print("Nothing is suspicious.")
+        if report["with_map"]:
+            console.print("Nothing is suspicious.")
         return
     console.print("Found: " + ", ".join(f"{count} {kind}" for kind, count in named.items()), highlight=False)
     bad = [item for item in sorted(items, key=_badness) if item.found]
@@ -277,17 +296,38 @@ def _print(console: Console, report: dict[str, Any], items: Sequence[_Item]) -> 
 # ------------------------------------------------------------------------------------------------------ the pictures
 
 
-def _sheet(items: Sequence[_Item], pictures: int) -> Image.Image:
-    """Draws photos next to their part maps: the worst first, then evenly spaced others by their labeled share."""
+def _sheet(report: dict[str, Any], items: Sequence[_Item], pictures: int) -> Image.Image:
+    """Draws photos next to their part maps.
+
+    The kinds of findings take turns, each with its worst first, so no kind fills the sheet. At least a quarter shows
+    images without a finding, evenly spaced by their labeled share.
+    """
+    import numpy as np
+
+    from dsa_fast.visual.contact_sheet import contact_sheet
+
     ordered = sorted(items, key=_badness)
-    bad, fine = [item for item in ordered if item.found], [item for item in ordered if not item.found]
-    chosen = bad[:pictures]
+    kinds: dict[str, list[_Item]] = {}
+    for item in ordered:
+        kinds.setdefault(min(item.found, key=_KINDS.index, default=""), []).append(item)
+    fine = kinds.pop("", [])
+    turns = [item for turn in zip_longest(*kinds.values()) for item in turn if item is not None]
+    chosen = turns[: max(pictures - len(fine), pictures - pictures // 4)]
+    chosen.sort(key=_badness)
     room = min(pictures - len(chosen), len(fine))
     chosen += [fine[i] for i in np.linspace(0, len(fine) - 1, room).round().astype(int)] if room else []
-    return contact_sheet([_cell(item) for item in chosen])
+    title = (
+        f"{report['data_set']}: {len(chosen)} of {report['images']} images; {report['with_map']} have a map, "
+        f"{len(items) - len(fine)} have findings"
+    )
+    return contact_sheet([_cell(item) for item in chosen], title=title)
 
 
 def _cell(item: _Item) -> Cell:
+    from dsa_fast.densepose.iuv import read_iuv
+    from dsa_fast.image import read_image
+    from dsa_fast.visual.contact_sheet import Cell
+
     facts, photo, iuv = item.facts, None, None
     if item.image is not None and "image unreadable" not in item.found:
         photo = read_image(item.image)
@@ -299,6 +339,12 @@ def _cell(item: _Item) -> Cell:
 
 def _histograms(items: Sequence[_Item]) -> Image.Image:
     """Draws histograms: parts and texels per detected person, labeled share per map, and images per part."""
+    import numpy as np
+
+    from dsa_fast.densepose.parts import NUM_PARTS, PART_NAMES
+    from dsa_fast.visual.charts import bars
+    from dsa_fast.visual.layout import tile_table
+
     facts = [item.facts for item in items if item.facts is not None]
     seen = [each for each in facts if each.labelled > 0]
     panels = []

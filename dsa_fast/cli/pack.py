@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
-from rich.progress import track
+from dsa_fast.cli.progress import image_progress
+from dsa_fast.configs.datasets import DatasetOptions
+from dsa_fast.terminal import Console
 
-from dsa_fast.data.people import PeopleSplits, Person
-from dsa_fast.data.registry import read_dataset
-from dsa_fast.densepose.dump import read_dump
-from dsa_fast.densepose.iuv import read_iuv
-from dsa_fast.densepose.iuv_store import STORE_SUFFIX, IUVStore
-from dsa_fast.densepose.map_sources import match_names
-from dsa_fast.image import image_size
+if TYPE_CHECKING:
+    from dsa_fast.data.people import PeopleSplits, Person
 
 
 def pack(
@@ -24,31 +20,43 @@ def pack(
     *,
     dump: Path | None = None,
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = True,
     iuv: Path | None = None,
     iuv_order: Literal["auto", "IUV", "VUI"] = "auto",
     overwrite: bool = False,
 ) -> None:
-    """Pack a data set's IUV maps into one file, from its folder of maps or from a dump of detectron2's apply_net.py.
+    """Pack the IUV maps of a data set or folder into one file, from its maps or from a dump of detectron2's
+    apply_net.py.
 
     Data sets use the file, by default iuv.dsaiuv next to the images, if there is no folder `iuv`.
 
     Args:
-        root: folder of a data set, or one up to three folders above it; or a CSV file.
+        root: folder of a data set, or one up to three folders above it; or a CSV file; or any folder of images. Its
+            maps are next to the images (NAME_iuv.png, NAME_IUV.png) or in its folder iuv.
         out: the file to write; by default iuv.dsaiuv in the data set's folder.
         dump: file written by `apply_net.py dump`, used instead of a folder of maps; packs the person in the middle of
             each image.
-        name: the kind of data set; `auto` detects it.
+        name: the kind of data set; `folder` takes all images in a folder; `auto` detects it.
         options: options of the data set, such as `{kind: labeled}` for CUHK03.
         check_counts: whether the image counts must match the published ones.
         iuv: folder of the IUV maps; by default `iuv` inside root.
         iuv_order: channel order of the maps' red, green and blue; `auto` detects it in each file.
         overwrite: replace the file if it exists.
+
+    Examples:
+        dsa-fast pack DIR
+        dsa-fast pack DIR --dump results.pkl --out maps.dsaiuv
     """
+    from dsa_fast.data.registry import holds_dataset, read_dataset
+    from dsa_fast.densepose.iuv_store import STORE_SUFFIX, IUVStore
+
     if dump is not None and iuv is not None:
         raise ValueError("dump replaces iuv, got both")
-    data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **(options or {}))
+    if name == "folder" or (name == "auto" and root.is_dir() and not holds_dataset(root)):
+        data = _folder(root, iuv)
+    else:
+        data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **(options or {}))
     home = _place(data)[0]
     target = home / f"iuv{STORE_SUFFIX}" if out is None else out
     if target.exists() and not overwrite:
@@ -59,9 +67,9 @@ def pack(
         }.values()
     )
     console = Console()
-    bar = {"description": "packing", "total": len(people), "transient": True, "console": Console(stderr=True)}
     maps = _from_files(data, people, iuv_order) if dump is None else _from_dump(data, people, dump)
-    store = IUVStore.create(target, track(maps, **bar))  # type: ignore[arg-type]
+    with image_progress("packing") as show:
+        store = IUVStore.create(target, _counted(maps, lambda done: show(done, len(people))))
     if not len(store):
         target.unlink()
         raise ValueError(f"there must be maps to pack, got none for the {len(people)} images of {data.root}")
@@ -79,6 +87,24 @@ def pack(
         )
 
 
+def _counted(maps: Iterator[Any], show: Callable[[int], None]) -> Iterator[Any]:
+    for done, each in enumerate(maps, 1):
+        show(done)
+        yield each
+
+
+def _folder(root: Path, iuv: Path | None) -> PeopleSplits:
+    """Returns the images of a plain folder, with their maps, as if they were one split."""
+    from dsa_fast.data.folders import IuvMaps, plain_folder
+    from dsa_fast.data.people import PeopleSplits, Person
+
+    if not root.is_dir():
+        raise FileNotFoundError(f"root must be a folder, got {root}")
+    listed = plain_folder(root, IuvMaps(root, iuv))
+    people = [Person(image, found, 0, 1) for _, image, found in listed if image is not None]
+    return PeopleSplits("folder", root, people, [], [])
+
+
 def _place(data: PeopleSplits) -> tuple[Path, str]:
     """Returns the folder of the maps, and the path from it to the data set's: CUHK03-NP is two data sets in one."""
     kind = data.name.removeprefix("cuhk03-np-")
@@ -91,6 +117,9 @@ def _key(data: PeopleSplits, person: Person) -> str:
 
 
 def _from_files(data: PeopleSplits, people: list[Person], order: Literal["auto", "IUV", "VUI"]) -> Iterator[Any]:
+    from dsa_fast.densepose.iuv import read_iuv
+    from dsa_fast.image import image_size
+
     for person in people:
         if person.iuv_path is not None:
             yield _key(data, person), read_iuv(person.iuv_path, order=order, size=image_size(person.path))
@@ -98,6 +127,10 @@ def _from_files(data: PeopleSplits, people: list[Person], order: Literal["auto",
 
 def _from_dump(data: PeopleSplits, people: list[Person], dump: Path) -> Iterator[Any]:
     """Yields the maps of the images in the dump."""
+    from dsa_fast.densepose.dump import read_dump
+    from dsa_fast.densepose.map_sources import match_names
+    from dsa_fast.image import image_size
+
     entries = read_dump(dump)
     matched = match_names([person.path for person in people], (entry.file_name for entry in entries), str(dump))
     by_name = {entry.file_name: entry for entry in entries}

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -28,20 +22,20 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from dsa_fast.data.image_list import ImageList, list_images
-from dsa_fast.densepose.dump import read_dump
-from dsa_fast.densepose.iuv import read_iuv
-from dsa_fast.densepose.keypoint_rcnn import PoseEstimator
-from dsa_fast.densepose.keypoints import read_keypoints
-from dsa_fast.densepose.map_sources import FromDump, FromKeypoints, FromPose, match_names
-from dsa_fast.densepose.prepare import Estimator, MapSummary, Outcome, make_maps
-from dsa_fast.densepose.prepare_options import Detectron2Config, DumpConfig, KeypointsConfig, PoseConfig
-from dsa_fast.densepose.torchrun import Processes
-from dsa_fast.device import pick_device
-from dsa_fast.files import remove_left_over, write_json
-from dsa_fast.image import read_image
-from dsa_fast.visual.contact_sheet import Cell, contact_sheet
-from dsa_fast.visual.layout import save_picture
+from dsa_fast.configs.datasets import DatasetOptions
+from dsa_fast.configs.prepare import Detectron2Config, DumpConfig, KeypointsConfig, PoseConfig
+from dsa_fast.files import locked, read_json, remove_left_over, write_json
+from dsa_fast.terminal import Console
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from dsa_fast.data.image_list import ImageList
+    from dsa_fast.densepose.prepare import Estimator, MapSummary, Outcome
+    from dsa_fast.densepose.torchrun import Processes
+    from dsa_fast.visual.contact_sheet import Cell
 
 _REPORT, _SHEET = "prepare.json", "prepare.jpg"  # not PNG: an image in the folder might have that name
 _SHOWN = 10  # failed images in the message
@@ -58,15 +52,14 @@ def prepare(
     dump: DumpConfig = DumpConfig(),
     out: Path | None = None,
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = True,
     splits: Literal["all", "train"] = "all",
     device: str = "auto",
     batch: int = 16,
     workers: int = 4,
 ) -> None:
-    """Make the IUV maps of a folder of images or a data set:
-    `dsa-fast prepare DIR --detectron2.config CFG.yaml --detectron2.weights FILE`.
+    """Make the IUV maps of a folder of images or a data set.
 
     Args:
         source: folder of images, or a data set.
@@ -84,7 +77,16 @@ def prepare(
         device: `auto`, `cpu`, `cuda`, `cuda:1`; under torchrun `auto` gives each process its own GPU.
         batch: number of images per batch.
         workers: number of threads that read images, in each process.
+
+    Examples:
+        dsa-fast prepare DIR --detectron2.config CFG.yaml --detectron2.weights FILE.pkl
+        dsa-fast prepare DIR --method keypoints --keypoints.file joints.json
     """
+    from dsa_fast.data.image_list import list_images
+    from dsa_fast.densepose.prepare import make_maps
+    from dsa_fast.densepose.torchrun import Processes
+    from dsa_fast.visual.layout import save_picture
+
     console = Console(stderr=True)
     processes = Processes.from_environment()
     listing = list_images(source, name=name, out=out, splits=splits, check_counts=check_counts, options=options)
@@ -92,15 +94,18 @@ def prepare(
     configs = {"detectron2": detectron2, "keypoints": keypoints, "pose": pose, "dump": dump}
     listing, estimator, settings = _estimator(listing, method, configs, _device(device, processes), batch)
     settings = {"method": method, **settings}
-    began = time.time()
     report_path = listing.out / _REPORT
-    if processes.rank == 0:
-        _begin(report_path, settings, listing.pairs)
-    with _progress_bar(console, len(listing.pairs), processes.rank == 0) as show, _memory_hint(batch):
+    with (
+        locked(listing.out, folder=True) if processes.rank == 0 else contextlib.nullcontext(),
+        _progress_bar(console, len(listing.pairs), processes.rank == 0) as show,
+        _memory_hint(batch),
+    ):
+        if processes.rank == 0:
+            _begin(report_path, settings, listing.pairs)
         made = make_maps(listing.pairs, estimator, batch=batch, workers=workers, processes=processes, progress=show)
     if made is None:
         return
-    remove_left_over(listing.out, before=began)
+    remove_left_over(listing.out)
     report = summary(listing, made, settings, estimator.maker)
     report["not_covered"] = _not_covered(listing, listed)
     write_json(report_path, report)
@@ -140,6 +145,8 @@ def _detectron2(
 
 
 def _keypoints(listing: ImageList, config: KeypointsConfig) -> tuple[ImageList, Estimator, dict[str, Any]]:
+    from dsa_fast.densepose.map_sources import FromKeypoints, match_names
+
     assert config.file is not None
     joints = _joints(config.file, config.names, listing.root)
     images = [image for image, _ in listing.pairs]
@@ -156,12 +163,18 @@ def _keypoints(listing: ImageList, config: KeypointsConfig) -> tuple[ImageList, 
 def _pose(
     listing: ImageList, config: PoseConfig, device: torch.device, batch: int
 ) -> tuple[ImageList, Estimator, dict[str, Any]]:
+    from dsa_fast.densepose.keypoint_rcnn import PoseEstimator
+    from dsa_fast.densepose.map_sources import FromPose
+
     estimator = PoseEstimator(config.weights, device=device, batch_size=batch, min_score=config.min_score)
     settings = {**asdict(config), "weights": None if config.weights is None else str(config.weights)}
     return listing, FromPose(estimator, min_confidence=config.min_confidence), settings
 
 
 def _dump(listing: ImageList, config: DumpConfig) -> tuple[ImageList, Estimator, dict[str, Any]]:
+    from dsa_fast.densepose.dump import read_dump
+    from dsa_fast.densepose.map_sources import FromDump, match_names
+
     assert config.file is not None
     entries = {entry.file_name: entry for entry in read_dump(config.file)}
     matched = match_names([image for image, _ in listing.pairs], entries, str(config.file))
@@ -171,6 +184,8 @@ def _dump(listing: ImageList, config: DumpConfig) -> tuple[ImageList, Estimator,
 
 def _joints(keypoints: Path, names: Path | None, root: Path) -> dict[str, NDArray[np.float32]]:
     """Returns the joints of each image, by its name, or by its path if that is known."""
+    from dsa_fast.densepose.keypoints import read_keypoints
+
     try:
         if keypoints.is_dir():
             return read_keypoints(keypoints, names=root if names is None else names)
@@ -187,6 +202,10 @@ def _covered(listing: ImageList, known: Collection[Path]) -> ImageList:
 
 
 def _device(name: str, processes: Processes) -> torch.device:
+    import torch
+
+    from dsa_fast.device import pick_device
+
     device = pick_device(name)
     if device.type == "cuda" and name in ("auto", "cuda") and processes.world > 1:
         device = pick_device(f"cuda:{processes.local % torch.cuda.device_count()}")
@@ -199,7 +218,7 @@ def _begin(report_path: Path, settings: dict[str, Any], pairs: Sequence[tuple[Pa
     """Writes the settings. Refuses other settings if maps exist."""
     if report_path.is_file():
         try:
-            before = json.loads(report_path.read_text())["settings"]
+            before = read_json(report_path)["settings"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{report_path} must be a report of dsa-fast prepare, got: {error}") from error
         other = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
@@ -216,6 +235,8 @@ def _begin(report_path: Path, settings: dict[str, Any], pairs: Sequence[tuple[Pa
 
 def summary(listing: ImageList, made: Outcome, settings: dict[str, Any], maker: str) -> dict[str, Any]:
     """Returns the report for JSON. Shares are in [0, 1]. Image names are paths relative to the source's folder."""
+    import numpy as np
+
     names = [_within(listing.root, image) for image, _ in listing.pairs]
     there = {number: facts for number, facts in made.facts.items() if facts.labelled > 0}
 
@@ -255,6 +276,8 @@ def _not_covered(listing: ImageList, listed: Sequence[tuple[Path, Path]]) -> dic
 
 def _sheet(listing: ImageList, made: Outcome, maker: str) -> Image.Image:
     """Draws images next to their maps, evenly spaced over all that have one; if there is none, images alone."""
+    from dsa_fast.visual.contact_sheet import contact_sheet
+
     numbers = sorted(made.facts) or sorted(made.failed)
     shown = [numbers[i * len(numbers) // _PICTURES] for i in range(_PICTURES)] if len(numbers) > _PICTURES else numbers
     title = f"{maker}: {len(shown) if made.facts else 0} of {len(made.facts)} maps"
@@ -262,6 +285,10 @@ def _sheet(listing: ImageList, made: Outcome, maker: str) -> Image.Image:
 
 
 def _cell(image: Path, place: Path, facts: MapSummary | None) -> Cell:
+    from dsa_fast.densepose.iuv import read_iuv
+    from dsa_fast.image import read_image
+    from dsa_fast.visual.contact_sheet import Cell
+
     if facts is None:
         return Cell(None, None, (image.name,), "no map")
     try:
@@ -312,13 +339,15 @@ class _Rate(ProgressColumn):
 @contextlib.contextmanager
 def _progress_bar(console: Console, total: int, visible: bool) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("maps"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not visible) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not (visible and console.is_terminal)) as bar:
         task = bar.add_task("maps", total=total)
         yield lambda done: bar.update(task, completed=done)
 
 
 @contextlib.contextmanager
 def _memory_hint(batch: int) -> Iterator[None]:
+    import torch
+
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -4,42 +4,23 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from torch import Tensor
 
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.cli.progress import image_progress
-from dsa_fast.data.people import PeopleSplits, Person
-from dsa_fast.data.registry import read_dataset
-from dsa_fast.device import pick_device
-from dsa_fast.evaluation import (
-    Embedded,
-    EvaluationResult,
-    ModelEmbedder,
-    RankedLists,
-    UnfilteredLists,
-    distance_histogram,
-    embed_people,
-    evaluate,
-    pool_multi_query,
-    unfiltered_lists,
-)
-from dsa_fast.evaluation.activation import record_activations
-from dsa_fast.evaluation.ranked_lists import NONE, RIGHT, SAME_CAMERA
+from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.files import write_json
-from dsa_fast.image import read_picture
-from dsa_fast.models import load_model
-from dsa_fast.visual.activation import activation_grid
-from dsa_fast.visual.charts import cmc_curves, distance_distributions
-from dsa_fast.visual.layout import save_picture
-from dsa_fast.visual.ranked_lists import ranked_lists
-from dsa_fast.visual.report import write_report
+from dsa_fast.terminal import Console
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from dsa_fast.data.people import PeopleSplits, Person
+    from dsa_fast.evaluation import Embedded, EvaluationResult, UnfilteredLists
 
 KIND_NAMES = ("wrong", "right", "left out: same camera", "left out: junk")
 _ROWS = 12  # queries in ranked.png
@@ -57,7 +38,7 @@ def rank(
     html: bool = True,
     activation: Literal["backbone", "global", "local", "none"] = "backbone",
     name: str = "auto",
-    options: dict[str, Any] | None = None,
+    options: DatasetOptions | None = None,
     check_counts: bool = True,
     multi_query: bool = False,
     fused: bool = False,
@@ -71,7 +52,7 @@ def rank(
     workers: int = 2,
     seed: int = 0,
 ) -> None:
-    """Draw ranked lists, curves and activation maps: `dsa-fast rank runs/fit/checkpoints/last.ckpt DIR --out OUT`.
+    """Draw ranked lists, curves and activation maps.
 
     Writes report.html, ranked.png, cmc.png, distances.png, activations.png and ranks.json. Scores, curves and distances
     cover all queries. Lists show the selected ones.
@@ -99,7 +80,30 @@ def rank(
         batch: number of images per batch.
         workers: number of processes that read images.
         seed: random seed of the selection.
+
+    Examples:
+        dsa-fast rank runs/quick/checkpoints/last.ckpt people --out runs/rank
+        dsa-fast rank last.ckpt DIR --out runs/worst --queries worst --count 40
     """
+    import torch
+
+    from dsa_fast.data.registry import read_dataset
+    from dsa_fast.device import pick_device
+    from dsa_fast.evaluation import (
+        Embedded,
+        ModelEmbedder,
+        distance_histogram,
+        embed_people,
+        evaluate,
+        pool_multi_query,
+        unfiltered_lists,
+    )
+    from dsa_fast.evaluation.activation import record_activations
+    from dsa_fast.models import load_model
+    from dsa_fast.visual.charts import cmc_curves, distance_distributions
+    from dsa_fast.visual.layout import save_picture
+    from dsa_fast.visual.report import write_report
+
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     start, console = time.perf_counter(), Console()
@@ -139,10 +143,10 @@ def rank(
     how = how.format(f"{len(chosen):,}")
     save_picture(cmc_curves({method: result.cmc}), out / "cmc.png")
     save_picture(distance_distributions(histogram, x_label=f"{metric} distance"), out / "distances.png")
-    save_picture(_draw_lists(data, lists, result, chosen), out / "ranked.png")
+    save_picture(_draw_lists(data, lists, result, chosen, f"{metric} distance"), out / "ranked.png")
     written = ["cmc.png", "distances.png", "ranked.png"]
     if heat:
-        save_picture(_draw_activations(data, lists, chosen, heat[0], heat[1]), out / "activations.png")
+        save_picture(_draw_activations(data, lists, chosen, heat[0], heat[1], activation), out / "activations.png")
         written.append("activations.png")
     about = {"checkpoint": str(checkpoint), "root": str(root), "features": method, "metric": metric}
     rows = _json_rows(data, lists, result, chosen)
@@ -158,7 +162,7 @@ def rank(
         }
         if heat:
             facts["activation"] = f"{activation}: length of the feature vector at each position, scaled per image"
-        with image_progress(console, "report") as show:
+        with image_progress("report") as show:
             report = write_report(
                 out / "report.html",
                 data.query,
@@ -189,6 +193,8 @@ def pick_queries(
     Raises:
         ValueError: no query has such a name.
     """
+    import numpy as np
+
     if queries == "all":
         return np.arange(len(people))
     if queries == "worst":
@@ -200,6 +206,8 @@ def pick_queries(
 
 
 def _find_by_name(names: str, people: list[Person]) -> NDArray[np.int64]:
+    import numpy as np
+
     places: dict[str, list[int]] = {}
     for i, person in enumerate(people):
         for key in {person.path.name, person.path.stem}:
@@ -216,28 +224,46 @@ def _find_by_name(names: str, people: list[Person]) -> NDArray[np.int64]:
 
 
 def _draw_lists(
-    data: PeopleSplits, lists: UnfilteredLists, result: EvaluationResult, chosen: NDArray[np.int64]
+    data: PeopleSplits, lists: UnfilteredLists, result: EvaluationResult, chosen: NDArray[np.int64], distance: str
 ) -> Image.Image:
+    import numpy as np
+
+    from dsa_fast.evaluation import RankedLists
+    from dsa_fast.evaluation.ranked_lists import NONE, RIGHT, SAME_CAMERA
+    from dsa_fast.visual.ranked_lists import ranked_lists
+
     rows = min(_ROWS, len(chosen))
     length = int((lists.kinds[:rows] != NONE).sum(1).max())
     indices, far, kinds = (column[:rows, :length] for column in lists[:3])
     precision = result.average_precision[chosen[:rows]]
     notes = ["not counted" if np.isnan(value) else f"AP {value:.1%}" for value in precision]
-    title = f"The first {rows} of {len(chosen)} queries" if rows < len(chosen) else None
+    listed = f"the first {rows} of {len(chosen)} queries" if rows < len(chosen) else f"{rows} queries"
     return ranked_lists(
         [data.query[i] for i in chosen[:rows]],
         data.gallery,
         RankedLists(indices, far, kinds == RIGHT),
         notes=notes,
-        title=title,
+        title=f"Ranked lists: {listed}",
         left_out=kinds >= SAME_CAMERA,
+        distance=distance,
     )
 
 
 def _draw_activations(
-    data: PeopleSplits, lists: UnfilteredLists, chosen: NDArray[np.int64], query_heat: Tensor, gallery_heat: Tensor
+    data: PeopleSplits,
+    lists: UnfilteredLists,
+    chosen: NDArray[np.int64],
+    query_heat: Tensor,
+    gallery_heat: Tensor,
+    layer: str,
 ) -> Image.Image:
     """Draws queries, each with its best-ranked image that counts, and their maps."""
+    import torch
+
+    from dsa_fast.evaluation.ranked_lists import RIGHT, SAME_CAMERA
+    from dsa_fast.image import read_picture
+    from dsa_fast.visual.activation import activation_grid
+
     rows = []
     for row, i in enumerate(chosen[:_PAIRS]):
         shown = [(data.query[i], query_heat[i], "query")]
@@ -251,12 +277,18 @@ def _draw_activations(
             about = f"{text}: pid {person.pid}, camera {person.camid}"
             group.append((read_picture(person.path), heat, about))
         rows.append(group)
-    return activation_grid(rows, columns=3)
+    where = "the backbone" if layer == "backbone" else f"the {layer} branch"
+    title = f"Activation of {where}: queries, each with its best-ranked image that counts"
+    return activation_grid(rows, columns=3, title=title)
 
 
 def _json_rows(
     data: PeopleSplits, lists: UnfilteredLists, result: EvaluationResult, chosen: NDArray[np.int64]
 ) -> list[dict[str, object]]:
+    import numpy as np
+
+    from dsa_fast.evaluation.ranked_lists import NONE, SAME_CAMERA
+
     rows: list[dict[str, object]] = []
     for row, i in enumerate(chosen):
         items, rank_ = [], 0

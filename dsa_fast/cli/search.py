@@ -2,65 +2,107 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
+from dsa_fast.files import checksum, locked, write_json
 
-from dsa_fast.deploy.encoder import Encoder
-from dsa_fast.deploy.index import VectorIndex, check_encoder
-from dsa_fast.deploy.inputs import Item, find_items, read_items
-from dsa_fast.deploy.vector_files import SUFFIXES, read_vectors
-from dsa_fast.files import checksum, write_json
-from dsa_fast.visual.layout import save_picture, to_picture
-from dsa_fast.visual.ranked_lists import search_results
+if TYPE_CHECKING:
+    from torch import Tensor
 
-_SHOWN = 12  # queries in a picture and in the table
+    from dsa_fast.deploy.encoder import Encoder
+    from dsa_fast.deploy.index import VectorIndex
+    from dsa_fast.deploy.inputs import Item
+
+_MARKET = re.compile(r"(-?\d+)_c\d")
+_SHOWN = 12  # queries in a picture and in the output
+_FMR = 1e-3  # false match rate of the mark for one person
 
 
-def search(
-    action: Literal["build", "add", "query"],
+def build(index: Path, source: Path, *, kind: str = "Flat") -> None:
+    """Build a new index of vectors. Images are named by their files.
+
+    Args:
+        index: folder to create.
+        source: vectors of `dsa-fast embed`, .parquet or .npz.
+        kind: FAISS factory string of a new index: `Flat` is exact; `HNSW32` and `IVF256,Flat` are for millions of
+            vectors.
+
+    Examples:
+        dsa-fast search build people.index vectors.parquet
+        dsa-fast search build people.index vectors.parquet --kind HNSW32
+    """
+    from dsa_fast.deploy.index import VectorIndex
+    from dsa_fast.deploy.vector_files import read_vectors
+
+    _say_size(VectorIndex.build(index, read_vectors(source), kind=kind), index)
+
+
+def add(index: Path, source: Path) -> None:
+    """Add vectors of the same encoder to an index.
+
+    Args:
+        index: folder of the index.
+        source: vectors of `dsa-fast embed`, .parquet or .npz.
+
+    Examples:
+        dsa-fast search add people.index more.parquet
+        dsa-fast search add people.index monday.npz
+    """
+    from dsa_fast.deploy.index import VectorIndex
+    from dsa_fast.deploy.vector_files import read_vectors
+
+    if not index.is_dir():
+        raise FileNotFoundError(f"index must be a folder of dsa-fast search build, got {index}: no such folder")
+    vectors = read_vectors(source)
+    with locked(index, folder=True):
+        opened = VectorIndex.open(index)
+        before = len(opened)
+        opened.add(vectors)
+    if len(opened) == before and len(vectors):
+        print("these vectors were the last to be added, and are not added again")
+    _say_size(opened, index)
+
+
+def query(
     index: Path,
     source: Path,
     *,
     encoder: Path | None = None,
-    kind: str = "Flat",
     k: int = 10,
     picture: Path | None = None,
     json_out: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Search vectors on disk: `dsa-fast search build INDEX vectors.parquet`, then `search query INDEX PHOTO ...`.
+    """Find the images of an index that are nearest to each query, and print them with their cosines.
+
+    With an encoder that `dsa-fast calibrate` has measured, results that reach its threshold are marked as one person.
 
     Args:
-        action: `build` a new index from vectors of `dsa-fast embed`, `add` more vectors, or `query` the index.
         index: folder of the index.
-        source: vectors, .parquet or .npz; for a query also a folder, list or file of images.
-        encoder: for a query with images: the file that made the vectors of the index.
-        kind: FAISS factory string of a new index: `Flat` is exact; `HNSW32` and `IVF256,Flat` are for millions of
-            vectors.
+        source: a folder, list or file of images; or vectors, .parquet or .npz.
+        encoder: for images: the file that made the vectors of the index.
         k: number of results per query.
-        picture: picture file to write, with the first queries and their results.
+        picture: picture file to write, with the first queries and their results. If files are named as in Market-1501
+            (PID_cCAMERA...), it marks the images of the query's person.
         json_out: JSON file to write, with all results.
         device: device of the encoder.
+
+    Examples:
+        dsa-fast search query people.index photo.jpg --encoder last_int8.onnx --picture found.png
+        dsa-fast search query people.index vectors.parquet --k 20 --json_out found.json
     """
-    console = Console()
-    if action != "query":
-        if picture is not None or json_out is not None or encoder is not None:
-            raise ValueError(f"picture, json_out and encoder are for queries, got action {action}")
-        vectors = read_vectors(source)
-        if action == "build":
-            made = VectorIndex.build(index, vectors, kind=kind)
-        else:
-            made = VectorIndex.open(index)
-            made.add(vectors)
-        console.print(f"{len(made)} vectors in {index} ({made.kind})", highlight=False, soft_wrap=True)
-        return
+    import numpy as np
+
+    from dsa_fast.deploy.encoder import Encoder
+    from dsa_fast.deploy.index import VectorIndex, check_encoder
+    from dsa_fast.deploy.inputs import find_items
+    from dsa_fast.deploy.vector_files import SUFFIXES, read_vectors
+
     opened = VectorIndex.open(index)
+    threshold = None
     if source.suffix in SUFFIXES:
         given = read_vectors(source)
         check_encoder(opened.encoder, given.encoder)
@@ -73,24 +115,41 @@ def search(
             check_encoder(opened.encoder, checksum(encoder))
         with Encoder.load(encoder, device=device) as model:
             queries = np.asarray(model(_images(items)))
+            threshold = _threshold(model)
     hits = opened.search(queries, k)
     found = [
         [(opened.item(int(row)), float(cosine)) for row, cosine in zip(rows, cosines, strict=True) if row >= 0]
         for rows, cosines in zip(hits.rows, hits.cosines, strict=True)
     ]
-    _print(console, items, found)
+    _print(items, found, threshold)
     if json_out is not None:
         answer = [
-            {"query": _plain(item), "found": [{**_plain(each), "cosine": cosine} for each, cosine in nearest]}
+            {
+                "query": _plain(item),
+                "found": [
+                    {**_plain(each), "cosine": cosine, "same": None if threshold is None else cosine >= threshold}
+                    for each, cosine in nearest
+                ],
+            }
             for item, nearest in zip(items, found, strict=True)
         ]
         write_json(json_out, answer)
     if picture is not None:
         _draw(picture, items[:_SHOWN], found[:_SHOWN])
-        console.print(f"Picture: {picture}", highlight=False, soft_wrap=True)
+        print(f"Picture: {picture}")
+
+
+#: The actions of `dsa-fast search`.
+search = {"build": build, "add": add, "query": query}
+
+
+def _say_size(index: VectorIndex, folder: Path) -> None:
+    print(f"{len(index)} vectors in {folder} ({index.kind})")
 
 
 def _images(items: Sequence[Item]) -> list[Tensor]:
+    from dsa_fast.deploy.inputs import read_items
+
     images = []
     for image in read_items(items):
         if isinstance(image, ValueError):
@@ -103,32 +162,52 @@ def _plain(item: Item) -> dict[str, Any]:
     return {"path": str(item.path), "frame": item.frame, "box": item.box}
 
 
-def _print(console: Console, items: Sequence[Item], found: Sequence[Sequence[tuple[Item, float]]]) -> None:
-    table = Table()
-    for column in ("query", "nearest", "cosine"):
-        table.add_column(column, overflow="fold")
+def _threshold(encoder: Encoder) -> float | None:
+    """The calibrated threshold for a false match rate of 1e-3, if there is one."""
+    verification = None if encoder.sidecar is None else encoder.sidecar.verification
+    value = None if verification is None else verification["thresholds"].get(f"{_FMR:g}")
+    return None if value is None else float(value)
+
+
+def _print(items: Sequence[Item], found: Sequence[Sequence[tuple[Item, float]]], threshold: float | None) -> None:
+    """Prints all results, one per line: rank, cosine and path, below the query's path."""
     for item, nearest in list(zip(items, found, strict=True))[:_SHOWN]:
-        best = nearest[:3]
-        names = "\n".join(_name(each) for each, _ in best)
-        table.add_row(_name(item), names, "\n".join(f"{cosine:.4f}" for _, cosine in best))
-    console.print(table)
+        print(_name(item))
+        for rank, (each, cosine) in enumerate(nearest, 1):
+            mark = "" if threshold is None else "= " if cosine >= threshold else "  "
+            print(f"{rank:>5}  {cosine:.4f}  {mark}{_name(each)}")
     if len(items) > _SHOWN:
-        console.print(f"and {len(items) - _SHOWN} more queries", highlight=False)
+        print(f"and {len(items) - _SHOWN} more queries; --json_out writes all")
+    if threshold is not None:
+        print(f"= one person: a cosine of {threshold:.4f} or more, for a false match rate of {_FMR:g}")
 
 
 def _name(item: Item) -> str:
-    return item.path.name if item.frame is None else f"{item.path.name}, frame {item.frame}"
+    box = "" if item.box is None else f", box {item.box}"
+    return f"{item.path}{'' if item.frame is None else f', frame {item.frame}'}{box}"
+
+
+def _match(query: Item, found: Item) -> bool | None:
+    """Returns whether two images show one person, if their names are like Market-1501's (PID_cCAMERA...)."""
+    pids = [_MARKET.match(item.path.name) for item in (query, found)]
+    return None if pids[0] is None or pids[1] is None else int(pids[0][1]) == int(pids[1][1]) > 0
 
 
 def _draw(path: Path, items: Sequence[Item], found: Sequence[Sequence[tuple[Item, float]]]) -> None:
     # Frames of a video are read in order, so all images of the picture are read at once.
+    from dsa_fast.visual.layout import save_picture, to_picture
+    from dsa_fast.visual.ranked_lists import Found, search_results
+
     wanted = sorted(
         {*items, *(each for nearest in found for each, _ in nearest)},
         key=lambda item: (str(item.path), -1 if item.frame is None else item.frame, item.box or ()),
     )
     pictures = {item: to_picture(image) for item, image in zip(wanted, _images(wanted), strict=True)}
     rows = [
-        ((pictures[item], _name(item)), [(pictures[each], f"{cosine:.3f}") for each, cosine in nearest])
+        (
+            (pictures[item], item.path.name),
+            [Found(pictures[each], each.path.name, cosine, _match(item, each)) for each, cosine in nearest],
+        )
         for item, nearest in zip(items, found, strict=True)
     ]
     save_picture(search_results(rows), path)

@@ -6,12 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from dsa_fast.cli.progress import image_progress
-from dsa_fast.data.synth import SynthConfig, entries, make_dataset
-from dsa_fast.visual.contact_sheet import synthetic_people
-from dsa_fast.visual.layout import save_picture
+from dsa_fast.configs.synth import SynthConfig
+from dsa_fast.terminal import Console
 
 
 def synth(*, out: Path, workers: int | None = None, overwrite: bool = False, **settings: Any) -> None:
@@ -24,7 +21,13 @@ def synth(*, out: Path, workers: int | None = None, overwrite: bool = False, **s
         workers: number of processes; by default one per core.
         overwrite: replace a synthetic data set in `out`.
         **settings: the fields of `SynthConfig`.
+
+    Examples:
+        dsa-fast synth --out people --identities 200
+        dsa-fast synth --out hard --pose 1 --occlusion 1 --seed 1
     """
+    from dsa_fast.data.synth import entries
+
     config = SynthConfig(**settings)
     console, start = Console(), time.perf_counter()
     render_people(out, config, console, overwrite=overwrite, workers=workers)
@@ -41,6 +44,10 @@ def render_people(
     out: Path, config: SynthConfig, console: Console, *, overwrite: bool = False, workers: int | None = None
 ) -> None:
     """Runs `make_dataset` with a progress bar, and draws some of the people in preview.png."""
-    with image_progress(console, "rendering") as show:
+    from dsa_fast.data.synth import make_dataset
+    from dsa_fast.visual.contact_sheet import synthetic_people
+    from dsa_fast.visual.layout import save_picture
+
+    with image_progress("rendering") as show:
         make_dataset(out, config, overwrite=overwrite, workers=workers, progress=show)
     save_picture(synthetic_people(config), out / "preview.png")

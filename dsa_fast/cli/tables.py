@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dsa_fast.cli import make_parser
 from dsa_fast.cli.fit import fit
+from dsa_fast.cli.parser import make_parser
+from dsa_fast.cli.plain import parse_options
 from dsa_fast.cli.synth import render_people
 from dsa_fast.configs import find_config, row_names
-from dsa_fast.data.synth import SynthConfig
-from dsa_fast.tables import PAPER_ROWS, Training, TrainingScores, run_trainings, sweep_report, table_report
-from dsa_fast.tables.rows import rows_of
-from dsa_fast.tables.run import ROW
+from dsa_fast.configs.synth import SynthConfig
+from dsa_fast.files import read_json
+from dsa_fast.terminal import Console
+
+if TYPE_CHECKING:
+    from dsa_fast.tables import Training, TrainingScores
 
 _Number = TypeVar("_Number", int, float)
 
@@ -56,7 +57,14 @@ def tables(
         synth: options of the synthetic people, used without --data.root.
         options: more options of dsa-fast fit, which apply to all rows; pass them directly: --data.root DIR, --data.p 8,
             --trainer.max_epochs 12.
+
+    Examples:
+        dsa-fast tables --rows two_branches,dsa --seeds 0,1,2
+        dsa-fast tables --base dsa_reid --data.root DIR --out runs/tables
     """
+    from dsa_fast.tables import PAPER_ROWS, run_trainings, sweep_report, table_report
+    from dsa_fast.tables.rows import rows_of
+
     console = Console()
     root = any(option.split("=")[0] == "--data.root" for option in options)
     names = list(dict.fromkeys(row.config for row in PAPER_ROWS)) if rows == "paper" else _split("rows", rows)
@@ -90,7 +98,7 @@ def tables(
     runs: list[TrainingScores] = []
     epochs = sum(training.trainer.max_epochs for training in trainings)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("training", total=epochs)
 
         def done(training: Training, scores: TrainingScores, kept: bool) -> None:
@@ -148,15 +156,19 @@ def _row_file(base: Path, name: str) -> Path:
 def _training(
     base: Path, file: Path, options: Sequence[str], name: str, seed: int, out: Path, strength: float | None
 ) -> Training:
+    from dsa_fast.tables import Training
+
     parser = make_parser(fit, "dsa-fast tables")
     arguments = ["--config", str(base), "--config", str(file), *options]
-    parsed = parser.instantiate(parser.parse_args(arguments))
+    parsed = parse_options(parser, arguments)
     parts = {part: parsed[part] for part in ("data", "model", "loss", "optim", "augment", "trainer", "guide")}
     return Training(name, seed, out, strength=strength, **parts)
 
 
 def _check_teachers(trainings: Sequence[Training]) -> None:
     """Checks that each row's teacher is already trained, or comes earlier in the list."""
+    from dsa_fast.tables.run import ROW
+
     for number, training in enumerate(trainings):
         teacher = training.teacher
         earlier = {other.out / "checkpoints" / "last.ckpt" for other in trainings[:number]}
@@ -170,7 +182,10 @@ def _check_teachers(trainings: Sequence[Training]) -> None:
 def _make_people(folder: Path, config: SynthConfig, console: Console) -> None:
     about = folder / "synth.json"
     if about.is_file():
-        before = json.loads(about.read_text())["config"]
+        before = read_json(about)
+        before = before.get("config") if isinstance(before, dict) else None
+        if not isinstance(before, dict):
+            raise ValueError(f"{about} must be of dsa-fast synth, got no settings in it")
         changed = [name for name, value in config.as_dict().items() if before.get(name) != value]
         if changed:
             raise ValueError(

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import torch
-from PIL import Image
-from rich.console import Console
-from torch import Tensor
-
-from dsa_fast.densepose.iuv import read_iuv
-from dsa_fast.densepose.parts import NUM_PARTS
 from dsa_fast.files import atomic_path
-from dsa_fast.image import read_image
-from dsa_fast.ops.warp import warp as warp_op
-from dsa_fast.visual.atlas import photo_and_parts
+from dsa_fast.terminal import Console
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MARGIN = 0.06  # kept around a person's box, as a share of it
 
@@ -43,7 +36,17 @@ def warp(
         reduce: if several pixels fall on one texel, use the `last` in raster order or the `mean`.
         instances: image that labels each pixel with the number of its person, to show one of several people.
         person: number of the person in `instances`.
+
+    Examples:
+        dsa-fast warp photo.jpg photo_IUV.png --out parts.png
+        dsa-fast warp photo.jpg photo_IUV.png --instances photo_INDS.png --person 2
     """
+    from dsa_fast.densepose.iuv import read_iuv
+    from dsa_fast.densepose.parts import NUM_PARTS
+    from dsa_fast.image import read_image
+    from dsa_fast.ops.warp import warp as warp_op
+    from dsa_fast.visual.atlas import photo_and_parts
+
     if out.suffix.lower() != ".png":
         raise ValueError(f'out must end in ".png", got {str(out)!r}')
     if not image.is_file():
@@ -77,15 +80,18 @@ def warp(
 
 def _one_person(photo: Tensor, iuv: Tensor, path: Path, person: int | None) -> tuple[Tensor, Tensor]:
     """Crops the photo and the map to one person's box. The map keeps only that person's pixels."""
+    import numpy as np
+    import torch
+
+    from dsa_fast.image import open_image
+
     try:
-        file = Image.open(path)
-        file.load()
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"instances must be a readable image, got {path}: {error}") from error
-    with file:
-        if file.mode not in ("L", "P", "I", "I;16", "1"):
-            raise ValueError(f"instances must have one channel (a number per pixel), got mode {file.mode}: {path}")
-        numbers = torch.from_numpy(np.array(file).astype(np.int64))
+        with open_image(path) as file:
+            mode, numbers = file.mode, torch.from_numpy(np.array(file).astype(np.int64))
+    except ValueError as error:
+        raise ValueError(f"instances: {error}") from error
+    if mode not in ("L", "P", "I", "I;16", "1"):
+        raise ValueError(f"instances must have one channel (a number per pixel), got mode {mode}: {path}")
     if numbers.shape != photo.shape[1:]:
         raise ValueError(
             f"instances must have the image's size (width x height), {_size(photo)}, got {_size(numbers)}: {path}"

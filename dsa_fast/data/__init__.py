@@ -8,12 +8,13 @@
 This package may import `densepose`, `ops` and the layers below. It does not import `models`.
 """
 
+from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.data.dataset import Collate, PeopleDataset, PersonBatch, PersonItem
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.person_store import PersonStore, StoreLoader
 from dsa_fast.data.registry import DATASETS, read_dataset
 from dsa_fast.data.sampler import PKSampler
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, eval_transform, normalize, resize
+from dsa_fast.data.transforms import Draws, augment_batch, eval_transform, normalize, resize
 from dsa_fast.data.verify import verify_files
 
 __all__ = [

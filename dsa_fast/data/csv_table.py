@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from dsa_fast.data.folders import DatasetFormat, IuvMaps, image_names
 from dsa_fast.data.people import PeopleSplits, Person
+from dsa_fast.files import check_regular, csv_errors
 
 __all__ = ["FORMAT"]
 
@@ -66,7 +67,8 @@ def _read(
         if file.name not in listed[parent] and not file.is_file():
             raise FileNotFoundError(f"{path}, line {line}: {file} does not exist")
 
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    check_regular(path)
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file, csv_errors(path):
         reader = csv.DictReader(file)
         lacking = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
         if lacking:
@@ -82,6 +84,8 @@ def _read(
             split = (row["split"] or "").strip()
             if split not in splits:
                 raise ValueError(f"{path}, line {line}: split must be one of {', '.join(_SPLITS)}, got {split!r}")
+            if max(abs(pid), abs(camid)) >= 1 << 31:
+                raise ValueError(f"{path}, line {line}: pid and camid must be below 2^31, got {pid} and {camid}")
             if pid < (-1 if split == "gallery" else 1):
                 least = "-1 (junk)" if split == "gallery" else "1"
                 raise ValueError(f"{path}, line {line}: the pid of a {split} image must be at least {least}, got {pid}")
@@ -105,9 +109,12 @@ def _read(
 def _tables(folder: Path) -> list[Path]:
     """Finds the CSV files of a folder that have the columns."""
     found = []
-    for path in sorted(folder.glob("*.csv"))[:_MOST_TABLES]:
+    for path in [path for path in sorted(folder.glob("*.csv")) if path.is_file()][:_MOST_TABLES]:
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            header = next(csv.reader([file.readline(10_000)]), [])
+            try:
+                header = next(csv.reader([file.readline(10_000)]), [])
+            except csv.Error:
+                continue
         if set(_COLUMNS) <= set(header):
             found.append(path)
     return found

@@ -34,6 +34,7 @@ from dsa_fast.data.people import PeopleSplits
 from dsa_fast.data.progress import progress_bar
 from dsa_fast.extras import require
 from dsa_fast.files import atomic_path
+from dsa_fast.mat_files import check_mat
 
 __all__ = ["FORMAT"]
 
@@ -104,14 +105,18 @@ def _read_config(path: Path) -> dict[str, Any]:
                 config = {name: np.asarray(mat[name]) for name in names}
                 files = ["".join(map(chr, np.ravel(mat[cell]))) for cell in np.ravel(mat["filelist"])]
         else:
-            mat = require("scipy.io", f"reading {path}").loadmat(path)
+            scipy_io = require("scipy.io", f"reading {path}")
+            check_mat(path, (*names, "filelist"))
+            mat = scipy_io.loadmat(path, variable_names=(*names, "filelist"))
             config = {name: np.asarray(mat[name]) for name in names}
             files = [str(np.ravel(cell)[0]) for cell in np.ravel(mat["filelist"])]
-    except (KeyError, OSError, TypeError, IndexError, NotImplementedError) as error:
+        result: dict[str, Any] = {name: np.ravel(value).astype(np.int64).tolist() for name, value in config.items()}
+    except Exception as error:  # scipy and h5py raise many kinds of errors
+        if "pip install" in str(error):
+            raise
         raise ValueError(
             f"{path} must hold filelist, {', '.join(names)} of the 767/700 protocol, got: {error}"
         ) from error
-    result: dict[str, Any] = {name: np.ravel(value).astype(np.int64).tolist() for name, value in config.items()}
     if len(files) != len(result["labels"]):
         raise ValueError(
             f"{path} must have a label for each file, got {len(files)} files, {len(result['labels'])} labels"
@@ -145,7 +150,9 @@ def _unpack(folder: Path, kind: str, out: Path, wanted: list[str]) -> None:
                 _write(out / name, picture)
                 missing.discard(name)
                 advance(1)
-    except (KeyError, OSError, TypeError, AttributeError) as error:
+    except ValueError:
+        raise
+    except Exception as error:  # h5py raises many kinds of errors
         raise ValueError(f"{mat_path} must be CUHK03's cuhk-03.mat with the cells '{kind}', got: {error}") from error
     if missing:
         raise ValueError(f"{mat_path} must hold {sorted(missing)[0]} and {len(missing) - 1} more, got no such images")

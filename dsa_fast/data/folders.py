@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -16,6 +16,7 @@ __all__ = [
     "IuvMaps",
     "child",
     "image_names",
+    "plain_folder",
     "plain_name",
     "show_tree",
     "side_by_side",
@@ -154,6 +155,29 @@ class IuvMaps:
     def person(self, image: Path, folder: str, pid: int, camid: int) -> Person:
         """Makes the `Person` of an image, and looks for its map in `folder`."""
         return Person(image, self.find(folder, image.name), pid, camid, self.place(folder, image.name))
+
+
+def plain_folder(root: Path, maps: IuvMaps) -> Iterator[tuple[str, Path | None, Path | None]]:
+    """Lists a plain folder's images with their maps, which are next to them (NAME_iuv.png) or in `maps`.
+
+    Yields:
+        The subfolder's path from `root`, the image, and its map or None. A map without an image comes with None.
+    """
+    for place, folders, _ in os.walk(root):
+        here = Path(place)
+        folders[:] = sorted(each for each in folders if not each.startswith(".") and here / each != maps.root)
+        within = "" if here == root else here.relative_to(root).as_posix()
+        names = image_names(here)
+        beside = {each.rpartition(".")[0][:-4]: each for each in names if Path(each).stem.lower().endswith("_iuv")}
+        paired = set(beside.values())
+        for each in names:
+            stem = each.rpartition(".")[0]
+            if each in paired or stem.lower().endswith("_inds"):
+                continue
+            found = beside.pop(stem, None)
+            yield within, here / each, maps.find(within, each) if found is None else here / found
+        for each in beside.values():
+            yield within, None, here / each
 
 
 def show_tree(root: Path, lines: int = 16) -> str:

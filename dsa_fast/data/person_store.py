@@ -7,11 +7,9 @@ memory. `choose_place` selects its place by its size and the free memory. `Store
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 import shutil
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +31,7 @@ from dsa_fast.data.sampler import PKSampler
 from dsa_fast.data.transforms import resize
 from dsa_fast.data.verify import decoding_threads, digest_files
 from dsa_fast.densepose.iuv import Order, read_iuv, resize_iuv
-from dsa_fast.files import atomic_path, remove_left_over, write_json
+from dsa_fast.files import atomic_path, read_json, remove_left_over, write_json
 from dsa_fast.image import image_size, read_image
 
 __all__ = ["PersonStore", "Place", "StoreLoader", "choose_place", "measure", "say"]
@@ -67,7 +65,7 @@ def choose_place(num_bytes: int, device: torch.device, processes: int = 1) -> tu
 
     The place is the device if the store fits in a quarter of its free memory. Otherwise it is host memory if the store
     fits in half of the free host memory (shared by all processes of this machine). Otherwise it is the files. On a CPU,
-    the device's memory is the host's.
+    the device's memory is the host's. Pinned memory counts with what PyTorch adds to it.
 
     Args:
         num_bytes: size of the store.
@@ -76,19 +74,28 @@ def choose_place(num_bytes: int, device: torch.device, processes: int = 1) -> tu
     """
     tried: list[str] = []
     host = _free_host_bytes()
-    limits: list[tuple[Place, float, str]] = []
+    limits: list[tuple[Place, int, float, str]] = []
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
-        limits.append(("device", _DEVICE_SHARE * free, f"a quarter of the {_gigabytes(free)} free on {device}"))
+        words = f"a quarter of the {_gigabytes(free)} free on {device}"
+        limits.append(("device", num_bytes, _DEVICE_SHARE * free, words))
     if host is not None:
         place: Place = "pinned" if device.type == "cuda" else "device"
         share = f" for each of {processes} processes" if processes > 1 else ""
-        limits.append((place, _HOST_SHARE * host / processes, f"half of the {_gigabytes(host)} free{share}"))
-    for place, limit, words in limits:
-        if num_bytes <= limit:
-            return place, "; ".join([*tried, f"{_gigabytes(num_bytes)} fit in {words}"])
-        tried.append(f"{_gigabytes(num_bytes)} do not fit in {words}")
+        needed = _pinned_bytes(num_bytes) if place == "pinned" else num_bytes
+        limits.append((place, needed, _HOST_SHARE * host / processes, f"half of the {_gigabytes(host)} free{share}"))
+    for place, needed, limit, words in limits:
+        what = _gigabytes(num_bytes) + (f" ({_gigabytes(needed)} when pinned)" if needed != num_bytes else "")
+        if needed <= limit:
+            return place, "; ".join([*tried, f"{what} fit in {words}"])
+        tried.append(f"{what} do not fit in {words}")
     return "disk", "; ".join(tried) or "the free memory is not known"
+
+
+def _pinned_bytes(num_bytes: int) -> int:
+    """Returns what `PersonStore.pin` takes. PyTorch rounds each of its two halves up to a power of two."""
+    half = -(-num_bytes // 2)
+    return 2 * 2 ** (half - 1).bit_length() if half else 0
 
 
 def _free_host_bytes() -> int | None:
@@ -186,7 +193,7 @@ class PersonStore:
                     if store is not None:
                         return store
                     if alone:
-                        remove_left_over(folder, time.time())
+                        remove_left_over(folder)
                     return _write(folder, key, shape, size, fill)
             except OSError as error:
                 say(f"store: kept in memory only, because {folder} cannot be written: {error}", progress)
@@ -232,7 +239,7 @@ def _folder_name(people: Sequence[Person], iuv_order: str) -> str:
 def _map(folder: Path, key: str, people: int, size: tuple[int, int]) -> tuple[PersonStore | None, str | None]:
     """Returns the store in a folder, or None and the reason (None if the folder has none)."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text())
+        manifest: dict[str, Any] = read_json(folder / _MANIFEST)
     except FileNotFoundError:
         return None, None
     except (OSError, ValueError) as error:

@@ -21,11 +21,13 @@ def progress_bar(text: str, total: int, shown: bool = True) -> Iterator[Callable
     if not shown:
         yield lambda count: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from dsa_fast.terminal import Console
+
     columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(text, total=total)
         yield lambda count: bar.advance(task, count)
 
@@ -34,6 +36,6 @@ def say(text: str, shown: bool = True) -> None:
     """Writes a line to the log, and to stderr if `shown`."""
     _log.info(text)
     if shown:
-        from rich.console import Console
+        from dsa_fast.terminal import Console
 
         Console(stderr=True).print(text, highlight=False, soft_wrap=True)

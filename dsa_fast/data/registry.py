@@ -18,6 +18,7 @@ _FORMATS = (csv_table.FORMAT, *market.FORMATS, cuhk03.FORMAT, cuhk01.FORMAT, msm
 #: The names that `read_dataset` knows, without `auto`.
 DATASETS = tuple(format.name for format in _FORMATS)
 
+
 _ALIASES = {
     "market": "market1501",
     "dukemtmcreid": "dukemtmc-reid",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,7 +13,7 @@ from dsa_fast.data.progress import progress_bar
 from dsa_fast.densepose.iuv import Order, read_iuv
 from dsa_fast.densepose.iuv_store import in_store
 from dsa_fast.device import usable_cores
-from dsa_fast.files import write_json
+from dsa_fast.files import read_json, write_json
 from dsa_fast.image import read_picture
 
 __all__ = ["decoding_threads", "digest_files", "verify_files"]
@@ -98,7 +97,7 @@ def digest_files(files: Sequence[tuple[Path, Path | None]], iuv_order: str) -> t
 
 def _stamped(stamp: Path) -> str | None:
     try:
-        return str(json.loads(stamp.read_text())["sha256"])
+        return str(read_json(stamp)["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -10,8 +10,6 @@ file written by OpenCV reads as V, U, I in other libraries, and other tools writ
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -21,10 +19,12 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from dsa_fast.array_files import load_arrays
 from dsa_fast.densepose.iuv_store import in_store
 from dsa_fast.densepose.parts import NUM_PARTS
 from dsa_fast.densepose.symmetry import SymmetryTable, as_lut
 from dsa_fast.files import atomic_path
+from dsa_fast.image import open_image
 
 __all__ = ["Order", "flip_iuv", "read_iuv", "resize_iuv", "write_iuv"]
 
@@ -226,27 +226,33 @@ def _check_maps(iuv: Tensor) -> None:
         raise ValueError(f"iuv must have shape [..., 3, H, W], got {list(iuv.shape)}")
 
 
+class _Unfit(ValueError):
+    """The image can be read and is no map."""
+
+
 def _read_pixels(path: Path) -> tuple[np.ndarray, Literal["IUV", "VUI"] | None]:
     """Returns the file's pixels, uint8 [H, W, 3] in R, G, B, and the channel order if the file names one."""
     if not path.is_file():
         raise FileNotFoundError(f"IUV map not found: {path}")
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if image.format in _LOSSY_FORMATS:
-                raise ValueError(
+                raise _Unfit(
                     f"IUV map {path} must be in a lossless format such as PNG, got {image.format}: "
                     "lossy compression mixes part labels"
                 )
             # Pillow reduces 16-bit RGB to 8 bits silently. Only the undecoded tile reveals it.
             if image.mode != "RGB" or any(";16" in str(tile) for tile in getattr(image, "tile", ())):
-                raise ValueError(
+                raise _Unfit(
                     f"IUV map {path} must have 3 channels of 8 bits (I, U, V), got {image.format} of mode {image.mode}"
                     + (" with 16 bits" if image.mode == "RGB" else "")
                 )
             text = image.info.get(_ORDER_KEY)
             return np.asarray(image), text if text in ("IUV", "VUI") else None
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken headers
-        raise ValueError(f"IUV map {path} is not a readable image: {error}") from error
+    except ValueError as error:
+        if isinstance(error.__cause__, _Unfit):
+            raise ValueError(str(error.__cause__)) from None
+        raise ValueError(f"IUV map {path} is not a readable image: {error.__cause__ or error}") from error
 
 
 def _read_array(path: Path, order: Order) -> tuple[np.ndarray, Literal["IUV", "VUI"] | None]:
@@ -254,23 +260,17 @@ def _read_array(path: Path, order: Order) -> tuple[np.ndarray, Literal["IUV", "V
     if not path.is_file():
         raise FileNotFoundError(f"IUV map not found: {path}")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {"iuv": loaded}
-        else:
-            with loaded:
-                arrays = {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, MemoryError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        about = str(error) or type(error).__name__
-        if "allow_pickle" in about:
-            about = "it holds Python objects, which are not loaded; save an array of numbers"
-        raise ValueError(f"IUV map {path} is not a readable NumPy file: {about}") from error
+        arrays = load_arrays(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"IUV map {path} is not a readable NumPy file: {error}") from error
     if set(arrays) == {"labels", "uv"}:
         labels, uv = arrays["labels"], arrays["uv"]
         if labels.ndim != 2 or uv.shape != (2, *labels.shape):
             raise ValueError(
                 f"IUV map {path} must have labels [H, W] and uv [2, H, W], got {labels.shape} and {uv.shape}"
             )
+        if labels.dtype.kind not in "biuf" or uv.dtype.kind not in "biuf":
+            raise ValueError(f"IUV map {path} must hold numbers, got {labels.dtype} and {uv.dtype}")
         array = np.concatenate((labels[None].astype(np.float64), uv))
         return _from_floats(path, array.transpose(1, 2, 0), "IUV")
     if "iuv" not in arrays and len(arrays) != 1:

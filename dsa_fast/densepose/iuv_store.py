@@ -48,6 +48,7 @@ _ROW = np.dtype(
 _FOOTER = struct.Struct("<QQI4x8s")
 _LABELLED, _WHOLE = 0, 1
 _MOST = (1 << 16) - 1  # pixels, each way
+_MOST_DEFLATED = 1032  # bytes that one deflated byte can become
 
 
 class IUVStore:
@@ -77,10 +78,10 @@ class IUVStore:
         index = self._bytes[start : size - _FOOTER.size]
         if zlib.crc32(index) != crc:
             raise ValueError(f"{self.path} is damaged: its list of maps has another checksum")
-        names = index[:names_length].decode().split("\n") if names_length else []
+        names = index[:names_length].decode(errors="surrogateescape").split("\n") if names_length else []
+        if table_length != len(names) * _ROW.itemsize:
+            raise ValueError(f"{self.path} is damaged: {len(names)} names for {table_length} bytes of maps")
         self._table = np.frombuffer(index[names_length:], _ROW)
-        if len(self._table) != len(names):
-            raise ValueError(f"{self.path} is damaged: {len(names)} names for {len(self._table)} maps")
         self._index = {name: row for row, name in enumerate(names)}
 
     @classmethod
@@ -115,7 +116,7 @@ class IUVStore:
                 rows[name] = (offset, len(data), iuv.shape[1], iuv.shape[2], zlib.crc32(data), kind)
                 offset += len(data)
             names = sorted(rows)
-            text = "\n".join(names).encode()
+            text = "\n".join(names).encode(errors="surrogateescape")
             table = np.array([rows[name] for name in names], _ROW).tobytes()
             file.write(text + table + _FOOTER.pack(len(text), len(table), zlib.crc32(text + table), _MAGIC))
         return cls(path)
@@ -159,7 +160,10 @@ class IUVStore:
         data = self._bytes[start : start + length]
         if zlib.crc32(data) != row["crc"]:
             raise ValueError(f"IUV map {self.path / name} is damaged: it has another checksum")
-        return _decode(data, height, width, int(row["kind"]))
+        try:
+            return _decode(data, height, width, int(row["kind"]))
+        except (ValueError, zlib.error) as error:
+            raise ValueError(f"IUV map {self.path / name} is damaged: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path}
@@ -212,12 +216,17 @@ def _differences(row: NDArray[np.uint8]) -> bytes:
 
 def _decode(data: bytes, height: int, width: int, kind: int) -> Tensor:
     pixels = height * width
-    raw = np.frombuffer(zlib.decompress(data, -zlib.MAX_WBITS, 3 * pixels), np.uint8)
+    if kind not in (_LABELLED, _WHOLE) or not 0 < pixels <= _MOST_DEFLATED * len(data):
+        raise ValueError(f"{len(data)} bytes can't hold a map of {height} x {width} pixels of kind {kind}")
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    raw = np.frombuffer(inflate.decompress(data, 3 * pixels + 1), np.uint8)
     channels = np.zeros((3, pixels), np.uint8)
-    np.add.accumulate(raw[:pixels], out=channels[0])
-    if kind == _WHOLE:
-        np.add.accumulate(raw[pixels:].reshape(2, -1), axis=1, out=channels[1:])
-    else:
-        at = np.flatnonzero(channels[0])
-        channels[1:, at] = np.add.accumulate(raw[pixels:].reshape(2, -1), axis=1, dtype=np.uint8)
+    np.add.accumulate(raw[:pixels], out=channels[0, : len(raw)])
+    at = slice(None) if kind == _WHOLE else np.flatnonzero(channels[0])
+    count = pixels if kind == _WHOLE else int(np.count_nonzero(channels[0]))
+    if len(raw) != pixels + 2 * count or not inflate.eof:
+        raise ValueError(f"it has {len(raw)} bytes for {pixels} pixels, {count} of them labeled")
+    channels[1:, at] = np.add.accumulate(raw[pixels:].reshape(2, -1), axis=1, dtype=np.uint8)
+    if int(channels[0].max()) > NUM_PARTS:
+        raise ValueError(f"it must hold part ids 0..{NUM_PARTS}, got {int(channels[0].max())}")
     return torch.from_numpy(channels.reshape(3, width, height)).transpose(1, 2).contiguous()

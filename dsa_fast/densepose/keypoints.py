@@ -6,27 +6,25 @@ DensePose's: the body is average and in tight clothes, its rotation and depth ar
 
 from __future__ import annotations
 
-import json
 import os
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dsa_fast.array_files import load_arrays
+from dsa_fast.configs.prepare import Layout
 from dsa_fast.densepose.body.points import POINTS
 from dsa_fast.densepose.body.posing import draw_people
 from dsa_fast.extras import require
+from dsa_fast.files import read_json
 
 __all__ = ["LAYOUTS", "Layout", "iuv_from_keypoints", "read_keypoints"]
 
 Array = NDArray[np.floating[Any]]
-
-#: Layouts: which joint each row of a person's keypoints is. "auto" selects the layout by their number.
-Layout = Literal["auto", "coco17", "openpose18", "market14"]
 
 
 def _sided(side: str, *names: str) -> tuple[str, ...]:
@@ -171,18 +169,11 @@ def _kind(value: object) -> str:
     return f"{value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:  # also text that is not UTF-8
-        raise ValueError(f"{path} must be JSON, got {error}") from error
-
-
 def _person(values: object, source: str, counts: tuple[int, ...] = ()) -> NDArray[np.float32]:
     """Turns a flat list x, y, c, x, y, c, ... into [K, 3]."""
     try:
         person = np.asarray(values, np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{source}: keypoints must be a list of numbers, got {error}") from error
     if person.ndim != 1 or person.size == 0 or person.size % 3 or (counts and person.size // 3 not in counts):
         wanted = f"x, y, c of {' or '.join(map(str, counts))} joints" if counts else "x, y, c of each joint"
@@ -204,7 +195,7 @@ def _coco_names(images: object, source: Path) -> dict[int, str]:
 
 
 def _read_coco(path: Path, names: Names) -> dict[str, NDArray[np.float32]]:
-    content = _json(path)
+    content = read_json(path)
     annotated = isinstance(content, dict)
     if isinstance(content, dict):
         if not isinstance(content.get("annotations"), list):
@@ -215,7 +206,7 @@ def _read_coco(path: Path, names: Names) -> dict[str, NDArray[np.float32]]:
         if isinstance(names, Mapping):
             files = dict(names)
         elif isinstance(names, (str, os.PathLike)):
-            given = _json(Path(names))
+            given = read_json(names)
             files = _coco_names(given.get("images") if isinstance(given, dict) else None, Path(names))
         elif names is not None:
             raise ValueError("names must map COCO's image ids to file names, or be the path of COCO annotations")
@@ -252,7 +243,7 @@ def _read_openpose(folder: Path) -> dict[str, NDArray[np.float32]]:
         )
     table: dict[str, NDArray[np.float32]] = {}
     for path in files:
-        content = _json(path)
+        content = read_json(path)
         people = content.get("people") if isinstance(content, dict) else None
         if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
             raise ValueError(f"{path} must have a list `people`, as OpenPose writes it")
@@ -265,9 +256,9 @@ def _read_openpose(folder: Path) -> dict[str, NDArray[np.float32]]:
 
 def _read_npz(path: Path) -> dict[str, NDArray[np.float32]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            names, values = file["names"], file["keypoints"]
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        arrays = load_arrays(path, ("names", "keypoints"))
+        names, values = arrays["names"], arrays["keypoints"]
+    except (KeyError, ValueError, OSError) as error:
         raise ValueError(f"{path} must hold the arrays names and keypoints, got {error}") from error
     if names.ndim != 1 or names.dtype.kind != "U":
         raise ValueError(f"{path}: names must be [N] text, got {names.dtype} {list(names.shape)}")
@@ -298,7 +289,7 @@ def _read_mat(path: Path, names: Names) -> dict[str, NDArray[np.float32]]:
     try:
         with h5py.File(path, "r") as mat:
             values = np.asarray(mat["pp"], np.float32)  # [N, 28]: x of the 14 joints, then y, counted from 1
-    except (KeyError, OSError, TypeError, ValueError) as error:
+    except Exception as error:  # h5py raises many kinds of errors
         raise ValueError(f"{path} must be a file of market1501_body_point (HDF5, with `pp`), got {error}") from error
     if values.ndim != 2 or values.shape[1] != 28:
         raise ValueError(f"{path}: pp must hold 28 numbers a picture, got shape {list(values.shape)}")

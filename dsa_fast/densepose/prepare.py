@@ -7,8 +7,10 @@ again as a whole. So a resumed run ends with the same bytes as an uninterrupted 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -18,13 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from dsa_fast.densepose.iuv import read_iuv, write_iuv
 from dsa_fast.densepose.parts import NUM_PARTS
 from dsa_fast.densepose.torchrun import Processes
-from dsa_fast.image import image_size
+from dsa_fast.image import image_size, open_image
 from dsa_fast.ops.warp import warp
 
 __all__ = ["Estimator", "MapSummary", "Outcome", "PersonMap", "make_maps"]
@@ -294,9 +295,11 @@ def _facts_of_file(place: Path, size: tuple[int, int] | str) -> MapSummary | Non
             iuv = read_iuv(place, size=size, order="IUV")
         except (ValueError, OSError):
             return None
-    with Image.open(place) as file:
-        score = file.info.get(SCORE_KEY)
-    return _facts(iuv, None if score is None else float(score))
+    score = None
+    if place.suffix.lower() not in (".npy", ".npz"):
+        with contextlib.suppress(ValueError), open_image(place) as file:
+            score = float(file.info[SCORE_KEY]) if SCORE_KEY in file.info else None
+    return _facts(iuv, score if score is None or math.isfinite(score) else None)
 
 
 def _facts(iuv: Tensor, score: float | None) -> MapSummary:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dsa_fast.densepose.parts import NUM_PARTS
 from dsa_fast.extras import require
+from dsa_fast.mat_files import check_mat
 
 __all__ = ["SymmetryTable", "as_lut"]
 
@@ -91,6 +92,7 @@ def as_lut(table: SymmetryTable) -> Tensor:
 
 
 def _read_matlab5(scipy_io: ModuleType, path: Path) -> dict[str, list[Any]]:
+    check_mat(path, _KEYS)
     loaded = scipy_io.loadmat(path, variable_names=_KEYS)
     return {key: list(loaded[key].ravel()) for key in _KEYS if key in loaded}
 

@@ -4,6 +4,7 @@
 - `encoder`: images -> vectors, from a checkpoint or any exported file; `image_batch` reads its images.
 - `embedding_network`: the network that is exported; `onnx`, `tensorrt`: the formats; `sidecar`: the description.
 - `cuda`: runs batches on a GPU.
+- `verification`: whether two images show the same person, by thresholds that were measured.
 - `inputs`: the images, crops and video frames to embed; `vector_files`: vectors on disk; `index`: FAISS search.
 - `triton`: a model repository for Triton Inference Server.
 
@@ -19,6 +20,7 @@ from dsa_fast.deploy.parity import compare_scores, compare_vectors
 from dsa_fast.deploy.sidecar import BatchRange, InputSpec, OutputSpec, Sidecar, read_sidecar
 from dsa_fast.deploy.triton import write_repository
 from dsa_fast.deploy.vector_files import Vectors, read_vectors, write_vectors
+from dsa_fast.deploy.verification import Verdict, calibrate
 
 __all__ = [
     "BatchRange",
@@ -31,6 +33,8 @@ __all__ = [
     "Sidecar",
     "VectorIndex",
     "Vectors",
+    "Verdict",
+    "calibrate",
     "compare_scores",
     "compare_vectors",
     "export",

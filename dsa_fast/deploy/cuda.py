@@ -38,8 +38,8 @@ class _Slot:
 
     def __init__(self, runner: CudaRunner, size: int) -> None:
         shape, pin = runner.spec.shape(size), runner.pin
-        self.host = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
-        self.device = torch.empty(shape, dtype=torch.uint8, device=runner.device)
+        self.host = torch.empty(shape, dtype=runner.dtype, pin_memory=pin)
+        self.device = torch.empty(shape, dtype=runner.dtype, device=runner.device)
         self.out = torch.empty(size, runner.dim, device=runner.device)
         self.host_out = torch.empty(size, runner.dim, pin_memory=pin)
         self.copied, self.done = runner.cuda.Event(), runner.cuda.Event()
@@ -75,6 +75,7 @@ class CudaRunner:
         stream: Any = None,
     ) -> None:
         self.spec, self.dim, self.batch, self.device = spec, dim, batch, device
+        self.dtype = getattr(torch, spec.dtype)
         self.cuda, self.pin, self.graphs = cuda, pin, graphs
         self._session, self._plain = session, session()
         self._compute = cuda.Stream(device) if stream is None else stream
@@ -90,7 +91,7 @@ class CudaRunner:
         that stream waits for it.
 
         Args:
-            images: uint8, contiguous, [N, ...] in the input's layout.
+            images: contiguous, [N, ...] in the input's layout and type.
 
         Returns:
             float32 [N, dim], on the GPU.
@@ -112,7 +113,7 @@ class CudaRunner:
 
         Args:
             count: N, the number of images.
-            fill: fill(start, stop, buffer) writes images start..stop-1 into a buffer, uint8 [B, ...] in the layout.
+            fill: fill(start, stop, buffer) writes images start..stop-1 into a buffer, [B, ...] in the layout and type.
 
         Returns:
             float32 [N, dim], on the host.
@@ -167,14 +168,14 @@ class CudaRunner:
         if count >= self.batch.min and aligned:
             self._plain(images, out, self._compute.cuda_stream)
             return
-        padded = torch.zeros(self.spec.shape(max(count, self.batch.min)), dtype=torch.uint8, device=self.device)
+        padded = torch.zeros(self.spec.shape(max(count, self.batch.min)), dtype=self.dtype, device=self.device)
         padded[:count] = images
         vectors = torch.empty(len(padded), self.dim, device=self.device)
         self._plain(padded, vectors, self._compute.cuda_stream)
         out.copy_(vectors[:count])
 
     def _capture(self, size: int) -> _Graph:
-        images = torch.zeros(self.spec.shape(size), dtype=torch.uint8, device=self.device)
+        images = torch.zeros(self.spec.shape(size), dtype=self.dtype, device=self.device)
         out = torch.zeros(size, self.dim, device=self.device)
         enqueue, handle = self._session(), self._compute.cuda_stream
         for _ in range(3):  # the first runs allocate, compile and choose kernels, which a graph must not capture

@@ -15,13 +15,14 @@ if TYPE_CHECKING:  # `models` imports torchvision, which an exported file does n
     from dsa_fast.models import DSAReID
 
 Layout = Literal["NHWC", "NCHW"]
+InputKind = Literal["uint8", "float"]
 FloatPrecision = Literal["fp32", "fp16", "bf16"]
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class EmbeddingNetwork(nn.Module):
-    """uint8 images -> unit vectors, with normalization inside and batch norms folded into the convolutions.
+    """Images -> unit vectors, with batch norms folded into the convolutions.
 
     The vectors are those of `DSAReID.embed` scaled to length 1. Each half has length 1 there, so both are divided by
     the square root of 2 here. All cosines and rankings stay the same, and the inner product of two vectors is their
@@ -31,19 +32,28 @@ class EmbeddingNetwork(nn.Module):
         model: the trained network. It is copied, not changed.
         layout: layout of the input: `NHWC`, as from decoders and cameras, or `NCHW`.
         precision: precision of the convolutions.
+        input: `uint8` for images in 0..255, normalized here, or `float` for images that are normalized already, as
+            trackers pass them: (value / 255 - mean) / std, NCHW.
 
     Attributes:
         dim: length of a vector.
 
     Raises:
-        ValueError: unknown layout or precision.
+        ValueError: unknown layout, precision or input, or a float input that is not NCHW.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, model: DSAReID, *, layout: Layout = "NHWC", precision: FloatPrecision = "fp32") -> None:
+    def __init__(
+        self, model: DSAReID, *, layout: Layout = "NHWC", precision: FloatPrecision = "fp32", input: InputKind = "uint8"
+    ) -> None:
         super().__init__()
+        if input not in get_args(InputKind):
+            raise ValueError(f"input must be one of {', '.join(get_args(InputKind))}, got {input!r}")
+        if input == "float" and layout != "NCHW":
+            raise ValueError(f"layout must be NCHW for a float input, got {layout}")
+        self.input: InputKind = input
         if layout not in get_args(Layout):
             raise ValueError(f"layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
         if precision not in DTYPES:
@@ -64,11 +74,13 @@ class EmbeddingNetwork(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 [B, H, W, 3] (or [B, 3, H, W]) RGB -> float32 [B, dim], each of length 1."""
+        """uint8 [B, H, W, 3] (or [B, 3, H, W]) RGB, or float32 [B, 3, H, W] -> float32 [B, dim], each of length 1."""
         x = images.float()  # before the permutation, because TensorRT can only cast 8-bit inputs
         if self.layout == "NHWC":
             x = x.permute(0, 3, 1, 2)
-        maps = self.stream.backbone(((x - self.mean) * self.scale).to(self.dtype))
+        if self.input == "uint8":
+            x = (x - self.mean) * self.scale
+        maps = self.stream.backbone(x.to(self.dtype))
         halves = [
             functional.normalize(neck(head(maps).float().mean(dim=(2, 3))), dim=1)
             for head, neck in (

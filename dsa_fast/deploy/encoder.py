@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -16,11 +18,13 @@ from torch import Tensor
 
 from dsa_fast.deploy.cuda import CudaRunner, Enqueue
 from dsa_fast.deploy.embedding_network import EmbeddingNetwork
-from dsa_fast.deploy.image_batch import ImageBatch, Images, chunks, to_layout
-from dsa_fast.deploy.sidecar import BatchRange, InputSpec, OutputSpec, Sidecar, read_sidecar
+from dsa_fast.deploy.image_batch import ImageBatch, Images, OneImage, chunks, to_input
+from dsa_fast.deploy.sidecar import SUFFIXES, BatchRange, InputSpec, OutputSpec, Sidecar, read_sidecar
 from dsa_fast.deploy.tensorrt import Engine
+from dsa_fast.deploy.verification import Verdict, judge
 from dsa_fast.device import pick_device
 from dsa_fast.extras import require
+from dsa_fast.version import __version__
 
 Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 EncoderPrecision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -29,9 +33,9 @@ _HOST_BATCH = 32  # on a CPU, larger batches are not faster and do not fit the c
 
 
 class HostBackend(Protocol):
-    """Runs a batch on the CPU, from any thread: uint8 in the layout -> float32 [B, dim]."""
+    """Runs a batch on the CPU, from any thread: images as the file takes them -> float32 [B, dim]."""
 
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]: ...
 
 
 class Encoder:
@@ -47,6 +51,7 @@ class Encoder:
         dim: length of a vector.
         precision: actual precision of the convolutions; `int8` for a quantized file.
         sidecar: the description of an exported file; None for a checkpoint.
+        native: whether `dsa_fast_runtime` runs the file, which also resizes the images.
         needs_iuv: False, as for every `dsa_fast.evaluation.Embedder` of images alone.
     """
 
@@ -61,7 +66,7 @@ class Encoder:
         spec: InputSpec,
         output: OutputSpec,
         batch: BatchRange,
-        run: HostBackend | CudaRunner,
+        run: HostBackend | CudaRunner | _Native,
         sidecar: Sidecar | None = None,
         on_close: Callable[[], None] | None = None,
     ) -> None:
@@ -69,6 +74,7 @@ class Encoder:
         self.spec, self.batch, self.sidecar = spec, batch, sidecar
         self.size, self.dim = (spec.height, spec.width), output.dim
         self._run, self._on_close = run, on_close
+        self.native = isinstance(run, _Native)
 
     @classmethod
     def load(
@@ -86,7 +92,8 @@ class Encoder:
         """Loads a checkpoint of `dsa-fast fit`, or a file of `dsa-fast export` with its sidecar.
 
         Args:
-            path: `.ckpt`, `.onnx` or `.engine`.
+            path: `.ckpt`, `.onnx` or `.engine`; a folder of `dsa_fast.models.save_pretrained`; a model of the Hugging
+                Face hub, `hf://user/repo`, or an exported file in it, `hf://user/repo/mf.onnx`.
             device: `auto`, `cpu`, `cuda`, `cuda:1`. `auto` is a GPU if the backend can use one.
             backend: the library that runs it. `auto` is PyTorch for a checkpoint, and the library that built an engine.
                 For ONNX it is ONNX Runtime on a GPU. On a CPU it is OpenVINO if installed, because it is faster,
@@ -104,7 +111,7 @@ class Encoder:
             ValueError: the file is damaged or does not fit this machine (the message names the difference), the library
                 is not installed, or an option does not apply to the file.
         """
-        path = Path(path)
+        path = cls._find(path)
         if backend not in get_args(Backend):
             raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
         if precision not in get_args(EncoderPrecision):
@@ -112,7 +119,7 @@ class Encoder:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
         threads = threads or torch.get_num_threads()
-        if path.suffix == ".ckpt":
+        if path.suffix == ".ckpt" or path.is_dir():
             if backend not in ("auto", "torch"):
                 raise ValueError(f"backend must be torch for a checkpoint, got {backend}: run dsa-fast export first")
             return cls._load_checkpoint(path, pick_device(device), precision, cuda_graphs, compile)
@@ -127,13 +134,29 @@ class Encoder:
             raise ValueError(f"precision of {path} is {sidecar.precision} since its export, got {precision}")
         return cls._load_engine(path, sidecar, device, cuda_graphs, runtime_cache)
 
+    @staticmethod
+    def _find(path: str | os.PathLike[str]) -> Path:
+        """Downloads what is on the hub: an exported file with its sidecar, or the folder of a model."""
+        name = os.fspath(path)
+        if not name.startswith("hf://"):
+            return Path(path)
+        from dsa_fast.models.hub import download
+
+        if name.endswith(tuple(SUFFIXES.values())):
+            download(f"{name}.json")
+            return download(name)
+        download(f"{name}/model.safetensors")
+        return download(f"{name}/config.json").parent
+
     @classmethod
     def _load_checkpoint(
         cls, path: Path, device: torch.device, precision: str, graphs: bool, compiled: bool
     ) -> Encoder:
-        from dsa_fast.models import load_model  # it imports torchvision, which an exported file does not need
+        # They import torchvision, which an exported file does not need.
+        from dsa_fast.models import load_model
+        from dsa_fast.models.hub import from_pretrained
 
-        loaded = load_model(path)
+        loaded = from_pretrained(path) if path.is_dir() else load_model(path)
         precision = "fp32" if precision == "auto" else precision
         network = EmbeddingNetwork(loaded.model, precision=precision)  # type: ignore[arg-type]
         network = network.to(device).to(memory_format=torch.channels_last)
@@ -155,10 +178,16 @@ class Encoder:
         if backend == "auto":
             has_openvino = _installed("openvino") and place.type == "cpu"
             backend = "openvino" if has_openvino or sidecar.precision == "bf16" else "onnxruntime"
-        run: HostBackend | CudaRunner
+        run: HostBackend | CudaRunner | _Native
         if backend == "openvino":
             if place.type != "cpu":
                 raise ValueError(f"device must be cpu for OpenVINO, got {place}")
+            runtime = find_runtime()
+            if runtime is not None:
+                run = _Native(runtime, path, sidecar, precision, threads)
+                return cls(
+                    path, backend, place, run.precision, sidecar.input, sidecar.output, sidecar.batch, run, sidecar
+                )
             run = _OpenVino(path, sidecar, sidecar.precision if precision == "auto" else precision, threads)
             precision = sidecar.precision if sidecar.precision == "int8" else run.precision
         else:
@@ -187,15 +216,17 @@ class Encoder:
         close = engine.save_runtime_cache
         return cls(path, sidecar.kind, place, sidecar.precision, spec, output, batch, runner, sidecar, close)
 
-    def __call__(self, images: Images) -> NDArray[np.float32] | Tensor:
+    def __call__(self, images: Images, *, channels: Literal["RGB", "BGR"] = "RGB") -> NDArray[np.float32] | Tensor:
         """Embeds one or many images.
 
         Args:
-            images: RGB, in any sizes (they are resized as in the evaluation): uint8 arrays [H, W, 3] or [B, H, W, 3],
+            images: in any sizes (they are resized as in the evaluation): uint8 arrays [H, W, 3] or [B, H, W, 3],
                 uint8 tensors [3, H, W] or [B, 3, H, W] on any device, PIL images, paths of files, or a sequence of
                 single images. PIL images and files are turned upright according to their EXIF orientation. A CUDA
                 tensor of the network's size, in the memory format of its layout (channels_last for NHWC), is read in
-                place, and the host does not wait for the GPU.
+                place, and the host does not wait for the GPU. An empty sequence gives [0, D].
+            channels: order of the channels of arrays and tensors, `BGR` as from OpenCV. PIL images and files are always
+                read as RGB.
 
         Returns:
             float32 [D] for one image, [N, D] for many: a tensor on the images' device if they are tensors,
@@ -205,30 +236,55 @@ class Encoder:
             TypeError: `images` has another type, or does not have 8 bits.
             ValueError: a shape is wrong, or a file can't be read.
         """
-        given = ImageBatch(images)
-        if not isinstance(self._run, CudaRunner):
-            vectors = self._on_host(given, self._run)
+        most = max(self.batch.min, min(self.batch.max, _HOST_BATCH))
+        if (
+            isinstance(self._run, _Native)
+            and isinstance(images, np.ndarray)
+            and (images.ndim == 3 or (images.ndim == 4 and len(images) <= most))
+        ):
+            return self._run(images, channels)  # nothing to do here: the shortest way for one image
+        given = ImageBatch(images, channels)
+        if len(given) == 0:
+            vectors = torch.empty(0, self.dim)
+        elif not isinstance(self._run, CudaRunner):
+            vectors = torch.cat([self._on_host(given, *part) for part in chunks(len(given), most)])
         elif given.device.type == "cuda":
             whole = given.read(0, len(given), self.size).to(self.device)
-            vectors = self._run.from_device(to_layout(whole, self.spec.layout))
+            vectors = self._run.from_device(to_input(whole, self.spec))
         else:
 
             def fill(start: int, stop: int, buffer: Tensor) -> None:
-                part = given.read(start, stop, self.size)
-                buffer.copy_(part.permute(0, 2, 3, 1) if self.spec.layout == "NHWC" else part)
+                buffer.copy_(to_input(given.read(start, stop, self.size), self.spec))
 
             vectors = self._run.from_host(len(given), fill)
         return given.deliver(vectors)
 
-    def _on_host(self, given: ImageBatch, run: HostBackend) -> Tensor:
-        result = torch.empty(len(given), self.dim)
-        most = max(self.batch.min, min(self.batch.max, _HOST_BATCH))
-        for start, stop in chunks(len(given), most):
-            part = to_layout(given.read(start, stop, self.size).cpu(), self.spec.layout)
-            if stop - start < self.batch.min:
-                part = torch.cat([part, part.new_zeros(self.spec.shape(self.batch.min - len(part)))])
-            result[start:stop] = torch.from_numpy(np.asarray(run(part.numpy())))[: stop - start]
-        return result
+    def _on_host(self, given: ImageBatch, start: int, stop: int) -> Tensor:
+        if isinstance(self._run, _Native):
+            return torch.from_numpy(self._run(given.arrays(start, stop)))
+        assert not isinstance(self._run, CudaRunner)
+        part = to_input(given.read(start, stop, self.size).cpu(), self.spec)
+        if stop - start < self.batch.min:
+            part = torch.cat([part, part.new_zeros(self.spec.shape(self.batch.min - len(part)))])
+        return torch.from_numpy(np.array(self._run(part.numpy())))[: stop - start]
+
+    def verify(
+        self, a: OneImage, b: OneImage, *, fmr: float = 1e-3, channels: Literal["RGB", "BGR"] = "RGB"
+    ) -> Verdict:
+        """Tells whether two images show the same person.
+
+        Args:
+            a, b: the images.
+            fmr: false match rate whose threshold decides, one of those that the file was calibrated for.
+            channels: see `__call__`.
+
+        Raises:
+            TypeError, ValueError: see `__call__`; or the file has no calibration, or none for this rate.
+        """
+        verification = None if self.sidecar is None else self.sidecar.verification
+        judge(verification, self.path, 0.0, fmr)  # refuses before any work
+        first, second = np.asarray(torch.as_tensor(self([a, b], channels=channels)).cpu())
+        return judge(verification, self.path, float(first @ second), fmr)
 
     def embed_batch(self, images: Tensor) -> Tensor:
         """Embeds one batch without splitting or padding it.
@@ -252,8 +308,10 @@ class Encoder:
                 f"{self.batch.min}..{self.batch.max}, got {list(images.shape)}"
             )
         if isinstance(self._run, CudaRunner):
-            return self._run.from_device(to_layout(images.to(self.device), self.spec.layout)).cpu()
-        return torch.from_numpy(np.array(self._run(to_layout(images.cpu(), self.spec.layout).numpy())))
+            return self._run.from_device(to_input(images.to(self.device), self.spec)).cpu()
+        if isinstance(self._run, _Native):
+            return torch.from_numpy(self._run(images.permute(0, 2, 3, 1).cpu().numpy()))
+        return torch.from_numpy(np.array(self._run(to_input(images.cpu(), self.spec).numpy())))
 
     def close(self) -> None:
         """Saves the kernels that TensorRT-RTX compiled on this machine, for the next start."""
@@ -323,6 +381,27 @@ class _OnnxCpu:
         return vectors
 
 
+class _Native:
+    """Runs a file with `dsa_fast_runtime`, which knows the same rules and returns the same vectors."""
+
+    def __init__(self, runtime: ModuleType, path: Path, sidecar: Sidecar, precision: str, threads: int) -> None:
+        # Batches are split here, so embed_batch runs each one as it is.
+        self._encoder = runtime.Encoder(path, batch=sidecar.batch.max, threads=threads, precision=precision)
+        self.precision: str = self._encoder.precision
+
+    def __call__(self, images: Any, channels: str = "RGB") -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = self._encoder(images, channels=channels)
+        return vectors
+
+
+def find_runtime() -> ModuleType | None:
+    """Returns `dsa_fast_runtime` if it is installed in this package's version and its OpenVINO loads, else None."""
+    if not _installed("dsa_fast_runtime"):
+        return None
+    runtime = importlib.import_module("dsa_fast_runtime")
+    return runtime if runtime.__version__ == __version__ and runtime.available("onnx") else None
+
+
 _OPENVINO_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 
 
@@ -352,9 +431,14 @@ class _OpenVino:
         if not hasattr(self._requests, "own"):
             self._requests.own = self._model.create_infer_request()
         vectors: NDArray[np.float32] = self._requests.own.infer([images], share_inputs=True)[0]
-        if self._rescale:
-            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors
+        return unit(vectors) if self._rescale else vectors
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scales vectors [N, D] to length 1, with the arithmetic of `dsa_fast_runtime`: sums in float64, in order."""
+    squares = np.square(vectors.astype(np.float64))
+    lengths = np.sqrt(np.add.accumulate(squares, axis=1)[:, -1:])
+    return (vectors / lengths).astype(np.float32)
 
 
 def openvino_precision(precision: str, capabilities: Sequence[str]) -> str:

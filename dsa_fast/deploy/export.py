@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dsa_fast.data.people import PeopleSplits
-from dsa_fast.deploy.embedding_network import EmbeddingNetwork
+from dsa_fast.deploy.embedding_network import EmbeddingNetwork, FloatPrecision, InputKind
 from dsa_fast.deploy.encoder import Encoder
-from dsa_fast.deploy.image_batch import to_layout
+from dsa_fast.deploy.image_batch import to_input
 from dsa_fast.deploy.onnx import CalibrationMethod, write_int8_onnx, write_onnx
 from dsa_fast.deploy.parity import check_parity, compare_scores, compare_vectors
 from dsa_fast.deploy.sidecar import (
@@ -33,7 +31,7 @@ from dsa_fast.deploy.sidecar import (
 )
 from dsa_fast.deploy.tensorrt import build_engine, describe_gpu, library, version_key
 from dsa_fast.extras import require
-from dsa_fast.files import checksum
+from dsa_fast.files import checksum, locked, temporary_folder
 from dsa_fast.version import __version__
 
 if TYPE_CHECKING:
@@ -61,7 +59,8 @@ def export(
     format: Kind = "onnx",
     precision: Precision = "fp32",
     batch: BatchRange = BatchRange(),  # noqa: B008 - frozen
-    layout: Literal["NHWC", "NCHW"] = "NHWC",
+    layout: Literal["NHWC", "NCHW"] | None = None,
+    input: InputKind = "uint8",
     calibration: NamedImages | None = None,
     calibration_method: CalibrationMethod = "minmax",
     data: PeopleSplits | None = None,
@@ -81,11 +80,12 @@ def export(
         format: `onnx`, or an engine: `tensorrt` (needs its GPU) or `tensorrt-rtx` (needs none to build).
         precision: precision of the convolutions; `int8` needs `calibration`.
         batch: smallest and largest batch size, and the size that engines are tuned for.
-        layout: layout of the input.
+        layout: layout of the input; None is NHWC for `uint8` and NCHW for `float`.
+        input: `uint8`, or `float` for normalized float32 images, as trackers pass them.
         calibration: images like those of your application, which determine the ranges of int8.
         calibration_method: see `write_int8_onnx`.
         data: a data set to measure the change in mAP.
-        least_cosine: smallest allowed cosine; None for the limit of the precision in `parity.LEAST_COSINE`.
+        least_cosine: smallest allowed cosine; None for the limit of the precision, see `parity.least_cosine`.
         tf32: see `build_engine`.
         timing_cache: see `build_engine`; None keeps it next to `out` as OUT.timing.
         compute_capabilities: see `build_engine`.
@@ -112,15 +112,14 @@ def export(
     path = Path(out)
     if path.suffix != SUFFIXES[format]:
         raise ValueError(f"out must end in {SUFFIXES[format]} for {format}, got {path}")
+    layout = layout or ("NHWC" if input == "uint8" else "NCHW")
     loaded = load_model(checkpoint)
     for each in (images, calibration):
         if each is not None and each.images.shape[2:] != loaded.size:
             raise ValueError(f"images must have the input's size {loaded.size}, got {tuple(each.images.shape[2:])}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
-        work = Path(folder)
+    with locked(path), temporary_folder(path) as work:
         onnx_file, onnx_sidecar = _make_onnx(
-            loaded, checkpoint, work, path.stem, precision, batch, layout, calibration, calibration_method
+            loaded, checkpoint, work, path.stem, precision, batch, layout, input, calibration, calibration_method
         )
         made, sidecar = onnx_file, onnx_sidecar
         if format != "onnx":
@@ -164,18 +163,21 @@ def _make_onnx(
     precision: Precision,
     batch: BatchRange,
     layout: Literal["NHWC", "NCHW"],
+    input: InputKind,
     calibration: NamedImages | None,
     method: CalibrationMethod,
 ) -> tuple[Path, Sidecar]:
-    network = EmbeddingNetwork(loaded.model, layout=layout, precision="fp32" if precision == "int8" else precision)
-    spec, output = InputSpec(*loaded.size, layout=layout), OutputSpec(network.dim)
+    floats: FloatPrecision = "fp32" if precision == "int8" else precision
+    network = EmbeddingNetwork(loaded.model, layout=layout, precision=floats, input=input)
+    spec = InputSpec(*loaded.size, layout=layout, dtype="uint8" if input == "uint8" else "float32")
+    output = OutputSpec(network.dim)
     file = work / f"{stem}.onnx"
     about = None
     if precision == "int8":
         assert calibration is not None
         plain = work / f"{stem}.float.onnx"
         write_onnx(network, plain, spec, output)
-        array = to_layout(calibration.images, layout).numpy().astype(np.uint8, copy=False)
+        array = to_input(calibration.images, spec).numpy()
         write_int8_onnx(plain, file, array, input_name=spec.name, method=method)
         about = {"images": len(array), "source": calibration.name, "method": method}
     else:

@@ -6,8 +6,9 @@ An index is a folder. `current.json` names the current index file and table. A c
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsa_fast.array_files import load_arrays
 from dsa_fast.deploy.inputs import Item
-from dsa_fast.deploy.vector_files import Vectors
+from dsa_fast.deploy.vector_files import Vectors, check_finite
 from dsa_fast.extras import require
-from dsa_fast.files import atomic_path, checksum, write_json
+from dsa_fast.files import atomic_path, checksum, is_left_over, locked, read_json, write_json
 
 _FORMAT, _VERSION, _MARK = "dsa_fast.index", 1, "current.json"
+_MOST_IN_KIND = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class VectorIndex:
         """Makes an index and writes it.
 
         Args:
-            folder: a new or empty folder.
+            folder: a new or empty folder, or what an interrupted `build` left. The index that the same call made
+                before is opened.
             vectors: the vectors of the index.
             kind: FAISS's factory string. `Flat` compares with all vectors; `HNSW32` and `IVF256,Flat` search only a
                 part, for millions of vectors.
@@ -69,21 +73,28 @@ class VectorIndex:
         """
         faiss = require("faiss")
         folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise FileExistsError(f"index must be a new or empty folder, got {folder}")
+        if any(not 1 <= int(number) <= _MOST_IN_KIND for number in re.findall(r"[0-9]+", kind)):
+            raise ValueError(f"kind must have numbers in 1..{_MOST_IN_KIND}, got {kind!r}")
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(f"index must be a new or empty folder, got the file {folder}")
         unit = _unit(vectors.vectors)
-        try:
-            index = faiss.index_factory(unit.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
-            if not index.is_trained:
-                index.train(unit)
-            index.add(unit)
-        except RuntimeError as error:
-            first = str(error).strip().splitlines()[-1]
-            raise ValueError(
-                f"kind must be an index that FAISS can make of {len(unit)} vectors, got {kind!r}: {first}"
-            ) from error
-        made = cls(folder, kind, vectors.encoder, index, _without_vectors(vectors), 0)
-        made._write()
+        with locked(folder, folder=True):
+            if not all(map(_is_unfinished, folder.iterdir())):
+                if _last_added(folder) == (0, kind, _digest(vectors)):  # the same call has finished before
+                    return cls.open(folder)
+                raise FileExistsError(f"index must be a new or empty folder, got {folder}")
+            try:
+                index = faiss.index_factory(unit.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+                if not index.is_trained:
+                    index.train(unit)
+                index.add(unit)
+            except (RuntimeError, MemoryError) as error:
+                raise ValueError(
+                    f"kind must be an index that FAISS can make of {len(unit)} vectors, got {kind!r}: "
+                    f"{_last_line(error)}"
+                ) from error
+            made = cls(folder, kind, vectors.encoder, index, _without_vectors(vectors), 0)
+            made._write(_digest(vectors))
         return made
 
     @classmethod
@@ -100,41 +111,59 @@ class VectorIndex:
         if not mark.is_file():
             raise FileNotFoundError(f"index must be a folder of dsa-fast search build, got {folder}: no {_MARK} in it")
         try:
-            about = json.loads(mark.read_text(encoding="utf-8"))
+            about = read_json(mark)
             if (about["format"], about["format_version"]) != (_FORMAT, _VERSION):
                 raise ValueError(f"it has format {about['format']!r}, version {about['format_version']!r}")
             generation, kind, encoder = int(about["generation"]), str(about["kind"]), str(about["encoder"])
             sums = {str(name): str(value) for name, value in about["sha256"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if not 0 <= generation < 1 << 62:
+                raise ValueError(f"it has generation {generation}")
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"index must be a folder of dsa-fast search build, got {folder}: {error}") from error
         for name, file in _files(folder, generation).items():
             if not file.is_file() or checksum(file) != sums.get(name):
                 raise ValueError(f"index is damaged: {file} is not what {mark} says; build it again")
         files = _files(folder, generation)
-        with np.load(files["table"], allow_pickle=False) as table:
-            rows = Vectors(np.empty((0, 0), np.float32), table["paths"], table["frames"], table["boxes"], encoder)
-        return cls(folder, kind, encoder, faiss.read_index(str(files["index"])), rows, generation)
+        try:
+            rows = _read_table(files["table"], encoder)
+            read = faiss.read_index(str(files["index"]))
+            if read.ntotal != len(rows):
+                raise ValueError(f"it has {read.ntotal} vectors and its table {len(rows)} rows")
+        except Exception as error:  # FAISS raises RuntimeError
+            raise ValueError(f"index is damaged: {folder}: {_last_line(error)}") from error
+        return cls(folder, kind, encoder, read, rows, generation)
 
     def add(self, vectors: Vectors) -> None:
-        """Adds vectors and writes the index.
+        """Adds vectors and writes the index. Vectors that were the last to be added are not added again.
+
+        So the same call can be repeated after it was interrupted.
 
         Raises:
-            ValueError: the vectors have another length, or another encoder made them.
+            ValueError: the vectors have another length or are not finite, another encoder made them, or another process
+                has changed the index since it was opened.
+            BlockingIOError: another process is changing the index.
         """
         if vectors.vectors.shape[1] != self.dim:
             raise ValueError(f"vectors must have length {self.dim}, got {vectors.vectors.shape[1]}")
         check_encoder(self.encoder, vectors.encoder)
-        self._index.add(_unit(vectors.vectors))
-        old = self._table
-        self._table = Vectors(
-            old.vectors,
-            np.concatenate([old.paths, vectors.paths]),
-            np.concatenate([old.frames, vectors.frames]),
-            np.concatenate([old.boxes, vectors.boxes]),
-            self.encoder,
-        )
-        self._generation += 1
-        self._write()
+        unit, digest = _unit(vectors.vectors), _digest(vectors)
+        with locked(self.folder, folder=True):
+            found = _last_added(self.folder)
+            if found is None or found[0] != self._generation:
+                raise ValueError(f"another process has changed the index since it was opened, {self.folder}: try again")
+            if found[2] == digest:
+                return
+            self._index.add(unit)
+            old = self._table
+            self._table = Vectors(
+                old.vectors,
+                np.concatenate([old.paths, vectors.paths]),
+                np.concatenate([old.frames, vectors.frames]),
+                np.concatenate([old.boxes, vectors.boxes]),
+                self.encoder,
+            )
+            self._generation += 1
+            self._write(digest)
 
     def search(self, vectors: NDArray[np.float32], k: int = 10) -> Hits:
         """Finds the nearest vectors of each query.
@@ -157,12 +186,15 @@ class VectorIndex:
         """Returns the image of a row."""
         return self._table.item(row)
 
-    def _write(self) -> None:
+    def _write(self, added: str) -> None:
         faiss = require("faiss")
         files = _files(self.folder, self._generation)
-        with atomic_path(files["index"]) as temporary:
-            faiss.write_index(self._index, str(temporary))
-        with atomic_path(files["table"]) as temporary, temporary.open("wb") as file:
+        with atomic_path(files["index"], sync=True) as temporary:
+            try:
+                faiss.write_index(self._index, str(temporary))
+            except RuntimeError as error:
+                raise OSError(f"{files['index']} could not be written: {_last_line(error)}") from error
+        with atomic_path(files["table"], sync=True) as temporary, temporary.open("wb") as file:
             np.savez(file, paths=self._table.paths, frames=self._table.frames, boxes=self._table.boxes)
         about = {
             "format": _FORMAT,
@@ -172,9 +204,10 @@ class VectorIndex:
             "encoder": self.encoder,
             "vectors": len(self),
             "dim": self.dim,
+            "last_added": added,
             "sha256": {name: checksum(file) for name, file in files.items()},
         }
-        write_json(self.folder / _MARK, about)
+        write_json(self.folder / _MARK, about, sync=True)
         for old in self.folder.glob("*-*.*"):
             if old not in files.values() and old.stem.split("-")[0] in files:
                 old.unlink()
@@ -189,12 +222,51 @@ def check_encoder(index: str, vectors: str) -> None:
         )
 
 
+def _last_added(folder: Path) -> tuple[int, str, str] | None:
+    """Returns the generation, the kind and the digest of the last vectors of an index; None if there is no index."""
+    try:
+        about = read_json(folder / _MARK)
+        return int(about["generation"]), str(about["kind"]), str(about.get("last_added"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _digest(vectors: Vectors) -> str:
+    digest = hashlib.sha256(vectors.encoder.encode(errors="surrogateescape"))
+    for column in (vectors.vectors, vectors.paths, vectors.frames, vectors.boxes):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
+
+
 def _files(folder: Path, generation: int) -> dict[str, Path]:
     return {"index": folder / f"index-{generation:06d}.faiss", "table": folder / f"table-{generation:06d}.npz"}
 
 
+def _is_unfinished(path: Path) -> bool:
+    """Returns whether a file is one that `build` writes before the index is complete."""
+    return path.name == ".lock" or is_left_over(path) or path.name in {file.name for file in _files(path, 0).values()}
+
+
+def _read_table(path: Path, encoder: str) -> Vectors:
+    arrays = load_arrays(path, ("paths", "frames", "boxes"))
+    paths, frames, boxes = arrays["paths"], arrays["frames"], arrays["boxes"]
+    n = len(paths)
+    if paths.dtype.kind != "U" or not frames.dtype == boxes.dtype == np.dtype(np.int64):
+        raise ValueError(f"its table has {paths.dtype}, {frames.dtype} and {boxes.dtype}")
+    if paths.shape != (n,) or frames.shape != (n,) or boxes.shape != (n, 4):
+        raise ValueError(f"its table has shapes {paths.shape}, {frames.shape} and {boxes.shape}")
+    return Vectors(np.empty((0, 0), np.float32), paths, frames, boxes, encoder)
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if vectors.ndim != 2 or vectors.shape[1] == 0 or vectors.dtype.kind != "f":
+        raise ValueError(f"vectors must be floating point [N, D], got {vectors.dtype} {list(vectors.shape)}")
+    check_finite(vectors, "search needs finite vectors")
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     unit: NDArray[np.float32] = np.ascontiguousarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)
     return unit
 

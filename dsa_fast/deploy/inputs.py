@@ -16,9 +16,11 @@ from torch import Tensor
 
 from dsa_fast.data.folders import IMAGE_SUFFIXES
 from dsa_fast.extras import require
+from dsa_fast.files import check_regular, csv_errors
 from dsa_fast.image import read_image
 
 _BOX = ("x", "y", "w", "h")
+_VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,h264,hevc,m4v,flv,asf,ogg,ivf,mjpeg"
 
 
 @dataclass(frozen=True)
@@ -69,18 +71,18 @@ def find_images(source: str | os.PathLike[str]) -> list[Path]:
     elif source.suffix.lower() in IMAGE_SUFFIXES:
         found = [source]
     else:
-        try:
-            lines = source.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"images must be a folder, an image, or a text file of paths, got {source}") from error
-        found = [source.parent / line.strip() for line in lines if line.strip()]
+        content = source.read_bytes()
+        if b"\0" in content:
+            raise ValueError(f"images must be a folder, an image, or a text file of paths, got {source}")
+        lines = [os.fsdecode(line).strip() for line in content.split(b"\n")]
+        found = [source.parent / line for line in lines if line]
     if not found:
         raise ValueError(f"images must hold at least one image, got none in {source}")
     return found
 
 
 def _read_table(source: Path) -> list[Item]:
-    with source.open(newline="", encoding="utf-8") as file:
+    with source.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file, csv_errors(source):
         reader = csv.DictReader(file)
         columns = set(reader.fieldnames or [])
         boxed = columns.issuperset(_BOX)
@@ -99,7 +101,11 @@ def _read_table(source: Path) -> list[Item]:
                 raise ValueError(
                     f"{source}, line {reader.line_num}: frame and box must be whole numbers: {error}"
                 ) from error
-            if not row[name] or w < 1 or h < 1 or (frame is not None and frame < 0):
+            if not row[name] or "\0" in row[name]:
+                raise ValueError(f"{source}, line {reader.line_num}: needs the path of a {name}")
+            if max(map(abs, (frame or 0, x, y, w, h))) >= 1 << 31:
+                raise ValueError(f"{source}, line {reader.line_num}: frame and box must be below 2^31")
+            if w < 1 or h < 1 or (frame is not None and frame < 0):
                 raise ValueError(f"{source}, line {reader.line_num}: needs a {name}, frame >= 0, w >= 1 and h >= 1")
             items.append(Item(source.parent / row[name], frame, (x, y, w, h) if boxed else None))
     if not items:
@@ -149,7 +155,10 @@ def _read_video(path: Path, items: Sequence[Item]) -> Iterator[Tensor | ValueErr
     rest = list(items)
     problem = ""
     try:
-        with av.open(str(path)) as container:
+        # Only the file itself: a playlist would open other files or addresses.
+        check_regular(path)
+        only = {"protocol_whitelist": "file", "format_whitelist": _VIDEO_FORMATS}
+        with av.open(f"file:{path.absolute()}", container_options=only) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for number, frame in enumerate(container.decode(stream)):
@@ -164,7 +173,7 @@ def _read_video(path: Path, items: Sequence[Item]) -> Iterator[Tensor | ValueErr
                         yield crop(picture, item.box)
                     except ValueError as error:
                         yield ValueError(f"{path}, frame {number}: {error}")
-    except (OSError, IndexError, av.FFmpegError) as error:
+    except (OSError, ValueError, IndexError, av.FFmpegError) as error:
         problem = f": {error}"
     for item in rest:
         yield ValueError(f"{path} must have the frame {item.frame}, and it could not be read{problem}")

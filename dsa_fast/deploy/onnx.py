@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -39,7 +38,7 @@ def write_onnx(network: EmbeddingNetwork, path: Path, spec: InputSpec, output: O
     """
     onnx = require("onnx")
     require("onnxscript")
-    example = torch.zeros(spec.shape(2), dtype=torch.uint8)
+    example = torch.zeros(spec.shape(2), dtype=getattr(torch, spec.dtype))
     with _quiet():
         program = torch.onnx.export(
             network,
@@ -61,14 +60,32 @@ def write_onnx(network: EmbeddingNetwork, path: Path, spec: InputSpec, output: O
         del tensor.metadata_props[:]
     for node in model.graph.node:
         node.doc_string = ""
+    onnx.helper.set_model_props(model, describe(spec, output))
     onnx.checker.check_model(model)
     onnx.save_model(model, str(path))
+
+
+def describe(spec: InputSpec, output: OutputSpec) -> dict[str, str]:
+    """Returns a file's metadata: what it takes and gives, for programs that do not read the sidecar."""
+    inside = spec.dtype == "uint8"
+    return {
+        "input.height": str(spec.height),
+        "input.width": str(spec.width),
+        "input.channels": spec.channels,
+        "input.layout": spec.layout,
+        "input.dtype": spec.dtype,
+        "input.normalization": "none: 0..255, normalized inside the graph" if inside else "(value / 255 - mean) / std",
+        "input.mean": ", ".join(map(str, spec.mean)),
+        "input.std": ", ".join(map(str, spec.std)),
+        "output.dim": str(output.dim),
+        "output.normalized": "true: each vector has length 1" if output.normalized else "false",
+    }
 
 
 def write_int8_onnx(
     source: Path,
     path: Path,
-    images: NDArray[np.uint8],
+    images: NDArray[Any],
     *,
     input_name: str = "images",
     method: CalibrationMethod = "minmax",
@@ -83,7 +100,7 @@ def write_int8_onnx(
     Args:
         source: the float32 file.
         path: the file to write.
-        images: uint8, in the shape and layout of the file's input, used to determine the ranges.
+        images: in the shape, layout and type of the file's input, used to determine the ranges.
         input_name: name of the input.
         method: range of an activation: `minmax` uses all values, `percentile` all except the outermost 0.001 % (several
             times slower).
@@ -112,7 +129,7 @@ def write_int8_onnx(
         def set_range(self, start_index: int, end_index: int) -> None:
             self.place, self.end = start_index, end_index
 
-        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        def get_next(self) -> dict[str, NDArray[Any]] | None:
             if self.place >= self.end:
                 return None
             self.place += 1

@@ -6,13 +6,12 @@ The sidecar of `mf.onnx` is `mf.onnx.json`. It is written last, so a file withou
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dsa_fast.files import atomic_path, checksum
+from dsa_fast.files import atomic_path, checksum, read_json
 from dsa_fast.imagenet import MEAN, STD
 
 Kind = Literal["onnx", "tensorrt", "tensorrt-rtx"]
@@ -62,11 +61,11 @@ class InputSpec:
 
     Attributes:
         name: the tensor's name.
-        dtype: always `uint8`.
-        layout: `NHWC` or `NCHW`.
+        dtype: `uint8`, or `float32` for images that were normalized before: (value / 255 - mean) / std.
+        layout: `NHWC` or `NCHW`; float32 images are always NCHW.
         height, width: in pixels.
         channels: always `RGB`.
-        mean, std: normalization inside the graph, for images in 0..1; for information only.
+        mean, std: normalization of images in 0..1. For uint8 it is inside the graph.
     """
 
     height: int
@@ -120,6 +119,8 @@ class Sidecar:
         parity: results of the comparison with the checkpoint; see `dsa_fast.deploy.parity`.
         compute_capabilities: target GPUs of a tensorrt-rtx engine, such as ["8.6"]; None for TensorRT-RTX's default.
         calibration: images and method that an int8 file was calibrated with; None for others.
+        verification: thresholds and probabilities for pairs of images, of `dsa_fast.deploy.verification`; None before
+            `dsa-fast calibrate`.
     """
 
     kind: Kind
@@ -136,6 +137,7 @@ class Sidecar:
     parity: dict[str, Any] = field(default_factory=dict)
     compute_capabilities: list[str] | None = None
     calibration: dict[str, Any] | None = None
+    verification: dict[str, Any] | None = None
 
     def to_json(self) -> str:
         """Returns the sidecar's text."""
@@ -193,9 +195,9 @@ def parse_sidecar(path: Path) -> Sidecar:
         ValueError: `path` is not a sidecar, or has another version of the format.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} must be the JSON sidecar of an exported file, got: {error}") from error
+        data = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path} must be the JSON sidecar of an exported file, got: {error.__cause__}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         got = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise ValueError(f"{path} must have the format {FORMAT!r}, got {got!r}")
@@ -214,7 +216,7 @@ def parse_sidecar(path: Path) -> Sidecar:
             values[name] = kind(**given)
         sidecar = Sidecar(**values)
         _check(sidecar)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except Exception as error:  # values of other types fail in many ways
         raise ValueError(f"{path} must be a complete sidecar, got: {error}") from error
     return sidecar
 
@@ -223,15 +225,27 @@ def _check(sidecar: Sidecar) -> None:
     rules: list[tuple[str, object, bool]] = [
         ("kind", sidecar.kind, sidecar.kind in get_args(Kind)),
         ("precision", sidecar.precision, sidecar.precision in get_args(Precision)),
-        ("bytes", sidecar.bytes, isinstance(sidecar.bytes, int) and sidecar.bytes > 0),
+        ("file", sidecar.file, isinstance(sidecar.file, str)),
+        ("bytes", sidecar.bytes, _positive(sidecar.bytes, 1 << 50)),
+        ("batch", sidecar.batch, sidecar.batch.max <= 1 << 16),
+        ("input.name", sidecar.input.name, isinstance(sidecar.input.name, str)),
+        ("output.name", sidecar.output.name, isinstance(sidecar.output.name, str)),
+        ("gpu", sidecar.gpu, sidecar.gpu is None or isinstance(sidecar.gpu, dict)),
+        ("parity", sidecar.parity, isinstance(sidecar.parity, dict)),
         ("sha256", sidecar.sha256, isinstance(sidecar.sha256, str) and len(sidecar.sha256) == 64),
-        ("input.dtype", sidecar.input.dtype, sidecar.input.dtype == "uint8"),
-        ("input.layout", sidecar.input.layout, sidecar.input.layout in ("NHWC", "NCHW")),
+        ("input.dtype", sidecar.input.dtype, sidecar.input.dtype in ("uint8", "float32")),
+        (
+            "input.layout",
+            sidecar.input.layout,
+            sidecar.input.layout == "NCHW" or (sidecar.input.layout == "NHWC" and sidecar.input.dtype == "uint8"),
+        ),
+        ("input.mean", sidecar.input.mean, sidecar.input.dtype == "uint8" or sidecar.input.mean == MEAN),
+        ("input.std", sidecar.input.std, sidecar.input.dtype == "uint8" or sidecar.input.std == STD),
         ("input.channels", sidecar.input.channels, sidecar.input.channels == "RGB"),
-        ("input.height", sidecar.input.height, _positive(sidecar.input.height)),
-        ("input.width", sidecar.input.width, _positive(sidecar.input.width)),
+        ("input.height", sidecar.input.height, _positive(sidecar.input.height, 4096)),
+        ("input.width", sidecar.input.width, _positive(sidecar.input.width, 4096)),
         ("output.dtype", sidecar.output.dtype, sidecar.output.dtype == "float32"),
-        ("output.dim", sidecar.output.dim, _positive(sidecar.output.dim)),
+        ("output.dim", sidecar.output.dim, _positive(sidecar.output.dim, 1 << 20)),
         ("versions", sidecar.versions, isinstance(sidecar.versions, dict)),
         ("model", sidecar.model, isinstance(sidecar.model, dict)),
     ]
@@ -240,5 +254,5 @@ def _check(sidecar: Sidecar) -> None:
             raise ValueError(f"{name} is {value!r}")
 
 
-def _positive(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < math.inf
+def _positive(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most

@@ -217,7 +217,7 @@ class Engine:
     def session(self) -> Callable[[Tensor, Tensor, int], None]:
         """Makes a function that enqueues a batch in its own execution context: enqueue(images, out, stream).
 
-        `images` is uint8, contiguous, in the sidecar's layout, with a batch in its range. `out` is float32 [B, dim],
+        `images` is contiguous, in the sidecar's layout and type, with a batch in its range. `out` is float32 [B, dim],
         contiguous. `stream` is a CUDA stream handle. The function raises ValueError if the engine refuses the shape,
         and RuntimeError if the engine fails.
         """
@@ -286,7 +286,7 @@ def check_tensors(trt: ModuleType, engine: Any, sidecar: Sidecar) -> None:
         raise ValueError(f"{sidecar.file} must have the tensors {', '.join(expected)}, got {', '.join(names)}")
     batch = sidecar.batch
     rules = [
-        (sidecar.input.name, tuple(sidecar.input.shape(-1)), trt.uint8),
+        (sidecar.input.name, tuple(sidecar.input.shape(-1)), getattr(trt, sidecar.input.dtype)),
         (sidecar.output.name, (-1, sidecar.output.dim), trt.float32),
     ]
     for name, shape, dtype in rules:

@@ -72,7 +72,7 @@ max_batch_size: {batch.max}
 input [
   {{
     name: "{spec.name}"
-    data_type: TYPE_UINT8
+    data_type: {"TYPE_UINT8" if spec.dtype == "uint8" else "TYPE_FP32"}
     dims: [ {dims} ]
   }}
 ]

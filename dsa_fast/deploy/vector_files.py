@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsa_fast.array_files import load_arrays, memory
 from dsa_fast.deploy.inputs import Item
 from dsa_fast.extras import require
-from dsa_fast.files import atomic_path
+from dsa_fast.files import atomic_path, check_regular, is_left_over
 
 SUFFIXES = (".parquet", ".npz")
 NO_FRAME = -1
@@ -82,6 +82,7 @@ class PartWriter:
 
     Attributes:
         done: number of items in parts that were already finished.
+        finished: an earlier run of the same list and encoder has written `out` already.
 
     Raises:
         FileExistsError: `out` exists, or OUT.parts belongs to another list, part size or encoder.
@@ -93,20 +94,25 @@ class PartWriter:
             raise ValueError(f"out must end in {' or '.join(SUFFIXES)}, got {out}")
         if out.suffix == ".parquet":
             require("pyarrow.parquet")
-        if out.exists():
-            raise FileExistsError(f"out must be free, got {out}: remove it or choose another name")
         self.out, self.encoder, self.folder = out, encoder, out.with_name(out.name + ".parts")
         self.parts = [items[start : start + part] for start in range(0, len(items), part)]
         digest = hashlib.sha256(json.dumps([encoder, part], separators=(",", ":")).encode())
         for item in items:
-            digest.update(f"{item.path}\0{item.frame}\0{item.box}\n".encode())
+            digest.update(f"{item.path}\0{item.frame}\0{item.box}\n".encode(errors="surrogateescape"))
         self._plan, self._mark = digest.hexdigest(), self.folder / "plan"
+        self.finished = out.exists()
+        if self.finished:
+            if _plan_of(out) != self._plan:
+                raise FileExistsError(f"out must be free, got {out}: remove it or choose another name")
+            self._remove_parts()
+            self.done = len(items)
+            return
         if self._mark.is_file():
             if self._mark.read_text() != self._plan:
                 raise FileExistsError(
                     f"{self.folder} must be of this list and encoder to continue, got another's: remove it to restart"
                 )
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif self.folder.exists() and not all(map(is_left_over, self.folder.iterdir())):
             raise FileExistsError(f"{self.folder} must be free or an interrupted run's, got other files")
         self.done = sum(len(items) for number, items in enumerate(self.parts) if self._file(number).is_file())
 
@@ -141,35 +147,68 @@ class PartWriter:
         parts = [part for part in parts if len(part)]
         if not parts:
             raise ValueError(f"out must hold at least one vector, got none: no item could be read ({self.out})")
-        with atomic_path(self.out) as temporary:
-            write_vectors(temporary, parts)
-        shutil.rmtree(self.folder)
+        with atomic_path(self.out, sync=True) as temporary:
+            write_vectors(temporary, parts, plan=self._plan)
+        self._remove_parts()
         return sum(map(len, parts))
 
+    def _remove_parts(self) -> None:
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder)
 
-def write_vectors(path: Path, parts: Sequence[Vectors]) -> None:
-    """Writes all parts to one file: Parquet (columns path, frame, x, y, w, h, vector) or .npz (arrays of `Vectors`)."""
+
+def _plan_of(path: Path) -> str | None:
+    """Returns the digest of the run that wrote a file of vectors; None for other files."""
+    try:
+        if path.suffix == ".npz":
+            return str(load_arrays(path, ("plan",))["plan"])
+        check_regular(path)
+        metadata = require("pyarrow.parquet").read_schema(str(path)).metadata or {}
+        return str(metadata[b"dsa_fast.plan"].decode())
+    except Exception:  # any other file
+        return None
+
+
+def write_vectors(path: Path, parts: Sequence[Vectors], *, plan: str = "") -> None:
+    """Writes all parts to one file: Parquet (columns path, frame, x, y, w, h, vector) or .npz (arrays of `Vectors`).
+
+    Args:
+        path: the file.
+        parts: the vectors.
+        plan: digest of the run, which lets the same run know that it is finished.
+    """
     if path.suffix == ".npz":
         fields = ("vectors", "paths", "frames", "boxes")
         arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in fields}
-        arrays["encoder"] = np.array(parts[0].encoder)
+        arrays |= {"encoder": np.array(parts[0].encoder), "plan": np.array(plan)}
         with path.open("wb") as file:
             np.savez(file, **arrays)
         return
     pa, parquet = require("pyarrow"), require("pyarrow.parquet")
     width = parts[0].vectors.shape[1]
     numbers = [(name, pa.int64()) for name in ("frame", "x", "y", "w", "h")]
+    text = pa.string() if all(_is_utf8(name) for part in parts for name in part.paths.tolist()) else pa.binary()
     schema = pa.schema(
-        [("path", pa.string()), *numbers, ("vector", pa.list_(pa.float32(), width))],
-        metadata={"dsa_fast.encoder": parts[0].encoder},
+        [("path", text), *numbers, ("vector", pa.list_(pa.float32(), width))],
+        metadata={"dsa_fast.encoder": parts[0].encoder, "dsa_fast.plan": plan},
     )
     with parquet.ParquetWriter(str(path), schema, compression="zstd", use_dictionary=["path"]) as writer:
         for part in parts:
             flat = pa.array(np.ascontiguousarray(part.vectors).reshape(-1))
-            listed = [pa.array(part.paths.tolist(), pa.string()), pa.array(part.frames)]
+            paths = part.paths.tolist()
+            listed = [pa.array(paths if text == pa.string() else [os.fsencode(name) for name in paths], text)]
+            listed.append(pa.array(part.frames))
             listed += [pa.array(np.ascontiguousarray(part.boxes[:, i])) for i in range(4)]
             listed.append(pa.FixedSizeListArray.from_arrays(flat, width))
             writer.write_table(pa.Table.from_arrays(listed, schema=schema))
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_vectors(path: str | os.PathLike[str]) -> Vectors:
@@ -182,38 +221,84 @@ def read_vectors(path: str | os.PathLike[str]) -> Vectors:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"vectors must be a .parquet or .npz file of dsa-fast embed, got {path}: no such file")
+    if path.suffix == ".parquet":
+        require("pyarrow.parquet")
     try:
         found = _read_parquet(path) if path.suffix == ".parquet" else _read_npz(path)
-    except (OSError, KeyError, TypeError, AttributeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        if "pip install" in str(error):
-            raise
-        raise ValueError(f"vectors must be a .parquet or .npz file of dsa-fast embed, got {path}: {error}") from error
+    except Exception as error:  # pyarrow raises many kinds of errors
+        about = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise ValueError(f"vectors must be a .parquet or .npz file of dsa-fast embed, got {path}: {about}") from error
     n = len(found.paths)
     if found.vectors.ndim != 2 or len(found.vectors) != n or found.frames.shape != (n,) or found.boxes.shape != (n, 4):
         raise ValueError(f"vectors must have as many rows as paths, got {found.vectors.shape} and {n} in {path}")
+    check_finite(found.vectors, str(path))
     return found
 
 
+def check_finite(vectors: NDArray[Any], where: str) -> None:
+    """Raises ValueError if a vector has a value that is not finite; the message names the first one."""
+    rows = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(rows):
+        raise ValueError(
+            f"vectors must be finite, got NaN or infinity in {len(rows)} of {len(vectors)}, first in row {rows[0]}: "
+            f"{where}"
+        )
+
+
 def _read_npz(path: Path) -> Vectors:
-    with np.load(path, allow_pickle=False) as file:
-        return Vectors(
-            file["vectors"].astype(np.float32, copy=False),
-            file["paths"],
-            file["frames"].astype(np.int64, copy=False),
-            file["boxes"].astype(np.int64, copy=False),
-            str(file["encoder"]),
+    names = ("vectors", "paths", "frames", "boxes", "encoder")
+    arrays = load_arrays(path, names)
+    vectors, paths, frames, boxes, encoder = (arrays[name] for name in names)
+    _check_kinds(vectors, frames, boxes)
+    if paths.dtype.kind != "U" or encoder.dtype.kind != "U" or encoder.shape != ():
+        raise ValueError(f"paths and encoder must be text, got {paths.dtype} and {encoder.dtype} {encoder.shape}")
+    return Vectors(
+        vectors.astype(np.float32, copy=False),
+        paths,
+        frames.astype(np.int64, copy=False),
+        boxes.astype(np.int64, copy=False),
+        str(encoder),
+    )
+
+
+def _check_kinds(vectors: NDArray[Any], frames: NDArray[Any], boxes: NDArray[Any]) -> None:
+    if vectors.dtype.kind != "f" or frames.dtype.kind not in "iu" or boxes.dtype.kind not in "iu":
+        raise ValueError(
+            f"vectors must be floating point, frames and boxes whole numbers, got {vectors.dtype}, {frames.dtype} and "
+            f"{boxes.dtype}"
         )
 
 
 def _read_parquet(path: Path) -> Vectors:
-    parquet = require("pyarrow.parquet")
-    table = parquet.read_table(str(path)).combine_chunks()
+    pa, parquet = require("pyarrow"), require("pyarrow.parquet")
+    check_regular(path)
+    with parquet.ParquetFile(str(path)) as file:
+        if file.metadata.num_rows * 100 > memory():
+            raise ValueError(f"it promises {file.metadata.num_rows:,} rows, more than the memory holds")
+        table = file.read(columns=["path", "frame", "x", "y", "w", "h", "vector"]).combine_chunks()
+    for name in ("path", "frame", "x", "y", "w", "h", "vector"):
+        if table[name].null_count:
+            raise ValueError(f"column {name} has empty rows")
+    kind = table.schema.field("vector").type
+    fixed = pa.types.is_fixed_size_list(kind)
+    if not (fixed or pa.types.is_list(kind)) or not pa.types.is_floating(kind.value_type):
+        raise ValueError(f"column vector must be a list of floating-point numbers, got {kind}")
     vectors = table["vector"].combine_chunks()
-    boxes = [table[name].to_numpy() for name in ("x", "y", "w", "h")]
+    if not fixed and len(vectors) and len(set(vectors.value_lengths().to_pylist())) > 1:
+        raise ValueError("vectors must have one length, got several")
+    flat = vectors.flatten()
+    if flat.null_count:
+        raise ValueError("vectors have empty values")
+    frames, *boxes = (table[name].to_numpy() for name in ("frame", "x", "y", "w", "h"))
+    values = flat.to_numpy().reshape(len(table), -1) if len(table) else np.empty((0, 0), np.float32)
+    _check_kinds(values, frames, np.stack(boxes, axis=1))
+    if not (pa.types.is_string(table.schema.field("path").type) or pa.types.is_binary(table.schema.field("path").type)):
+        raise ValueError(f"column path must be text, got {table.schema.field('path').type}")
     return Vectors(
-        vectors.flatten().to_numpy().reshape(len(table), -1).astype(np.float32, copy=False),
-        np.array(table["path"].to_pylist(), dtype=np.str_),
-        table["frame"].to_numpy().astype(np.int64),
+        values.astype(np.float32, copy=False),
+        # A path that is not UTF-8 is written as bytes.
+        np.array([os.fsdecode(name) for name in table["path"].to_pylist()], dtype=np.str_),
+        frames.astype(np.int64),
         np.stack(boxes, axis=1).astype(np.int64),
         (table.schema.metadata or {}).get(b"dsa_fast.encoder", b"").decode(),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dsa_fast.evaluation.color_histogram import histogram_features
 from dsa_fast.evaluation.embedding import Embedded, Embedder, ModelEmbedder, embed_people, pool_multi_query
+from dsa_fast.evaluation.match_rates import MatchRates, match_rates
 from dsa_fast.evaluation.metrics import EvaluationResult, evaluate, evaluate_distances, pool_images
 from dsa_fast.evaluation.pair_distances import DistanceHistogram, distance_histogram
 from dsa_fast.evaluation.ranked_lists import RankedLists, UnfilteredLists, rank_list, unfiltered_lists
@@ -19,6 +20,7 @@ __all__ = [
     "Embedder",
     "EvaluationResult",
     "KReciprocal",
+    "MatchRates",
     "ModelEmbedder",
     "RankedLists",
     "UnfilteredLists",
@@ -29,6 +31,7 @@ __all__ = [
     "expand_queries",
     "histogram_features",
     "k_reciprocal",
+    "match_rates",
     "pool_images",
     "pool_multi_query",
     "rank_list",

@@ -111,6 +111,7 @@ def embed_people(
     Raises:
         ValueError: `people` is empty, a person has no IUV map for the fused streams, or a file can't be read.
     """
+    from rich.console import Console
     from rich.progress import track
 
     if not people:
@@ -122,7 +123,9 @@ def embed_people(
     dataset = PeopleDataset(people, with_iuv=embedder.needs_iuv, iuv_order=iuv_order)
     loader = DataLoader(dataset, batch_size=batch, num_workers=workers, collate_fn=Collate(embedder.size))
     features, pids, camids = [], [], []
-    for items in track(loader, progress or "", disable=progress is None, transient=True):
+    console = Console(stderr=True)
+    silent = progress is None or not console.is_terminal
+    for items in track(loader, progress or "", disable=silent, transient=True, console=console):
         vectors = embedder(items["image"], items["iuv"]) if embedder.needs_iuv else embedder(items["image"])
         features.append(torch.as_tensor(vectors).float().cpu())
         pids.append(items["label"])

@@ -68,6 +68,32 @@ def distance_histogram(
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
     check_metric(metric)
+    counts, reach = count_pairs(
+        *(query_features, query_pids, query_camids, gallery_features, gallery_pids, gallery_camids), metric, _FINE_BINS
+    )
+    return _summarised(counts, reach, bins)
+
+
+def count_pairs(
+    query_features: Features,
+    query_pids: Labels,
+    query_camids: Labels,
+    gallery_features: Features,
+    gallery_pids: Labels,
+    gallery_camids: Labels,
+    metric: Metric,
+    bins: int,
+) -> tuple[NDArray[np.int64], float]:
+    """Counts the pairs of one identity and of different ones by their distance, in even bins from 0.
+
+    Args:
+        query_features: [Q, D]; this and the following five as in `distance_histogram`.
+        metric: as in `evaluate`.
+        bins: number of bins.
+
+    Returns:
+        int64 [2, bins], the pairs of one identity and of different ones, and the upper edge of the last bin.
+    """
     query, gallery = check_feature_pair(query_features, gallery_features)
     labels = CheckedLabels(query_pids, query_camids, gallery_pids, gallery_camids, len(query), len(gallery))
     device = query.device
@@ -75,18 +101,18 @@ def distance_histogram(
     g_pids, g_camids = labels.gallery_pids.to(device), labels.gallery_camids.to(device)
     longest = float(query.float().norm(dim=1).max() + gallery.float().norm(dim=1).max())
     reach = 2.0 if metric == "cosine" else max(longest, 1e-30)
-    counts = torch.zeros((2, _FINE_BINS), dtype=torch.int64, device=device)
+    counts = torch.zeros((2, bins), dtype=torch.int64, device=device)
     for rows, columns in _blocks(len(query), len(gallery)):
         near = _distances(query[rows].float(), gallery[columns].float(), metric)
-        index = near.mul_(_FINE_BINS / reach).clamp_(0, _FINE_BINS - 1).to(torch.int64)
-        index = index.masked_fill_(g_pids[columns] == JUNK, _FINE_BINS)
+        index = near.mul_(bins / reach).clamp_(0, bins - 1).to(torch.int64)
+        index = index.masked_fill_(g_pids[columns] == JUNK, bins)
         same = q_pids[rows, None] == g_pids[columns]
         mates = index[same & (q_camids[rows, None] != g_camids[columns])]
-        everyone = torch.bincount(index.flatten(), minlength=_FINE_BINS + 1)
-        everyone -= torch.bincount(index[same], minlength=_FINE_BINS + 1)
-        counts[0] += torch.bincount(mates, minlength=_FINE_BINS + 1)[:_FINE_BINS]
-        counts[1] += everyone[:_FINE_BINS]
-    return _summarised(counts.cpu().numpy(), reach, bins)
+        everyone = torch.bincount(index.flatten(), minlength=bins + 1)
+        everyone -= torch.bincount(index[same], minlength=bins + 1)
+        counts[0] += torch.bincount(mates, minlength=bins + 1)[:bins]
+        counts[1] += everyone[:bins]
+    return counts.cpu().numpy(), reach
 
 
 def _summarised(counts: NDArray[np.int64], reach: float, bins: int) -> DistanceHistogram:

@@ -153,11 +153,12 @@ def k_reciprocal(
     scale = 1.0
     if metric == "euclidean":  # distances are relative: a power of two only keeps them from overflowing
         largest = max(float(part.abs().max()) for half in (query, gallery) for part in half.split(4096))
-        scale = 2.0 ** -int(torch.frexp(torch.tensor(largest, dtype=torch.float64)).exponent) if largest > 0 else 1.0
+        exponent = int(torch.frexp(torch.tensor(largest, dtype=torch.float64)).exponent) if largest > 0 else 0
+        scale = 2.0 ** -max(-1000, min(1000, exponent))
     for half, begin in ((query, 0), (gallery, num_queries)):
         for start in range(0, len(half), _ROWS):
             rows = half[start : start + _ROWS].double()
-            rows = torch.nn.functional.normalize(rows, eps=1e-300) if metric == "cosine" else rows * scale
+            rows = _unit(rows) if metric == "cosine" else rows * scale
             features[begin + start : begin + start + len(rows)] = rows
     neighbours, last = _nearest(features, features, k1 + 1)
     everyone = torch.arange(count, device=features.device)
@@ -191,10 +192,9 @@ def expand_queries(query_features: Features, gallery_features: Features, *, k: i
         raise ValueError(f"k must be in 1..{len(gallery)}, got {k}")
     if not alpha >= 0:
         raise ValueError(f"alpha must be at least 0, got {alpha}")
-    normalize = torch.nn.functional.normalize
-    unit = torch.cat([normalize(part.double(), eps=1e-300).float() for part in gallery.split(4096)])
+    unit = torch.cat([_unit(part.double()).float() for part in gallery.split(4096)])
     out = torch.empty(query.shape, dtype=torch.float32, device=query.device)
-    own = torch.cat([normalize(part.double(), eps=1e-300).float() for part in query.split(4096)])
+    own = torch.cat([_unit(part.double()).float() for part in query.split(4096)])
     items, _ = _nearest(own, unit, k)
     step = max(1, _VALUES // (k * query.shape[1]))
     for start in range(0, len(query), step):
@@ -202,8 +202,14 @@ def expand_queries(query_features: Features, gallery_features: Features, *, k: i
         near = unit[items[start : start + step]].double()  # [b, k, D]
         cosine = (near * me[:, None]).sum(2).clamp(min=0)
         weights = torch.ones_like(cosine) if alpha == 0 else cosine**alpha
-        out[start : start + step] = normalize(me + (weights[..., None] * near).sum(1), eps=1e-300)
+        out[start : start + step] = _unit(me + (weights[..., None] * near).sum(1))
     return out
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Scales float64 rows to length 1; rows of zeros stay. A power of two first keeps squares from overflowing."""
+    exponent = torch.frexp(rows.abs().amax(1, keepdim=True)).exponent.clamp(-1000, 1000)
+    return torch.nn.functional.normalize(torch.ldexp(rows, -exponent), eps=1e-300)
 
 
 def _nearest(query: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:

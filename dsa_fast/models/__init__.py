@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dsa_fast.configs.model import GuideConfig, ModelConfig
 from dsa_fast.models.backbone import Backbone
 from dsa_fast.models.baselines import Baseline
 from dsa_fast.models.branches import set_branch_mode
+from dsa_fast.models.build import build_model
 from dsa_fast.models.checkpoint import LoadedModel, load_model
-from dsa_fast.models.config import ModelConfig, build_model
 from dsa_fast.models.dsa_reid import DSAOutput, DSAReID
 from dsa_fast.models.dsag_stream import DSAGStream
-from dsa_fast.models.guides import GuideConfig, Guides
+from dsa_fast.models.guides import Guides
+from dsa_fast.models.hub import from_pretrained, save_pretrained
 from dsa_fast.models.losses import DSALoss, batch_hard_triplet_loss, id_loss, part_weights
 from dsa_fast.models.mf_stream import Features, MFStream
 
@@ -28,8 +30,10 @@ __all__ = [
     "ModelConfig",
     "batch_hard_triplet_loss",
     "build_model",
+    "from_pretrained",
     "id_loss",
     "load_model",
     "part_weights",
+    "save_pretrained",
     "set_branch_mode",
 ]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
+from torch import Tensor
 
+from dsa_fast.configs.model import ModelConfig
 from dsa_fast.models.baselines import Baseline
-from dsa_fast.models.config import ModelConfig, build_model
+from dsa_fast.models.build import build_model
 from dsa_fast.models.dsa_reid import DSAReID
 
 _FORMAT = 2  # format 1 called the backbone "trunk"
@@ -86,15 +88,79 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     except Exception as error:  # torch raises many types of error, with advice that does not apply here
         kind = "" if isinstance(error, KeyError) else f" ({type(error).__name__} while reading it)"
         raise ValueError(f"checkpoint must be a file written by dsa-fast fit, got {path}{kind}") from error
+    try:
+        return _build(about, checkpoint["state_dict"])
+    except Exception as error:  # parts that are missing or of another type fail in many ways
+        about = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise ValueError(f"checkpoint must be a file written by dsa-fast fit, got {path}: {about}") from error
+
+
+_MOST_IDS, _MOST_PIXELS, _MOST_WIDTH = 10_000_000, 4096, 16.0
+
+
+def _build(about: dict[str, Any], weights: dict[str, Any]) -> LoadedModel:
+    """Builds the network of a description with its weights. Checks both before memory is allocated for the network."""
+    kind = about["format"]
+    if kind not in (1, _FORMAT):
+        raise ValueError(f"it must have format 1 or {_FORMAT}, got {kind}")
     prefix = "model."
-    state = {name[len(prefix) :]: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)}
-    if about["format"] == 1:
-        about["model"]["backbone"] = about["model"].pop("trunk")
+    state = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
+    options = dict(about["model"])
+    if kind == 1:
+        options["backbone"] = options.pop("trunk")
         state = {name.replace("mf_stream.trunk.", "mf_stream.backbone."): value for name, value in state.items()}
-    elif about["format"] != _FORMAT:
-        raise ValueError(f"checkpoint must have format 1 or {_FORMAT}, got {about['format']} in {path}")
-    config = ModelConfig(**{**about["model"], "pretrained": None})
+    config = ModelConfig(**{**options, "pretrained": None})
+    _check_config(config)
+    size = about["size"]
+    if not isinstance(size, (list, tuple)) or len(size) != 2:
+        raise ValueError(f"its size must be height and width, got {size!r}")
+    numbers = {"num_ids": (about["num_ids"], 1, _MOST_IDS), "dsap_size": (about["dsap_size"], 1, _MOST_PIXELS)}
+    numbers |= {name: (side, 1, _MOST_PIXELS) for name, side in zip(("height", "width"), size, strict=True)}
+    for name, (value, low, high) in numbers.items():
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"its {name} must be a whole number in {low}..{high}, got {value!r}")
+    reduce, parts = about["reduce"], about.get("parts", "warp")
+    if reduce not in ("last", "mean") or parts not in ("warp", "crop"):
+        raise ValueError(f"its reduce and parts must be last or mean, and warp or crop, got {reduce!r} and {parts!r}")
+    with torch.device("meta"):
+        needed = build_model(about["num_ids"], config).state_dict()
+    _check_weights(state, needed)
     model = build_model(about["num_ids"], config)
     model.load_state_dict(state)
-    height, width = about["size"]
-    return LoadedModel(model.eval(), (height, width), about["dsap_size"], about["reduce"], about.get("parts", "warp"))
+    return LoadedModel(model.eval(), (size[0], size[1]), about["dsap_size"], reduce, parts)
+
+
+def _check_config(config: ModelConfig) -> None:
+    hints = get_type_hints(ModelConfig)
+    for field in fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        allowed = get_args(hint)
+        if get_origin(hint) is Literal:
+            fine = any(value == each and type(value) is type(each) for each in allowed)
+        else:
+            fine = type(value) in (allowed or ((int, float) if hint is float else (hint,)))
+        if not fine:
+            raise ValueError(f"its model.{field.name} is {value!r}")
+    if not 0 < config.width <= _MOST_WIDTH:
+        raise ValueError(f"its model.width must be in 0..{_MOST_WIDTH}, got {config.width}")
+    if not 1 <= config.classifier_dim <= 1 << 20:
+        raise ValueError(f"its model.classifier_dim must be in 1..{1 << 20}, got {config.classifier_dim}")
+
+
+def _check_weights(state: dict[str, Any], needed: dict[str, Tensor]) -> None:
+    for names, what in ((needed.keys() - state.keys(), "lacks"), (state.keys() - needed.keys(), "has another's")):
+        if names:
+            few = ", ".join(sorted(map(str, names))[:4])
+            raise ValueError(f"it {what} weights: {few}{', ...' if len(names) > 4 else ''}")
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_complex():
+            raise ValueError(f"its {name} must be a dense tensor")
+        if value.shape != needed[name].shape or value.is_floating_point() != needed[name].is_floating_point():
+            raise ValueError(
+                f"its {name} must be {needed[name].dtype} {list(needed[name].shape)}, got {value.dtype} "
+                f"{list(value.shape)}"
+            )
+        if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise ValueError(f"its {name} promises more values than it has")
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(f"its {name} must be finite, got NaN or infinity")

@@ -7,19 +7,14 @@ distillation from the fused features.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dsa_fast.configs.model import GuideConfig
 from dsa_fast.densepose.parts import MERGE_13_TO_8, MERGE_24_TO_13, NUM_PARTS
 from dsa_fast.models.dsa_reid import DSAOutput
 from dsa_fast.models.mf_stream import NUM_LOCAL
-
-#: Names in `GuideConfig.distil_teacher` for the running network and its moving average.
-SELF, AVERAGE = "self", "ema"
 
 # The merged part of each value of a map; -1 if the value is not a part.
 _MERGED = [-1] * 256
@@ -27,81 +22,6 @@ for _merged, _group in enumerate(MERGE_13_TO_8):
     for _middle in _group:
         for _part in MERGE_24_TO_13[_middle]:
             _MERGED[_part] = _merged
-
-
-@dataclass(frozen=True)
-class GuideConfig:
-    """Guides of the MF-Stream with dense semantics, in addition to the fusion of the streams.
-
-    Attributes:
-        fade: final share of training during which the DSAG-Stream's weight in the fused features falls to 0.
-        drop: probability that an image's fused features are the MF-Stream's features only.
-        detach: stops the gradients of the losses on the fused features before the MF-Stream, which then learns from
-            its own losses (`loss.id_mf`, `loss.triplet_mf`) and from the guides.
-        dense: weight of the dense prediction: a small decoder predicts the part and (u, v) from the MF-Stream's map F.
-            It needs IUV maps but no DSAG-Stream.
-        dense_uv: weight of the (u, v) error relative to the part's cross entropy.
-        dense_background: weight of a background position relative to a person's, in the cross entropy.
-        dense_scale: resolution of the predicted map relative to F, along each side: 1, 2, 4, 8 or 16.
-        dense_channels: width of the decoder.
-        focus: weight of the focus: penalizes the share of a local branch's activation outside its part. It needs IUV
-            maps but no DSAG-Stream.
-        distil: weight of the distillation: f learns from a teacher's fused features. The teacher gets no gradient.
-        distil_teacher: `self`, the running network; `ema`, its moving average; or the path of a checkpoint that was
-            trained on the same people. f learns from the checkpoint's fused features, or from its MF-Stream's features
-            if it has no DSAG-Stream. The last two teachers see the images without random erasing. In
-            `dsa-fast tables`, `row:NAME` is the checkpoint of that row and the same seed.
-        distil_logits: weight of the Kullback-Leibler divergence of the identity probabilities.
-        distil_relations: weight of the divergence of each image's similarities to the other images of the batch.
-        distil_features: weight of the distance between features (1 - cosine, after the batch mean is subtracted); the
-            features must have the teacher's lengths.
-        distil_temperature: temperature of the identity probabilities.
-        distil_ramp: number of epochs over which the distillation's weight grows from 0.
-        distil_decay: decay of the moving average.
-    """
-
-    fade: float = 0.0
-    drop: float = 0.0
-    detach: bool = False
-    dense: float = 0.0
-    dense_uv: float = 1.0
-    dense_background: float = 0.3
-    dense_scale: int = 4
-    dense_channels: int = 128
-    focus: float = 0.0
-    distil: float = 0.0
-    distil_teacher: str = SELF
-    distil_logits: float = 1.0
-    distil_relations: float = 1.0
-    distil_features: float = 0.0
-    distil_temperature: float = 4.0
-    distil_ramp: float = 1.0
-    distil_decay: float = 0.99
-
-    def __post_init__(self) -> None:
-        for name in ("fade", "drop"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"guide.{name} must be a share in [0, 1], got {getattr(self, name)}")
-        weights = (
-            "dense", "dense_uv", "dense_background", "focus",
-            "distil", "distil_logits", "distil_relations", "distil_features", "distil_ramp",
-        )  # fmt: skip
-        for name in weights:
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"guide.{name} must be finite and at least 0, got {getattr(self, name)}")
-        if self.dense_scale not in (1, 2, 4, 8, 16):
-            raise ValueError(f"guide.dense_scale must be 1, 2, 4, 8 or 16, got {self.dense_scale}")
-        if self.dense_channels < 1:
-            raise ValueError(f"guide.dense_channels must be at least 1, got {self.dense_channels}")
-        if not self.distil_temperature > 0:
-            raise ValueError(f"guide.distil_temperature must be above 0, got {self.distil_temperature}")
-        if not 0 <= self.distil_decay < 1:
-            raise ValueError(f"guide.distil_decay must be in [0, 1), got {self.distil_decay}")
-
-    @property
-    def reads_maps(self) -> bool:
-        """Whether a guide needs the IUV map at F's positions."""
-        return self.dense > 0 or self.focus > 0
 
 
 class DenseDecoder(nn.Module):

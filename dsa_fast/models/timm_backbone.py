@@ -1,4 +1,4 @@
-"""Backbones from timm: any network with a feature map at stride 16 (`pip install 'dsa-fast[timm]'`)."""
+"""Backbones from timm: any network with a feature map at stride 16 (`pip install timm`)."""
 
 from __future__ import annotations
 
@@ -52,9 +52,7 @@ class TimmBackbone(nn.Module):
         try:
             import timm
         except ImportError as error:
-            raise ModuleNotFoundError(
-                f"backbone 'timm/{name}' needs timm: pip install 'dsa-fast[timm]' ({error})"
-            ) from error
+            raise ModuleNotFoundError(f"backbone 'timm/{name}' needs timm: pip install timm ({error})") from error
         if not timm.is_model(name):
             near = timm.list_models(f"*{name.split('_')[0]}*")[:6]
             hint = f"; similar names: {', '.join(near)}" if near else ""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dsa_fast.ops import _load
+from dsa_fast.ops.transforms import refuse_transforms
 from dsa_fast.ops.warp import PARTS, _check_options, _check_tensors
 
 
@@ -48,9 +49,11 @@ def crop_parts(
     Raises:
         TypeError: An argument is of the wrong type or dtype.
         ValueError: A shape, device, size or fill is wrong, or ``img`` requires a gradient.
+        NotImplementedError: Called under forward-mode differentiation, or ``torch.func``'s grad, vjp or jacrev.
         RuntimeError: The tensors are on a CUDA device but the CUDA kernels are missing; the message gives the reason.
     """
     batched = _check_tensors(img, iuv)
+    refuse_transforms("crop_parts", img)
     dtype, values = _check_options(img, size, fill, "last", dtype)
     if not isinstance(mask, bool):
         raise TypeError(f"mask must be a bool, got {type(mask).__name__}")

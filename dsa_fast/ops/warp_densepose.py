@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dsa_fast.ops import _load
+from dsa_fast.ops.transforms import refuse_transforms
 from dsa_fast.ops.warp import PARTS, _check_options, _check_photos, _names, _no_gradient
 
 _HEADS = ("coarse_segm", "fine_segm", "u", "v")
@@ -86,8 +88,10 @@ def warp_densepose(
         TypeError: An argument is of the wrong type or dtype.
         ValueError: A shape, device, size, fill, reduce or index is wrong.
         RuntimeError: The tensors are on a CUDA device but the CUDA kernels are missing; the message gives the reason.
+        NotImplementedError: Called under forward-mode differentiation, or ``torch.func``'s grad, vjp or jacrev.
     """
     batched = _check_photos(img)
+    refuse_transforms("warp_densepose", img)
     dtype, values = _check_options(img, size, fill, reduce, dtype)
     heads, corners = _check_charts(output, boxes, img.device, "img's device")
     if not batched:
@@ -212,11 +216,10 @@ def _check_index(index: Tensor | Sequence[int] | None, img: Tensor, count: int) 
             "omitted only if there is one photo, or as many photos as instances"
         )
     if not isinstance(index, Tensor):
-        index = (
-            torch.tensor(list(index), dtype=torch.int64, device=img.device)
-            if len(index)
-            else torch.zeros(0, dtype=torch.int64, device=img.device)
-        )
+        numbers = list(index)
+        if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in numbers):
+            raise TypeError(f"image_index must hold whole numbers, got {sorted({type(n).__name__ for n in numbers})}")
+        index = torch.tensor(numbers, dtype=torch.int64, device=img.device)
     if index.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"image_index must be int64 or int32, got {index.dtype}")
     if index.shape != (count,):

@@ -14,13 +14,13 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils.flop_counter import FlopCounterMode
 
+from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.data.people import Person
-from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.data.verify import verify_files
 from dsa_fast.device import pick_device
 from dsa_fast.evaluation import evaluate
 from dsa_fast.evaluation.embedding import Embedded, ModelEmbedder, branch_slice, embed_people
-from dsa_fast.files import atomic_path
+from dsa_fast.files import atomic_path, read_json
 from dsa_fast.models import GuideConfig, LoadedModel, ModelConfig, load_model
 from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig, fit
 from dsa_fast.training.data import read_people
@@ -140,7 +140,14 @@ def _finished(training: Training) -> TrainingScores | None:
     path = training.out / _SCORES
     if not path.exists():
         return None
-    about = json.loads(path.read_text())
+    about = read_json(path)
+    try:
+        return _kept(path, about, training)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} must be the scores of a training run, got: {type(error).__name__} {error}") from error
+
+
+def _kept(path: Path, about: Any, training: Training) -> TrainingScores:
     before, now = about["options"], training.options
     changed = [] if before["seed"] == now["seed"] else [f"seed was {before['seed']} and is {now['seed']}"]
     for section in _SECTIONS:

@@ -14,13 +14,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
+from dsa_fast.configs.training import DataConfig
 from dsa_fast.data.dataset import Collate, PeopleDataset, PersonItem
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.person_store import PersonStore, Place, StoreLoader, choose_place, measure, say
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.sampler import PKSampler
 from dsa_fast.data.verify import verify_files
-from dsa_fast.training.config import DataConfig
 
 
 def read_people(config: DataConfig) -> PeopleSplits:

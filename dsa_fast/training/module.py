@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dsa_fast.configs.augment import AugmentConfig
+from dsa_fast.configs.model import AVERAGE, SELF
+from dsa_fast.configs.training import CompileMode, LossConfig, OptimConfig
 from dsa_fast.data.dataset import PersonBatch, PersonItem
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, eval_transform, flip_lut
+from dsa_fast.data.transforms import Draws, augment_batch, eval_transform, flip_lut
 from dsa_fast.evaluation import evaluate
 from dsa_fast.models import (
     DSALoss,
@@ -27,8 +30,6 @@ from dsa_fast.models import (
     part_weights,
 )
 from dsa_fast.models.checkpoint import describe_network
-from dsa_fast.models.guides import AVERAGE, SELF
-from dsa_fast.training.config import CompileMode, LossConfig, OptimConfig
 from dsa_fast.training.schedule import learning_rate
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import logging
 import signal
+import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,17 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 from rich.table import Table
 
-from dsa_fast.data.transforms import AugmentConfig
-from dsa_fast.files import atomic_path
+from dsa_fast.configs import read_yaml
+from dsa_fast.configs.augment import AugmentConfig
+from dsa_fast.configs.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
+from dsa_fast.files import atomic_path, locked
 from dsa_fast.models import GuideConfig, ModelConfig
-from dsa_fast.training.config import DataConfig, LossConfig, OptimConfig, TrainerConfig
+from dsa_fast.output import console as open_console
+from dsa_fast.output import duration
+from dsa_fast.terminal import Console
+from dsa_fast.training.checkpoints import LAST, StopIfNotFinite, SyncedCheckpoints, find_last
 from dsa_fast.training.data import ReIDData
 from dsa_fast.training.module import ReIDTask, start_from
 
@@ -79,7 +84,7 @@ def fit(
         trainer: epochs, devices, precision and other options of the run; see `TrainerConfig`.
         out: folder for the run's files.
         resume: continues after the last finished epoch of the run in `out`; gives the same results as an uninterrupted
-            run.
+            run. A run that was interrupted in its first epoch starts again.
         seed: seed of weights, batches and transforms.
         init: checkpoint of an earlier run to start from (fine-tuning); see `start_from`.
         callbacks: additional Lightning callbacks.
@@ -88,22 +93,31 @@ def fit(
     Raises:
         FileNotFoundError: a data folder or `init` is missing, or there is nothing to resume.
         ValueError: an image or IUV map is broken, `out` already contains a run and `resume` is off, the options differ
-            from those of the resumed run, or an option is invalid.
+            from those of the resumed run, an option is invalid, or training has failed: its loss is not finite.
+        BlockingIOError: another process trains in `out`; the message names it.
     """
-    model, loss, optim = model or ModelConfig(), loss or LossConfig(), optim or OptimConfig()
-    augment, trainer = augment or AugmentConfig(), trainer or TrainerConfig()
-    guide = guide or GuideConfig()
-    out = Path(out)
-    last = out / "checkpoints" / "last.ckpt"
+    parts: dict[str, Any] = {
+        "data": data, "model": model or ModelConfig(), "loss": loss or LossConfig(), "optim": optim or OptimConfig(),
+        "augment": augment or AugmentConfig(), "trainer": trainer or TrainerConfig(), "guide": guide or GuideConfig(),
+    }  # fmt: skip
+    # The other processes of a run share the lock of the first.
+    alone = locked(out, folder=True) if getattr(rank_zero_only, "rank", 0) == 0 else nullcontext()
+    with alone:
+        return _fit(parts, Path(out), resume, seed, init, callbacks)
+
+
+def _fit(
+    parts: dict[str, Any], out: Path, resume: bool, seed: int, init: Path | str | None, callbacks: Sequence[Callback]
+) -> FitResult:
+    data, model, loss, optim, augment, trainer, guide = parts.values()
+    last = out / "checkpoints" / LAST
     if last.exists() and not resume:
         raise ValueError(f"out must be a folder without a run, got {out}: add --resume, or choose another folder")
-    if resume and not last.exists():
-        raise FileNotFoundError(f"resume needs {last}, which does not exist")
+    if resume and find_last(last.parent) is None:
+        if not (out / "config.yaml").exists():
+            raise FileNotFoundError(f"resume needs {last}, which does not exist: start without resume")
+        resume = False  # interrupted in its first epoch, so nothing is lost
 
-    parts: dict[str, Any] = {
-        "data": data, "model": model, "loss": loss, "optim": optim, "augment": augment, "trainer": trainer,
-        "guide": guide,
-    }  # fmt: skip
     options = {name: _plain(asdict(part)) for name, part in parts.items()} | {"out": str(out), "seed": seed}
     if resume:
         _check_same_run(out / "config.yaml", options)
@@ -145,6 +159,7 @@ def _runner(
     trainer: TrainerConfig, out: Path, callbacks: Sequence[Callback], resumed: Path | None
 ) -> lightning.Trainer:
     csv_logger = CSVLogger(out, name="", version="log")
+    terminal = Console().is_terminal
     if resumed is not None:
         _continue_log(csv_logger, out / "log" / "metrics.csv", resumed)
     return lightning.Trainer(
@@ -161,19 +176,25 @@ def _runner(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        enable_progress_bar=trainer.progress,
+        enable_progress_bar=trainer.progress and terminal,
         logger=[csv_logger, TensorBoardLogger(out, name="", version="log")],
         callbacks=[
             ModelCheckpoint(
                 out / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
             ),
             LearningRateMonitor("step"),
+            StopIfNotFinite(trainer.log_every),
             *([EMAWeightAveraging(decay=trainer.ema)] if trainer.ema else []),
-            *([_Progress(trainer.log_every)] if trainer.progress else []),
+            *([_Progress(trainer.log_every)] if trainer.progress and terminal else []),
+            *([_TimeLeft(lines=not terminal)] if trainer.progress else []),
             *callbacks,
         ],
-        **trainer.extra,
+        **{**trainer.extra, "plugins": [*_listed(trainer.extra.get("plugins")), SyncedCheckpoints()]},
     )
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 @contextmanager
@@ -208,13 +229,13 @@ def _check_maps(people: ReIDData, data: DataConfig, model: ModelConfig, guide: G
     for name in ("dense", "focus"):
         if getattr(guide, name) and maps == 0:
             raise ValueError(
-                f"guide.{name} needs IUV maps of the training images, got none ({people.people.name}): "
-                "make them (dsa-fast prepare) or give data.iuv"
+                f"guide.{name} needs IUV maps of the training images, got none ({people.people.name}): make them "
+                f"with dsa-fast prepare {data.root}, or train without this guide: guide.{name}=0"
             )
-    if model.kind == "dsa" and model.dsag and maps < len(train):
-        warnings.warn(
-            f"{len(train) - maps} of {len(train)} training images have no IUV map; their parts are mean-filled",
-            stacklevel=3,
+    if model.kind == "dsa" and model.dsag and maps == 0:
+        raise ValueError(
+            f"model.dsag needs IUV maps of the training images, got none ({people.people.name}): make them with "
+            f"dsa-fast prepare {data.root}, or train without the DSAG-Stream: model.dsag=False"
         )
 
 
@@ -226,7 +247,12 @@ def _announce(people: ReIDData) -> None:
         table.add_column(column, justify="right")
     for name, *numbers in people.people.summary():
         table.add_row(name, *map(str, numbers))
-    Console().print(table)
+    console = open_console()
+    console.print(table)
+    without = sum(person.iuv_path is None for person in people.people.train)
+    if without:
+        total = len(people.people.train)
+        console.print(f"{without} of {total} training images have no IUV map; their parts are mean-filled.")
 
 
 @rank_zero_only
@@ -240,8 +266,52 @@ def _epochs_done(checkpoint: Path) -> int:
     return int(state["epoch"]) + 1
 
 
+class _TimeLeft(Callback):
+    """Prints how long the run will take, once it is known, and on request a line per epoch (for pipes and logs).
+
+    Args:
+        lines: prints a line per epoch.
+    """
+
+    _MEASURED = 20  # steps, after a first one that is slower
+
+    def __init__(self, lines: bool) -> None:
+        self._lines = lines
+        self._steps, self._start, self._first_epoch, self._epoch_start = 0, 0.0, 0, 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._epoch_start, self._first_epoch = time.perf_counter(), trainer.current_epoch
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        self._steps += 1
+        length = int(trainer.num_training_batches)
+        if self._steps == 1:
+            self._start = time.perf_counter()
+        elif self._steps == min(1 + self._MEASURED, length):
+            step = (time.perf_counter() - self._start) / (self._steps - 1)
+            epochs = (trainer.max_epochs or 0) - self._first_epoch
+            self._print(
+                trainer,
+                f"About {duration(step * length * epochs)} for {epochs} epochs of {length} steps"
+                + (", and the time of the evaluations" if trainer.limit_val_batches else ""),
+            )
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        done = trainer.current_epoch - self._first_epoch
+        if self._lines and done:  # here, because evaluations come after the epoch's end
+            last = trainer.max_epochs or 0
+            left = (time.perf_counter() - self._epoch_start) / done * (last - trainer.current_epoch)
+            loss = trainer.callback_metrics.get("loss")
+            shown = "" if loss is None else f", loss {float(loss):.3f}"
+            self._print(trainer, f"Epoch {trainer.current_epoch}/{last}{shown}, about {duration(left)} left")
+
+    def _print(self, trainer: lightning.Trainer, text: str) -> None:
+        if trainer.is_global_zero:
+            Console().print(text, highlight=False)
+
+
 class _Progress(RichProgressBar):
-    """Lightning's progress bar without the version number, which has no meaning here.
+    """Lightning's progress bar with epochs from 1, and without the version number, which has no meaning here.
 
     It reads losses only when they are logged, not at each step, because reading a loss waits for the device.
     """
@@ -249,6 +319,9 @@ class _Progress(RichProgressBar):
     def __init__(self, log_every: int) -> None:
         super().__init__()
         self._log_every = log_every
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
 
     def _update_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not trainer.training or trainer.global_step % self._log_every == 0:
@@ -271,7 +344,9 @@ _FIXED_NAMES = {
 
 def _check_same_run(path: Path, options: dict[str, Any]) -> None:
     """Rejects options that differ from those of the resumed run."""
-    before = yaml.safe_load(path.read_text()) if path.exists() else options
+    before = read_yaml(path) if path.exists() else options
+    if not isinstance(before, dict):
+        raise ValueError(f"{path} must hold a run's options by name, got {type(before).__name__}")
     if "trunk" in (before.get("model") or {}):
         raise ValueError(
             f"resume needs a run of this version, got a version with model.trunk instead of model.backbone: {path}"
@@ -313,8 +388,10 @@ def _continue_log(logger: CSVLogger, path: Path, checkpoint: Path) -> None:
     done = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
-        rows = [row for row in reader if row.get("step") and int(row["step"]) < done]
         names = list(reader.fieldnames or [])
+        # A killed process may have cut the last row.
+        rows = [row for row in reader if all(row.get(name) is not None for name in names)]
+        rows = [row for row in rows if row["step"].isdecimal() and int(row["step"]) < done]
     with atomic_path(kept) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from dsa_fast.training.config import OptimConfig
+from dsa_fast.configs.training import OptimConfig
 
 
 def learning_rate(epoch: float, config: OptimConfig, epochs: float = math.inf) -> float:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from dsa_fast.visual.layout import captioned, fit, in_rows, tile_table
+from dsa_fast.visual.layout import captioned, fit, font, in_rows, text_tile, tile_table
+from dsa_fast.visual.palette import INK, LINE, PAPER
 
 __all__ = ["activation_grid", "color_table", "overlay"]
 
@@ -46,7 +47,11 @@ def overlay(image: Image.Image, heat: Tensor) -> Image.Image:
 
 
 def activation_grid(
-    rows: Sequence[Sequence[tuple[Image.Image, Tensor, str]]], *, columns: int = 1, height: int = 192
+    rows: Sequence[Sequence[tuple[Image.Image, Tensor, str]]],
+    *,
+    columns: int = 1,
+    height: int = 192,
+    title: str | None = None,
 ) -> Image.Image:
     """Draws images, each with its heat map on the right and a line of text below.
 
@@ -55,6 +60,7 @@ def activation_grid(
             row.
         columns: groups per row.
         height: height of an image in pixels.
+        title: a line at the top, above the scale of the colors.
 
     Returns:
         An RGB picture.
@@ -71,4 +77,21 @@ def activation_grid(
             shown = fit(image.convert("RGB"), (math.inf, height))
             tiles.append(captioned(tile_table([[shown, overlay(shown, heat)]], gap=2, margin=0), [text]))
         groups.append(tile_table([tiles], margin=0))
-    return tile_table(in_rows(groups, columns), gap=16)
+    grid = tile_table(in_rows(groups, columns), gap=16)
+    if title is None:
+        return grid
+    width = grid.width - 32
+    heads = tile_table([[text_tile(title, width)], [_scale(width)]], gap=6, margin=16)
+    return tile_table([[heads], [grid]], gap=0, margin=0)
+
+
+def _scale(width: int) -> Image.Image:
+    """Draws the colors from low to high activation, over gray."""
+    bar = Image.new("RGB", (180, 14), LINE)
+    heat = torch.arange(256, dtype=torch.uint8)[None].repeat(2, 1)
+    picture = Image.new("RGB", (width, 20), PAPER)
+    picture.paste(overlay(bar, heat), (38, 2))
+    draw = ImageDraw.Draw(picture)
+    draw.text((10, 2), "low", fill=INK, font=font(12))
+    draw.text((224, 2), "high, of each image", fill=INK, font=font(12))
+    return picture

@@ -21,7 +21,17 @@ from PIL import Image
 from dsa_fast.evaluation import DistanceHistogram
 from dsa_fast.visual.palette import FAINT, INK, LINE, PAGE_VARIABLES, PAPER, QUERY, RIGHT, SERIES, WRONG
 
-__all__ = ["bars", "cmc_curves", "cmc_svg", "curves", "distance_distributions", "distance_svg", "in_style", "render"]
+__all__ = [
+    "bars",
+    "cmc_curves",
+    "cmc_svg",
+    "curve_panels",
+    "curves",
+    "distance_distributions",
+    "distance_svg",
+    "in_style",
+    "render",
+]
 
 #: (x, y) points of a curve.
 Points = Sequence[tuple[float, float]]
@@ -48,6 +58,7 @@ in_style = matplotlib.rc_context(
         "ytick.color": FAINT,
     }
 )
+_RANKS = (1, 5, 10, 20, *range(30, 1000, 10))  # ticks of CMC curves
 _SIZE = 6.5, 4.5  # inches, at 100 pixels per inch
 _SVG_SIZE = 4.6, 3.0  # inches, 331 points: text of 10 points is readable on a phone at 330 pixels width
 
@@ -71,7 +82,7 @@ def curves(
         title: above the axes.
         x_label: below them.
         y_label: left of them.
-        percent: y values are shares in [0, 1], shown in percent; the axis starts at 0.
+        percent: y values are shares in [0, 1], shown in percent from 0 to 100.
         levels: dashed horizontal lines by name, such as the score of an untrained method.
         size: width and height in inches, of 100 pixels.
 
@@ -97,7 +108,7 @@ def curves(
         axes.axhline(level, color=SERIES[-1 - number % len(SERIES)], linestyle="--", linewidth=1.4, label=name)
     if percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.set_ylim(0, None)
+        axes.set_ylim(0, 1)
     all_x = [x for points in finite.values() for x, _ in points]
     if all(x == round(x) for x in all_x):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -223,10 +234,38 @@ def distance_svg(histogram: DistanceHistogram) -> str:
     return _svg(figure, "Distributions of the distances of pairs of the same and of different identities")
 
 
+@in_style
+def curve_panels(panels: Mapping[str, Mapping[str, Points]], *, title: str = "", x_label: str = "") -> Image.Image:
+    """Draws curves in panels next to each other, each with its own scale, such as a total and its terms.
+
+    Args:
+        panels: the curves of each panel as for `curves`, by the panel's title.
+        title: above all panels.
+        x_label: below each panel.
+
+    Returns:
+        An RGB picture.
+    """
+    figure = Figure(figsize=(5.5 * len(panels), 4.5))
+    figure.suptitle(title)
+    for axes, (name, series) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axes.set(title=name, xlabel=x_label)
+        axes.title.set_fontsize(10)
+        for number, (label, points) in enumerate(series.items()):
+            xs, ys = zip(*points, strict=True)
+            axes.plot(xs, ys, color=SERIES[number % len(SERIES)], linewidth=1.6, label=label)
+        axes.set_ylim(0, None)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(series) > 1:
+            axes.legend(fontsize=9)
+    return render(figure)
+
+
 def _draw_cmc(axes: Axes, cmc: NDArray[np.float64], color: str, label: str | None = None) -> None:
     axes.step(np.arange(1, len(cmc) + 1), cmc, where="post", color=color, linewidth=1.8, label=label)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    shown = max(len(cmc), int(axes.get_xlim()[1]) if len(axes.lines) > 1 else 1)
+    axes.set_xticks([rank for rank in _RANKS if rank <= shown])
     axes.set_ylim(0, 1.02)
     axes.set_xlim(left=1)
 
@@ -253,7 +292,17 @@ def _draw_distances(figure: Figure, axes: Axes, histogram: DistanceHistogram) ->
         label=f"in common: {histogram.overlap:.1%}",
     )
     if math.isfinite(histogram.threshold):
-        axes.axvline(histogram.threshold, color=INK, linestyle=":", lw=1.4, label="both err alike")
+        axes.axvline(histogram.threshold, color=INK, linestyle=":", lw=1.8)
+        axes.annotate(
+            f"threshold {histogram.threshold:.3f}:\n{histogram.equal_error_rate:.1%} of both kinds\non the wrong side",
+            (histogram.threshold, 0.98),
+            (6, 0),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="top",
+            fontsize=9,
+            color=INK,
+        )
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
     axes.set_ylim(0, None)
     figure.legend(loc="outside lower center", ncols=2)

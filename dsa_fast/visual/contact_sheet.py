@@ -19,7 +19,7 @@ from dsa_fast.visual.palette import INK, LINE, WRONG
 
 __all__ = ["Cell", "contact_sheet", "synthetic_people"]
 
-_SIDE = 176  # width and height of a photo and its map together, in pixels
+_SIDE = 200  # width and height of a photo and its map together, in pixels
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def contact_sheet(cells: Sequence[Cell], *, title: str = "", columns: int = 8) -
     if not cells or columns < 1:
         raise ValueError(f"there must be cells and columns, got {len(cells)} cells in {columns} columns")
     tiles = [
-        captioned(_pair(cell), [*((line, INK) for line in cell.lines), (cell.bad, WRONG)], size=10) for cell in cells
+        captioned(_pair(cell), [*((line, INK) for line in cell.lines), (cell.bad, WRONG)], size=13) for cell in cells
     ]
     return tile_table(in_rows(tiles, columns), gap=8, title=title)
 

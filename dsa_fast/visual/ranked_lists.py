@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -12,10 +12,10 @@ from torch import Tensor
 from dsa_fast.evaluation import RankedLists
 from dsa_fast.evaluation.checks import DISTRACTOR, JUNK
 from dsa_fast.image import read_picture
-from dsa_fast.visual.layout import captioned, fit, font, text_tile, tile_table
-from dsa_fast.visual.palette import FAINT, LEFT_OUT, LINE, PAPER, QUERY, RIGHT, WRONG
+from dsa_fast.visual.layout import captioned, fit, font, shorten, text_tile, tile_table
+from dsa_fast.visual.palette import FAINT, INK, LEFT_OUT, LINE, PAPER, QUERY, RIGHT, WRONG
 
-__all__ = ["LabeledImage", "ranked_lists", "search_results"]
+__all__ = ["Found", "LabeledImage", "ranked_lists", "search_results"]
 
 _FRAME = 4  # pixels
 _STROKES = {
@@ -23,6 +23,8 @@ _STROKES = {
     "tick": [[(4, 9), (8, 13), (14, 5)]],
     "cross": [[(5, 5), (13, 13)], [(5, 13), (13, 5)]],
 }
+
+_MEANINGS = {"query": None, "right": "tick", "wrong": "cross", "left out by the protocol": "dash"}
 
 
 class LabeledImage(Protocol):
@@ -36,6 +38,22 @@ class LabeledImage(Protocol):
     def camid(self) -> int: ...
 
 
+class Found(NamedTuple):
+    """An image that a search found.
+
+    Attributes:
+        picture: the image.
+        name: its name, such as that of its file.
+        cosine: cosine of its vector with the query's.
+        match: whether it shows the query's person; None if that is not known.
+    """
+
+    picture: Image.Image
+    name: str
+    cosine: float
+    match: bool | None = None
+
+
 def ranked_lists(
     queries: Sequence[LabeledImage],
     gallery: Sequence[LabeledImage],
@@ -45,12 +63,13 @@ def ranked_lists(
     title: str | None = None,
     height: int = 160,
     left_out: Tensor | None = None,
+    distance: str = "distance",
 ) -> Image.Image:
     """Draws one query per row, followed by the gallery images nearest to it.
 
     The query is on the left in a blue frame. Right matches have a green frame and a check mark, wrong ones a red frame
     and a cross. Listed images that the protocol leaves out are gray with a dash. The text below each image gives its
-    pid (or "distractor" or "junk"), its camera and its distance.
+    pid (or "distractor" or "junk"), its camera and its distance. A legend above the lists says so.
 
     Args:
         queries: Q images.
@@ -61,6 +80,7 @@ def ranked_lists(
         height: height of an image in pixels; it is fitted into a frame half as wide as high.
         left_out: bool [Q, k], which of the listed images the protocol leaves out. They have no rank. With this
             argument, each image's rank is shown below it instead of above the columns.
+        distance: name of the distance in the legend, such as `cosine distance`.
 
     Returns:
         An RGB picture.
@@ -81,6 +101,7 @@ def ranked_lists(
     ranks = [str(rank + 1) for rank in range(k if left_out is None else 0)]
     query_head, *heads = (text_tile(text, width, color=FAINT, centered=True) for text in ("query", *ranks))
     rows = [[query_head, Image.new("RGB", (rule.width, 1), PAPER), *heads]]
+    used: set[str | None] = {None}
     for row, query in enumerate(queries):
         lines = [f"pid {query.pid}", f"camera {query.camid}", *([notes[row]] if notes is not None else [])]
         tiles = [_framed(read_picture(query.path), QUERY, lines, height), rule]
@@ -95,28 +116,37 @@ def ranked_lists(
             who = {DISTRACTOR: "distractor", JUNK: "junk"}.get(item.pid, f"pid {item.pid}")
             out = left_out is not None and bool(left_out[row, column])
             rank += not out
-            distance = f"{float(lists.distances[row, column]):.3f}"
+            far = f"{float(lists.distances[row, column]):.3f}"
             if left_out is not None:
-                distance = f"left out · {distance}" if out else f"rank {rank} · {distance}"
+                far = f"left out · {far}" if out else f"rank {rank} · {far}"
             color = LEFT_OUT if out else RIGHT if match else WRONG
-            image, lines = read_picture(item.path), [who, f"camera {item.camid}", distance]
+            image, lines = read_picture(item.path), [who, f"camera {item.camid}", far]
             if out:
                 grey = image.convert("L").convert("RGB")
                 image = Image.blend(grey, Image.new("RGB", grey.size, LINE), 0.55)
+            used.add("dash" if out else "tick" if match else "cross")
             tiles.append(_framed(image, color, lines, height, mark="dash" if out else "tick" if match else "cross"))
         rows.append(tiles)
-    return tile_table(rows, title=title)
+    marks = {text: mark for text, mark in _MEANINGS.items() if mark in used}
+    below = f"below an image: person, camera, {'rank and ' if left_out is not None else ''}{distance}"
+    return _with_legend(tile_table(rows), marks, below, title)
 
 
 def search_results(
-    rows: Sequence[tuple[tuple[Image.Image, str], Sequence[tuple[Image.Image, str]]]], *, height: int = 160
+    rows: Sequence[tuple[tuple[Image.Image, str], Sequence[Found]]],
+    *,
+    height: int = 160,
+    title: str | None = None,
 ) -> Image.Image:
-    """Draws the results of a search without known identities: one query per row, followed by the nearest images.
+    """Draws the results of a search: one query per row, followed by the nearest images with rank, name and cosine.
+
+    Images that are known to show the query's person have a green frame and a check mark, others a red frame and a
+    cross, and images of unknown people a gray frame.
 
     Args:
-        rows: for each query, its picture and name, and the found pictures, nearest first, each with a line such as its
-            cosine.
+        rows: for each query, its picture and name, and the found images, nearest first.
         height: height of an image in pixels; it is fitted into a frame half as wide as high.
+        title: a line at the top.
 
     Returns:
         An RGB picture.
@@ -127,16 +157,53 @@ def search_results(
     if not rows:
         raise ValueError("rows must hold at least one query, got none")
     _check_height(height)
-    return tile_table(
-        [
-            [
-                _framed(query, QUERY, [name], height),
-                _rule(height),
-                *(_framed(image, FAINT, [text], height) for image, text in found),
-            ]
-            for (query, name), found in rows
-        ]
-    )
+    looks: dict[bool | None, tuple[str, str | None]]
+    looks = {True: (RIGHT, "tick"), False: (WRONG, "cross"), None: (FAINT, None)}
+    table = []
+    for (query, name), found in rows:
+        tiles = [_framed(query, QUERY, ["query", name], height), _rule(height)]
+        for rank, each in enumerate(found, 1):
+            color, mark = looks[each.match]
+            lines = [f"rank {rank} · {each.cosine:.3f}", each.name]
+            tiles.append(_framed(each.picture, color, lines, height, mark=mark))
+        table.append(tiles)
+    used = {looks[each.match][1] for _, found in rows for each in found} | {None}
+    marks = {text: mark for text, mark in _MEANINGS.items() if mark in used}
+    return _with_legend(tile_table(table), marks, "below an image: rank, cosine and name", title)
+
+
+def _with_legend(
+    table: Image.Image, marks: Mapping[str, str | None], below: str, title: str | None = None
+) -> Image.Image:
+    """Puts a title and a legend above a table: each mark in its frame's color with its meaning, and what is below."""
+    size, colors = 13, {None: QUERY, "tick": RIGHT, "cross": WRONG, "dash": LEFT_OUT}
+    entries = [(colors[mark], mark, text) for text, mark in marks.items()]
+    widths = [int(font(size).getlength(text)) + 42 for _, _, text in entries]
+    lines: list[list[tuple[int, str, str | None, str]]] = [[]]
+    x = 0
+    for width, entry in zip([*widths, int(font(size).getlength(below))], [*entries, ("", None, below)], strict=True):
+        if x and x + width > table.width - 20:
+            lines.append([])
+            x = 0
+        lines[-1].append((x, *entry))
+        x += width
+    legend = Image.new("RGB", (table.width - 20, 22 * len(lines)), PAPER)
+    draw = ImageDraw.Draw(legend)
+    for number, line in enumerate(lines):
+        top = 22 * number
+        for x, color, mark, text in line:
+            if color:
+                draw.rectangle((x, top + 1, x + 17, top + 18), fill=color)
+                for stroke in _STROKES.get(mark or "", []):
+                    draw.line([(x + a, top + 1 + b) for a, b in stroke], fill=PAPER, width=2)
+            left = x + (24 if color else 0)
+            draw.text((left, top + 2), shorten(text, size, legend.width - left), fill=INK, font=font(size))
+    heads = [[text_tile(title, legend.width)]] if title else []
+    top_part = tile_table([*heads, [legend]], gap=4)
+    picture = Image.new("RGB", (table.width, top_part.height + table.height - 10), PAPER)
+    picture.paste(top_part, (0, 0))
+    picture.paste(table, (0, top_part.height - 10))
+    return picture
 
 
 def _check_height(height: int) -> None:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 import dsa_fast.cli.demo
 from dsa_fast import __version__
-from dsa_fast.cli import COMMANDS, main
+from dsa_fast.cli import COMMANDS, commands_of, main
+from dsa_fast.cli.parser import examples, in_words_of_the_command
+from dsa_fast.output import duration
+
+#: All commands with their functions: "fit", "search build", ...
+FUNCTIONS: dict[str, Callable[..., object]] = {}
+for _name in COMMANDS:
+    _found = commands_of(_name)
+    FUNCTIONS |= (
+        {f"{_name} {key}": each for key, each in _found.items()} if isinstance(_found, Mapping) else {_name: _found}
+    )
 
 
 def test_a_command_runs_without_options(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +86,126 @@ def test_names_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in COMMANDS)
+
+
+HELP = """
+import sys
+from dsa_fast.cli import COMMANDS, main
+def answers(*arguments):
+    try:
+        status = main(arguments)
+    except SystemExit as end:
+        status = end.code
+    heavy = {"torch", "numpy", "lightning", "matplotlib"} & set(sys.modules)
+    assert not heavy, f"dsa-fast {' '.join(arguments)} imports {', '.join(sorted(heavy))}"
+    return status or 0
+for line in sys.argv[1:]:
+    assert answers(*line.split()) == (2 if line.endswith("--picturse 3") else 0), line
+"""
+
+
+def test_help_and_wrong_options_answer_without_large_libraries() -> None:
+    lines = [
+        "--help",
+        "--version",
+        "search --help",
+        *(f"{name} --help" for name in FUNCTIONS),
+        "inspect DIR --picturse 3",
+    ]
+    done = subprocess.run([sys.executable, "-c", HELP, *lines], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_each_help_ends_with_two_examples_and_has_readable_types(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*name.split(), "--help"])
+    text = capsys.readouterr().out
+    shown = text.partition("\nexamples:\n")[2].splitlines()
+    assert len(shown) == 2 and shown == [f"  {line}" for line in examples(FUNCTIONS[name])]
+    assert not [word for word in ("<class", "Literal", "Path", "| null", "type:", "dict[", "Args:") if word in text]
+    assert text.startswith(f"usage: dsa-fast {name}") and text.index("\n") < 100
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in ("info", "completion")])
+def test_examples_have_the_command_s_options(name: str) -> None:
+    """They are read like real ones; `tables` passes options on to `fit`, which test_docs covers."""
+    for line in examples(FUNCTIONS[name]):
+        words = line.split()[1 + len(name.split()) :]
+        if name != "tables" and "--config" not in words:
+            with pytest.raises(SystemExit) as end:
+                main([*name.split(), *words, "--print_config"])
+            assert end.value.code in (0, None), line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["fitt"], "unknown command 'fitt'; did you mean fit?"),
+        (["search", "quer"], "unknown command 'quer'; did you mean query?"),
+        (["fit", "--data.rot", "x"], "unknown option --data.rot; did you mean --data.root?"),
+        (["fit", "--data.root", "x", "--max_epochs", "3"], "did you mean --trainer.max_epochs?"),
+        (["fit", "--config", "smal"], "did you mean small?"),
+        (["fit", "--config", "rows/dens"], "did you mean rows/dense?"),
+        (["synth", "--out", "x", "--pose", "much"], "--pose: expected a number, got much"),
+        (
+            ["fit", "--data.root", "x", "--model.kind", "ds"],
+            "--model.kind: expected a value of 'dsa', 'baseline', got ds",
+        ),
+        (["embed"], "the following arguments are required: encoder, source, out"),
+    ],
+)
+def test_typos_get_one_line_and_a_hint(arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main(arguments)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert status in (1, 2) and hint in lines[0] and len(lines) <= 2, lines
+
+
+def test_errors_name_the_command_s_options() -> None:
+    message = "the copy is incomplete; check_counts=False skips this check (depth=3)"
+    for name, option in (("eval", "--check_counts"), ("fit", "--data.check_counts")):
+        text = in_words_of_the_command(message, FUNCTIONS[name], name)
+        assert text == f"the copy is incomplete; {option} false skips this check (depth=3)"
+
+
+def test_a_command_says_how_long_it_took(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def demo() -> None:
+        print("result")
+
+    monkeypatch.setattr(dsa_fast.cli.demo, "demo", demo)
+    assert main(["demo"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "result\n" and shown.err.startswith("dsa-fast demo took 0.")  # a pipe gets only results
+    assert [duration(seconds) for seconds in (8.34, 59.96, 250, 7500)] == ["8.3 s", "60.0 s", "4 min 10 s", "2 h 5 min"]
+
+
+def test_info_names_the_build_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    names = (
+        "dsa_fast ",
+        "PyTorch ",
+        "CUDA kernels ",
+        "GPUs ",
+        "instructions ",
+        "onnxruntime ",
+        "openvino ",
+        "weights ",
+    )
+    assert all(f"\n{name}" in f"\n{text}" for name in names) and __version__ in text
+
+
+def test_python_m_dsa_fast_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "dsa_fast", "--version"], capture_output=True, text=True)
+    assert done.stdout == f"dsa_fast {__version__}\n" and done.returncode == 0
+
+
+def test_completion_knows_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("shtab")
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in (*COMMANDS, "--data.root", "--picture", "--guide.dense"))
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0

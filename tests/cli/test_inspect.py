@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from dsa_fast.densepose.map_checks import examine, suspicions
 from dsa_fast.densepose.parts import MIRROR
 from dsa_fast.image import read_image
 from dsa_fast.visual.charts import bars
+from dsa_fast.visual.contact_sheet import contact_sheet
 
 
 def mirrored(iuv: Tensor) -> Tensor:
@@ -207,6 +209,49 @@ def test_maps_beside_images_and_in_stores(folder: Path) -> None:
     status, report = inspected(folder)
     assert status == 0
     assert (report["images"], report["with_map"], report["detected"]) == (8, 8, 8)
+
+
+def test_a_data_set_without_maps_is_a_failure(
+    synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(synthetic, bare, ignore=shutil.ignore_patterns("iuv"))
+    status, report = inspected(bare)
+    text = capsys.readouterr().out
+    assert status == 1 and report["with_map"] == 0
+    assert f"None of the {report['images']} images has a map" in text and f"dsa-fast prepare {bare}" in text
+    assert "Nothing is suspicious" not in text and "histograms.png" not in text
+
+
+def test_junk_is_not_suspicious(tmp_path: Path) -> None:
+    people = tmp_path / "people"
+    config = SynthConfig(identities=4, cameras=2, images_per_camera=2, distractors=1, junk=1, seed=1)
+    make_dataset(people, config, workers=1)
+    assert inspected(people)[0] == 0
+    for kept in ("left-right", "mirrored"):  # junk may show little, but not that
+        change = {"left-right": exchanged, "mirrored": mirrored}[kept]
+        junk = sorted((people / "iuv" / "bounding_box_test").glob("0000_*.png"), key=lambda path: path.stat().st_size)
+        iuv = read_iuv(junk[-1])
+        write_iuv(junk[-1], change(iuv))
+        assert kept in inspected(people)[1]["files"][0]["found"]
+        write_iuv(junk[-1], iuv)
+
+
+def test_no_kind_fills_the_sheet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        write_iuv(folder / f"iuv/{number}.png", torch.zeros_like(read_iuv(folder / f"iuv/{number}.png")))
+    write_iuv(folder / "iuv/5.png", mirrored(read_iuv(folder / "iuv/5.png")))
+    drawn: list[tuple[str, str]] = []
+
+    def sheet(cells: list[Any], *, title: str = "", columns: int = 8) -> Image.Image:
+        drawn.extend((cell.lines[0], cell.bad) for cell in cells)
+        drawn.append(("title", title))
+        return contact_sheet(cells, title=title, columns=columns)
+
+    monkeypatch.setattr("dsa_fast.visual.contact_sheet.contact_sheet", sheet)
+    inspected(folder, "--pictures", "4")
+    assert [bad for _, bad in drawn[:4]] == ["mirrored", "empty", "empty", ""]
+    assert drawn[4][1] == "folder: 4 of 8 images; 8 have a map, 6 have findings"
 
 
 def test_errors_have_their_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

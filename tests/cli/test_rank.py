@@ -12,8 +12,8 @@ import torch
 
 from dsa_fast.cli import main
 from dsa_fast.cli.rank import pick_queries
+from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.data.people import Person
-from dsa_fast.data.transforms import AugmentConfig
 from dsa_fast.models import ModelConfig
 from dsa_fast.training import ReIDTask
 from tests.data.trees import make_tree

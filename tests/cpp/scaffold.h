@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#if defined(__CUDACC__)
+#if defined(__CUDACC__)  // the CUDA kernels run on a GPU or on the machine in ptx/
 #include <cuda_runtime.h>
 #endif
 
@@ -28,7 +28,10 @@ inline int64_t checks = 0, failures = 0;
 
 inline void check(bool good, const std::string& what) {
   ++checks;
-  if (!good && ++failures <= 20) std::fprintf(stderr, "FAILED: %s\n", what.c_str());
+  if (good) return;
+  if (++failures <= 20) std::fprintf(stderr, "FAILED: %s\n", what.c_str());
+  static const bool stop = std::getenv("DSA_FAST_STOP_AT_FAILURE") != nullptr;
+  if (stop) std::_Exit(1);
 }
 
 // The call must throw, with all these words in its message.
@@ -83,26 +86,33 @@ inline int64_t bytes_of(DType dtype) {
   return AnyTypes::visit(dtype, [](auto tag) { return static_cast<int64_t>(sizeof(TypeOf<decltype(tag)>)); });
 }
 
-// Memory of the exact size: a sanitizer sees every step outside.
+// Memory of the exact size that the device sees too: a sanitizer, or the machine in ptx/, sees every step outside.
+inline void* allocate(size_t bytes) {
+  void* data = nullptr;
+#if defined(__CUDACC__)
+  check_cuda(cudaMallocManaged(&data, std::max<size_t>(bytes, 1)), "cudaMallocManaged");
+#else
+  if (posix_memalign(&data, 64, bytes) != 0) std::abort();  // aligned like PyTorch's memory
+#endif
+  return data;
+}
+
+inline void release(void* data) {
+#if defined(__CUDACC__)
+  cudaFree(data);
+#else
+  std::free(data);
+#endif
+}
+
 class Buffer {
  public:
-  explicit Buffer(int64_t bytes, unsigned char garbage = 0xa5) : bytes_(size(bytes)) {
-#if defined(__CUDACC__)
-    check_cuda(cudaMallocManaged(&data_, std::max<size_t>(bytes_, 1)), "cudaMallocManaged");
-#else
-    if (posix_memalign(&data_, 64, bytes_) != 0) std::abort();  // aligned like PyTorch's memory
-#endif
+  explicit Buffer(int64_t bytes, unsigned char garbage = 0xa5) : data_(allocate(size(bytes))), bytes_(size(bytes)) {
     if (bytes_ > 0) std::memset(data_, garbage, bytes_);
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() {
-#if defined(__CUDACC__)
-    cudaFree(data_);
-#else
-    std::free(data_);
-#endif
-  }
+  ~Buffer() { release(data_); }
   template <typename T = void>
   T* data() const {
     return static_cast<T*>(data_);
@@ -110,9 +120,30 @@ class Buffer {
   size_t bytes() const { return bytes_; }
 
  private:
-  void* data_ = nullptr;
+  void* data_;
   size_t bytes_;
 };
+
+template <typename T>
+struct DeviceAllocator {
+  using value_type = T;
+  DeviceAllocator() = default;
+  template <typename Other>
+  explicit DeviceAllocator(const DeviceAllocator<Other>&) {}
+  T* allocate(size_t n) { return static_cast<T*>(test::allocate(n * sizeof(T))); }
+  void deallocate(T* data, size_t) { release(data); }
+  bool operator==(const DeviceAllocator&) const { return true; }
+  bool operator!=(const DeviceAllocator&) const { return false; }
+};
+
+// What a kernel reads or writes.
+template <typename T>
+using DeviceVector = std::vector<T, DeviceAllocator<T>>;
+
+inline DeviceVector<uint8_t> random_device_bytes(int64_t n) {
+  const std::vector<uint8_t> bytes = random_bytes(n);
+  return {bytes.begin(), bytes.end()};
+}
 
 }  // namespace dsa_fast::test
 

@@ -22,9 +22,9 @@ struct Case {
 void run(const Case& k) {
   const int64_t pixels = k.H * k.W;
   // Of the exact length: a sanitizer sees every step outside.
-  const std::vector<uint8_t> img = random_bytes(k.B * k.C * pixels);
-  std::vector<uint8_t> iuv(size(k.B * 3 * pixels));
-  std::vector<float> real_img(img.size()), real_iuv(iuv.size());
+  const DeviceVector<uint8_t> img = random_device_bytes(k.B * k.C * pixels);
+  DeviceVector<uint8_t> iuv(size(k.B * 3 * pixels));
+  DeviceVector<float> real_img(img.size()), real_iuv(iuv.size());
   const auto at = [&](int64_t channels, int64_t b, int64_t c, int64_t y, int64_t x) {
     return size(k.permuted ? ((b * k.W + x) * k.H + y) * channels + c : ((b * channels + c) * k.H + y) * k.W + x);
   };
@@ -102,21 +102,65 @@ void run(const Case& k) {
     }
   }
   const size_t bytes = expected.size() * sizeof(float);
-  std::vector<float> got(expected.size(), -1.0f);
+  DeviceVector<float> got(expected.size(), -1.0f);
   args.out = got.data();
   crop_cpu(args);
   check(bytes == 0 || std::memcmp(got.data(), expected.data(), bytes) == 0, "cpu: " + k.name());
   for (int again = 0; again < 2; ++again) {  // the order of threads is drawn anew
     std::fill(got.begin(), got.end(), -1.0f);
-    std::vector<int32_t> scratch(size(crop_cuda_scratch(args)), -1515870811);
+    DeviceVector<int32_t> scratch(size(crop_cuda_scratch(args)), -1515870811);
     check_cuda(crop_cuda(args, scratch.data(), nullptr), "crop_cuda");
+    wait_for_device();
     check(bytes == 0 || std::memcmp(got.data(), expected.data(), bytes) == 0, "cuda: " + k.name());
+  }
+}
+
+// Every pair of types: as the CPU kernel, which Python's tests compare with a plain reference.
+void run_types() {
+  constexpr DType types[] = {DType::kUInt8, DType::kFloat16, DType::kBFloat16, DType::kFloat32, DType::kFloat64};
+  constexpr DType map_types[] = {DType::kUInt8, DType::kFloat16, DType::kBFloat16, DType::kFloat32};
+  constexpr int64_t B = 2, C = 3, H = 6, W = 5, S = 3, pixels = H * W, out = B * 24 * C * S * S;
+  const std::vector<double> fill{-3.5, 0.1, 300};
+  const auto put = [](const Buffer& buffer, int64_t k, DType dtype, float value) {
+    AnyTypes::visit(dtype, [&](auto tag) {
+      using T = TypeOf<decltype(tag)>;
+      buffer.data<T>()[k] = convert<T>(value);
+    });
+  };
+  for (const DType img_type : types) {
+    for (const DType out_type : types) {
+      for (const DType map_type : map_types) {
+        const Buffer img(B * C * pixels * bytes_of(img_type)), iuv(B * 3 * pixels * bytes_of(map_type));
+        const Buffer expected(out * bytes_of(out_type), 0x11), got(out * bytes_of(out_type), 0x22);
+        for (int64_t k = 0; k < B * C * pixels; ++k) put(img, k, img_type, static_cast<float>(uniform(-20, 280)));
+        for (int64_t k = 0; k < B * 3 * pixels; ++k) put(iuv, k, map_type, static_cast<float>(below(27)));
+        CropArgs args{};
+        args.img = img.data();
+        args.img_dtype = img_type;
+        args.iuv = {iuv.data(), {3 * pixels, pixels, W, 1}, map_type, B, H, W};
+        const int64_t stride[] = {C * pixels, pixels, W, 1};
+        std::copy_n(stride, 4, args.img_stride);
+        args.fill = fill.data();
+        args.out_dtype = out_type;
+        args.C = C, args.S = S, args.mask = true;
+        args.out = expected.data();
+        crop_cpu(args);
+        args.out = got.data();
+        const Buffer scratch(4 * crop_cuda_scratch(args));
+        check_cuda(crop_cuda(args, scratch.data<int32_t>(), nullptr), "crop_cuda");
+        wait_for_device();
+        check(std::memcmp(got.data(), expected.data(), expected.bytes()) == 0,
+              "cuda: types " + show({static_cast<int64_t>(img_type), static_cast<int64_t>(map_type),
+                                     static_cast<int64_t>(out_type)}));
+      }
+    }
   }
 }
 
 }  // namespace
 
 void run_tests(const std::vector<std::string>&) {
+  run_types();
   for (const bool real_map : {false, true}) {
     for (const bool mask : {true, false}) {
       for (const bool permuted : {false, true}) {

@@ -256,9 +256,57 @@ void run(const Case& k) {
   }
 }
 
+// Every pair of types of photo and result: the CUDA kernels as the CPU kernels, which Python's tests compare with a
+// plain reference.
+void run_types() {
+  constexpr DType types[] = {DType::kUInt8, DType::kFloat16, DType::kBFloat16, DType::kFloat32, DType::kFloat64};
+  const Case k{3, 2, 5, 4, 2, 3, 9, 8, 4, DType::kFloat32, Content::kSmooth, false};
+  const HeadValues coarse = make_head(k, k.K, false), fine = make_head(k, 25, false);
+  const HeadValues u = make_head(k, 25, true), v = make_head(k, 25, true);
+  const Buffer boxes(k.N * 16), index(k.N * 8);
+  for (int64_t n = 0; n < k.N; ++n) {
+    const float box[] = {0.5f, static_cast<float>(n) - 1, static_cast<float>(k.W), static_cast<float>(k.H)};
+    std::copy_n(box, 4, boxes.data<float>() + 4 * n);
+    index.data<int64_t>()[n] = n % k.B;
+  }
+  const std::vector<double> fill{-3.5, 0.1, 300};
+  for (const DType img_type : types) {
+    for (const DType out_type : types) {
+      for (const Reduce reduce : {Reduce::kLast, Reduce::kMean}) {
+        const int64_t values = k.B * k.C * k.H * k.W, bytes = k.N * kParts * k.C * k.S * k.S * bytes_of(out_type);
+        const Buffer img(values * bytes_of(img_type)), expected(bytes, 0x11), got(bytes, 0x22);
+        AnyTypes::visit(img_type, [&](auto tag) {
+          using T = TypeOf<decltype(tag)>;
+          for (int64_t e = 0; e < values; ++e) img.data<T>()[e] = convert<T>(static_cast<float>(uniform(-20, 280)));
+        });
+        WarpDensePoseArgs args{};
+        args.img = img.data();
+        const int64_t stride[] = {k.C * k.H * k.W, k.H * k.W, k.W, 1};
+        std::copy_n(stride, 4, args.img_stride);
+        args.img_dtype = img_type;
+        args.charts = {coarse.head, fine.head, u.head, v.head, k.head, boxes.data<float>(), k.N, k.K, k.h, k.w};
+        args.image_index = index.data<int64_t>();
+        args.fill = fill.data();
+        args.out_dtype = out_type;
+        args.B = k.B, args.C = k.C, args.H = k.H, args.W = k.W, args.S = k.S;
+        args.reduce = reduce;
+        args.out = expected.data();
+        warp_densepose_cpu(args);
+        args.out = got.data();
+        const Buffer scratch(4 * warp_densepose_cuda_scratch(args));
+        check_cuda(warp_densepose_cuda(args, scratch.data<int32_t>(), nullptr), "warp_densepose_cuda");
+        wait_for_device();
+        check(std::memcmp(got.data(), expected.data(), expected.bytes()) == 0,
+              "CUDA: types " + show({static_cast<int64_t>(img_type), static_cast<int64_t>(out_type)}));
+      }
+    }
+  }
+}
+
 }  // namespace
 
 void run_tests(const std::vector<std::string>&) {
+  run_types();
   // Heads of a pixel, of odd sides, larger, much larger and smaller than the photo; photos of nothing, of a row, of a
   // column, wider than a chunk; one texel for all; more channels than a launch takes; more instances than blocks.
   constexpr int64_t extents[][9] = {

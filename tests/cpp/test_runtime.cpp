@@ -67,7 +67,7 @@ void test_sidecar() {
       {"/bytes", "3.0", {"bytes must be a whole number"}},
       {"/sha256", "\"BA7816BF\"", {"sha256 must be 64 lower-case hexadecimal digits"}},
       {"/input", "[]", {"input must be an object, got []"}},
-      {"/input/dtype", "\"float32\"", {"input.dtype must be uint8, got \"float32\""}},
+      {"/input/dtype", "\"int8\"", {"input.dtype must be uint8 or float32, got \"int8\""}},
       {"/input/channels", "\"BGR\"", {"input.channels must be RGB"}},
       {"/input/layout", "\"NC\"", {"input.layout must be NHWC or NCHW"}},
       {"/input/height", "-1", {"input.height must be a whole number in 1..16384, got -1"}},
@@ -129,6 +129,30 @@ void test_exported(const std::string& folder) {
   refuses([&] { read_file(path, 3); }, {"must have at most 3 bytes, got 4"});
 }
 
+void test_float_inputs() {
+  json description = good_sidecar();
+  description["input"]["dtype"] = "float32";
+  description["input"]["layout"] = "NCHW";
+  description["input"]["mean"] = {0.485, 0.456, 0.406};
+  description["input"]["std"] = {0.229, 0.224, 0.225};
+  const Sidecar sidecar = parse_sidecar(description.dump(), "s");
+  check(sidecar.input_type == InputType::kFloat32 && sidecar.mean[1] == 0.456f && sidecar.std[2] == 0.225f, "floats");
+  check(sidecar.image_bytes() == 256 * 128 * 3 * 4, "image_bytes");
+  Ports ports{{{"images", "float32", {-1, 3, 256, 128}}}, {{"embeddings", "float32", {-1, 4096}}}, 1, -1};
+  check_ports(sidecar, ports);
+  ports.inputs[0].dtype = "uint8";
+  refuses([&] { check_ports(sidecar, ports); }, {"input must be float32, got uint8"});
+  const auto changed = [&](const char* key, const json& value) {
+    json other = description;
+    other["input"][key] = value;
+    return [=] { parse_sidecar(other.dump(), "s"); };
+  };
+  refuses(changed("layout", "NHWC"), {"input.layout must be NCHW for float32"});
+  refuses(changed("mean", {0.5, 0.5}), {"input.mean must be three numbers, for R, G and B, got [0.5,0.5]"});
+  refuses(changed("std", {0.2, 0.0, 0.2}), {"input.std must be three numbers"});
+  refuses(changed("std", "x"), {"input.std must be three numbers"});
+}
+
 void test_contract() {
   const Sidecar sidecar = parse_sidecar(good_sidecar().dump(), "s");
   const Ports good{{{"images", "uint8", {-1, 256, 128, 3}}}, {{"embeddings", "float32", {-1, 4096}}}, 1, -1};
@@ -150,13 +174,16 @@ void test_contract() {
   refuses(changed([](Ports& p) { p.max_batch = 32; }), {"must take batches of 1..64 images", "got 1..32"});
   refuses(changed([](Ports& p) { p.min_batch = 2; }), {"got 2..-1"});
 
-  check(choose_batch(sidecar, 0) == 64 && choose_batch(sidecar, 3) == 3, "choose_batch");
+  check(choose_batch(sidecar, 0) == 32 && choose_batch(sidecar, 64) == 64, "choose_batch");
   refuses([&] { choose_batch(sidecar, 65); }, {"batch must be in 1..64 for this exported file, got 65"});
   check(choose_device(sidecar, "") == 0 && choose_device(sidecar, "cpu") == 0, "choose_device");
   refuses([&] { choose_device(sidecar, "cuda"); },
           {"device must be cpu for an exported file of the kind onnx, got cuda"});
   Sidecar engine = sidecar;
   engine.kind = "tensorrt";
+  check(choose_batch(engine, 0) == 64, "choose_batch, cuda");
+  engine.batch = {100, 100, 200};
+  check(choose_batch(engine, 0) == 100, "choose_batch, a large least batch");
   check(choose_device(engine, "cuda:12") == 12 && choose_device(engine, "") == 0, "choose_device, cuda");
   refuses([&] { choose_device(engine, "cpu"); }, {"device must be cuda for an exported file of the kind tensorrt"});
   for (const char* bad : {"cuda:", "cuda:x", "cuda:-1", "cuda:99999", "cudax", "gpu"}) {
@@ -448,6 +475,7 @@ void run_tests(const std::vector<std::string>&) {
   check(mkdtemp(folder) != nullptr, "mkdtemp");
   test_sidecar();
   test_exported(folder);
+  test_float_inputs();
   test_contract();
   test_files(folder);
   test_decoding();

@@ -1,6 +1,9 @@
 // csrc/runtime/tensorrt.cpp on the CPU, with tensorrt_shim/ in place of TensorRT and CUDA: batches, the two slots,
 // graphs, waiting, errors.
+#include <atomic>
+#include <thread>
 #include "../../csrc/runtime/tensorrt.cpp"
+
 #include "scaffold.h"
 
 namespace {
@@ -19,6 +22,7 @@ struct Case {
     sidecar.height = 4;
     sidecar.width = 2;
     sidecar.dim = kDim;
+    sidecar.input_type = InputType::kUint8;
     sidecar.batch = {min, min, max};
     open(batch, std::string_view(reinterpret_cast<const char*>(&engine), sizeof(engine)), 0);
   }
@@ -79,6 +83,48 @@ void test_graphs() {
   check(test.backend->description() == "TensorRT 11.1.0, cuda:0 (Shim), ", test.backend->description());
 }
 
+// Batches of all sizes: few graphs, each with a context of its own, and the sizes above 64 share one.
+void test_contexts() {
+  Case test(1, 100, true, 100);
+  shim_contexts = shim_runs = shim_launches = 0;
+  for (int round = 0; round < 3; ++round) {
+    for (int64_t n = 1; n <= 100; ++n) {
+      const std::vector<uint8_t> images = random_bytes(n * kPixels);
+      std::vector<float> vectors(static_cast<size_t>(n * kDim));
+      test.backend->run(images.data(), n, 100, vectors.data());
+      check(right(images, vectors), "a batch of " + std::to_string(n) + ", round " + std::to_string(round));
+    }
+  }
+  check(shim_contexts == 13, "contexts: " + std::to_string(shim_contexts));
+  check(shim_runs == 12 + 3 * 36, "runs without a graph: " + std::to_string(shim_runs));
+  check(shim_launches == 3 * 64 - 12, "launches: " + std::to_string(shim_launches));
+}
+
+// Several threads share an encoder's back end, each with its own sizes, and the device's stream in between.
+void test_threads(bool capturable) {
+  Case test(1, 16, capturable, 7);
+  dsa_fast::SharedBackend shared(std::move(test.backend));
+  cudaStream_t stream = nullptr;
+  cudaStreamCreateWithFlags(&stream, 0);
+  std::atomic<int> wrong{0};
+  std::vector<std::vector<uint8_t>> given;  // random_bytes is not for several threads
+  for (int i = 0; i < 8 * 20; ++i) given.push_back(random_bytes((1 + i % 19) * kPixels));
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 8; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 20; ++i) {
+        const std::vector<uint8_t>& images = given[static_cast<size_t>(8 * i + t)];
+        std::vector<float> vectors(images.size() / kPixels * kDim);
+        shared.run(images.data(), static_cast<int64_t>(images.size()) / kPixels, 7, vectors.data());
+        if (!right(images, vectors)) ++wrong;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  check(wrong == 0, "threads: " + std::to_string(wrong) + " wrong results");
+  cudaStreamDestroy(stream);
+}
+
 void test_errors() {
   Case test(1, 4, true, 4);
   refuses([&] { test.open(4, "damaged", 0); },
@@ -111,7 +157,10 @@ void test_errors() {
 
 }  // namespace
 
-void run_tests(const std::vector<std::string>&) {
+void run_tests(const std::vector<std::string>& only) {
+  test_threads(true);
+  test_threads(false);
+  if (!only.empty()) return;  // under the thread sanitizer
   for (const bool capturable : {true, false}) {
     test_runs(1, 8, capturable, 8);
     test_runs(1, 8, capturable, 3);
@@ -120,5 +169,7 @@ void run_tests(const std::vector<std::string>&) {
     test_runs(4, 4, capturable, 4);
   }
   test_graphs();
+  test_contexts();
   test_errors();
+  check(shim_misuses == 0, "misuses of contexts: " + std::to_string(shim_misuses));
 }

@@ -51,8 +51,8 @@ float sum_of(const std::vector<float>& weight, const std::vector<float>& value) 
 }
 
 // Of the exact length: a sanitizer sees every step outside.
-std::vector<unsigned char> encode(const std::vector<float>& values, DType dtype) {
-  std::vector<unsigned char> bytes(values.size() * (dtype == DType::kFloat32 ? 4 : 2));
+DeviceVector<unsigned char> encode(const std::vector<float>& values, DType dtype) {
+  DeviceVector<unsigned char> bytes(values.size() * (dtype == DType::kFloat32 ? 4 : 2));
   for (size_t k = 0; k < values.size(); ++k) {
     if (dtype == DType::kFloat32) {
       std::memcpy(bytes.data() + 4 * k, &values[k], 4);
@@ -69,9 +69,9 @@ void run(const Case& k) {
   const int64_t pixels = k.h * k.w;
   std::array<int64_t, 4> stride{3 * pixels, pixels, k.w, 1};
   if (k.permuted) stride = {3 * pixels, 1, 3, 3 * k.h};  // [N, w, h, 3] in memory
-  const std::vector<uint8_t> images = random_bytes(k.N * 3 * pixels);
-  const std::vector<uint8_t> mirror = random_bytes(k.table ? 24 * 65536 * 2 : 0);
-  std::vector<uint8_t> iuv(images.size());
+  const DeviceVector<uint8_t> images = random_device_bytes(k.N * 3 * pixels);
+  const DeviceVector<uint8_t> mirror = random_device_bytes(k.table ? 24 * 65536 * 2 : 0);
+  DeviceVector<uint8_t> iuv(images.size());
   const auto at = [&](int64_t n, int64_t c, int64_t y, int64_t x) {
     return size(n * stride[0] + c * stride[1] + y * stride[2] + x * stride[3]);
   };
@@ -83,7 +83,7 @@ void run(const Case& k) {
       }
     }
   }
-  std::vector<Plan> plans;
+  DeviceVector<Plan> plans;
   for (int64_t b = 0; b < k.B; ++b) {
     Plan plan{};
     plan.index = static_cast<int32_t>(below(k.N));
@@ -194,7 +194,7 @@ void run(const Case& k) {
       }
     }
   }
-  std::vector<uint8_t> expected_grid;
+  DeviceVector<uint8_t> expected_grid;
   for (int64_t plane = 0; plane < 3 * k.B; ++plane) {
     for (int64_t i = 0; i < k.grid_h; ++i) {
       for (int64_t j = 0; j < k.grid_w; ++j) {
@@ -203,17 +203,18 @@ void run(const Case& k) {
       }
     }
   }
-  const std::vector<unsigned char> expected_full = encode(full, k.full), expected_dsap = encode(dsap, k.dsap);
+  const DeviceVector<unsigned char> expected_full = encode(full, k.full), expected_dsap = encode(dsap, k.dsap);
 
   for (const bool cuda : {false, true}) {
-    std::vector<unsigned char> got_full(expected_full.size(), 0xa5), got_dsap(expected_dsap.size(), 0x5a);
+    DeviceVector<unsigned char> got_full(expected_full.size(), 0xa5), got_dsap(expected_dsap.size(), 0x5a);
     args.full = got_full.data();
     args.dsap = got_dsap.data();
-    std::vector<uint8_t> got_grid(expected_grid.size(), 0xc3);
+    DeviceVector<uint8_t> got_grid(expected_grid.size(), 0xc3);
     args.grid = got_grid.data();
     if (cuda) {
-      std::vector<int32_t> scratch(size(train_transform_cuda_scratch(args)), 0x77777777);
+      DeviceVector<int32_t> scratch(size(train_transform_cuda_scratch(args)), 0x77777777);
       check_cuda(train_transform_cuda(args, scratch.data(), nullptr), "train_transform_cuda");
+      wait_for_device();
     } else {
       train_transform_cpu(args);
     }

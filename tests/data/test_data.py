@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import dsa_fast
+from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.data.dataset import Collate, PeopleDataset
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.sampler import PKSampler
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, eval_transform, normalize, resize
+from dsa_fast.data.transforms import Draws, augment_batch, eval_transform, normalize, resize
 from dsa_fast.densepose.iuv import flip_iuv, write_iuv
 from tests.data.trees import TREE, make_tree
 

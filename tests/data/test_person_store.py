@@ -15,13 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
+from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.data import person_store as store_module
 from dsa_fast.data.dataset import Collate, PeopleDataset
 from dsa_fast.data.people import Person
 from dsa_fast.data.person_store import PersonStore, StoreLoader, choose_place, measure
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.sampler import PKSampler
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, augment_batch_reference
+from dsa_fast.data.transforms import Draws, augment_batch, augment_batch_reference
 from dsa_fast.training import DataConfig, fit
 from tests.cuda import require_cuda
 from tests.data.trees import make_tree
@@ -246,10 +247,29 @@ def test_place_is_chosen_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_place(500_000_000, gpu)[0] == "device"
     place, why = choose_place(600_000_000, gpu)
     assert place == "pinned"
-    assert why == ("0.6 GB do not fit in a quarter of the 2.0 GB free on cuda:0; 0.6 GB fit in half of the 8.0 GB free")
+    assert why == (
+        "0.6 GB do not fit in a quarter of the 2.0 GB free on cuda:0; "
+        "0.6 GB (1.1 GB when pinned) fit in half of the 8.0 GB free"
+    )
     assert choose_place(600_000_000, gpu, processes=8)[0] == "disk"
     monkeypatch.setattr(store_module, "_free_host_bytes", lambda: None)
     assert choose_place(1, cpu) == ("disk", "the free memory is not known")
+
+
+def test_pinned_memory_is_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images and maps are pinned apart, and PyTorch rounds each up to a power of two."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 16_000_000_000))
+    gpu, most = torch.device("cuda", 0), 2 * 2**30
+    monkeypatch.setattr(store_module, "_free_host_bytes", lambda: 2 * most)
+    assert choose_place(most, gpu) == (
+        "pinned",
+        "2.1 GB do not fit in a quarter of the 0.0 MB free on cuda:0; 2.1 GB fit in half of the 4.3 GB free",
+    )
+    monkeypatch.setattr(store_module, "_free_host_bytes", lambda: 2 * most + 10_000)
+    place, why = choose_place(most + 1, gpu)
+    assert place == "disk" and "2.1 GB (4.3 GB when pinned) do not fit in half of the 4.3 GB free" in why
+    assert choose_place(most + 1, torch.device("cpu"))[0] == "device"  # not pinned
+    assert [store_module._pinned_bytes(n) for n in (0, 1, 2, 3, 6, 8, 9)] == [0, 2, 2, 4, 8, 8, 16]
 
 
 def test_free_memory_is_known_here() -> None:

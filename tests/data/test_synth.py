@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import dsa_fast
-from dsa_fast.cli import main, make_parser
+from dsa_fast.cli import main
+from dsa_fast.cli.parser import make_parser
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.synth import (
     STRENGTHS,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import shutil
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -204,6 +206,24 @@ def test_files_in_a_store_are_verified(people: Path, tmp_path: Path) -> None:
         verify_files(data.train, stamp=stamp)
     with pytest.raises(FileNotFoundError, match="iuv must be the folder of the IUV maps, or a store"):
         read_dataset(people, iuv=people / "none.dsaiuv")
+
+
+def test_a_plain_folder_is_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "photos"
+    iuv = torch.zeros(3, 8, 4, dtype=torch.uint8)
+    iuv[:, 2:6, 1:3] = torch.tensor([2, 9, 7], dtype=torch.uint8)[:, None, None]
+    for place in ("a", "deep/b", "c"):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 8)).save(root / f"{place}.png")
+    write_iuv(root / "iuv" / "a.png", iuv)
+    write_iuv(root / "iuv" / "deep" / "b.png", iuv)
+    assert main(["pack", str(root)]) == 0
+    assert "2 maps of 3 images" in capsys.readouterr().out
+    store = IUVStore(root / "iuv.dsaiuv")
+    assert sorted(store) == ["a", "deep/b"] and torch.equal(store["deep/b"], iuv)
+    shutil.rmtree(root / "iuv")
+    assert main(["inspect", str(root), "--out", str(tmp_path / "out")]) in (0, 1)
+    assert json.loads((tmp_path / "out" / "inspect.json").read_text())["with_map"] == 2
 
 
 def test_a_dump_is_packed(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dsa_fast.data.transforms import AugmentConfig
+from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.models import ModelConfig
 from dsa_fast.training.module import ReIDTask
 

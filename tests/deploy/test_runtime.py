@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import importlib.util
 import json
-import os
 import shutil
 import signal
 import struct
 import subprocess
-import sys
 import time
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,101 +22,39 @@ import dsa_fast
 from dsa_fast.cli import main
 from dsa_fast.data.transforms import resize
 from dsa_fast.image import read_image
+from tests.deploy.built_runtime import (
+    DIM,
+    HEIGHT,
+    SOURCE,
+    WIDTH,
+    Built,
+    built,
+    configure,
+    make_engine,
+    output,
+    photo,
+    run,
+    tool,
+    write_sidecar,
+)
 from tests.deploy.deployed import SIZE, SMALL, save_checkpoint
 
-SOURCE = Path(__file__).resolve().parents[2]
-CONSUMER = SOURCE / "tests" / "cpp" / "consumer"
-HEIGHT, WIDTH, DIM = 48, 24, 32
+__all__ = ["built"]  # a fixture
 
+CONSUMER = SOURCE / "tests" / "cpp" / "consumer"
 pytestmark = [
     pytest.mark.skipif(not (SOURCE / "csrc").exists(), reason="the sources are not here"),
     pytest.mark.xdist_group("runtime"),
 ]
 
 
-def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    parts = [str(part) for part in command]
-    return subprocess.run(parts, capture_output=True, text=True, check=False, timeout=900, **options)
-
-
-def output(result: subprocess.CompletedProcess[str]) -> str:
-    return f"{result.stdout[-5000:]}\n{result.stderr[-5000:]}"
-
-
-def absent(reason: str) -> None:
-    """Skips, or fails where the environment says that the runtime must be there."""
-    if os.environ.get("DSA_FAST_REQUIRE_RUNTIME") == "1":
-        pytest.fail(f"DSA_FAST_REQUIRE_RUNTIME=1, but {reason}")
-    pytest.skip(reason)
-
-
-def tool(name: str) -> str:
-    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-    if found is None:
-        absent(f"{name} is not there")
-    assert found is not None
-    return found
-
-
-def configure(build: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    python = f"-DPython3_EXECUTABLE={sys.executable}"
-    return run(tool("cmake"), "-S", SOURCE, "-B", build, *generator, python, "-DDSA_FAST_CUDA=OFF", *options)
-
-
-@dataclass(frozen=True)
-class Built:
-    build: Path
-    prefix: Path  # where it is installed
-
-    @property
-    def embed(self) -> Path:
-        return self.prefix / "bin" / "dsa_embed"
-
-    @property
-    def probe(self) -> Path:
-        return self.build / "tests" / "cpp" / "image_probe"
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The runtime with its OpenVINO back end, built and installed once for all test processes."""
-    if importlib.util.find_spec("openvino") is None:
-        absent("the Python package openvino is not there")
-    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-        absent("a C++ compiler is not there")
-    base = tmp_path_factory.getbasetemp()
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runtime"
-    root.mkdir(exist_ok=True)
-    result = Built(root / "build", root / "prefix")
-    with (root / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if (root / "done").exists():
-            return result
-        # Installing into lib/, whatever the system's custom: the tests look there.
-        done = configure(
-            *(result.build, "-DDSA_FAST_TENSORRT=OFF", "-DDSA_FAST_TENSORRT_RTX=OFF", "-DCMAKE_INSTALL_LIBDIR=lib"),
-        )
-        assert done.returncode == 0, output(done)
-        if "the runtime is left out: libraries are missing" in done.stdout:
-            absent(next(line for line in done.stdout.splitlines() if "the runtime is left out" in line))
-        assert "runtime and dsa_embed with openvino" in done.stdout, output(done)
-        targets = ("dsa_embed", "dsa_runtime_openvino", "dsa_fast_kernels", "test_runtime", "test_tensorrt")
-        targets += ("image_probe",)
-        jobs = str(len(os.sched_getaffinity(0)))
-        done = run(tool("cmake"), "--build", result.build, "--parallel", jobs, "--target", *targets)
-        assert done.returncode == 0, output(done)
-        done = run(tool("cmake"), "--install", result.build, "--prefix", result.prefix)
-        assert done.returncode == 0, output(done)
-        (root / "done").touch()
-    return result
-
-
 # ---- the build -----------------------------------------------------------------------------------------------------
 
 
 def test_cpp_tests(built: Built) -> None:
-    result = run(tool("ctest"), "--test-dir", built.build, "-R", "^(runtime|tensorrt)$", "--output-on-failure")
+    result = run(
+        tool("ctest"), "--test-dir", built.build, "-R", "^(runtime|tensorrt|tensorrt_threads)$", "--output-on-failure"
+    )
     assert result.returncode == 0 and "100% tests passed" in result.stdout, output(result)
 
 
@@ -196,14 +129,6 @@ def decode(built: Built, *paths: Path) -> tuple[list[np.ndarray | None], str]:
         offset += 8 + pixels.size
     assert offset == len(done.stdout)
     return images, done.stderr.decode()
-
-
-def photo(height: int, width: int, seed: int) -> Image.Image:
-    """Smooth colors with some noise, so that a JPEG of it is like one of a photo."""
-    random = np.random.default_rng(seed)
-    small = Image.fromarray(random.integers(0, 256, (4, 3, 3), dtype=np.uint8))
-    smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), dtype=int)
-    return Image.fromarray((smooth + random.integers(-12, 13, smooth.shape)).clip(0, 255).astype(np.uint8))
 
 
 def test_decoding_is_pillow_s(built: Built, tmp_path: Path) -> None:
@@ -333,79 +258,6 @@ def test_other_files_are_refused(built: Built, tmp_path: Path) -> None:
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------
-
-
-def make_engine(path: Path, layout: str = "NHWC", seed: int = 0, **changes: Any) -> Path:
-    """A small network as ONNX, with its sidecar: uint8 images in, unit vectors out."""
-    onnx = pytest.importorskip("onnx")
-    from onnx import TensorProto, helper, numpy_helper
-
-    random = np.random.default_rng(seed)
-    nodes, weights = [], {}
-
-    def node(kind: str, *inputs: str, **attributes: Any) -> str:
-        name = f"x{len(nodes)}"
-        nodes.append(helper.make_node(kind, inputs, [name], **attributes))
-        return name
-
-    def weight(name: str, values: Any, dtype: Any = np.float32) -> str:
-        weights[name] = np.asarray(values, dtype=dtype)
-        return name
-
-    x = node("Cast", "images", to=TensorProto.FLOAT)
-    if layout == "NHWC":
-        x = node("Transpose", x, perm=[0, 3, 1, 2])
-    x = node("Sub", x, weight("mean", np.array([124, 116, 104]).reshape(3, 1, 1)))
-    x = node("Mul", x, weight("scale", np.full((3, 1, 1), 1 / 58)))
-    for i, (before, after) in enumerate([(3, 16), (16, 24), (24, DIM)]):
-        filters = random.standard_normal((after, before, 3, 3)) / np.sqrt(9 * before)
-        bias = weight(f"b{i}", random.standard_normal(after) * 0.1)
-        x = node("Relu", node("Conv", x, weight(f"w{i}", filters), bias, strides=[2, 2], pads=[1, 1, 1, 1]))
-    x = node("Flatten", node("GlobalAveragePool", x))
-    x = node("Sub", x, weight("middle", random.random(DIM) * 0.3))
-    norm = node("ReduceL2", x, weight("axes", [1], np.int64), keepdims=1)
-    nodes.append(helper.make_node("Div", [x, norm], ["embeddings"]))
-    shape = ["N", HEIGHT, WIDTH, 3] if layout == "NHWC" else ["N", 3, HEIGHT, WIDTH]
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, shape)],
-        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["N", DIM])],
-        [numpy_helper.from_array(values, name) for name, values in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString())
-    write_sidecar(path, layout=layout, **changes)
-    return path
-
-
-def write_sidecar(path: Path, *, layout: str = "NHWC", **changes: Any) -> None:
-    """The sidecar of a file as it is; `changes` replace fields, named like input__height."""
-    data = path.read_bytes()
-    sidecar: dict[str, Any] = {
-        "format": "dsa_fast.artifact",
-        "format_version": 1,
-        "kind": "onnx",
-        "file": path.name,
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "model": {"stream": "mf", "class": "DSAReID", "backbone": "resnet50", "parameters": 1},
-        "input": {"name": "images", "dtype": "uint8", "layout": layout, "channels": "RGB"},
-        "output": {"name": "embeddings", "dtype": "float32", "dim": DIM, "normalized": True},
-        "precision": "fp32",
-        "batch": {"min": 1, "opt": 4, "max": 8},
-        "versions": {"dsa_fast": dsa_fast.__version__},
-        "gpu": None,
-    }
-    sidecar["input"] |= {"height": HEIGHT, "width": WIDTH, "mean": [0.5] * 3, "std": [0.2] * 3}
-    for key, value in changes.items():
-        *parents, last = key.split("__")
-        place = sidecar
-        for parent in parents:
-            place = place[parent]
-        place[last] = value
-    Path(f"{path}.json").write_text(json.dumps(sidecar))
 
 
 def reference(engine: Path, images: list[str], layout: str) -> np.ndarray:
@@ -539,7 +391,8 @@ def test_a_network_of_a_fixed_batch(built: Built, photos: Path, tmp_path: Path) 
         ("other sidecar", "must have the SHA-256"),
         ("not JSON", "small.onnx.json must be JSON"),
         ({"format_version": 2}, "format_version must be 1"),
-        ({"input__dtype": "float32"}, "input.dtype must be uint8"),
+        ({"input__dtype": "float16"}, "input.dtype must be uint8 or float32"),
+        ({"input__dtype": "float32"}, "input.layout must be NCHW for float32"),
         ({"input__height": HEIGHT + 1}, f"must have the shape [N, {HEIGHT + 1}, {WIDTH}, 3], as the sidecar says, got"),
         ({"input__layout": "NCHW"}, "must have the shape [N, 3, "),
         ({"input__name": "pictures"}, "input must be named pictures, as the sidecar says, got images"),
@@ -641,7 +494,7 @@ def test_an_interrupted_run_leaves_nothing(built: Built, photos: Path, kind: sig
         ),
         (
             ["--engine", "E", "--out", "x.npy", "--precision", "int8", "a.jpg"],
-            "precision must be fp32 or bf16, got int8",
+            "precision must be fp32, fp16 or bf16, got int8",
         ),
         (["--engine", "E", "--out", "x.npy", "--fast", "a.jpg"], "unrecognized option '--fast'"),
     ],
@@ -660,6 +513,20 @@ def test_help_and_version(built: Built) -> None:
     assert "--engine FILE" in result.stdout and "exit status" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 120
     assert run(built.embed, "--version").stdout == f"dsa_embed {dsa_fast.__version__}\n"
+
+
+def test_the_benchmark(built: Built, tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "small.onnx")
+    result = run(built.embed, "--engine", engine, "--benchmark", "--seconds", "1", "--batch", "3")
+    assert result.returncode == 0, output(result)
+    (figures,) = map(json.loads, result.stdout.splitlines())
+    assert figures["batch"] == 3 and figures["runs"] >= 3
+    assert 0 < figures["p50_ms"] <= figures["p99_ms"]
+    assert figures["images_per_second"] == pytest.approx(3000 / figures["mean_ms"], rel=0.01)
+    result = run(built.embed, "--engine", engine, "--benchmark", "--seconds", "1")
+    assert [json.loads(line)["batch"] for line in result.stdout.splitlines()] == [1, 8]  # its batch.max is 8
+    result = run(built.embed, "--engine", engine, "--benchmark", "a.jpg")
+    assert result.returncode == 2 and "--benchmark makes its own images" in result.stderr
 
 
 # ---- find_package ---------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import dsa_fast
 from dsa_fast.cli import main
+from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.data.registry import read_dataset
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, disturb_iuv, normalize
+from dsa_fast.data.transforms import Draws, augment_batch, disturb_iuv, normalize
 from dsa_fast.deploy.embedding_network import EmbeddingNetwork
 from dsa_fast.evaluation.embedding import ModelEmbedder, embed_people
 from dsa_fast.models import (

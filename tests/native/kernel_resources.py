@@ -21,7 +21,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[2]
 TABLE = Path(__file__).with_name("kernel_resources.json")
-ARCHS = ("80", "86", "89", "90", "100", "120")
+ARCHS = ("80", "86", "89", "90", "100", "110", "120")
 FLAGS = ("-O3", "-fmad=false")  # those of setup.py which change the kernels
 
 Table = dict[str, dict[str, dict[str, int]]]  # file -> kernel -> registers, shared
@@ -53,9 +53,9 @@ def sources() -> list[Path]:
     return sorted((SOURCE / "csrc" / "cuda").glob("*.cu"))
 
 
-def measure(nvcc: str, folder: Path) -> list[Usage]:
-    """Compiles every file for every architecture; `folder` takes the output."""
-    jobs = [(file, arch) for file in sources() for arch in ARCHS]
+def measure(nvcc: str, folder: Path, archs: tuple[str, ...] = ARCHS) -> list[Usage]:
+    """Compiles every file for the architectures; `folder` takes the output, such as warp_90.cubin."""
+    jobs = [(file, arch) for file in sources() for arch in archs]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(lambda job: _compile(nvcc, job[0], job[1], folder), jobs)
         return [usage for usages in found for usage in usages]

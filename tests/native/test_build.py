@@ -127,20 +127,6 @@ def test_a_build_without_cuda_says_why(tmp_path: Path) -> None:
     )
 
 
-def test_a_library_for_another_cuda_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.version, "cuda", "12.6")
-    note, library = tmp_path / "_build.json", tmp_path / "_C_cuda.abi3.so"
-    library.write_text("not a library")
-    note.write_text(json.dumps({"cuda": True, "why": "", "toolkit": "13.0"}))
-    assert _load.load_cuda(library, note) == (
-        f"{library} was built with CUDA 13.0, but the installed PyTorch {torch.__version__} is for CUDA 12.6: the "
-        "major versions must be equal, so build dsa_fast again"
-    )
-    note.write_text(json.dumps({"cuda": True, "why": "", "toolkit": "12.1"}))
-    reason = _load.load_cuda(library, note)
-    assert reason is not None and "does not load" in reason
-
-
 @pytest.mark.parametrize("cuda", [None, "13.2"])
 def test_a_cuda_library_that_does_not_load_says_why(
     tmp_path: Path, cuda: str | None, monkeypatch: pytest.MonkeyPatch
@@ -158,6 +144,26 @@ def test_a_cuda_library_that_does_not_load_says_why(
         assert "invalid ELF header" in reason or "file too short" in reason
 
 
+@pytest.mark.parametrize(("toolkit", "fits"), [("13.0", True), ("13.2", True), ("12.9", False), (None, True)])
+def test_a_library_of_another_cuda_version_is_not_loaded(
+    tmp_path: Path, toolkit: str | None, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.1")
+    loaded: list[Path] = []
+    monkeypatch.setattr(_load, "_load", loaded.append)
+    note, library = tmp_path / "_build.json", tmp_path / "_C_cuda.abi3.so"
+    note.write_text(json.dumps({"cuda": True, "why": "", "toolkit": toolkit}))
+    library.write_text("")
+    reason = _load.load_cuda(library, note)
+    assert loaded == ([library] if fits else [])
+    assert reason == (
+        None
+        if fits
+        else f"dsa_fast was built with CUDA 12.9, and the installed PyTorch {torch.__version__} is for CUDA 13.1: the "
+        "major versions must be equal. Build dsa_fast again with this PyTorch"
+    )
+
+
 def test_require_cuda_raises_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_load, "cuda_missing", None)
     _load.require_cuda()
@@ -166,12 +172,59 @@ def test_require_cuda_raises_the_reason(monkeypatch: pytest.MonkeyPatch) -> None
         _load.require_cuda()
 
 
-def test_a_missing_cpu_library_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ImportError, match=r"dsa_fast is not built: .*_C.abi3.so is missing. Build it with `pip"):
-        _load.load_cpu(tmp_path / "_C.abi3.so")
+def test_a_library_that_does_not_load_says_what_is_needed(tmp_path: Path) -> None:
     (tmp_path / "_C.abi3.so").write_text("not a library")
     with pytest.raises(ImportError, match=r"does not load into PyTorch .* \(2.11 or newer is needed\)"):
         _load.load_cpu(tmp_path / "_C.abi3.so")
+
+
+def install(site: Path, version: str) -> Path:
+    """Pretends that `pip install` put this package's libraries there, as this version."""
+    (site / f"dsa_fast-{version}.dist-info").mkdir(parents=True)
+    (site / f"dsa_fast-{version}.dist-info" / "METADATA").write_text(f"Name: dsa-fast\nVersion: {version}\n")
+    (site / "dsa_fast").mkdir()
+    for name in ("_C.abi3.so", "_C_cuda.abi3.so", "_build.json"):
+        if (_load.folder / name).exists():
+            shutil.copy(_load.folder / name, site / "dsa_fast" / name)
+    return site
+
+
+def in_sources(checkout: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """Imports the package in a copy of its sources, without libraries, and with what `site` has."""
+    checkout.mkdir()
+    shutil.copytree(PACKAGE, checkout / "dsa_fast", ignore=shutil.ignore_patterns("*.so", "_build.json", "__pycache__"))
+    torch_folder = Path(torch.__file__).parents[1]
+    places = [str(checkout), str(site)]
+    code = f"""
+import importlib.metadata, sys
+paths = [each for each in sys.path if "site-packages" not in each]
+sys.path[:] = [*paths, *{places}, {str(torch_folder)!r}]
+every = importlib.metadata.distributions
+importlib.metadata.distributions = lambda **how: every(**how, path={places})
+import dsa_fast
+from dsa_fast.ops import _load
+print(dsa_fast.__file__, _load.folder, dsa_fast.warp.__name__)
+"""
+    return run(sys.executable, "-c", code, cwd=checkout, PYTHONPATH="")
+
+
+def test_the_source_folder_finds_the_libraries_of_an_installed_copy(tmp_path: Path) -> None:
+    site = install(tmp_path / "site", dsa_fast.__version__)
+    done = in_sources(tmp_path / "checkout", site)
+    expected = f"{tmp_path}/checkout/dsa_fast/__init__.py {site}/dsa_fast warp"
+    assert done.stdout.strip() == expected, output(done)
+
+
+def test_the_source_folder_names_an_installed_copy_of_another_version(tmp_path: Path) -> None:
+    done = in_sources(tmp_path / "checkout", install(tmp_path / "site", "0.0.1"))
+    error = done.stderr.splitlines()[-1]
+    assert "is not built" in error and "Another version is installed, 0.0.1 in" in error and "leave " in error
+
+
+def test_sources_alone_say_how_to_build_them(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    error = in_sources(tmp_path / "checkout", tmp_path / "site").stderr.splitlines()[-1]
+    assert error.endswith("is missing, and no copy is installed. Build it with `pip install .`")
 
 
 def test_cuda_library_is_loaded_where_a_gpu_must_be() -> None:

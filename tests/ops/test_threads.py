@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import dsa_fast
 from dsa_fast.ops.plain_reference import warp_reference
+from dsa_fast.ops.train_transform import train_transform
 from tests.ops.inputs import make
 
 LARGE = 33  # images whose parts in float32 of 64 x 64 take 37 MiB
@@ -107,8 +108,8 @@ def test_large_photos_in_channels_last() -> None:
     plan = torch.zeros(90, 8, dtype=torch.int32)
     plan[:, 0] = torch.arange(90) % 2
     results = [
-        torch.ops.dsa_fast.train_transform(
-            images, iuv, plan, None, 256, 128, 0, 4, [1.0] * 3, [2.0] * 3, "last", torch.float32, torch.float32, last
+        train_transform(
+            images, iuv, plan, size=(256, 128), mean=[1.0] * 3, std=[2.0] * 3, dsap_size=4, channels_last=last
         )[0]
         for last in (False, True)
     ]

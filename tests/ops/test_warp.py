@@ -278,7 +278,7 @@ def test_empty_inputs(device: str, extents: tuple[int, int, int, int], reduce: A
 @pytest.mark.parametrize("batch", [1, 2, 3, 7])
 def test_number_of_threads_does_not_matter(batch: int, threads: int) -> None:
     img, iuv = make(batch=batch, height=12, width=13, dtype=torch.float32, seed=8)
-    size = 64 if batch < 3 else 32  # threads share a large image
+    size = 128 if batch < 3 else 32  # threads share a large image
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 import dsa_fast.tables.run
-from dsa_fast.cli import main, make_parser
+from dsa_fast.cli import main
 from dsa_fast.cli.fit import fit
+from dsa_fast.cli.parser import make_parser
 from dsa_fast.cli.tables import scaled
 from dsa_fast.data.synth import SynthConfig
 from dsa_fast.tables import PAPER_ROWS, TrainingScores, rows_of, sweep_report, table_report

@@ -12,7 +12,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from dsa_fast.data.transforms import AugmentConfig
+from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.models import DSALoss, DSAReID, GuideConfig, ModelConfig
 from dsa_fast.models.dsa_reid import DSAOutput
 from dsa_fast.models.losses import gather

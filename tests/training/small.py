@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from dsa_fast.data.transforms import AugmentConfig
+from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.models import ModelConfig
 from dsa_fast.training import DataConfig, TrainerConfig
 

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dsa_fast.data.transforms import AugmentConfig, Draws, augment_batch, eval_transform, resize
+from dsa_fast.configs.augment import AugmentConfig
+from dsa_fast.data.transforms import Draws, augment_batch, eval_transform, resize
 from dsa_fast.densepose.iuv import read_iuv, resize_iuv
 from dsa_fast.image import read_image
 from dsa_fast.models import DSALoss, DSAReID, load_model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from dsa_fast.cli import main
 from dsa_fast.configs import find_config
@@ -195,8 +197,33 @@ def test_mixed_precision(people: Path, tmp_path: Path) -> None:
 def test_training_without_iuv(people: Path, tmp_path: Path) -> None:
     shutil.copytree(people, tmp_path / "people", ignore=shutil.ignore_patterns("iuv"))
     trainer = replace(TRAINER, max_epochs=1)
-    result = fit(config(tmp_path / "people"), MODEL, augment=AUGMENT, trainer=trainer, out=tmp_path / "run")
+    data = config(tmp_path / "people")
+    with pytest.raises(ValueError, match=r"model.dsag needs IUV maps .* dsa-fast prepare .*people.* model.dsag=False"):
+        fit(data, MODEL, augment=AUGMENT, trainer=trainer, out=tmp_path / "run")
+    result = fit(data, replace(MODEL, dsag=False), augment=AUGMENT, trainer=trainer, out=tmp_path / "run")
     assert len(losses(result.log)) == 4
+
+
+def test_a_run_interrupted_in_its_first_epoch_starts_again(people: Path, tmp_path: Path) -> None:
+    class Stop(Callback):
+        def on_train_batch_end(self, *_: object) -> None:
+            raise KeyboardInterrupt
+
+    options = {"augment": AUGMENT, "trainer": replace(TRAINER, max_epochs=1), "out": tmp_path / "run"}
+    with pytest.raises(KeyboardInterrupt):
+        fit(config(people), MODEL, callbacks=[Stop()], **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+    assert fit(config(people), MODEL, resume=True, **options).checkpoint.exists()  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match="start without resume"):
+        fit(config(people), MODEL, resume=True, out=tmp_path / "none")
+
+
+def test_the_time_of_the_whole_run_is_told(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = replace(TRAINER, max_epochs=2, progress=True)
+    fit(config(people), MODEL, augment=AUGMENT, trainer=trainer, out=tmp_path / "run")
+    text = capsys.readouterr().out
+    assert re.search(r"^About [\d.]+ s for 2 epochs of \d+ steps", text, re.M), text
+    assert re.search(r"^Epoch 1/2, loss [\d.]+, about [\d.]+ s left$", text, re.M), text
 
 
 def test_checkpoint_executes_no_pickle(tmp_path: Path) -> None:

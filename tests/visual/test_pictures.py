@@ -22,7 +22,7 @@ from dsa_fast.visual.activation import activation_grid, color_table, overlay
 from dsa_fast.visual.charts import cmc_curves, cmc_svg, curves, distance_distributions, distance_svg
 from dsa_fast.visual.contact_sheet import synthetic_people
 from dsa_fast.visual.layout import save_picture, shorten, tile_table
-from dsa_fast.visual.ranked_lists import ranked_lists, search_results
+from dsa_fast.visual.ranked_lists import Found, ranked_lists, search_results
 
 QUERY, RIGHT, WRONG, LEFT_OUT = map(ImageColor.getrgb, (palette.QUERY, palette.RIGHT, palette.WRONG, palette.LEFT_OUT))
 
@@ -125,9 +125,12 @@ def test_distances_show_both_distributions_and_what_they_share() -> None:
 
 def test_search_results_show_each_picture_once() -> None:
     made = [Image.new("RGB", (32, 64), (20 + 30 * number,) * 3) for number in range(4)]
-    picture = search_results([((made[0], "query"), [(made[1], "0.9"), (made[2], "0.8")]), ((made[3], "other"), [])])
+    rows = [((made[0], "query"), [Found(made[1], "a", 0.9), Found(made[2], "b", 0.8)]), ((made[3], "other"), [])]
+    picture = search_results(rows)
     assert [count(picture, (20 + 30 * number,) * 3) for number in range(4)] == [80 * 160] * 4
     assert count(picture, QUERY) > 1000 and count(picture, RIGHT) == count(picture, WRONG) == 0
+    known = search_results([(rows[0][0], [Found(made[1], "a", 0.9, True), Found(made[2], "b", 0.8, False)])], title="t")
+    assert count(known, RIGHT) > 1000 and count(known, WRONG) > 1000
     with pytest.raises(ValueError, match="at least one query"):
         search_results([])
 

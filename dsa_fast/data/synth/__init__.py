@@ -14,7 +14,8 @@ May import `dsa_fast.densepose`.
 
 from __future__ import annotations
 
-from .config import STRENGTHS, SynthConfig
+from dsa_fast.configs.synth import STRENGTHS, SynthConfig
+
 from .dataset import VERSION, entries, make_dataset
 from .look import Identity, make_identity
 from .person import identity_of, person_keypoints, render_person, render_picture

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import secrets
-import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
 from PIL import Image
 
+from dsa_fast.configs.synth import SynthConfig
 from dsa_fast.densepose.iuv import write_iuv
 from dsa_fast.device import usable_cores
+from dsa_fast.files import is_free, locked, temporary_folder
 
-from .config import SynthConfig
 from .person import render_picture
 
 __all__ = ["VERSION", "Entry", "entries", "make_dataset"]
@@ -113,39 +114,33 @@ def make_dataset(
         The folder.
 
     Raises:
+        BlockingIOError: another process is making `out`; the message names it.
         FileExistsError: `out` is not empty, and `overwrite` is not set or `out` is not a synthetic data set.
         ValueError: `workers` is less than 1.
     """
     out, config = Path(out), config or SynthConfig()
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    _check_free(out, overwrite)
     todo = entries(config)
     workers = workers or usable_cores()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    token = secrets.token_hex(4)
-    work = out.parent / f".{out.name}.{token}.part"
-    try:
-        for split in (TRAIN, QUERY, GALLERY):
-            (work / split).mkdir(parents=True)
-            (work / "iuv" / split).mkdir(parents=True)
-        done = 0
-        for count in _render_all(work, config, todo, workers):
-            done += count
-            if progress is not None:
-                progress(done, len(todo))
-        about = {"format": "dsa_fast synthetic people", "version": VERSION, "config": config.as_dict()}
-        (work / "synth.json").write_text(json.dumps(about, indent=2) + "\n")
+    with locked(out):
         _check_free(out, overwrite)
-        old = None
-        if out.exists():
-            old = out.parent / f".{out.name}.{token}.old"
-            out.rename(old)
-        work.rename(out)
-        if old is not None:
-            shutil.rmtree(old)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        with temporary_folder(out) as work:
+            new, old = work / "new", work / "old"
+            for split in (TRAIN, QUERY, GALLERY):
+                (new / split).mkdir(parents=True)
+                (new / "iuv" / split).mkdir(parents=True)
+            done = 0
+            for count in _render_all(new, config, todo, workers):
+                done += count
+                if progress is not None:
+                    progress(done, len(todo))
+            about = {"format": "dsa_fast synthetic people", "version": VERSION, "config": config.as_dict()}
+            (new / "synth.json").write_text(json.dumps(about, indent=2) + "\n")
+            _check_free(out, overwrite)
+            if out.exists():
+                out.rename(old)
+            new.rename(out)
     return out
 
 
@@ -154,7 +149,7 @@ def _check_free(out: Path, overwrite: bool) -> None:
         return
     if not out.is_dir():
         raise FileExistsError(f"out must be a folder, got the file {out}")
-    if not any(out.iterdir()):
+    if is_free(out):
         return
     if not overwrite:
         raise FileExistsError(f"out must be new or empty, got {out} (--overwrite replaces a synthetic data set there)")
@@ -196,6 +191,15 @@ def _prepare_worker() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles it
     torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """Ends this process when its parent has ended: a killed parent can't tell it to."""
+    wait([sentinel])
+    os._exit(1)
 
 
 def _render_some(work: Path, config: SynthConfig, todo: Sequence[Entry]) -> int:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsa_fast.configs.synth import SynthConfig
 from dsa_fast.densepose.body import JOINTS, Pose, joints3d, landmarks3d
 
 from . import scene
-from .config import SynthConfig
 from .look import Identity, make_identity
 from .render import Camera, Window, downsample, rasterize, sample_shape, to_samples
 

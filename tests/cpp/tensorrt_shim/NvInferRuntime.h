@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <string>
 
 #include "cuda_runtime_api.h"
@@ -12,7 +13,10 @@ struct ShimEngine {
   int64_t min, max, pixels, dim;
   bool capturable;
 };
-inline int shim_runs = 0;  // of the engine, not counting graphs
+inline int shim_runs = 0;      // of the engine, not counting graphs
+inline int shim_contexts = 0;  // made
+// A context that a graph was captured from was reshaped or run, or a graph was launched that outlived its context.
+inline int shim_misuses = 0;
 
 namespace nvinfer1 {
 
@@ -35,8 +39,10 @@ class ILogger {
 
 class IExecutionContext {
  public:
-  explicit IExecutionContext(const ShimEngine& engine) : engine_(engine) {}
+  explicit IExecutionContext(const ShimEngine& engine) : engine_(engine) { ++shim_contexts; }
+  ~IExecutionContext() { *alive_ = false; }
   bool setInputShape(const char*, const Dims& dims) {
+    if (captured_) ++shim_misuses;
     n_ = dims.d[0];
     return n_ >= engine_.min && n_ <= engine_.max;
   }
@@ -46,12 +52,16 @@ class IExecutionContext {
   }
   bool enqueueV3(cudaStream_t stream) {
     if (stream->capturing != nullptr && !engine_.capturable) return false;
+    if (captured_) ++shim_misuses;
     if (stream->capturing == nullptr) ++shim_runs;
+    captured_ = captured_ || stream->capturing != nullptr;
     const ShimEngine engine = engine_;
     const int64_t n = n_;
     const auto* images = static_cast<const uint8_t*>(images_);
     auto* vectors = static_cast<float*>(vectors_);
+    const std::shared_ptr<bool> alive = alive_;
     stream->ask([=] {
+      if (!*alive) ++shim_misuses;
       for (int64_t i = 0; i < n; ++i) {
         double squares = 0;
         for (int64_t j = 0; j < engine.dim; ++j) squares += std::pow(images[i * engine.pixels + j] + 1.0, 2);
@@ -66,6 +76,8 @@ class IExecutionContext {
  private:
   ShimEngine engine_;
   int64_t n_ = 0;
+  bool captured_ = false;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   void *images_ = nullptr, *vectors_ = nullptr;
 };
 

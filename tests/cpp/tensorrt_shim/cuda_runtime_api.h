@@ -52,7 +52,8 @@ struct cudaDeviceProp {
   int major, minor;
 };
 
-inline int shim_devices = 1, shim_launches = 0, shim_current = 0;
+inline int shim_devices = 1, shim_launches = 0;
+inline thread_local int shim_current = 0;
 inline cudaError_t cudaGetDevice(int* device) {
   *device = shim_current;
   return shim_devices > 0 ? cudaSuccess : cudaErrorNoDevice;

@@ -15,6 +15,13 @@ struct Image {
   std::vector<uint8_t> pixels;  // [height, width, 3], RGB
 };
 
+// Pixels in someone's memory. The strides are in bytes and may be negative: BGR pixels are RGB ones with a step of -1.
+struct ImageView {
+  const uint8_t* pixels = nullptr;  // red of the first pixel
+  int64_t height = 0, width = 0;
+  int64_t row = 0, column = 3, channel = 1;  // strides
+};
+
 // Decodes a JPEG or PNG and turns it upright. Errors show `name`. As in Pillow's convert("RGB"), transparency is
 // dropped and 16-bit colours keep their upper 8 bits. As in its exif_transpose, the orientation comes from EXIF or, in
 // a JPEG without it, from XMP. Damaged EXIF is ignored. Throws std::runtime_error, also for 16-bit gray and for more
@@ -27,5 +34,6 @@ DSA_FAST_API Image read_image(const std::string& path);
 // Bilinear, antialiased along a side that shrinks, rounded to nearest even: `to` is [height, width, 3], uint8. Throws
 // std::invalid_argument if a side is below 1 or the image does not have height * width * 3 bytes.
 DSA_FAST_API void resize(const Image& image, int64_t height, int64_t width, uint8_t* to);
+DSA_FAST_API void resize(const ImageView& image, int64_t height, int64_t width, uint8_t* to);
 
 }  // namespace dsa_fast

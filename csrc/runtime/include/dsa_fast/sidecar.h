@@ -13,6 +13,7 @@
 namespace dsa_fast {
 
 enum class Layout { kNHWC, kNCHW };
+enum class InputType { kUint8, kFloat32 };
 
 struct Sidecar {
   std::string kind;    // onnx, tensorrt or tensorrt-rtx
@@ -20,10 +21,12 @@ struct Sidecar {
   std::string sha256;  // of the exported file, 64 lower-case hexadecimal digits
   std::string model;   // such as "DSAReID, stream mf, backbone resnet50"
 
-  // Images, uint8 RGB [N, height, width, 3] or [N, 3, height, width].
+  // Images, RGB [N, height, width, 3] or [N, 3, height, width]: uint8, or float32 (value / 255 - mean) / std.
   std::string input;
+  InputType input_type;
   Layout layout;
   int64_t height, width;
+  float mean[3], std[3];  // of R, G, B in 0..1; an 8-bit input is normalized in the graph
 
   // Unit vectors, float32 [N, dim].
   std::string output;
@@ -40,6 +43,9 @@ struct Sidecar {
   };
   std::optional<Gpu> gpu;                         // that it was made on and for, if any
   std::vector<std::string> compute_capabilities;  // that it was made for; empty: its kind's default
+
+  // Of one image, as the exported file takes it.
+  int64_t image_bytes() const { return height * width * 3 * (input_type == InputType::kUint8 ? 1 : 4); }
 };
 
 // Reads a sidecar's text. Throws std::runtime_error that shows `name`, the field, the rule and the value.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
+
+from dsa_fast.configs.datasets import DatasetOptions
 
 #: Mode of torch.compile.
 CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
@@ -46,10 +49,10 @@ class DataConfig:
     iuv: str | None = None
     iuv_order: Literal["auto", "IUV", "VUI"] = "auto"
     name: str = "auto"
-    options: dict[str, Any] = field(default_factory=dict)
+    options: DatasetOptions = field(default_factory=DatasetOptions)
     test_root: str | None = None
     test_name: str = "auto"
-    test_options: dict[str, Any] = field(default_factory=dict)
+    test_options: DatasetOptions = field(default_factory=DatasetOptions)
     check_counts: bool = True
     verify: bool = True
     p: int = 16
@@ -99,6 +102,9 @@ class LossConfig:
     gather: bool = False
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            if not math.isfinite(getattr(self, item.name)):
+                raise ValueError(f"loss.{item.name} must be finite, got {getattr(self, item.name)}")
         if not 0 <= self.visibility <= 1:
             raise ValueError(f"loss.visibility must be a share in [0, 1], got {self.visibility}")
 
@@ -128,11 +134,11 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         for name in ("lr", "decay_epochs", "decay"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"optim.{name} must be above 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"optim.{name} must be above 0 and finite, got {getattr(self, name)}")
         for name in ("warmup_lr", "warmup_epochs", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"optim.{name} must be at least 0, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"optim.{name} must be at least 0 and finite, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,17 @@ class SynthConfig:
         height: height of an image, pixels.
         width: width of an image, pixels.
         seed: random seed of the data set.
-        pose: 0: all stand upright; 1: people stand, walk, bend, raise and cross their arms.
-        view: 0: all face the camera; 1: they are seen from all sides and from above.
-        box: 0: the box is tight; 1: it is shifted, too large or too small, and often cuts off a part.
-        occlusion: 0: nothing is in front of the person; 1: often poles, boxes, walls or passers-by.
-        clutter: 0: the background is gray; 1: it is a street with objects and people.
-        lighting: 0: soft and always the same; 1: from varying directions, bright or dark, with shade.
-        camera_color: 0: cameras show the same colors; 1: each has its own white balance, gamma, saturation and haze.
-        blur: 0: sharp; 1: out of focus, of low resolution, and noisy.
-        iuv_miss_person: share of images whose IUV map is empty.
-        iuv_miss_part: share of the parts that are missing from an IUV map.
-        iuv_noise: standard deviation of an error of u and v. Half of its variance is common to a part.
+        pose: 0..1; 0: all stand upright; 1: people stand, walk, bend, raise and cross their arms.
+        view: 0..1; 0: all face the camera; 1: they are seen from all sides and from above.
+        box: 0..1; 0: the box is tight; 1: it is shifted, too large or too small, and often cuts off a part.
+        occlusion: 0..1; 0: nothing is in front of the person; 1: often poles, boxes, walls or passers-by.
+        clutter: 0..1; 0: the background is gray; 1: it is a street with objects and people.
+        lighting: 0..1; 0: soft and always the same; 1: from varying directions, bright or dark, with shade.
+        camera_color: 0..1; 0: cameras show the same colors; 1: each has its own white balance, gamma, saturation, haze.
+        blur: 0..1; 0: sharp; 1: out of focus, of low resolution, and noisy.
+        iuv_miss_person: share (0 to 1) of images whose IUV map is empty.
+        iuv_miss_part: share (0 to 1) of the parts that are missing from an IUV map.
+        iuv_noise: standard deviation (0 to 1) of an error of u and v. Half of its variance is common to a part.
         jpeg_quality: JPEG quality of the images, 1..100.
     """
 

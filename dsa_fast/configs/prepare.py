@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from dsa_fast.densepose.keypoints import Layout
+__all__ = ["Detectron2Config", "DumpConfig", "KeypointsConfig", "Layout", "PoseConfig"]
 
-__all__ = ["Detectron2Config", "DumpConfig", "KeypointsConfig", "PoseConfig"]
+#: Layouts: which joint each row of a person's keypoints is. "auto" selects the layout by their number.
+Layout = Literal["auto", "coco17", "openpose18", "market14"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,29 @@
+"""Options of data sets."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+
+class DatasetOptions(TypedDict, total=False):
+    """The options of all data sets. Each data set has some of them.
+
+    Attributes:
+        distractors_500k: market1501: adds the 500,000 distractors to the gallery.
+        kind: cuhk03 and cuhk03-np: boxes drawn by hand (`labeled`) or found by a detector (`detected`).
+        protocol: cuhk03: `767/700`, or `all` to train on all people.
+        images: cuhk03: folder for the unpacked images.
+        split: cuhk01: number of the random split, or `all` to train on all people.
+        query_camera: cuhk01: the camera of the queries, 1 or 2.
+        with_val: msmt17: trains on the validation people too.
+        table: csv: name of the CSV file, if a folder has several.
+    """
+
+    distractors_500k: bool
+    kind: Literal["labeled", "detected"]
+    protocol: Literal["767/700", "all"]
+    images: str
+    split: int | Literal["all"]
+    query_camera: int
+    with_val: bool
+    table: str

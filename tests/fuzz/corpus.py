@@ -1,0 +1,221 @@
+"""Small valid files of each kind, made by code. The targets break them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dsa_fast.densepose.iuv import write_iuv
+from dsa_fast.densepose.iuv_store import IUVStore
+
+
+def _saved(write: Callable[[Path], object], name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        write(path)
+        return path.read_bytes()
+
+
+def _iuv() -> torch.Tensor:
+    iuv = torch.zeros(3, 8, 6, dtype=torch.uint8)
+    iuv[0, 2:6, 1:5] = 3
+    iuv[1:, 2:6, 1:5] = torch.arange(32, dtype=torch.uint8).view(2, 4, 4) * 7
+    return iuv
+
+
+@cache
+def images() -> tuple[bytes, ...]:
+    """One of each format: also turned, of 16 bits, of a palette, and some that are refused."""
+    rng = np.random.default_rng(0)
+    rgb = Image.fromarray(rng.integers(0, 256, (7, 5, 3), dtype=np.uint8))
+    found = []
+    for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "TGA", "ICO"):
+        buffer = io.BytesIO()
+        rgb.save(buffer, kind)
+        found.append(buffer.getvalue())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for picture, options in (
+        (rgb, {"format": "JPEG", "exif": exif}),
+        (Image.fromarray(rng.integers(0, 65536, (7, 5), dtype=np.uint16)), {"format": "PNG"}),
+        (Image.fromarray(rng.integers(0, 65536, (7, 5), dtype=np.uint16)), {"format": "TIFF"}),
+        (Image.fromarray(rng.random((7, 5), dtype=np.float32)), {"format": "TIFF"}),
+        (rgb.convert("P"), {"format": "PNG", "transparency": 3}),
+        (rgb.convert("1"), {"format": "PNG"}),
+        (rgb.convert("CMYK"), {"format": "JPEG"}),
+        (rgb.convert("LA"), {"format": "PNG"}),
+        (rgb, {"format": "TIFF", "compression": "tiff_lzw"}),
+    ):
+        buffer = io.BytesIO()
+        picture.save(buffer, **options)
+        found.append(buffer.getvalue())
+    found.append(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n")
+    return tuple(found)
+
+
+@cache
+def maps() -> tuple[tuple[str, bytes], ...]:
+    """IUV maps by suffix."""
+    iuv = _iuv()
+    array = iuv.permute(1, 2, 0).numpy()
+    found = [(".png", _saved(lambda path: write_iuv(path, iuv), "a.png"))]
+    for suffix, save in ((".npy", np.save), (".npz", np.savez), (".npz", np.savez_compressed)):
+        for value in (array, array.astype(np.float32) / 255, array.astype(np.int64)):
+            found.append((suffix, _saved(lambda path, save=save, value=value: save(path, value), f"a{suffix}")))
+    labels, uv = array[..., 0], np.random.default_rng(0).random((2, 8, 6))
+    found.append((".npz", _saved(lambda path: np.savez(path, labels=labels, uv=uv), "a.npz")))
+    return tuple(found)
+
+
+@cache
+def stores() -> tuple[bytes, ...]:
+    one = _saved(lambda path: IUVStore.create(path, [("query/a", _iuv()), ("b", _iuv()[:, :3])]), "a.dsaiuv")
+    return (one, _saved(lambda path: IUVStore.create(path, []), "a.dsaiuv"))
+
+
+@cache
+def vectors() -> tuple[tuple[str, bytes], ...]:
+    from dsa_fast.deploy.vector_files import Vectors, write_vectors
+
+    rng = np.random.default_rng(0)
+    paths = np.array([f"{i}.jpg" for i in range(5)])
+    made = Vectors(
+        rng.random((5, 4), dtype=np.float32), paths, np.full(5, -1, np.int64), np.zeros((5, 4), np.int64), "e"
+    )
+    found = [(".npz", _saved(lambda path: write_vectors(path, [made]), "a.npz"))]
+    with contextlib.suppress(ImportError, ValueError):  # pyarrow is not installed
+        found.append((".parquet", _saved(lambda path: write_vectors(path, [made]), "a.parquet")))
+    return tuple(found)
+
+
+@cache
+def keypoints() -> tuple[tuple[str, bytes], ...]:
+    points = [float(n % 9) for n in range(51)]
+    coco = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [{"image_id": 1, "keypoints": [2.0 if n % 3 == 2 else v for n, v in enumerate(points)]}],
+    }
+    results = [{"image_id": "a.jpg", "keypoints": points, "score": 0.5}]
+    found = [(".json", json.dumps(each).encode()) for each in (coco, results, {"people": []}, [], {})]
+    arrays = {"names": np.array(["a.jpg", "b.jpg"]), "keypoints": np.zeros((2, 17, 3), np.float32)}
+    found.append((".npz", _saved(lambda path: np.savez(path, **arrays), "a.npz")))
+    return (*found, *((".mat", each) for each in matlab()))
+
+
+@cache
+def matlab() -> tuple[bytes, ...]:
+    """MATLAB files of both formats, where scipy and h5py are installed."""
+    found = []
+    cells = np.empty(3, object)
+    cells[:] = [f"1_001_1_0{i}.png" for i in (1, 2, 3)]
+    content: dict[str, Any] = {"filelist": cells, "labels": [1, 1, 2], "train_idx": [1], "query_idx": [2]}
+    content |= {"gallery_idx": [3], "U_transforms": np.zeros((1, 2)), "V_transforms": np.zeros((1, 2))}
+    try:
+        from scipy.io import savemat
+
+        found += [_saved(lambda path, on=on: savemat(path, content, do_compression=on), "a.mat") for on in (0, 1)]
+    except ImportError:
+        pass
+    try:
+        import h5py
+    except ImportError:
+        return tuple(found)
+
+    def write(path: Path) -> None:
+        with h5py.File(path, "w") as file:
+            file["pp"] = np.zeros((2, 28))
+            for name in ("labels", "train_idx", "query_idx", "gallery_idx"):
+                file[name] = np.array([[1, 1]])
+            file["text"] = np.array([ord(letter) for letter in "1_001_1_01.png"])
+            file.create_dataset("filelist", data=np.array([[file["text"].ref] * 2], dtype=h5py.ref_dtype))
+
+    return (*found, _saved(write, "a.mat"))
+
+
+@cache
+def dumps() -> tuple[bytes, ...]:
+    """Dumps of dicts and tensors, as torch.save and pickle write them. The classes of DensePose are not needed."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    result = ((3, 4, 4), base64.b64encode(buffer.getvalue()).decode())
+    entry = {"file_name": "a.jpg", "scores": torch.ones(1), "pred_boxes_XYXY": torch.tensor([[0.0, 0, 4, 4]])}
+    found = []
+    for value in ([entry], [{**entry, "pred_densepose": [result]}], [{"file_name": "a.jpg"}], entry):
+        for zipped in (True, False):
+            buffer = io.BytesIO()
+            torch.save(value, buffer, _use_new_zipfile_serialization=zipped)
+            found.append(buffer.getvalue())
+    found.append(pickle.dumps([{"file_name": "a.jpg"}]))
+    return tuple(found)
+
+
+@cache
+def checkpoint() -> dict[str, Any]:
+    """A whole checkpoint of the smallest network."""
+    from dsa_fast.models import ModelConfig, build_model
+    from dsa_fast.models.checkpoint import describe_network
+
+    torch.manual_seed(0)
+    model = ModelConfig(backbone="resnet18", pretrained=None, width=0.05, classifier_dim=8, dsag=False)
+    state = {f"model.{name}": value for name, value in build_model(2, model).state_dict().items()}
+    made: dict[str, Any] = {"state_dict": state, "epoch": 0, "global_step": 1}
+    describe_network(made, 2, model, size=(32, 16), dsap_size=8, reduce="last", parts="warp")
+    return made
+
+
+@cache
+def checkpoint_bytes() -> bytes:
+    buffer = io.BytesIO()
+    torch.save(checkpoint(), buffer)
+    return buffer.getvalue()
+
+
+@cache
+def sidecar() -> dict[str, Any]:
+    from dsa_fast.deploy.sidecar import BatchRange, InputSpec, OutputSpec, Sidecar
+
+    made = Sidecar(
+        kind="onnx", file="mf.onnx", bytes=5, sha256="0" * 64, model={}, input=InputSpec(32, 16), output=OutputSpec(8),
+        precision="fp32", batch=BatchRange(), versions={},
+    )  # fmt: skip
+    loaded: dict[str, Any] = json.loads(made.to_json())
+    return loaded
+
+
+TABLES = (
+    b"path,pid,camid,split\na.jpg,1,1,train\nb.jpg,2,1,query\nb.jpg,2,2,gallery\n",
+    b"path,pid,camid,split,iuv\na.jpg,1,1,train,\n",
+    b"\xef\xbb\xbfpath\r\na.jpg\r\n",
+    b"path,x,y,w,h\na.jpg,0,0,2,2\n",
+    b"video,frame\nv.mp4,3\n",
+    b'path\n"a\nb.jpg"\n',
+    b"a.jpg\nb.jpg\n",
+)
+YAML = (
+    b"data: {root: x, options: {kind: labeled}}\ntrainer: {max_epochs: 3, extra: {a: [1, 2.5, null, true]}}\n",
+    b"a: &a {x: 1}\nb: *a\nc: [*a, *a]\n",
+    b"optim: {lr: 1e-3}\nmodel:\n  backbone: resnet18\n",
+    b"x: !!python/object/apply:os.getcwd []\n",
+    b"options: {x: {class_path: os.system, init_args: {command: 'true'}}}\n",
+)
+
+
+def zip_of(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()

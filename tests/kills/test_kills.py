@@ -1,0 +1,305 @@
+"""Each command is killed at random moments. The same command again ends with the same files as one run.
+
+`pytest tests/kills --kills 10` kills each command ten times with each signal; by default it is a few times in all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from dsa_fast.data.synth import SynthConfig, make_dataset
+from dsa_fast.models import ModelConfig
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--identities=4", "--cameras=2", "--images_per_camera=2", "--height=32", "--width=16"]
+MODEL = ["--model.backbone=resnet18", "--model.pretrained=null", "--model.width=0.125", "--model.classifier_dim=16"]
+FIT = [
+    *("--data.p=2", "--data.k=2", "--data.workers=0", "--data.cache=off", "--augment.size=[32,16]"),
+    *("--augment.dsap_size=8", "--augment.pad=2", "--trainer.accelerator=cpu", "--trainer.progress=false"),
+]
+# What a resumed run does not know or measures anew. TensorBoard's files hold times in their names.
+TIMES = ("seconds", "images_per_second", "estimating_share", "made_now", "parity", "flops", "costs")
+
+
+class Zygote:
+    """Runs commands in forks of a process that has imported everything."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log = folder / "log.txt"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.kills.zygote"],
+            cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self._line() == "ready"
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def run(self, arguments: list[str], kill: int | None = None, after: float = 0.0) -> tuple[str, float]:
+        """Runs a command, and sends it a signal after some seconds. Returns its end, and the seconds it took."""
+        assert self.process.stdin is not None
+        start = time.perf_counter()
+        self.process.stdin.write(json.dumps([arguments, str(self.log)]) + "\n")
+        self.process.stdin.flush()
+        child = int(self._line())
+        if kill is not None:
+            time.sleep(after)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, kill)
+        end = self._line()
+        return end, time.perf_counter() - start
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    made = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set, a folder of images with joints, vectors, and a checkpoint."""
+    from dsa_fast.deploy.vector_files import Vectors, write_vectors
+    from dsa_fast.models import build_model
+    from dsa_fast.models.checkpoint import describe_network
+
+    folder = tmp_path_factory.mktemp("inputs")
+    config = SynthConfig(identities=4, cameras=2, images_per_camera=2, height=32, width=16, distractors=0, junk=0)
+    make_dataset(folder / "people", config)
+    images = sorted((folder / "people" / "bounding_box_train").iterdir())
+    joints = np.random.default_rng(0).uniform(2, 14, (len(images), 17, 3)).astype(np.float32)
+    joints[..., 1] *= 2
+    joints[..., 2] = 1
+    np.savez(folder / "joints.npz", names=[image.name for image in images], keypoints=joints)
+    random_ = np.random.default_rng(1)
+    for name, count in (("first", 300), ("more", 50)):
+        paths = np.array([f"{name}/{i}.jpg" for i in range(count)])
+        boxes, frames = np.zeros((count, 4), np.int64), np.full(count, -1, np.int64)
+        vectors = random_.standard_normal((count, 16)).astype(np.float32)
+        write_vectors(folder / f"{name}.npz", [Vectors(vectors, paths, frames, boxes, "e")])
+    torch.manual_seed(0)
+    model = ModelConfig(backbone="resnet18", pretrained=None, width=0.125, classifier_dim=16)
+    net = build_model(2, model)
+    checkpoint: dict[str, Any] = {"state_dict": {f"model.{name}": value for name, value in net.state_dict().items()}}
+    describe_network(checkpoint, 2, model, size=(32, 16), dsap_size=8, reduce="last", parts="warp")
+    torch.save(checkpoint, folder / "model.ckpt")
+    base = {"data": {"p": 2, "k": 2, "workers": 0, "cache": "off"}, "trainer": {"max_epochs": 2, "accelerator": "cpu"}}
+    base |= {"model": {"backbone": "resnet18", "pretrained": None, "width": 0.125, "classifier_dim": 16}}
+    base |= {"augment": {"size": [32, 16], "dsap_size": 8, "pad": 2}}
+    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    return folder
+
+
+@dataclass
+class Case:
+    """A command.
+
+    Attributes:
+        arguments: the inputs and the folder to write into -> the command's arguments, the first time and again.
+        before: prepares the folder.
+        costly: a run takes seconds, so few tries are affordable.
+        only_long: killed only with --kills.
+    """
+
+    arguments: Callable[[Path, Path], list[str]]
+    before: Callable[[Path, Path], None] = lambda inputs, out: None
+    costly: bool = False
+    only_long: bool = False
+
+
+def _fit(inputs: Path, out: Path) -> list[str]:
+    again = ["--resume"] if list((out / "run" / "checkpoints").glob("*.ckpt")) else []
+    train = ["--trainer.max_epochs=3", "--trainer.eval_every=3", f"--data.root={inputs / 'people'}"]
+    return ["fit", *FIT, *MODEL, *train, "--out", str(out / "run"), *again]
+
+
+def _index(inputs: Path, out: Path) -> None:
+    from dsa_fast.deploy.index import VectorIndex
+    from dsa_fast.deploy.vector_files import read_vectors
+
+    VectorIndex.build(out / "index", read_vectors(inputs / "first.npz"))
+
+
+CASES = {
+    "fit": Case(_fit),
+    "tables": Case(
+        lambda inputs, out: [
+            *("tables", "--rows=two_branches", "--seeds=0", "--base", str(inputs / "base.yaml")),
+            *("--out", str(out / "tables"), f"--data.root={inputs / 'people'}"),
+        ],
+        costly=True,
+    ),
+    "prepare": Case(
+        lambda inputs, out: [
+            *("prepare", str(inputs / "people" / "bounding_box_train"), "--method=keypoints", "--name=folder"),
+            *(f"--keypoints.file={inputs / 'joints.npz'}", "--out", str(out / "maps"), "--batch=2", "--workers=1"),
+        ]
+    ),
+    "pack": Case(lambda inputs, out: ["pack", str(inputs / "people"), "--out", str(out / "maps.dsaiuv")]),
+    "synth": Case(lambda inputs, out: ["synth", *SMALL, "--out", str(out / "people")]),
+    "embed": Case(
+        lambda inputs, out: [
+            *("embed", str(inputs / "model.ckpt"), str(inputs / "people"), str(out / "vectors.parquet")),
+            *("--part=4", "--batch=4", "--workers=1", "--device=cpu"),
+        ]
+    ),
+    "search build": Case(
+        lambda inputs, out: ["search", "build", str(out / "index"), str(inputs / "first.npz"), "--kind=HNSW8"]
+    ),
+    "search add": Case(
+        lambda inputs, out: ["search", "add", str(out / "index"), str(inputs / "more.npz")], before=_index
+    ),
+    "export": Case(
+        lambda inputs, out: [
+            *("export", str(inputs / "model.ckpt"), "--out", str(out / "mf.onnx")),
+            *("--images", str(inputs / "people" / "query")),
+        ],
+        costly=True,
+        only_long=True,
+    ),
+    "rank": Case(
+        lambda inputs, out: [
+            *("rank", str(inputs / "model.ckpt"), str(inputs / "people"), "--out", str(out / "report")),
+            *("--images=folder", "--workers=0", "--device=cpu"),
+        ],
+        costly=True,
+    ),
+    "demo": Case(
+        lambda inputs, out: ["demo", "--out", str(out / "demo"), "--identities=6", "--epochs=2", "--device=cpu"],
+        costly=True,
+        only_long=True,
+    ),
+}
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if key not in TIMES}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Returns each file's name and checksum, without times."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if ".dsa_fast" in path.parts:  # the documented cache next to a data set
+            continue
+        if path.name.startswith("events.out.tfevents") or path.is_dir():
+            found |= {f"{name}/": "folder"} if path.is_dir() else {}
+        elif path.name.startswith("."):
+            found[name] = "hidden"
+        elif path.suffix == ".json":
+            found[name] = json.dumps(_plain(json.loads(path.read_text())), sort_keys=True)
+        elif path.suffix == ".ckpt":
+            state = torch.load(path, weights_only=True)
+            weights = sorted(state["state_dict"].items())
+            digest = hashlib.sha256(b"".join(value.numpy().tobytes() for _, value in weights))
+            found[name] = f"{state['epoch']} {state['global_step']} {digest.hexdigest()}"
+        elif path.name in ("table.md",):
+            found[name] = "text"  # it tells the seconds
+        else:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def difference(found: dict[str, str], expected: dict[str, str]) -> str:
+    more, fewer = sorted(found.keys() - expected.keys()), sorted(expected.keys() - found.keys())
+    other = sorted(name for name in found.keys() & expected.keys() if found[name] != expected[name])
+    return f"more: {more}, missing: {fewer}, different: {other}"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_killed_command_can_be_given_again(
+    name: str, zygote: Zygote, inputs: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    pytest.importorskip("faiss") if name.startswith("search") else None
+    pytest.importorskip("onnx") if name == "export" else None
+    case = CASES[name]
+    kills = request.config.getoption("--kills")
+    if case.only_long and not kills:
+        pytest.skip("takes too long: pytest tests/kills --kills 10")
+    out = tmp_path / "out"
+
+    def begin() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        case.before(inputs, out)
+
+    begin()
+    end, seconds = zygote.run(case.arguments(inputs, out))
+    assert end == "exit 0", zygote.log.read_text()
+    expected = contents(out)
+    assert expected and not any(".lock" in each or "/." in each or each.startswith(".") for each in expected)
+    chosen = random.Random(f"kills of {name}")
+    signals = [each for each in SIGNALS for _ in range(kills)] if kills else [chosen.choice(SIGNALS)]
+    if not kills and not case.costly:
+        signals = list(SIGNALS)
+    for number in signals:
+        begin()
+        after = chosen.uniform(0, 1.05 * seconds)
+        end, _ = zygote.run(case.arguments(inputs, out), number, after)
+        about = f"{name}: {number.name} after {after:.2f} of {seconds:.2f} s, then {end}"
+        assert end in ("exit 0", f"signal {number}", f"exit {128 + number}"), f"{about}: {zygote.log.read_text()}"
+        is_whole = contents(out) == expected
+        again, _ = zygote.run(case.arguments(inputs, out))
+        assert again == "exit 0" or is_whole, f"{about}: again {again}: {zygote.log.read_text()}"
+        found = contents(out)
+        assert found == expected, f"{about}: {difference(found, expected)}\n{zygote.log.read_text()}"
+
+
+def test_workers_of_a_killed_synth_end(tmp_path: Path) -> None:
+    program = "import sys; from dsa_fast.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "synth", "--out", str(tmp_path / "people"), "--workers", "2"]
+    process = subprocess.Popen(
+        [*command, "--identities=200"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(tmp_path.glob(".people.*/new/*/*.jpg")):
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    while time.monotonic() < deadline and (left := _members(process.pid)):
+        time.sleep(0.1)
+    assert not left
+    assert not (tmp_path / "people").exists()
+
+
+def _members(session: int) -> list[int]:
+    """Returns the processes of a session that still run."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (place / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(place.name))
+    return found

@@ -1,0 +1,61 @@
+"""A process that has imported everything and forks once for each command, so that a try costs no imports.
+
+It reads lines of JSON: the command's arguments, and the file for its output. It answers each with the child's number,
+and with the child's end (`exit STATUS` or `signal NUMBER`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+
+
+def main() -> None:
+    import torch
+
+    from dsa_fast.cli import COMMANDS
+    from dsa_fast.cli import main as run
+    from dsa_fast.extras import require
+
+    torch.set_num_threads(1)  # threads do not survive a fork
+    for name in COMMANDS:
+        importlib.import_module(f"dsa_fast.cli.{name}")
+    for name in ("dsa_fast.deploy.index", "dsa_fast.training.run", "dsa_fast.deploy.export", "tensorboard"):
+        importlib.import_module(name)
+    for name in ("faiss", "pyarrow.parquet", "onnx", "onnxruntime", "openvino"):
+        try:
+            require(name)
+        except ValueError:
+            continue
+    print("ready", flush=True)
+    for line in sys.stdin:
+        arguments, log = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            place = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            for stream in (1, 2):
+                os.dup2(place, stream)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            status = 99
+            try:
+                status = run(arguments)
+            except SystemExit as error:
+                status = error.code if isinstance(error.code, int) else 1
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+        print(child, flush=True)
+        _, ended = os.waitpid(child, 0)
+        print(f"signal {os.WTERMSIG(ended)}" if os.WIFSIGNALED(ended) else f"exit {os.WEXITSTATUS(ended)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

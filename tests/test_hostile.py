@@ -1,0 +1,551 @@
+"""Hostile files and names, odd terminals, full disks and second processes: a clear word, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dsa_fast.cli import main
+from dsa_fast.data.synth import SynthConfig, make_dataset
+from dsa_fast.files import atomic_path, is_left_over, locked, remove_left_over, temporary_folder
+from dsa_fast.image import image_size, open_image, read_image, upright
+
+ROOT = Path(__file__).parents[1]
+
+
+# The smallest training run.
+SMALL = [
+    *("--data.p=2", "--data.k=2", "--data.workers=0", "--data.cache=off", "--augment.size=[32,16]"),
+    *("--augment.dsap_size=8", "--augment.pad=2", "--trainer.accelerator=cpu", "--trainer.progress=false"),
+    *("--model.backbone=resnet18", "--model.pretrained=null", "--model.width=0.05", "--model.classifier_dim=8"),
+]
+
+
+def noise(height: int = 12, width: int = 8) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+# ------------------------------------------------------------------------------------------------------- images
+
+
+def test_a_format_that_starts_a_program_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n")
+
+    def no(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", no)
+    for read in (read_image, image_size):
+        with pytest.raises(ValueError, match=r"a\.png must be a readable image"):
+            read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+def test_common_formats_are_read_by_content(kind: str, tmp_path: Path) -> None:
+    noise().save(tmp_path / "a", kind)
+    assert read_image(tmp_path / "a").shape == (3, 12, 8)
+
+
+@pytest.mark.parametrize("kind", ["PPM", "TGA", "ICO", "PCX"])
+def test_other_formats_are_refused(kind: str, tmp_path: Path) -> None:
+    noise().save(tmp_path / "a.png", kind)
+    with pytest.raises(ValueError, match="must be a readable image"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_pipe_is_no_image_and_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    for read in (read_image, image_size):
+        with pytest.raises(ValueError, match="must be a regular file"):
+            read(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="must be a regular file"):
+        read_image(Path("/dev/zero"))
+    with pytest.raises(ValueError, match="must be a regular file"):
+        read_image(tmp_path)
+
+
+def test_pixels_are_limited_by_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise(12, 8).save(tmp_path / "a.png")
+    monkeypatch.setenv("DSA_FAST_MAX_PIXELS", "95")
+    with pytest.raises(ValueError, match=r"8 x 12 pixels, and DSA_FAST_MAX_PIXELS .* allows 95"):
+        read_image(tmp_path / "a.png")
+    monkeypatch.setenv("DSA_FAST_MAX_PIXELS", "96")
+    assert image_size(tmp_path / "a.png") == (12, 8)
+    monkeypatch.setenv("DSA_FAST_MAX_PIXELS", "many")
+    with pytest.raises(ValueError, match="DSA_FAST_MAX_PIXELS must be a number"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("side", [9000, 20000])
+def test_a_decompression_bomb_is_unreadable(side: int, tmp_path: Path) -> None:
+    Image.new("1", (side, side)).save(tmp_path / "a.png")
+    for read in (read_image, image_size):
+        with pytest.raises(ValueError, match="must be a readable image"):
+            read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_gray_of_16_bits_is_scaled_by_its_range(kind: str, tmp_path: Path) -> None:
+    values = np.array([[0, 128, 257, 32768, 65407, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", kind)
+    expected = np.round(values / 257).astype(np.uint8)
+    for channel in read_image(tmp_path / "a.png").numpy():
+        np.testing.assert_array_equal(channel, expected)
+    given = Image.fromarray(values.astype(np.int32))  # mode I
+    np.testing.assert_array_equal(np.asarray(upright(given))[..., 0], expected)
+
+
+def test_gray_of_other_ranges_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0.5, 300.0]], np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="gray pixels must have 8 or 16 bits"):
+        read_image(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="gray pixels must have 8 or 16 bits"):
+        upright(Image.fromarray(np.array([[-5, 70000]], np.int32)))
+
+
+def test_all_readers_see_a_turned_photo_upright(tmp_path: Path) -> None:
+    from dsa_fast.deploy.image_batch import ImageBatch
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(12, 8).save(tmp_path / "a.png", exif=exif)
+    assert read_image(tmp_path / "a.png").shape == (3, 8, 12) and image_size(tmp_path / "a.png") == (8, 12)
+    plain = read_image(tmp_path / "a.png")[None]
+    for given in (tmp_path / "a.png", Image.open(tmp_path / "a.png")):
+        assert torch.equal(ImageBatch(given).read(0, 1, (8, 12)), plain)
+
+
+def test_any_error_of_a_decoder_is_of_one_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise().save(tmp_path / "a.png")
+    for error in (Image.DecompressionBombError("big"), SyntaxError("odd"), MemoryError(), RecursionError("deep")):
+
+        def fail(*args: object, error: BaseException = error, **kwargs: object) -> None:
+            raise error
+
+        monkeypatch.setattr(Image, "open", fail)
+        with pytest.raises(ValueError, match="must be a readable image"), open_image(tmp_path / "a.png"):
+            pass
+
+
+# ------------------------------------------------------------------------------------------------------- names
+
+NAMES = ("s[/b]", "out[red]", "a%s#?'\" &<script>", "new\nline", "-dash", "a\udcff", "ü😀", ":smile:")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_odd_names_are_read_written_and_shown(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dsa_fast.deploy.inputs import find_items, read_items
+    from dsa_fast.deploy.vector_files import Vectors, read_vectors, write_vectors
+
+    folder = tmp_path / name
+    folder.mkdir(parents=True)
+    file_name = f"{name.replace('/', '')}.png"
+    noise().save(folder / file_name)
+    items = find_items(folder)
+    assert [item.path.name for item in items] == [file_name]
+    assert all(isinstance(image, torch.Tensor) for image in read_items(items))
+    made = Vectors.from_items(np.ones((1, 4), np.float32), items)
+    files = [tmp_path / "v.npz"]
+    if __import__("importlib").util.find_spec("pyarrow"):
+        files.append(tmp_path / "v.parquet")
+    for file in files:
+        write_vectors(file, [made])
+        assert read_vectors(file).item(0).path == items[0].path
+    settings = ["--identities=2", "--cameras=2", "--images_per_camera=2", "--height=16", "--width=16"]
+    assert main(["synth", "--out", str(folder / "people"), *settings]) == 0
+    shown = capsys.readouterr().out
+    plain = str(folder / "people").encode("utf-8", "backslashreplace").decode()
+    assert plain in shown
+
+
+def test_tables_show_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.table import Table
+
+    from dsa_fast.terminal import Console
+
+    table = Table(title="s[/b]")
+    table.add_column("x[red]")
+    table.add_row("[bold]a[/b]")
+    Console(width=80).print(table)
+    out = capsys.readouterr().out
+    assert "s[/b]" in out and "x[red]" in out and "[bold]a[/b]" in out
+
+
+# ------------------------------------------------------------------------------------- locks and what is left over
+
+
+def test_a_second_process_is_told_who_has_the_output(tmp_path: Path) -> None:
+    program = (
+        f"from dsa_fast.files import locked\nwith locked({str(tmp_path / 'x')!r}): print('have', flush=True); input()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdin is not None
+    assert holder.stdout.readline() == "have\n"
+    with (
+        pytest.raises(BlockingIOError, match=rf"x is in use by process {holder.pid} on .*: wait"),
+        locked(tmp_path / "x"),
+    ):
+        pass
+    holder.kill()
+    holder.wait()
+    with locked(tmp_path / "x"), locked(tmp_path / "x"):  # the dead hold nobody up; a thread may lock again
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_of_a_folder_leaves_no_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no"), locked(tmp_path / "new", folder=True):
+        raise ValueError("no")
+    assert not (tmp_path / "new").exists()
+    with locked(tmp_path / "new", folder=True):
+        (tmp_path / "new" / "file").touch()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
+
+
+def test_two_threads_exclude_each_other(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def other() -> None:
+        try:
+            with locked(tmp_path / "x"):
+                seen.append("in")
+        except BlockingIOError:
+            seen.append("blocked")
+
+    with locked(tmp_path / "x"):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert seen == ["blocked"]
+
+
+def test_two_adds_lose_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    from dsa_fast.deploy.index import VectorIndex
+    from dsa_fast.deploy.vector_files import Vectors
+
+    def some(count: int, seed: int) -> Vectors:
+        values = np.random.default_rng(seed).standard_normal((count, 4)).astype(np.float32)
+        paths = np.array([f"{seed}/{i}" for i in range(count)])
+        return Vectors(values, paths, np.full(count, -1, np.int64), np.zeros((count, 4), np.int64))
+
+    VectorIndex.build(tmp_path / "index", some(5, 0))
+    first, second = VectorIndex.open(tmp_path / "index"), VectorIndex.open(tmp_path / "index")
+    first.add(some(3, 1))
+    with pytest.raises(ValueError, match="another process has changed the index"):
+        second.add(some(3, 2))
+    again = VectorIndex.open(tmp_path / "index")
+    again.add(some(3, 2))
+    again.add(some(3, 2))  # the same call again, such as after a kill
+    assert len(VectorIndex.open(tmp_path / "index")) == 11
+    for wrong in (np.nan, np.inf):
+        vectors = some(3, 3)
+        vectors.vectors[1, 2] = wrong
+        for call in (again.add, lambda given: VectorIndex.build(tmp_path / "other", given)):
+            with pytest.raises(ValueError, match="vectors must be finite"):
+                call(vectors)
+    for kind in ("IVF0,Flat", "HNSW0", "PQ0", "IVF99999999,Flat"):
+        with pytest.raises(ValueError, match="kind must"):
+            VectorIndex.build(tmp_path / "other", some(5, 0), kind=kind)
+    assert not (tmp_path / "other").exists()
+
+
+def test_only_what_the_dead_left_is_removed(tmp_path: Path) -> None:
+    program = (
+        "import os, sys\nfrom dsa_fast.files import atomic_path, temporary_folder\n"
+        f"with atomic_path({str(tmp_path / 'a.npz')!r}) as t, temporary_folder({str(tmp_path / 'b')!r}) as f:\n"
+        "    t.touch(); (f / 'x').touch(); print('made', flush=True); input()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "made\n"
+    assert len(list(tmp_path.iterdir())) == 2 and remove_left_over(tmp_path) == 0
+    process.kill()
+    process.wait()
+    assert all(map(is_left_over, tmp_path.iterdir()))
+    with atomic_path(tmp_path / "c") as temporary:  # any writer in the folder clears it
+        temporary.touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_long_name_can_be_written(tmp_path: Path) -> None:
+    name = "ü" * 120 + ".json"  # 245 bytes
+    with atomic_path(tmp_path / name) as temporary:
+        temporary.touch()
+    with locked(tmp_path / name), temporary_folder(tmp_path / name):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+# --------------------------------------------------------------------------------------------------- resources
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from dsa_fast.deploy.vector_files import Vectors, write_vectors
+
+    file = tmp_path_factory.mktemp("vectors") / "v.npz"
+    values = np.random.default_rng(0).standard_normal((2000, 64)).astype(np.float32)
+    made = Vectors(
+        values, np.array([str(i) for i in range(2000)]), np.full(2000, -1, np.int64), np.zeros((2000, 4), np.int64)
+    )
+    write_vectors(file, [made])
+    return file
+
+
+def limited(code: str, *, size: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs code with files of at most `size` bytes, as on a full disk."""
+    limit = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n" if size else ""
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", f"import sys\nfrom dsa_fast.cli import main\n{limit}{code}"],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment}, timeout=300,
+    )  # fmt: skip
+
+
+def test_a_full_disk_is_a_word_and_keeps_what_was_there(vectors: Path, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    done = limited(
+        f"status = main(['search', 'build', {str(tmp_path / 'index')!r}, {str(vectors)!r}])\n"
+        f"status += 10 * main(['synth', '--out', {str(tmp_path / 'people')!r}, '--identities=2', '--workers=1'])\n"
+        "sys.exit(status)",
+        size=3000,
+    )
+    assert done.returncode == 11, done.stderr
+    assert "index-000000.faiss" in done.stderr and "Traceback" not in done.stderr
+    assert "File too large" in done.stderr
+    assert [path.name for path in tmp_path.iterdir() if not is_left_over(path)] in ([], ["index"])
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_checkpoint_on_a_full_disk_stays_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dsa_fast.training.checkpoints import SyncedCheckpoints, find_last
+
+    writer, last = SyncedCheckpoints(), tmp_path / "last.ckpt"
+    writer.save_checkpoint({"epoch": 1, "global_step": 1, "state_dict": {}}, last)
+    before = last.read_bytes()
+
+    def full(value: object, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"last\.ckpt could not be written, and is as before"):
+        writer.save_checkpoint({"epoch": 2}, last)
+    assert last.read_bytes() == before and find_last(tmp_path) == last
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_the_checkpoint_before_is_taken_with_a_word(tmp_path: Path) -> None:
+    from dsa_fast.training.checkpoints import SyncedCheckpoints, find_last
+
+    SyncedCheckpoints().save_checkpoint({"epoch": 1, "global_step": 1, "state_dict": {}}, tmp_path / "x.ckpt")
+    whole = (tmp_path / "x.ckpt").read_bytes()
+    for cut in (b"", whole[: len(whole) // 2]):
+        (tmp_path / "previous.ckpt").write_bytes(whole)
+        (tmp_path / "last.ckpt").write_bytes(cut)
+        with pytest.warns(UserWarning, match="going on from the checkpoint before it"):
+            assert find_last(tmp_path) == tmp_path / "last.ckpt"
+        assert (tmp_path / "last.ckpt").read_bytes() == whole and not (tmp_path / "previous.ckpt").exists()
+    (tmp_path / "last.ckpt").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="resume needs a whole checkpoint"):
+        find_last(tmp_path)
+
+
+def test_a_folder_without_permission_is_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    tmp_path.chmod(0o500)
+    assert main(["synth", "--out", str(tmp_path / "x"), "--identities=2"]) == 1
+    assert "ermission denied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"TERM": "dumb"}, {"LANG": "C", "LC_ALL": "C"}, {"HOME": ""}, {"PYTHONIOENCODING": "ascii"}],
+    ids=str,
+)
+def test_odd_terminals_are_fine(environment: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "ü[/b]"
+    settings = "'--identities=2', '--cameras=2', '--images_per_camera=2', '--height=16', '--width=16'"
+    done = limited(f"sys.exit(main(['synth', '--out', {str(out)!r}, {settings}]))", **environment)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and (out / "synth.json").exists()
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path: Path) -> None:
+    program = "import sys\nfrom dsa_fast.cli import main\nsys.exit(main(['fit', '--help']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert b"Traceback" not in process.stderr.read() and process.wait() in (0, 1, 120, 141)
+
+
+def test_term_is_handled_as_an_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from dsa_fast.cli.guard import guarded
+
+    def wait() -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert guarded("dsa-fast x", wait) == 143 and capsys.readouterr().err == "dsa-fast x: terminated\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("could not create a primitive"), RuntimeError("can't start new thread")]
+)
+def test_little_memory_is_a_word(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    from dsa_fast.cli.guard import guarded
+
+    def run() -> int:
+        raise error
+
+    assert guarded("dsa-fast x", run) == 1
+    assert "there is too little memory" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------- no process, no socket, nothing written outside
+
+_AUDITED = """
+import os, sys
+allowed, seen, home = sys.argv[1], [], os.path.expanduser("~")
+def hook(event, args):
+    if event == "subprocess.Popen" and args[0] in ("/sbin/ldconfig", "fc-list"):
+        return  # PyTorch asks for libraries when it is imported, and matplotlib for fonts when it is first used
+    if event.startswith((
+        "socket.connect", "socket.getaddrinfo", "socket.bind", "subprocess.", "os.posix_spawn", "os.exec", "os.system",
+        "os.fork", "urllib.", "ftplib.", "http.client", "webbrowser",
+    )):
+        seen.append((event, str(args)[:300]))
+    elif event == "open" and isinstance(args[0], (str, bytes)) and isinstance(args[1], str):
+        path = os.path.abspath(os.fsdecode(args[0]))
+        if set(args[1]) & set("wax+") and not path.startswith((allowed, "/dev/", "/proc/", "/sys/")):
+            seen.append((event, path))
+sys.addaudithook(hook)
+from dsa_fast.cli import main
+for line in sys.stdin:
+    arguments = eval(line)
+    try:
+        status = main(arguments)
+    except SystemExit as error:
+        status = error.code
+    print("ran", arguments[0], status, file=sys.stderr)
+print(seen)
+"""
+
+
+def hostile(folder: Path) -> Path:
+    """A folder of files that try to start something."""
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n")
+    (folder / "b.jpg").write_text('<svg xmlns="http://www.w3.org/2000/svg"><image href="http://127.0.0.1:9/x"/></svg>')
+    (folder / "c.png").write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n")
+    (folder / "v.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n")
+    (folder / "w.mp4").write_text("ffconcat version 1.0\nfile http://127.0.0.1:9/a.mp4\n")
+    (folder / "videos.csv").write_text("video,frame\nv.mp4,0\nw.mp4,0\nhttp://127.0.0.1:9/a.mp4,0\n")
+    noise().save(folder / "fine.png")
+    (folder / "config.yaml").write_text("options: {x: {class_path: os.system, init_args: {command: 'true'}}}\n")
+    return folder
+
+
+def test_no_command_starts_a_process_opens_a_socket_or_writes_outside(tmp_path: Path) -> None:
+    config = SynthConfig(identities=4, cameras=2, images_per_camera=2, height=32, width=16, distractors=0, junk=0)
+    people = make_dataset(tmp_path / "people", config)
+    from tests.fuzz.corpus import checkpoint
+
+    torch.save(checkpoint(), tmp_path / "m.ckpt")
+    bad, ckpt, out = hostile(tmp_path / "bad"), str(tmp_path / "m.ckpt"), tmp_path / "out"
+    embed = ["--workers=1", "--skip_unreadable", "--device=cpu"]
+    small = [*SMALL, "--trainer.max_epochs=1", "--trainer.eval_every=1"]
+    commands: list[list[str]] = [
+        ["embed", ckpt, str(bad), str(out / "bad.npz"), *embed],
+        ["embed", ckpt, str(bad / "videos.csv"), str(out / "videos.npz"), *embed],
+        ["embed", ckpt, str(people), str(out / "v.npz"), *embed],
+        ["inspect", str(bad), "--out", str(out / "inspect")],
+        ["prepare", str(bad), "--method=keypoints", "--keypoints.file", str(bad / "a.png"), "--out", str(out / "maps")],
+        ["eval", "--config", str(bad / "config.yaml")],
+        ["eval", ckpt, str(people), "--workers=0", "--device=cpu"],
+        ["rank", ckpt, str(people), "--out", str(out / "rank"), "--workers=0", "--device=cpu"],
+        ["fit", f"--data.root={people}", *small, "--out", str(out / "fit")],
+        ["pack", str(people), "--out", str(out / "maps.dsaiuv")],
+        ["synth", "--out", str(out / "synth"), "--identities=2", "--cameras=2", "--images_per_camera=2"],
+        ["warp", str(bad / "fine.png"), str(bad / "a.png"), str(out / "w.png")],
+    ]
+    if __import__("importlib").util.find_spec("faiss"):
+        commands.append(["search", "build", str(out / "index"), str(out / "v.npz")])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _AUDITED, str(tmp_path)],
+        input="".join(f"{command!r}\n" for command in commands), capture_output=True, text=True, cwd=ROOT, timeout=600,
+        env={**os.environ, "MPLCONFIGDIR": str(tmp_path / "mpl"), "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    ran = [line.split()[1:] for line in done.stderr.splitlines() if line.startswith("ran ")]
+    assert [name for name, _ in ran] == [command[0] for command in commands]
+    statuses = dict(zip([" ".join(command[:3]) for command in commands], [status for _, status in ran], strict=True))
+    assert statuses[f"embed {ckpt} {people}"] == "0" and statuses[f"rank {ckpt} {people}"] == "0", done.stderr[-3000:]
+    seen: list[Any] = eval(done.stdout.strip().splitlines()[-1])
+    assert not seen, json.dumps(seen, indent=1)
+
+
+def test_openvino_reports_to_nobody() -> None:
+    pytest.importorskip("openvino")
+    program = (
+        "import sys\nfrom dsa_fast.extras import require\nrequire('openvino')\n"
+        "print(any(name.startswith('openvino_telemetry') for name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+# ------------------------------------------------------------------------------------------- training that has failed
+
+
+@pytest.mark.parametrize("lr", ["1e30", "1e18"])
+def test_training_that_has_failed_says_so(lr: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = SynthConfig(identities=4, cameras=2, images_per_camera=2, height=32, width=16, distractors=0, junk=0)
+    people = make_dataset(tmp_path / "people", config)
+    arguments = ["fit", f"--data.root={people}", "--data.p=2", "--data.k=2", "--data.workers=0", "--data.cache=off"]
+    arguments += [
+        "--augment.size=[32,16]",
+        "--augment.dsap_size=8",
+        "--trainer.max_epochs=4",
+        "--trainer.accelerator=cpu",
+    ]
+    arguments += [
+        "--model.backbone=resnet18",
+        "--model.pretrained=null",
+        "--model.width=0.05",
+        "--trainer.progress=false",
+    ]
+    arguments += ["--model.classifier_dim=8", f"--optim.lr={lr}", f"--optim.warmup_lr={lr}", "--optim.warmup_epochs=0"]
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 1
+    assert "training has failed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan", "-1"])
+def test_a_learning_rate_that_is_no_number_is_refused(value: str, tmp_path: Path) -> None:
+    try:
+        status: object = main(["fit", "--data.root=x", f"--optim.lr={value}", "--out", str(tmp_path / "run")])
+    except SystemExit as error:
+        status = error.code
+    assert status in (1, 2)
+    assert not (tmp_path / "run").exists()
