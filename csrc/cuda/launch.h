@@ -21,8 +21,8 @@ namespace dsa_fast {
 
 constexpr int kThreads = 256;
 
-// A function that only kernels call; the threads of a block and, if given, how many blocks must fit on a multiprocessor;
-// loops that the compiler must or must not unroll there.
+// A function that only kernels call; the threads of a block and, if given, how many blocks must fit on a
+// multiprocessor; loops that the compiler must or must not unroll there.
 #if defined(__CUDACC__)
 #define DSA_FAST_DEVICE __device__ __forceinline__
 #define DSA_FAST_UNROLL _Pragma("unroll")

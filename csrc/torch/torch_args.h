@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <algorithm>
 #include <initializer_list>
@@ -99,11 +100,21 @@ void copy_strides(const Tensor& tensor, int64_t (&stride)[dims]) {
   std::copy_n(tensor.strides().data(), dims, stride);
 }
 
-// On like's device, in memory of PyTorch.
+// On like's device, in memory of PyTorch. torch::stable::empty looks the operator up by its name and boxes its
+// arguments at each call: the contiguous results, which every operator has, do without.
 inline Tensor plain_empty(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like, bool channels_last) {
-  using torch::headeronly::MemoryFormat;
-  return torch::stable::empty(shape, dtype, std::nullopt, like.device(), std::nullopt,
-                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const auto device = like.device();
+  if (channels_last) {
+    return torch::stable::empty(shape, dtype, std::nullopt, device, std::nullopt,
+                                torch::headeronly::MemoryFormat::ChannelsLast);
+  }
+  std::vector<int64_t> stride(shape.size(), 1);
+  for (size_t k = shape.size(); k-- > 1;) stride[k - 1] = stride[k] * std::max<int64_t>(shape[k], 1);
+  AtenTensorHandle made = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), stride.data(),
+                                                  static_cast<int32_t>(dtype), static_cast<int32_t>(device.type()),
+                                                  static_cast<int32_t>(device.index()), &made));
+  return Tensor(made);
 }
 
 // Each library has its own: the CPU's keeps the memory of large results.

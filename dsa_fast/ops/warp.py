@@ -112,7 +112,11 @@ def _no_gradient(*tensors: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return False
-    return not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor.requires_grad:
+                return False
+    return True
 
 
 def _check_tensor(name: str, tensor: object, dtypes: Sequence[torch.dtype]) -> None:
@@ -134,11 +138,12 @@ def _check_tensors(img: Tensor, iuv: Tensor) -> bool:
     """Checks the two tensors; returns whether they have a batch dimension."""
     batched = _check_photos(img)
     _check_tensor("iuv", iuv, _IUV_DTYPES)
-    if iuv.dim() != img.dim() or iuv.shape[-3] != 3:
+    of_img, of_iuv = img.shape, iuv.shape
+    if len(of_iuv) != len(of_img) or of_iuv[-3] != 3:
         expected = "[B, 3, H, W]" if batched else "[3, H, W] (as img has no batch dimension)"
-        raise ValueError(f"iuv must have shape {expected}, got {list(iuv.shape)}")
-    if iuv.shape[-2:] != img.shape[-2:] or (batched and iuv.shape[0] != img.shape[0]):
-        raise ValueError(f"iuv must have img's B, H and W: img has shape {list(img.shape)}, iuv {list(iuv.shape)}")
+        raise ValueError(f"iuv must have shape {expected}, got {list(of_iuv)}")
+    if of_iuv[-1] != of_img[-1] or of_iuv[-2] != of_img[-2] or (batched and of_iuv[0] != of_img[0]):
+        raise ValueError(f"iuv must have img's B, H and W: img has shape {list(of_img)}, iuv {list(of_iuv)}")
     if iuv.device != img.device:
         raise ValueError(f"iuv must be on img's device, {img.device}, got {iuv.device}")
     return batched
