@@ -1,11 +1,11 @@
 """The `track` suite of run.py: a short synthetic video of people who cross, tracked with and without vectors.
 
-Synthetic test people walk to and fro in front of a street, turn at random, and hide each other. Their boxes are like a
-detector's: shifted a little, some missed, none where most of a person is hidden. One plain tracker joins boxes to
-tracks by the least cost (Hungarian method): 1 - IoU with the box at its last speed, or with vectors their distance, if that is
-less and their cosine reaches the threshold for a false match rate of 1e-2, measured on other people. The vectors also
-find lost tracks again. motmetrics scores the tracks: IDF1, and the number of identity switches. The tracker is only
-there to compare.
+Synthetic test people walk to and fro in front of a street, turn at random, and hide each other. Their boxes are like
+a detector's: shifted a little, some missed, none where most of a person is hidden. One plain tracker joins boxes to
+tracks by the least cost (Hungarian method): 1 - IoU with the box at its last speed, or with vectors their distance,
+if that is less and their cosine reaches the threshold for a false match rate of 1e-2, measured on other people. The
+vectors also find lost tracks again. motmetrics scores the tracks: IDF1, and the number of identity switches. The
+tracker is only there to compare.
 """
 
 from __future__ import annotations
