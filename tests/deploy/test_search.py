@@ -265,8 +265,9 @@ def test_an_index_finds_the_nearest(kind: str, tmp_path: Path) -> None:
 def test_what_an_index_refuses(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     made = VectorIndex.build(folder, some(10))
+    assert len(VectorIndex.build(folder, some(10))) == 10  # the same call again opens what it made
     with pytest.raises(FileExistsError, match="new or empty"):
-        VectorIndex.build(folder, some(10))
+        VectorIndex.build(folder, some(11))
     with pytest.raises(ValueError, match="another's"):
         made.add(some(3, encoder="other"))
     with pytest.raises(ValueError, match="length 16, got 8"):
