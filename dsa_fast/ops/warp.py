@@ -8,8 +8,10 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from dsa_fast.ops import _load
+from dsa_fast.ops.transforms import refuse_transforms
 
 PARTS = 24
 MAX_SIZE = 4096
@@ -97,6 +99,8 @@ def warp(
         _load.require_cuda()
     if not batched:
         img, iuv = img.unsqueeze(0), iuv.unsqueeze(0)
+    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+        refuse_transforms("warp", img)
     op = _warp_detached if _no_gradient(img, iuv) else _warp
     out: Tensor = op(img, iuv, size, values, reduce, dtype)
     if not return_count:

@@ -505,10 +505,10 @@ def test_a_float_input_is_what_trackers_pass(
     (theirs,) = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"images": blobs})
     assert isinstance(theirs, np.ndarray)
     np.testing.assert_allclose(np.linalg.norm(theirs, axis=1), 1, atol=1e-5)
-    least = {"fp32": 0.99999, "int8": 0.9}[precision]  # sums of 8-bit products saturate without VNNI
+    least = {"fp32": 0.99999, "int8": 0.98}[precision]
     for backend in ("onnxruntime", "openvino"):
         ours = np.asarray(Encoder.load(path, device="cpu", backend=backend)(as_arrays(images.images)))
-        assert (ours * theirs).sum(axis=1).min() > {"fp32": 0.999999, "int8": 0.9}[precision]
+        assert (ours * theirs).sum(axis=1).min() > {"fp32": 0.999999, "int8": 0.98}[precision]
         assert (ours * reference(checkpoint, images.images).numpy()).sum(axis=1).min() > least
     plain = {item.key: item.value for item in onnx.load(exported()).metadata_props}
     assert plain["input.dtype"] == "uint8" and plain["input.layout"] == "NHWC"
