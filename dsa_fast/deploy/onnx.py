@@ -146,7 +146,7 @@ def write_int8_onnx(
             per_channel=True,
             activation_type=quantization.QuantType.QInt8,
             weight_type=quantization.QuantType.QInt8,
-            # Without VNNI, x86 processors add two 8-bit products in 16 bits, which overflows unless weights have 7 bits.
+            # Without VNNI, x86 processors add two products in 16 bits, which overflows unless weights have 7 bits.
             reduce_range=True,
             calibrate_method=methods.MinMax if method == "minmax" else methods.Percentile,
             extra_options={
