@@ -12,7 +12,8 @@ import jsonargparse
 import pytest
 import yaml
 
-from dsa_fast.cli import COMMANDS, main, make_parser
+from dsa_fast.cli import COMMANDS, main
+from dsa_fast.cli.parser import make_parser
 from dsa_fast.cli.plain import parse_options
 from dsa_fast.configs import check_yaml, read_yaml
 

@@ -369,8 +369,9 @@ def test_a_full_size_network_becomes_engines(folder: Path) -> None:
     path = save_checkpoint(folder / "full.ckpt", ModelConfig(pretrained=None, dsag=False), size)
     images, sizes = NamedImages(smooth_images(2, size), "patches"), {}
     for precision in ("fp32", "fp16", "int8"):
-        calibration = {"calibration": images} if precision == "int8" else {}
-        options: Any = {"precision": precision, "format": "tensorrt-rtx", "batch": BatchRange(1, 1, 2), **calibration}
+        # Random weights give all images almost the same vector, so the limit between them would be very strict.
+        extra = {"calibration": images, "least_cosine": 0.95} if precision == "int8" else {}
+        options: Any = {"precision": precision, "format": "tensorrt-rtx", "batch": BatchRange(1, 1, 2), **extra}
         sidecar = export(path, folder / f"full-{precision}.engine", images=images, **options)
         assert sidecar.output.dim == 4096 and sidecar.model["parameters"] > 27e6
         assert sidecar.parity["batches"]["1"]["cosine_min"] > {"fp32": 0.99999, "fp16": 0.999, "int8": 0.95}[precision]

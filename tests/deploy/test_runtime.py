@@ -326,7 +326,8 @@ def test_vectors_are_the_encoders(built: Built, photos: Path, backbone: str, pre
     """Of a file that `dsa-fast export` wrote: the command and `dsa_fast.Encoder` give the same."""
     if backbone.startswith("timm/"):
         pytest.importorskip("timm")
-        # Nothing to resize: with random weights, this deep network makes much of a pixel that is one level off.
+    if backbone.startswith("timm/") or precision == "int8":
+        # Nothing to resize: deep networks with random weights, and 8 bits, make much of a pixel that is one level off.
         photos = tmp_path / "photos"
         photos.mkdir()
         for i in range(9):

@@ -343,8 +343,8 @@ def _yaml(content: bytes) -> None:
 
 
 def _options(case: tuple[str, str]) -> None:
-    from dsa_fast.cli import make_parser
     from dsa_fast.cli.fit import fit
+    from dsa_fast.cli.parser import make_parser
     from dsa_fast.cli.plain import parse_options
 
     if not _PARSER:
