@@ -81,7 +81,9 @@ def dense_losses(parts: Tensor, uv: Tensor, iuv: Tensor, *, background: float = 
     known = person.flatten(1).any(dim=1)[:, None, None]
     with torch.autocast(parts.device.type, enabled=False):
         weight = torch.where(person, 1.0, background) * known
-        entropy = functional.cross_entropy(parts.float(), label, reduction="none")
+        # One row a position: the form for maps has no deterministic kernel on CUDA.
+        rows = parts.float().movedim(1, -1).flatten(0, -2)
+        entropy = functional.cross_entropy(rows, label.flatten(), reduction="none").view_as(label)
         part_loss = (weight * entropy).sum() / weight.sum().clamp(min=1e-6)
         index = (label - 1).clamp(min=0)[:, None, None].expand(-1, 1, 2, -1, -1)
         own = uv.float().gather(1, index).squeeze(1)  # [B, 2, H, W]
