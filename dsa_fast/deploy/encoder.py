@@ -274,7 +274,8 @@ class Encoder:
         """Tells whether two images show the same person.
 
         Args:
-            a, b: the images.
+            a: an image.
+            b: another image.
             fmr: false match rate whose threshold decides, one of those that the file was calibrated for.
             channels: see `__call__`.
 

@@ -59,7 +59,8 @@ def calibrate(
 
     Args:
         path: the exported file that made the vectors.
-        query, gallery: vectors of people that the network was not trained on.
+        query: vectors of people that the network was not trained on.
+        gallery: vectors of the same people.
         data: the data set's name.
         probability: how the probability follows from the cosine: `isotonic`, a rising line through points; `logistic`;
             `auto`, isotonic from 1,000 pairs of one person on.

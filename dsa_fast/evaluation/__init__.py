@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dsa_fast.evaluation.color_histogram import histogram_features
 from dsa_fast.evaluation.embedding import Embedded, Embedder, ModelEmbedder, embed_people, pool_multi_query
-from dsa_fast.evaluation.match_rates import MatchRates, match_rates
 from dsa_fast.evaluation.metrics import EvaluationResult, evaluate, evaluate_distances, pool_images
 from dsa_fast.evaluation.pair_distances import DistanceHistogram, distance_histogram
 from dsa_fast.evaluation.ranked_lists import RankedLists, UnfilteredLists, rank_list, unfiltered_lists
 from dsa_fast.evaluation.rerank import KReciprocal, expand_queries, k_reciprocal
+from dsa_fast.evaluation.same_person import MatchRates, match_rates
 
 __all__ = [
     "DistanceHistogram",

@@ -151,7 +151,7 @@ void test_fork() {
 #ifndef __SANITIZE_THREAD__  // it does not support threads after a fork
   threads = 4;
   std::atomic<bool> stop{false};
-  std::thread other([&] {  // its calls are interrupted anywhere
+  std::thread other([&] {     // its calls are interrupted anywhere
 #ifndef __SANITIZE_ADDRESS__  // its allocator may stay locked in the child
     while (!stop) times_done(16, kWorthAThread);
 #endif
