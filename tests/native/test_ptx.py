@@ -61,7 +61,10 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_compiled_kernels(programs: Path) -> None:
-    """Each C++ test, with the kernels of each architecture. Each compiled kernel runs at least once."""
+    """Each C++ test, with the kernels of each architecture. Each compiled kernel runs at least once.
+
+    Except the warp's blocks of 512 threads: they are for more images than the tests have.
+    """
     names = [
         f"ptx_{name}_{arch}" for name in ("machine", *(file.stem for file in resources.sources())) for arch in ARCHS
     ]
@@ -70,8 +73,9 @@ def test_compiled_kernels(programs: Path) -> None:
     for name, result in results.items():
         assert result.returncode == 0, f"{name}: {output(result)}"
         assert re.search(r"[1-9]\d* checks, 0 failures", result.stdout), output(result)
-        ran = re.search(r"PTX: ([1-9]\d*) kernels, (\d+) of them ran", result.stdout)
-        assert ran is not None and ran[1] == ran[2], f"{name}: {output(result)}"
+        assert re.search(r"PTX: [1-9]\d* kernels, [1-9]\d* of them ran", result.stdout), f"{name}: {output(result)}"
+        idle = re.findall(r"PTX: never ran: (.*)", result.stdout)
+        assert all(re.search(r"::warp_(last|mean)<512, ", kernel) for kernel in idle), f"{name}: {idle}"
         print(name, *result.stdout.splitlines(), sep="\n  ")
 
 
