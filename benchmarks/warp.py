@@ -26,6 +26,7 @@ from dsa_fast.image import read_image
 from dsa_fast.ops.plain_reference import warp_reference
 
 PARTS = 24
+REDUCTIONS: tuple[Literal["last", "mean"], ...] = ("last", "mean")
 
 
 def people(batch: int, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -170,8 +171,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 row["times_dsa_fast"] = row["median_s"] / ours
                 rows.append(row)
             if device.type == "cuda":
-                graphs = product(("last", "mean"), (torch.float32, torch.bfloat16))
-                for reduce, dtype in graphs:
+                for reduce, dtype in product(REDUCTIONS, (torch.float32, torch.bfloat16)):
                     row = {"input": kind, "batch": batch, **replayed(clock, sets, size, reduce, dtype, rate)}
                     rows.append(row | {"times_dsa_fast": row["median_s"] / ours})
     result: dict[str, Any] = {"copy_bytes_per_s": rate, "inputs": inputs, "rows": rows}
