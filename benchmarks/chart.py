@@ -12,7 +12,7 @@ import argparse
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -88,14 +88,25 @@ def plain(sets: list[People], i: int) -> Tensor:
     return torch.stack(found)
 
 
-def detectron2_contender(sets: list[People]) -> Callable[[int], Tensor] | str:
-    """Returns detectron2's converter followed by index_put, or the reason why it is missing."""
+@cache  # a second import would find the submodules of one that failed
+def detectron2_classes() -> tuple[Any, Any, Any] | str:
+    """Returns the converter and its inputs' types, or the reason why they are missing."""
     try:
-        converter = importlib.import_module("densepose.converters").ToChartResultConverter
-        output_type = importlib.import_module("densepose.structures").DensePoseChartPredictorOutput
-        boxes_type = importlib.import_module("detectron2.structures").Boxes
+        return (
+            importlib.import_module("densepose.converters").ToChartResultConverter,
+            importlib.import_module("densepose.structures").DensePoseChartPredictorOutput,
+            importlib.import_module("detectron2.structures").Boxes,
+        )
     except ImportError as error:
         return str(error)
+
+
+def detectron2_contender(sets: list[People]) -> Callable[[int], Tensor] | str:
+    """Returns detectron2's converter followed by index_put, or the reason why it is missing."""
+    classes = detectron2_classes()
+    if isinstance(classes, str):
+        return classes
+    converter, output_type, boxes_type = classes
     theirs = [
         (img, output_type(heads.coarse_segm, heads.fine_segm, heads.u, heads.v), boxes_type(boxes))
         for img, heads, boxes in sets

@@ -24,7 +24,7 @@ fi
 common=(
   --data.root "$data" --data.iuv "$iuv" --data.verify false --model.pretrained "$weights" --data.cache "$out/cache"
 )
-run() { "${PYTHON:-python}" -c 'from dsa_fast.cli import main; main()' "$@"; }
+run() { "${PYTHON:-python}" -m dsa_fast "$@"; }
 
 probe() { # NAME ROW EPOCHS
   run fit --config lite0 --config "rows/$2" "${common[@]}" --trainer.max_epochs "$3" --trainer.eval_every 0 \
@@ -52,10 +52,12 @@ echo "$EPOCHS" >"$out/epochs.txt"
 
 table() { # NAME ROWS SEED OPTIONS...
   local name=$1 rows=$2 seed=$3
+  local code
   shift 3
   run tables --base lite0 --rows "$rows" --seeds "$seed" "${common[@]}" --data.workers 2 --trainer.max_epochs "$EPOCHS" \
     "$@" --out "$out/${name}_$seed" >"$out/${name}_$seed.log" 2>&1
-  log "${name}_$seed: $([[ $? == 0 ]] && echo done || echo FAILED)"
+  code=$?
+  log "${name}_$seed: $([[ $code == 0 ]] && echo done || echo "FAILED: $(tail -n 1 "$out/${name}_$seed.log")")"
 }
 
 for seed in 0 1 2; do

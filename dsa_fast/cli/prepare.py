@@ -209,7 +209,7 @@ def _device(name: str, processes: Processes) -> torch.device:
     device = pick_device(name)
     if device.type == "cuda" and name in ("auto", "cuda") and processes.world > 1:
         device = pick_device(f"cuda:{processes.local % torch.cuda.device_count()}")
-    if device.type == "cuda":
+    if device.index is not None:  # else it is the current GPU already
         torch.cuda.set_device(device)
     return device
 

@@ -533,6 +533,26 @@ def test_options_that_do_not_fit(
     assert not (tmp_path / "iuv" / "prepare.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "processes", "expected", "chosen"),
+    [
+        ("auto", Processes(), "cuda", []),  # the current GPU, which PyTorch does not set without a number
+        ("cuda:1", Processes(), "cuda:1", ["cuda:1"]),
+        ("auto", Processes(rank=3, world=4, local=1), "cuda:1", ["cuda:1"]),
+        ("cpu", Processes(), "cpu", []),
+    ],
+)
+def test_the_gpu_of_a_process(
+    name: str, processes: Processes, expected: str, chosen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: found.append(str(device)))
+    assert str(command._device(name, processes)) == expected
+    assert found == chosen
+
+
 # --- other sources --------------------------------------------------------------------------------------------------
 
 
