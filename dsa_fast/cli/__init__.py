@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from dsa_fast.output import duration
+from dsa_fast.terminal import duration
 
 COMMANDS = {
     "demo": "render people, train, evaluate and draw in minutes; needs no data",

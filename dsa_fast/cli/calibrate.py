@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from dsa_fast.configs.datasets import DatasetOptions
-from dsa_fast.terminal import Console
+from dsa_fast.terminal import console as open_console
 
 
 def calibrate(
@@ -71,7 +71,7 @@ def calibrate(
         table.add_column(column, justify="right")
     for rate, threshold in found["thresholds"].items():
         table.add_row(rate, f"{threshold:.4f}", f"{checked['fmr'][rate]:.2g}", f"{100 * checked['tpr'][rate]:.1f} %")
-    console = Console()
+    console = open_console()
     console.print(table)
     missing = [rate for rate in ("0.01", "0.001", "0.0001") if rate not in found["thresholds"]]
     if missing:

@@ -16,7 +16,7 @@ from dsa_fast.configs.model import ModelConfig
 from dsa_fast.configs.synth import SynthConfig
 from dsa_fast.configs.training import DataConfig, OptimConfig, TrainerConfig
 from dsa_fast.files import is_free, read_json, write_json
-from dsa_fast.terminal import Console
+from dsa_fast.terminal import console as open_console
 from dsa_fast.version import __version__
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def demo(
     from dsa_fast.models import LoadedModel, build_model, load_model
     from dsa_fast.training import fit
 
-    console, start, place = Console(), time.perf_counter(), pick_device(device)
+    console, start, place = open_console(), time.perf_counter(), pick_device(device)
     config = SynthConfig(identities=identities, cameras=cameras, seed=seed)
     people, run = out / "people", out / "run"
     resumed = _claim(out, {"synth": asdict(config), "epochs": epochs, "seed": seed, "version": __version__})
@@ -147,7 +147,7 @@ def demo(
     }
     print_scores({titles[name]: each.summary() for name, each in results.items()})
     gain = 100 * (results["trained"].mAP - max(results["untrained"].mAP, results["histogram"].mAP))
-    console.print(f"Training gained {gain:.1f} points of mAP over the better of the first two.\n", highlight=False)
+    console.print(f"Training gained {gain:.1f} points of mAP over the better of the first two.\n")
     console.print(
         f"Look at these in {out}:\n"
         "  ranked.png                 queries and their ten nearest images, marked right or wrong\n"

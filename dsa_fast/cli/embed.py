@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dsa_fast.cli.progress import image_progress
 from dsa_fast.files import checksum
-from dsa_fast.terminal import Console
+from dsa_fast.terminal import console as open_console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,7 @@ def embed(
     from dsa_fast.deploy.inputs import find_items
     from dsa_fast.deploy.vector_files import PartWriter
 
-    console = Console()
+    console = open_console()
     for name, value in (("batch", batch), ("part", part), ("workers", workers)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -68,10 +68,10 @@ def embed(
     writer = PartWriter(out, items, checksum(encoder) if encoder.is_file() else "", part=part)
     if writer.finished:
         text = f"{out} was finished by an earlier run of this list and encoder; to embed again, remove it"
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
         return
     if writer.done:
-        console.print(f"resuming: {writer.done} of {len(items)} are done", highlight=False)
+        console.print(f"resuming: {writer.done} of {len(items)} are done")
     start, skipped, embedded = time.perf_counter(), [], 0
     with (
         Encoder.load(encoder, device=device, backend=backend, precision=precision) as model,
@@ -100,9 +100,9 @@ def embed(
     count = writer.finish()
     seconds = time.perf_counter() - start
     for line in skipped[:20]:
-        console.print(f"left out: {line}", highlight=False, soft_wrap=True)
+        console.print(f"left out: {line}", soft_wrap=True)
     if len(skipped) > 20:
-        console.print(f"left out: {len(skipped) - 20} more", highlight=False)
+        console.print(f"left out: {len(skipped) - 20} more")
     console.print(
         f"{count} vectors in {out}; {embedded / max(seconds, 1e-9):.0f} images per second with reading, by {about}",
         highlight=False,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rich.console import Console
 from rich.table import Table
 
 from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.configs.synth import SynthConfig
-from dsa_fast.output import console as open_console
-from dsa_fast.terminal import Console
+from dsa_fast.terminal import console as open_console
 
 if TYPE_CHECKING:
     import torch
@@ -131,7 +131,7 @@ def export(
     _report(console, target, sidecar)
     if triton is not None:
         folder = write_repository(target, triton)
-        console.print(f"Triton:  {folder}", highlight=False, soft_wrap=True)
+        console.print(f"Triton:  {folder}", soft_wrap=True)
 
 
 def _calibration(
@@ -208,7 +208,7 @@ def _report(console: Console, path: Path, sidecar: Sidecar) -> None:
             highlight=False,
         )
     if "reason" in parity:
-        console.print(f"Not checked: the file itself, because {parity['reason']}", highlight=False)
+        console.print(f"Not checked: the file itself, because {parity['reason']}")
     scores = parity.get("scores")
     if scores is not None:
         console.print(
@@ -217,4 +217,4 @@ def _report(console: Console, path: Path, sidecar: Sidecar) -> None:
             highlight=False,
         )
     size = f"{sidecar.bytes / 1e6:.1f} MB"
-    console.print(f"File:    {path} ({size})\nSidecar: {sidecar_path(path)}", highlight=False, soft_wrap=True)
+    console.print(f"File:    {path} ({size})\nSidecar: {sidecar_path(path)}", soft_wrap=True)

@@ -10,7 +10,7 @@ from rich.table import Table
 from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.configs.model import GuideConfig, ModelConfig
 from dsa_fast.configs.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
-from dsa_fast.output import console
+from dsa_fast.terminal import console
 
 
 def fit(

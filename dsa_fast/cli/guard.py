@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dsa_fast.files import locked
-from dsa_fast.output import duration
+from dsa_fast.terminal import duration
 
 __all__ = ["guarded", "locked_output"]
 

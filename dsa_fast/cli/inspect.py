@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
+from rich.console import Console
 from rich.table import Table
 
 from dsa_fast.cli.progress import image_progress
 from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.files import write_json
-from dsa_fast.output import console as open_console
-from dsa_fast.terminal import Console
+from dsa_fast.terminal import console as open_console
 
 if TYPE_CHECKING:
     from dsa_fast.densepose.iuv import Order
@@ -113,7 +113,7 @@ def inspect(
         save_picture(_histograms(items), out / "histograms.png")
     _print(console, report, items)
     written = ", ".join(["inspect.json", "sheet.png", *(["histograms.png"] if report["with_map"] else [])])
-    console.print(f"{out}: {written}", highlight=False, soft_wrap=True)
+    console.print(f"{out}: {written}", soft_wrap=True)
     return int(report["status"])
 
 
@@ -278,17 +278,17 @@ def _print(console: Console, report: dict[str, Any], items: Sequence[_Item]) -> 
             markup=False,
         )
     elif report["with_map"] < report["images"]:
-        console.print(f"{report['images'] - report['with_map']} images have no map.", highlight=False)
+        console.print(f"{report['images'] - report['with_map']} images have no map.")
     named = {kind: count for kind, count in report["counts"].items() if count}
     if not named:
         if report["with_map"]:
             console.print("Nothing is suspicious.")
         return
-    console.print("Found: " + ", ".join(f"{count} {kind}" for kind, count in named.items()), highlight=False)
+    console.print("Found: " + ", ".join(f"{count} {kind}" for kind, count in named.items()))
     bad = [item for item in sorted(items, key=_badness) if item.found]
     for item in bad[:_SHOWN]:
         for kind, about in item.found.items():
-            console.print(f"  {kind}: {item.map or item.image}: {about}", highlight=False, soft_wrap=True, markup=False)
+            console.print(f"  {kind}: {item.map or item.image}: {about}", soft_wrap=True, markup=False)
     if len(bad) > _SHOWN:
         console.print(f"  ... and {len(bad) - _SHOWN} more in inspect.json")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dsa_fast.cli.progress import image_progress
 from dsa_fast.configs.datasets import DatasetOptions
-from dsa_fast.terminal import Console
+from dsa_fast.terminal import console as open_console
 
 if TYPE_CHECKING:
     from dsa_fast.data.people import PeopleSplits, Person
@@ -66,7 +66,7 @@ def pack(
             person.path: person for part in (data.train, data.query, data.gallery, data.multi_query) for person in part
         }.values()
     )
-    console = Console()
+    console = open_console()
     maps = _from_files(data, people, iuv_order) if dump is None else _from_dump(data, people, dump)
     with image_progress("packing") as show:
         store = IUVStore.create(target, _counted(maps, lambda done: show(done, len(people))))

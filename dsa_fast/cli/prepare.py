@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,7 +26,7 @@ from rich.text import Text
 from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.configs.prepare import Detectron2Config, DumpConfig, KeypointsConfig, PoseConfig
 from dsa_fast.files import locked, read_json, remove_left_over, write_json
-from dsa_fast.terminal import Console
+from dsa_fast.terminal import console as open_console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +88,7 @@ def prepare(
     from dsa_fast.densepose.torchrun import Processes
     from dsa_fast.visual.layout import save_picture
 
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     processes = Processes.from_environment()
     listing = list_images(source, name=name, out=out, splits=splits, check_counts=check_counts, options=options)
     listed = listing.pairs
@@ -110,7 +111,7 @@ def prepare(
     report["not_covered"] = _not_covered(listing, listed)
     write_json(report_path, report)
     save_picture(_sheet(listing, made, estimator.maker), listing.out / _SHEET)
-    _print(Console(), listing, report, made)
+    _print(open_console(), listing, report, made)
     if made.failed:
         shown = "\n".join(f"  {made.failed[number]}" for number in sorted(made.failed)[:_SHOWN])
         more = f"\n  ... and {len(made.failed) - _SHOWN} more in {report_path}" if len(made.failed) > _SHOWN else ""
@@ -328,7 +329,7 @@ def _print(console: Console, listing: ImageList, report: dict[str, Any], made: O
     for folder, count in report["not_covered"].items():
         lines.append(f"no maps of the {count} images in {folder}: the source of the maps has none of them")
     lines.append(f"maps in {listing.out}; report {listing.out / _REPORT}; look at {listing.out / _SHEET}")
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), soft_wrap=True)
 
 
 class _Rate(ProgressColumn):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dsa_fast.terminal import Console
+from dsa_fast.terminal import console as open_console
 
 __all__ = ["image_progress"]
 
@@ -15,7 +15,7 @@ __all__ = ["image_progress"]
 @contextmanager
 def image_progress(text: str) -> Iterator[Callable[[int, int], None]]:
     """Shows a bar at a terminal, and yields the function (images done, total images) that updates it."""
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TextColumn("images,"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(text, total=None)

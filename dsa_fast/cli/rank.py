@@ -12,7 +12,7 @@ from dsa_fast.cli.fit import print_scores
 from dsa_fast.cli.progress import image_progress
 from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.files import write_json
-from dsa_fast.terminal import Console
+from dsa_fast.terminal import console as open_console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,7 +106,7 @@ def rank(
 
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    start, console = time.perf_counter(), Console()
+    start, console = time.perf_counter(), open_console()
     place = pick_device(device)
     loaded = load_model(checkpoint)
     loaded.model.to(place)
@@ -182,7 +182,7 @@ def rank(
         place_of_images = "" if report.embedded else " in a folder next to it"
         written.insert(0, f"report.html ({report.size / 1e6:.1f} MB, {report.images} images{place_of_images})")
     seconds = time.perf_counter() - start
-    console.print(f"{out}: {', '.join(written)}; {seconds:.1f} s", highlight=False, soft_wrap=True)
+    console.print(f"{out}: {', '.join(written)}; {seconds:.1f} s", soft_wrap=True)
 
 
 def pick_queries(

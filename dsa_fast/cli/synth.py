@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from dsa_fast.cli.progress import image_progress
 from dsa_fast.configs.synth import SynthConfig
-from dsa_fast.terminal import Console
+from dsa_fast.terminal import console as open_console
 
 
 def synth(*, out: Path, workers: int | None = None, overwrite: bool = False, **settings: Any) -> None:
@@ -29,7 +31,7 @@ def synth(*, out: Path, workers: int | None = None, overwrite: bool = False, **s
     from dsa_fast.data.synth import entries
 
     config = SynthConfig(**settings)
-    console, start = Console(), time.perf_counter()
+    console, start = open_console(), time.perf_counter()
     render_people(out, config, console, overwrite=overwrite, workers=workers)
     seconds, total = time.perf_counter() - start, len(entries(config))
     console.print(

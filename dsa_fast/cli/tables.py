@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dsa_fast.cli.fit import fit
@@ -17,7 +18,7 @@ from dsa_fast.cli.synth import render_people
 from dsa_fast.configs import find_config, row_names
 from dsa_fast.configs.synth import SynthConfig
 from dsa_fast.files import read_json
-from dsa_fast.terminal import Console
+from dsa_fast.terminal import console as open_console
 
 if TYPE_CHECKING:
     from dsa_fast.tables import Training, TrainingScores
@@ -65,7 +66,7 @@ def tables(
     from dsa_fast.tables import PAPER_ROWS, run_trainings, sweep_report, table_report
     from dsa_fast.tables.rows import rows_of
 
-    console = Console()
+    console = open_console()
     root = any(option.split("=")[0] == "--data.root" for option in options)
     names = list(dict.fromkeys(row.config for row in PAPER_ROWS)) if rows == "paper" else _split("rows", rows)
     numbers = [_number("seeds", text, int) for text in _split("seeds", seeds)]
@@ -116,7 +117,7 @@ def tables(
 
         run_trainings(trainings, done=done, advance=lambda count: bar.advance(task, count))
     text = report(runs, out, people=people, details=details)
-    console.print(f"\n{text}\nWritten to {out}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"\n{text}\nWritten to {out}", soft_wrap=True, markup=False)
 
 
 # Options of these groups are passed on to dsa-fast fit.

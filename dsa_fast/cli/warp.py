@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dsa_fast.files import atomic_path
-from dsa_fast.terminal import Console
+from dsa_fast.terminal import console as open_console
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +75,7 @@ def warp(
     picture = photo_and_parts(photo, part_map, dsap, count, f"{title}: {facts}")
     with atomic_path(out) as temporary:
         picture.save(temporary, format="PNG")
-    Console().print(f"{facts}\nwrote {out}", highlight=False, soft_wrap=True)
+    open_console().print(f"{facts}\nwrote {out}", soft_wrap=True)
 
 
 def _one_person(photo: Tensor, iuv: Tensor, path: Path, person: int | None) -> tuple[Tensor, Tensor]:

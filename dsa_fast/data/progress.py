@@ -23,10 +23,10 @@ def progress_bar(text: str, total: int, shown: bool = True) -> Iterator[Callable
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from dsa_fast.terminal import Console
+    from dsa_fast.terminal import console as open_console
 
     columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(text, total=total)
         yield lambda count: bar.advance(task, count)
@@ -36,6 +36,6 @@ def say(text: str, shown: bool = True) -> None:
     """Writes a line to the log, and to stderr if `shown`."""
     _log.info(text)
     if shown:
-        from dsa_fast.terminal import Console
+        from dsa_fast.terminal import console as open_console
 
-        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+        open_console(stderr=True).print(text, soft_wrap=True)

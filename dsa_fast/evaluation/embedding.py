@@ -111,8 +111,9 @@ def embed_people(
     Raises:
         ValueError: `people` is empty, a person has no IUV map for the fused streams, or a file can't be read.
     """
-    from rich.console import Console
     from rich.progress import track
+
+    from dsa_fast.terminal import console
 
     if not people:
         raise ValueError("people must not be empty: the data set has none in this split")
@@ -123,9 +124,9 @@ def embed_people(
     dataset = PeopleDataset(people, with_iuv=embedder.needs_iuv, iuv_order=iuv_order)
     loader = DataLoader(dataset, batch_size=batch, num_workers=workers, collate_fn=Collate(embedder.size))
     features, pids, camids = [], [], []
-    console = Console(stderr=True)
-    silent = progress is None or not console.is_terminal
-    for items in track(loader, progress or "", disable=silent, transient=True, console=console):
+    out = console(stderr=True)
+    silent = progress is None or not out.is_terminal
+    for items in track(loader, progress or "", disable=silent, transient=True, console=out):
         vectors = embedder(items["image"], items["iuv"]) if embedder.needs_iuv else embedder(items["image"])
         features.append(torch.as_tensor(vectors).float().cpu())
         pids.append(items["label"])

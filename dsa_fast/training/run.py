@@ -33,9 +33,8 @@ from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.configs.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
 from dsa_fast.files import atomic_path, locked
 from dsa_fast.models import GuideConfig, ModelConfig
-from dsa_fast.output import console as open_console
-from dsa_fast.output import duration
-from dsa_fast.terminal import Console
+from dsa_fast.terminal import console as open_console
+from dsa_fast.terminal import duration
 from dsa_fast.training.checkpoints import LAST, StopIfNotFinite, SyncedCheckpoints, find_last
 from dsa_fast.training.data import ReIDData
 from dsa_fast.training.module import ReIDTask, start_from
@@ -159,7 +158,7 @@ def _runner(
     trainer: TrainerConfig, out: Path, callbacks: Sequence[Callback], resumed: Path | None
 ) -> lightning.Trainer:
     csv_logger = CSVLogger(out, name="", version="log")
-    terminal = Console().is_terminal
+    terminal = open_console().is_terminal
     if resumed is not None:
         _continue_log(csv_logger, out / "log" / "metrics.csv", resumed)
     return lightning.Trainer(
@@ -307,7 +306,7 @@ class _TimeLeft(Callback):
 
     def _print(self, trainer: lightning.Trainer, text: str) -> None:
         if trainer.is_global_zero:
-            Console().print(text, highlight=False)
+            open_console().print(text)
 
 
 class _Progress(RichProgressBar):

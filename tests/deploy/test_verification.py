@@ -16,7 +16,7 @@ from dsa_fast.deploy import Encoder, calibrate, read_sidecar
 from dsa_fast.deploy.sidecar import sidecar_path
 from dsa_fast.deploy.verification import judge, probability_at
 from tests.deploy.built_runtime import DIM, make_engine, photo, write_sidecar
-from tests.evaluation.test_match_rates import people
+from tests.evaluation.test_same_person import people
 
 
 @pytest.mark.parametrize("kind", ["isotonic", "logistic"])
