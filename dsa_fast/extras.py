@@ -11,7 +11,13 @@ from types import ModuleType
 __all__ = ["require"]
 
 #: Packages whose name is not their module's.
-_PACKAGES = {"faiss": "faiss-cpu", "tensorrt_rtx": "tensorrt-rtx", "sklearn": "scikit-learn"}
+_PACKAGES = {
+    "faiss": "faiss-cpu",
+    "mlflow": "mlflow-skinny",
+    "pytorch_metric_learning": "pytorch-metric-learning",
+    "sklearn": "scikit-learn",
+    "tensorrt_rtx": "tensorrt-rtx",
+}
 
 
 def require(module: str, purpose: str = "") -> ModuleType:

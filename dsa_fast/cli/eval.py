@@ -32,6 +32,7 @@ def eval(
     iuv_order: Literal["auto", "IUV", "VUI"] = "auto",
     metric: Literal["cosine", "euclidean"] = "cosine",
     average_precision: Literal["rectangular", "trapezoid"] = "rectangular",
+    visibility: Literal["maps", "head"] | None = None,
     rerank: bool = False,
     expand: int = 0,
     device: str = "auto",
@@ -57,6 +58,8 @@ def eval(
         iuv_order: channel order of the maps' files; `auto` detects it in each file.
         metric: distance between two test vectors.
         average_precision: `rectangular`, or `trapezoid` as in Market-1501's own script.
+        visibility: also score distances that weight body parts by their visibility in both images: by IUV maps, or by
+            the head that `guide.dense` has trained (no maps). Made for fused vectors; see docs/evaluation.md.
         rerank: also score k-reciprocal re-ranking, which uses all queries at once.
         expand: also score query expansion with this number of nearest gallery images; 0 for none.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
@@ -67,6 +70,7 @@ def eval(
     Examples:
         dsa-fast eval runs/quick/checkpoints/last.ckpt people
         dsa-fast eval --features vectors.npz --rerank
+        dsa-fast eval last.ckpt DIR --fused --visibility maps
     """
     from dsa_fast.data.registry import read_dataset
     from dsa_fast.deploy.encoder import Encoder
@@ -75,6 +79,8 @@ def eval(
     from dsa_fast.evaluation import (
         Embedded,
         ModelEmbedder,
+        PartVisibility,
+        VisibleEmbedder,
         embed_people,
         evaluate,
         evaluate_distances,
@@ -86,6 +92,9 @@ def eval(
     from dsa_fast.models import load_model
 
     place = pick_device(device)
+    if visibility is not None and (features is not None or metric != "cosine"):
+        raise ValueError("visibility needs a checkpoint and metric cosine, got features or another metric")
+    seen: PartVisibility | None = None
     if features is not None:
         if checkpoint is not None or root is not None or multi_query or fused or branch != "both":
             raise ValueError("features replaces checkpoint, root, multi_query, fused and branch, got one of them too")
@@ -96,17 +105,22 @@ def eval(
             raise ValueError("checkpoint and root must be given, or features: dsa-fast eval CHECKPOINT DIR")
         embedder: Embedder
         if checkpoint.suffix in SUFFIXES.values():
-            if fused or branch != "both":
-                option = "fused" if fused else "branch"
+            if fused or branch != "both" or visibility is not None:
+                option = "fused" if fused else "branch" if branch != "both" else "visibility"
                 raise ValueError(f"{option} needs a checkpoint, which has streams and branches, got {checkpoint}")
             embedder = Encoder.load(checkpoint, device=device)
         else:
             loaded = load_model(checkpoint)
             loaded.model.to(place)
-            embedder = ModelEmbedder(loaded, fused=fused, branch=branch, device=place)
+            if visibility is None:
+                embedder = ModelEmbedder(loaded, fused=fused, branch=branch, device=place)
+            else:
+                embedder = VisibleEmbedder(loaded, visibility, fused=fused, branch=branch, device=place)
         data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **(options or {}))
         if multi_query and not data.multi_query:
             raise ValueError(f"multi_query needs additional images of the queries (gt_bbox), got none in {data.root}")
+        if visibility == "maps" and not any(person.iuv_path for person in (*data.query, *data.gallery)):
+            raise ValueError(f"visibility maps needs IUV maps of query and gallery, got none in {data.root}")
         parts = {"query": data.query, "gallery": data.gallery}
         if multi_query:
             parts["multi_query"] = data.multi_query
@@ -124,12 +138,18 @@ def eval(
         query, gallery = embedded["query"], embedded["gallery"]
         if multi_query:
             query = pool_multi_query(query, embedded["multi_query"])
+        if isinstance(embedder, VisibleEmbedder):
+            (query, query_seen), (gallery, gallery_seen) = map(embedder.split, (query, gallery))
+            seen = PartVisibility(query_seen, gallery_seen, embedder.dim)
         row = ("fused" if fused else "MF-Stream") + ("" if branch == "both" else f", {branch} branch")
     if save_features is not None:
         _save_features(save_features, query, gallery)
     query, gallery = (Embedded(it.features.to(place), it.pids, it.camids) for it in (query, gallery))
     result = evaluate(*query, *gallery, metric=metric, average_precision=average_precision)
     rows = {row: result.summary()}
+    if seen is not None:
+        visible = evaluate(*query, *gallery, average_precision=average_precision, visibility=seen)
+        rows["visible parts"] = visible.summary()
     if expand:
         expanded = query._replace(features=expand_queries(query.features, gallery.features, k=expand))
         rows["expanded queries"] = evaluate(
@@ -165,8 +185,10 @@ def eval(
             "metric": metric,
             "average_precision": average_precision,
             "multi_query": multi_query,
+            "visibility": visibility,
         }
-        others = {"expanded": rows.get("expanded queries"), "reranked": rows.get("re-ranked")}
+        names = {"visible": "visible parts", "expanded": "expanded queries", "reranked": "re-ranked"}
+        others = {key: rows.get(row) for key, row in names.items()}
         about |= {key: scores for key, scores in others.items() if scores is not None}
         write_json(json_out, {**about, **result.summary(), "pairs": pairs})
 

@@ -74,7 +74,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the losses (paper, section 4.2).
+    """Weights of the losses (paper, section 4.2), and of losses of other works, which the paper does not have.
 
     Attributes:
         id_mf: ID losses on the MF-Stream's features.
@@ -89,7 +89,20 @@ class LossConfig:
             are scaled to a mean of 1. 0 gives equal weights, as in the paper. Images show only one side of a part and
             maps are sparse, so 0.05 is already a large share.
         gather: with several processes, mines the hardest images of the triplet losses in all processes' batches;
-            otherwise each process uses only its own P x K images.
+            otherwise each process uses only its own P x K images. Circle and multi-similarity losses do the same.
+        circle: circle loss (Sun et al., https://arxiv.org/abs/2002.10857); not in the paper. This and the next loss
+            need pytorch-metric-learning.
+        circle_margin: its relaxation m.
+        circle_scale: its scale gamma.
+        multi_similarity: multi-similarity loss (Wang et al., https://arxiv.org/abs/1904.06627); not in the paper.
+        multi_similarity_alpha: its scale of positive pairs.
+        multi_similarity_beta: its scale of negative pairs.
+        multi_similarity_base: its offset lambda of similarities.
+        center: center loss (Wen et al., ECCV 2016): half the squared distance to the center of the identity, which is
+            learned; not in the paper. Luo et al. use 0.0005.
+        center_lr: learning rate of the centers, which is constant. They have no weight decay.
+        metric_on: features of the circle, multi-similarity and center losses: `z`, the fused ones, or `f`, those of the
+            MF-Stream.
     """
 
     id_mf: float = 0.5
@@ -100,11 +113,30 @@ class LossConfig:
     triplet_mf: float = 0.0
     visibility: float = 0.0
     gather: bool = False
+    circle: float = 0.0
+    circle_margin: float = 0.4
+    circle_scale: float = 80.0
+    multi_similarity: float = 0.0
+    multi_similarity_alpha: float = 2.0
+    multi_similarity_beta: float = 50.0
+    multi_similarity_base: float = 0.5
+    center: float = 0.0
+    center_lr: float = 0.01
+    metric_on: Literal["z", "f"] = "z"
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            if not math.isfinite(getattr(self, item.name)):
-                raise ValueError(f"loss.{item.name} must be finite, got {getattr(self, item.name)}")
+            value = getattr(self, item.name)
+            if isinstance(value, (int, float)) and not math.isfinite(value):
+                raise ValueError(f"loss.{item.name} must be finite, got {value}")
+        for name in ("circle", "multi_similarity", "center"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"loss.{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("circle_scale", "multi_similarity_alpha", "multi_similarity_beta", "center_lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"loss.{name} must be above 0, got {getattr(self, name)}")
+        if self.metric_on not in ("z", "f"):
+            raise ValueError(f"loss.metric_on must be z or f, got {self.metric_on!r}")
         if not 0 <= self.visibility <= 1:
             raise ValueError(f"loss.visibility must be a share in [0, 1], got {self.visibility}")
 

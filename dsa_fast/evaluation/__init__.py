@@ -13,6 +13,8 @@ from dsa_fast.evaluation.pair_distances import DistanceHistogram, distance_histo
 from dsa_fast.evaluation.ranked_lists import RankedLists, UnfilteredLists, rank_list, unfiltered_lists
 from dsa_fast.evaluation.rerank import KReciprocal, expand_queries, k_reciprocal
 from dsa_fast.evaluation.same_person import MatchRates, match_rates
+from dsa_fast.evaluation.visibility import PartVisibility, VisibleDistances, visible_distances
+from dsa_fast.evaluation.visible_embedder import VisibleEmbedder
 
 __all__ = [
     "DistanceHistogram",
@@ -22,8 +24,11 @@ __all__ = [
     "KReciprocal",
     "MatchRates",
     "ModelEmbedder",
+    "PartVisibility",
     "RankedLists",
     "UnfilteredLists",
+    "VisibleDistances",
+    "VisibleEmbedder",
     "distance_histogram",
     "embed_people",
     "evaluate",
@@ -36,4 +41,5 @@ __all__ = [
     "pool_multi_query",
     "rank_list",
     "unfiltered_lists",
+    "visible_distances",
 ]

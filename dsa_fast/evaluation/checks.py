@@ -33,18 +33,16 @@ def check_features(name: str, values: Features) -> Tensor:
     return tensor
 
 
-def check_feature_pair(query: Features, gallery: Features) -> tuple[Tensor, Tensor]:
+def check_feature_pair(
+    query: Features, gallery: Features, names: tuple[str, str] = ("query_features", "gallery_features")
+) -> tuple[Tensor, Tensor]:
     """Returns both as tensors [Q, D] and [G, D]: finite, with the same width, on the same device."""
-    query, gallery = check_features("query_features", query), check_features("gallery_features", gallery)
+    query, gallery = check_features(names[0], query), check_features(names[1], gallery)
+    both = " and ".join(names)
     if query.shape[1] != gallery.shape[1]:
-        raise ValueError(
-            "query_features and gallery_features must have the same number of columns, "
-            f"got {query.shape[1]} and {gallery.shape[1]}"
-        )
+        raise ValueError(f"{both} must have the same number of columns, got {query.shape[1]} and {gallery.shape[1]}")
     if query.device != gallery.device:
-        raise ValueError(
-            f"query_features and gallery_features must be on the same device, got {query.device} and {gallery.device}"
-        )
+        raise ValueError(f"{both} must be on the same device, got {query.device} and {gallery.device}")
     return query, gallery
 
 

@@ -117,7 +117,7 @@ def embed_people(
 
     if not people:
         raise ValueError("people must not be empty: the data set has none in this split")
-    if embedder.needs_iuv:
+    if embedder.needs_iuv and not getattr(embedder, "maps_optional", False):
         bare = [person.path for person in people if person.iuv_path is None]
         if bare:
             raise ValueError(f"fused needs an IUV map for every image, got none for {bare[0]} and {len(bare) - 1} more")

@@ -36,6 +36,7 @@ from dsa_fast.evaluation.checks import (
     check_labels,
 )
 from dsa_fast.evaluation.ordering import LAST, Block, OrderedGallery
+from dsa_fast.evaluation.visibility import PartVisibility, VisibleDistances
 from dsa_fast.ops import rank as rank_ops
 
 __all__ = ["AveragePrecision", "EvaluationResult", "evaluate", "evaluate_distances", "pool_images"]
@@ -91,6 +92,7 @@ def evaluate(
     max_rank: int = 50,
     average_precision: AveragePrecision = "rectangular",
     block_size: int | None = None,
+    visibility: PartVisibility | None = None,
 ) -> EvaluationResult:
     """Scores retrieval by the Market-1501 protocol (see the module).
 
@@ -109,6 +111,8 @@ def evaluate(
         block_size: number of queries processed together. By default it is 2,048 on the CPU, which takes
             4 * block_size * (D + 128) bytes per thread, and 256 on other devices, which takes at least
             4 * block_size * G bytes.
+        visibility: of each part of queries and gallery. Distances are then those of `VisibleDistances`: parts that are
+            seen on both sides count. Blocks then have 256 queries by default.
 
     Returns:
         The scores, on the CPU.
@@ -119,6 +123,21 @@ def evaluate(
             protocol, an unknown metric or average precision, or no query with a right match.
     """
     _check_scores(max_rank, average_precision)
+    if visibility is not None:
+        if metric != "cosine":
+            raise ValueError(f"metric must be cosine with visibility, got {metric}")
+        distances = VisibleDistances(query_features, gallery_features, visibility)
+        CheckedLabels(query_pids, query_camids, gallery_pids, gallery_camids, *distances.shape)
+        return evaluate_distances(
+            distances,
+            query_pids,
+            query_camids,
+            gallery_pids,
+            gallery_camids,
+            max_rank=max_rank,
+            average_precision=average_precision,
+            block_size=256 if block_size is None else block_size,
+        )
     inputs = OrderedGallery(
         query_features, query_pids, query_camids, gallery_features, gallery_pids, gallery_camids, metric, block_size
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from dsa_fast.configs.model import ModelConfig
 from dsa_fast.models.baselines import Baseline
 from dsa_fast.models.build import build_model
 from dsa_fast.models.dsa_reid import DSAReID
+from dsa_fast.models.guides import DenseDecoder
 
 _FORMAT = 2  # format 1 called the backbone "trunk"
 _KEY = "dsa_fast"
@@ -60,6 +62,8 @@ class LoadedModel(NamedTuple):
         dsap_size: S, height and width of a part image.
         reduce: selects the pixel of a texel.
         parts: how part images are made.
+        decoder: the decoder of the `dense` guide, in eval mode, which predicts the parts from the map F; None if the
+            model was trained without it. Test vectors and exports do not need it.
     """
 
     model: DSAReID | Baseline
@@ -67,6 +71,7 @@ class LoadedModel(NamedTuple):
     dsap_size: int
     reduce: Literal["last", "mean"] = "last"
     parts: Literal["warp", "crop"] = "warp"
+    decoder: DenseDecoder | None = None
 
 
 def load_model(path: str | os.PathLike[str]) -> LoadedModel:
@@ -127,7 +132,26 @@ def _build(about: dict[str, Any], weights: dict[str, Any]) -> LoadedModel:
     _check_weights(state, needed)
     model = build_model(about["num_ids"], config)
     model.load_state_dict(state)
-    return LoadedModel(model.eval(), (size[0], size[1]), about["dsap_size"], reduce, parts)
+    decoder = _build_decoder(weights, model.mf_stream.backbone.out_channels)
+    return LoadedModel(model.eval(), (size[0], size[1]), about["dsap_size"], reduce, parts, decoder)
+
+
+def _build_decoder(weights: dict[str, Any], channels: int) -> DenseDecoder | None:
+    """Builds the decoder from its weights, whose shapes say its width and scale; None if there are none."""
+    prefix = "guides.decoder."
+    state = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
+    if not state:
+        return None
+    first, last = state["conv.weight"], state["predict.weight"]
+    width, scale = first.shape[0], math.isqrt(last.shape[0] // DenseDecoder.VALUES)
+    if not 1 <= width <= _MOST_PIXELS or scale not in (1, 2, 4, 8, 16):
+        raise ValueError(f"its decoder has the width {width} and the scale {scale}")
+    with torch.device("meta"):
+        needed = DenseDecoder(channels, width, scale).state_dict()
+    _check_weights(state, needed)
+    decoder = DenseDecoder(channels, width, scale)
+    decoder.load_state_dict(state)
+    return decoder.eval()
 
 
 def _check_config(config: ModelConfig) -> None:

@@ -193,7 +193,8 @@ class DSAReID(nn.Module):
         """Computes test vectors with the MF-Stream only: [fG, fL], each half L2-normalized.
 
         Runs in evaluation mode without gradients, and restores the modules' modes afterwards. The global part comes
-        first (see `embed_dims`). The slice of one branch is that branch's own test vector.
+        first (see `embed_dims`). The slice of one branch is that branch's own test vector. The local half is the 8
+        part features, one after the other, in the order of `MERGED_NAMES`.
 
         Args:
             images: [B, 3, H, W], as in `forward`.
@@ -204,8 +205,13 @@ class DSAReID(nn.Module):
         Raises:
             TypeError, ValueError: as in `forward`.
         """
+        return self.embed_and_map(images)[0]
+
+    def embed_and_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Does `embed`, and also returns the MF-Stream's map F, [B, C, H/16, W/16]."""
         with torch.no_grad(), _evaluating(self):
-            return _unit_halves(_through(self.neck_f, self._mf(images)))
+            maps = self._maps(images)
+            return _unit_halves(_through(self.neck_f, maps.pooled())), maps.shared
 
     def embed_fused(self, images: Tensor, dsap: Tensor) -> Tensor:
         """Computes test vectors from both streams, [zG, zL] (paper: "two streams fused"); otherwise like `embed`.

@@ -36,12 +36,15 @@ class DenseDecoder(nn.Module):
         scale: s.
     """
 
+    #: Predicted values of a position: background and parts, and u and v of each part.
+    VALUES = 1 + 3 * NUM_PARTS
+
     def __init__(self, in_channels: int, channels: int, scale: int) -> None:
         super().__init__()
         self.scale = scale
         self.conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(channels)
-        self.predict = nn.Conv2d(channels, (1 + 3 * NUM_PARTS) * scale**2, 1)
+        self.predict = nn.Conv2d(channels, self.VALUES * scale**2, 1)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         nn.init.normal_(self.predict.weight, std=0.01)
         assert self.predict.bias is not None

@@ -163,6 +163,9 @@ class DSALoss(nn.Module):
         ValueError: a weight or margin is negative, or label_smoothing is outside [0, 1].
     """
 
+    #: Names of the arguments, which `LossConfig` has too.
+    WEIGHTS = ("id_mf", "triplet", "id_fused", "margin", "label_smoothing", "triplet_mf", "gather")
+
     def __init__(
         self,
         *,

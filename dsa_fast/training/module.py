@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -30,6 +31,7 @@ from dsa_fast.models import (
     part_weights,
 )
 from dsa_fast.models.checkpoint import describe_network
+from dsa_fast.models.metric_losses import MetricLosses
 from dsa_fast.training.schedule import learning_rate
 
 
@@ -79,8 +81,9 @@ class ReIDTask(lightning.LightningModule):
         self._mirror = flip_lut(self.augment)  # not a buffer: checkpoints do not need it
         self.model = build_model(num_ids, self.model_config)
         weights = asdict(self.loss_config)
-        self._visibility: float = weights.pop("visibility")
-        self.loss = DSALoss(**weights)
+        self._visibility: float = weights["visibility"]
+        self.loss = DSALoss(**{name: weights[name] for name in DSALoss.WEIGHTS})
+        self.metric_losses = MetricLosses(self.loss_config, num_ids, self.model.embed_dims)
         self.guide_config = guide or GuideConfig()
         check_guides(self.guide_config, self.model_config)
         self.guides = Guides(self.guide_config, self.model.mf_stream.backbone.out_channels)
@@ -135,6 +138,9 @@ class ReIDTask(lightning.LightningModule):
         total: Tensor
         seen = part_weights(dsap, self._visibility) if self._visibility else None
         total, terms = self.loss(output, labels, seen)
+        added, others = self.metric_losses(output, labels)
+        if added is not None:
+            total, terms = total + added, terms | others
         teacher = self._teach(output, batch, dsap, draws, inputs) if config.distil else None
         guided, more = self.guides(output, iuv=iuv, teacher=teacher, epoch=self._epochs_done())
         if guided is not None:
@@ -231,12 +237,19 @@ class ReIDTask(lightning.LightningModule):
         config = self.optim_config
         # Fused Adam runs one kernel for all weights. It unscales gradients itself, so mixed precision cannot clip them.
         fused = self.device.type in ("cpu", "cuda") and not self.trainer.gradient_clip_val
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(trained, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+        centers = set(self.metric_losses.parameters())
+        trained = [weight for weight in self.parameters() if weight.requires_grad and weight not in centers]
+        groups: list[dict[str, Any]] = [{"params": trained}]
         epochs = max(self.trainer.max_epochs or 1, 1)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda _: learning_rate(self._epochs_done(), config, epochs) / config.lr
-        )
+        factors: list[Callable[[int], float]] = [
+            lambda _: learning_rate(self._epochs_done(), config, epochs) / config.lr
+        ]
+        if centers:
+            own = list(self.metric_losses.parameters())
+            groups.append({"params": own, "lr": self.loss_config.center_lr, "weight_decay": 0.0})
+            factors.append(lambda _: 1.0)
+        optimizer = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _epochs_done(self) -> float:
