@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,6 +28,7 @@ def embed(
     device: str = "auto",
     backend: Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"] = "auto",
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto",
+    visibility: Literal["head"] | None = None,
     batch: int = 64,
     part: int = 4096,
     skip_unreadable: bool = False,
@@ -44,6 +46,8 @@ def embed(
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         backend: the library that runs the encoder.
         precision: the precision of a checkpoint, or of a float ONNX file with OpenVINO.
+        visibility: `head` also writes the visibility of 8 body parts in each image, for `dsa-fast search query
+            --visibility`. It needs a checkpoint that was trained with `guide.dense`.
         batch: number of images per batch.
         part: number of images after which vectors are saved; a killed run loses at most this many.
         skip_unreadable: skip and list images that can't be read, instead of stopping.
@@ -59,13 +63,17 @@ def embed(
     from dsa_fast.deploy.encoder import Encoder
     from dsa_fast.deploy.inputs import find_items
     from dsa_fast.deploy.vector_files import PartWriter
+    from dsa_fast.deploy.visible_encoder import VisibleEncoder
 
     console = open_console()
     for name, value in (("batch", batch), ("part", part), ("workers", workers)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    if visibility is not None and (backend not in ("auto", "torch") or precision not in ("auto", "fp32")):
+        raise ValueError(f"visibility needs a checkpoint in fp32, got backend {backend} and precision {precision}")
     items = find_items(source)
-    writer = PartWriter(out, items, checksum(encoder) if encoder.is_file() else "", part=part)
+    name = checksum(encoder) if encoder.is_file() else ""
+    writer = PartWriter(out, items, name, part=part, visibility=visibility is not None)
     if writer.finished:
         text = f"{out} was finished by an earlier run of this list and encoder; to embed again, remove it"
         console.print(text, soft_wrap=True)
@@ -73,14 +81,19 @@ def embed(
     if writer.done:
         console.print(f"resuming: {writer.done} of {len(items)} are done")
     start, skipped, embedded = time.perf_counter(), [], 0
-    with (
-        Encoder.load(encoder, device=device, backend=backend, precision=precision) as model,
-        image_progress("embedding") as show,
-    ):
+    with ExitStack() as stack:
+        model: Encoder | VisibleEncoder
+        if visibility is None:
+            loaded = Encoder.load(encoder, device=device, backend=backend, precision=precision)
+            model = stack.enter_context(loaded)
+        else:
+            model = VisibleEncoder(encoder, device=device)
+        show = stack.enter_context(image_progress("embedding"))
         done = writer.done
         for number, wanted in writer.missing():
             kept: list[Item] = []
-            vectors: list[NDArray[np.float32]] = []
+            vectors: list[NDArray[np.float32]] = [np.empty((0, model.dim), np.float32)]
+            seen: list[NDArray[np.float32]] = []
             for group, images in _batches(wanted, batch, workers):
                 fine = [i for i, image in enumerate(images) if isinstance(image, Tensor)]
                 for image in images:
@@ -89,12 +102,21 @@ def embed(
                             raise ValueError(f"{image} (--skip_unreadable skips such images)")
                         skipped.append(str(image))
                 if fine:
-                    found = model([image for image in images if isinstance(image, Tensor)])
-                    vectors.append(np.asarray(found))
+                    batch_images = [image for image in images if isinstance(image, Tensor)]
+                    if isinstance(model, VisibleEncoder):
+                        found, shares = model(batch_images)
+                        seen.append(shares)
+                    else:
+                        found = np.asarray(model(batch_images))
+                    vectors.append(found)
                     kept += [group[i] for i in fine]
                 done += len(group)
                 show(done, len(items))
-            writer.write(number, kept, np.concatenate(vectors) if vectors else np.empty((0, model.dim), np.float32))
+            if isinstance(model, VisibleEncoder):
+                shown = np.concatenate([np.empty((0, model.num_parts), np.float32), *seen])
+                writer.write(number, kept, np.concatenate(vectors), shown, model.part_dim)
+            else:
+                writer.write(number, kept, np.concatenate(vectors))
             embedded += len(kept)
         about = repr(model)
     count = writer.finish()

@@ -72,6 +72,8 @@ def query(
     *,
     encoder: Path | None = None,
     k: int = 10,
+    visibility: bool = False,
+    candidates: int = 100,
     picture: Path | None = None,
     json_out: Path | None = None,
     device: str = "auto",
@@ -85,6 +87,9 @@ def query(
         source: a folder, list or file of images; or vectors, .parquet or .npz.
         encoder: for images: the file that made the vectors of the index.
         k: number of results per query.
+        visibility: sort the nearest `candidates` by the body parts that are visible in both images. Index and query
+            vectors need visibilities: `dsa-fast embed --visibility head`. For images, the encoder is that checkpoint.
+        candidates: number of nearest images that are sorted this way.
         picture: picture file to write, with the first queries and their results. If files are named as in Market-1501
             (PID_cCAMERA...), it marks the images of the query's person.
         json_out: JSON file to write, with all results.
@@ -100,12 +105,18 @@ def query(
     from dsa_fast.deploy.index import VectorIndex, check_encoder
     from dsa_fast.deploy.inputs import find_items
     from dsa_fast.deploy.vector_files import SUFFIXES, read_vectors
+    from dsa_fast.deploy.visible_encoder import VisibleEncoder
 
     opened = VectorIndex.open(index)
-    threshold = None
+    threshold, seen = None, None
+    if visibility and not opened.has_visibility:
+        raise ValueError(
+            f"visibility needs an index of vectors that dsa-fast embed --visibility head made, got {index}"
+        )
     if source.suffix in SUFFIXES:
         given = read_vectors(source)
         check_encoder(opened.encoder, given.encoder)
+        seen = given.visibility
         items, queries = [given.item(row) for row in range(len(given))], given.vectors
     else:
         if encoder is None:
@@ -113,10 +124,18 @@ def query(
         items = find_items(source)
         if encoder.is_file():
             check_encoder(opened.encoder, checksum(encoder))
-        with Encoder.load(encoder, device=device) as model:
-            queries = np.asarray(model(_images(items)))
-            threshold = _threshold(model)
-    hits = opened.search(queries, k)
+        if visibility:
+            queries, seen = VisibleEncoder(encoder, device=device)(_images(items))
+        else:
+            with Encoder.load(encoder, device=device) as model:
+                queries = np.asarray(model(_images(items)))
+                threshold = _threshold(model)
+    if not visibility:
+        hits = opened.search(queries, k)
+    elif seen is None:
+        raise ValueError(f"visibility needs queries of dsa-fast embed --visibility head, got {source}")
+    else:
+        hits = opened.rescore(queries, seen, k, candidates=max(candidates, k))
     found = [
         [(opened.item(int(row)), float(cosine)) for row, cosine in zip(rows, cosines, strict=True) if row >= 0]
         for rows, cosines in zip(hits.rows, hits.cosines, strict=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dsa_fast.array_files import load_arrays
 from dsa_fast.deploy.inputs import Item
-from dsa_fast.deploy.vector_files import Vectors, check_finite
+from dsa_fast.deploy.vector_files import Vectors, check_finite, check_visibility, read_visibility, same_kind
 from dsa_fast.extras import require
 from dsa_fast.files import atomic_path, checksum, is_left_over, locked, read_json, write_json
 
@@ -146,6 +146,8 @@ class VectorIndex:
         if vectors.vectors.shape[1] != self.dim:
             raise ValueError(f"vectors must have length {self.dim}, got {vectors.vectors.shape[1]}")
         check_encoder(self.encoder, vectors.encoder)
+        if not same_kind([self._table, vectors]):
+            raise ValueError("vectors must have visibilities of body parts if the index has them, and only then")
         unit, digest = _unit(vectors.vectors), _digest(vectors)
         with locked(self.folder, folder=True):
             found = _last_added(self.folder)
@@ -161,6 +163,10 @@ class VectorIndex:
                 np.concatenate([old.frames, vectors.frames]),
                 np.concatenate([old.boxes, vectors.boxes]),
                 self.encoder,
+                None
+                if old.visibility is None or vectors.visibility is None
+                else np.concatenate([old.visibility, vectors.visibility]),
+                old.part_dim,
             )
             self._generation += 1
             self._write(digest)
@@ -182,6 +188,61 @@ class VectorIndex:
         cosines, rows = self._index.search(_unit(vectors), min(k, max(len(self), 1)))
         return Hits(rows.astype(np.int64), np.where(rows < 0, np.float32(-1), cosines))
 
+    @property
+    def has_visibility(self) -> bool:
+        """Whether the index knows the visibility of body parts in each image."""
+        return self._table.visibility is not None
+
+    def rescore(
+        self, vectors: NDArray[np.float32], visibility: NDArray[np.float32], k: int = 10, *, candidates: int = 100
+    ) -> Hits:
+        """Finds the nearest vectors of each query, and sorts them by the parts that are visible on both sides.
+
+        Args:
+            vectors: float32 [Q, D].
+            visibility: float32 [Q, P], of each query's body parts.
+            k: number of vectors; fewer if the index finds fewer.
+            candidates: number of nearest vectors that are sorted, at least k.
+
+        Returns:
+            The hits. Their `cosines` are 1 minus the distance of `dsa_fast.evaluation.VisibleDistances`.
+
+        Raises:
+            ValueError: the index has no visibilities or can't give back its vectors, or see `search`.
+        """
+        from dsa_fast.evaluation.visibility import PartVisibility, visible_distances
+
+        known = self._table.visibility
+        if known is None:
+            raise ValueError(f"index must be made of vectors with visibility, got one without: {self.folder}")
+        if candidates < k:
+            raise ValueError(f"candidates must be at least k, {k}, got {candidates}")
+        found, unit = self.search(vectors, candidates), _unit(vectors)
+        rows = np.full((len(vectors), min(k, found.rows.shape[1])), -1, np.int64)
+        cosines = np.full(rows.shape, -1, np.float32)
+        for number, near in enumerate(found.rows):
+            near = near[near >= 0]
+            if not len(near):
+                continue
+            seen = PartVisibility(visibility[number : number + 1], known[near], self._table.part_dim)
+            close = 1 - visible_distances(unit[number : number + 1], self._vectors(near), seen)[0].numpy()
+            order = np.argsort(-close, kind="stable")[: rows.shape[1]]
+            rows[number, : len(order)], cosines[number, : len(order)] = near[order], close[order]
+        return Hits(rows, cosines)
+
+    def _vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        faiss = require("faiss")
+        try:
+            inverted = faiss.try_extract_index_ivf(self._index)
+            if inverted is not None and inverted.direct_map.type == faiss.DirectMap.NoMap:
+                inverted.make_direct_map()
+            vectors: NDArray[np.float32] = self._index.reconstruct_batch(rows)
+        except RuntimeError as error:
+            raise ValueError(
+                f"index must be of a kind that gives back its vectors, got {self.kind}: {_last_line(error)}"
+            ) from error
+        return vectors
+
     def item(self, row: int) -> Item:
         """Returns the image of a row."""
         return self._table.item(row)
@@ -195,7 +256,9 @@ class VectorIndex:
             except RuntimeError as error:
                 raise OSError(f"{files['index']} could not be written: {_last_line(error)}") from error
         with atomic_path(files["table"], sync=True) as temporary, temporary.open("wb") as file:
-            np.savez(file, paths=self._table.paths, frames=self._table.frames, boxes=self._table.boxes)
+            table = self._table
+            seen = {} if table.visibility is None else {"visibility": table.visibility, "part_dim": table.part_dim}
+            np.savez(file, paths=table.paths, frames=table.frames, boxes=table.boxes, **seen)  # type: ignore[arg-type]
         about = {
             "format": _FORMAT,
             "format_version": _VERSION,
@@ -233,8 +296,9 @@ def _last_added(folder: Path) -> tuple[int, str, str] | None:
 
 def _digest(vectors: Vectors) -> str:
     digest = hashlib.sha256(vectors.encoder.encode(errors="surrogateescape"))
-    for column in (vectors.vectors, vectors.paths, vectors.frames, vectors.boxes):
-        digest.update(np.ascontiguousarray(column).tobytes())
+    for column in (vectors.vectors, vectors.paths, vectors.frames, vectors.boxes, vectors.visibility):
+        if column is not None:
+            digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()
 
 
@@ -248,14 +312,16 @@ def _is_unfinished(path: Path) -> bool:
 
 
 def _read_table(path: Path, encoder: str) -> Vectors:
-    arrays = load_arrays(path, ("paths", "frames", "boxes"))
+    arrays = load_arrays(path, ("paths", "frames", "boxes", "visibility", "part_dim"))
     paths, frames, boxes = arrays["paths"], arrays["frames"], arrays["boxes"]
     n = len(paths)
     if paths.dtype.kind != "U" or not frames.dtype == boxes.dtype == np.dtype(np.int64):
         raise ValueError(f"its table has {paths.dtype}, {frames.dtype} and {boxes.dtype}")
     if paths.shape != (n,) or frames.shape != (n,) or boxes.shape != (n, 4):
         raise ValueError(f"its table has shapes {paths.shape}, {frames.shape} and {boxes.shape}")
-    return Vectors(np.empty((0, 0), np.float32), paths, frames, boxes, encoder)
+    table = Vectors(np.empty((0, 0), np.float32), paths, frames, boxes, encoder, *read_visibility(arrays))
+    check_visibility(table, str(path))
+    return table
 
 
 def _last_line(error: BaseException) -> str:
@@ -272,4 +338,4 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _without_vectors(vectors: Vectors) -> Vectors:
-    return Vectors(np.empty((0, 0), np.float32), vectors.paths, vectors.frames, vectors.boxes, vectors.encoder)
+    return replace(vectors, vectors=np.empty((0, 0), np.float32))

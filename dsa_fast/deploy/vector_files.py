@@ -34,6 +34,8 @@ class Vectors:
         boxes: int64 [N, 4], x, y, width and height of the crop; width 0 for the whole image.
         encoder: checksum of the file that made them, or "" if unknown. Vectors from different encoders can't be
             compared.
+        visibility: float32 [N, P], of the body parts in each image, in [0, 1]; None if unknown.
+        part_dim: length of a part's feature, if visibility is known: the last P * part_dim columns are the parts.
     """
 
     vectors: NDArray[np.float32]
@@ -41,11 +43,14 @@ class Vectors:
     frames: NDArray[np.int64]
     boxes: NDArray[np.int64]
     encoder: str = ""
+    visibility: NDArray[np.float32] | None = None
+    part_dim: int = 0
 
     @classmethod
     def from_items(cls, vectors: NDArray[np.float32], items: Sequence[Item], encoder: str = "") -> Vectors:
         """Makes them of `vectors` [N, D] and the N items that these are of."""
-        return cls(vectors, encoder=encoder, **columns(items))
+        named = columns(items)
+        return cls(vectors, named["paths"], named["frames"], named["boxes"], encoder)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -78,6 +83,7 @@ class PartWriter:
         out: the file to write, `.parquet` or `.npz`.
         items: all items to embed.
         encoder: checksum of the encoder's file.
+        visibility: whether the vectors come with visibilities.
         part: number of items per part. An interrupted run loses at most one part.
 
     Attributes:
@@ -89,14 +95,18 @@ class PartWriter:
         ValueError: `out` has an unknown suffix.
     """
 
-    def __init__(self, out: Path, items: Sequence[Item], encoder: str, *, part: int = 4096) -> None:
+    def __init__(
+        self, out: Path, items: Sequence[Item], encoder: str, *, part: int = 4096, visibility: bool = False
+    ) -> None:
         if out.suffix not in SUFFIXES:
             raise ValueError(f"out must end in {' or '.join(SUFFIXES)}, got {out}")
         if out.suffix == ".parquet":
             require("pyarrow.parquet")
         self.out, self.encoder, self.folder = out, encoder, out.with_name(out.name + ".parts")
         self.parts = [items[start : start + part] for start in range(0, len(items), part)]
-        digest = hashlib.sha256(json.dumps([encoder, part], separators=(",", ":")).encode())
+        digest = hashlib.sha256(
+            json.dumps([encoder, part, *(["visibility"] if visibility else [])], separators=(",", ":")).encode()
+        )
         for item in items:
             digest.update(f"{item.path}\0{item.frame}\0{item.box}\n".encode(errors="surrogateescape"))
         self._plan, self._mark = digest.hexdigest(), self.folder / "plan"
@@ -125,13 +135,25 @@ class PartWriter:
             if not self._file(number).is_file():
                 yield number, items
 
-    def write(self, number: int, items: Sequence[Item], vectors: NDArray[np.float32]) -> None:
-        """Writes a part: `vectors` [n, D] of `items`. These can be fewer than the items of the part."""
+    def write(
+        self,
+        number: int,
+        items: Sequence[Item],
+        vectors: NDArray[np.float32],
+        visibility: NDArray[np.float32] | None = None,
+        part_dim: int = 0,
+    ) -> None:
+        """Writes a part: `vectors` [n, D] of `items`, and if known their `visibility` and `part_dim` (see `Vectors`).
+
+        These can be fewer than the items of the part.
+        """
         if not self._mark.is_file():
             with atomic_path(self._mark) as temporary:
                 temporary.write_text(self._plan)
         with atomic_path(self._file(number)) as temporary, temporary.open("wb") as file:
             arrays: dict[str, Any] = {"vectors": vectors, "encoder": np.array(self.encoder), **columns(items)}
+            if visibility is not None:
+                arrays |= {"visibility": visibility, "part_dim": np.array(part_dim)}
             np.savez(file, **arrays)
 
     def finish(self) -> int:
@@ -172,15 +194,19 @@ def _plan_of(path: Path) -> str | None:
 def write_vectors(path: Path, parts: Sequence[Vectors], *, plan: str = "") -> None:
     """Writes all parts to one file: Parquet (columns path, frame, x, y, w, h, vector) or .npz (arrays of `Vectors`).
 
+    If visibility is known, Parquet has the column visibility too.
+
     Args:
         path: the file.
         parts: the vectors.
         plan: digest of the run, which lets the same run know that it is finished.
     """
+    seen = parts[0].visibility is not None
     if path.suffix == ".npz":
-        fields = ("vectors", "paths", "frames", "boxes")
+        fields = ("vectors", "paths", "frames", "boxes", *(("visibility",) if seen else ()))
         arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in fields}
         arrays |= {"encoder": np.array(parts[0].encoder), "plan": np.array(plan)}
+        arrays |= {"part_dim": np.array(parts[0].part_dim)} if seen else {}
         with path.open("wb") as file:
             np.savez(file, **arrays)
         return
@@ -188,18 +214,26 @@ def write_vectors(path: Path, parts: Sequence[Vectors], *, plan: str = "") -> No
     width = parts[0].vectors.shape[1]
     numbers = [(name, pa.int64()) for name in ("frame", "x", "y", "w", "h")]
     text = pa.string() if all(_is_utf8(name) for part in parts for name in part.paths.tolist()) else pa.binary()
+    lists = [("vector", width)]
+    if parts[0].visibility is not None:
+        lists.append(("visibility", parts[0].visibility.shape[1]))
     schema = pa.schema(
-        [("path", text), *numbers, ("vector", pa.list_(pa.float32(), width))],
-        metadata={"dsa_fast.encoder": parts[0].encoder, "dsa_fast.plan": plan},
+        [("path", text), *numbers, *((name, pa.list_(pa.float32(), length)) for name, length in lists)],
+        metadata={
+            "dsa_fast.encoder": parts[0].encoder,
+            "dsa_fast.plan": plan,
+            "dsa_fast.part_dim": str(parts[0].part_dim),
+        },
     )
     with parquet.ParquetWriter(str(path), schema, compression="zstd", use_dictionary=["path"]) as writer:
         for part in parts:
-            flat = pa.array(np.ascontiguousarray(part.vectors).reshape(-1))
             paths = part.paths.tolist()
             listed = [pa.array(paths if text == pa.string() else [os.fsencode(name) for name in paths], text)]
             listed.append(pa.array(part.frames))
             listed += [pa.array(np.ascontiguousarray(part.boxes[:, i])) for i in range(4)]
-            listed.append(pa.FixedSizeListArray.from_arrays(flat, width))
+            for rows, (_, length) in zip((part.vectors, part.visibility), lists, strict=False):
+                flat = pa.array(np.ascontiguousarray(rows).reshape(-1))
+                listed.append(pa.FixedSizeListArray.from_arrays(flat, length))
             writer.write_table(pa.Table.from_arrays(listed, schema=schema))
 
 
@@ -232,7 +266,26 @@ def read_vectors(path: str | os.PathLike[str]) -> Vectors:
     if found.vectors.ndim != 2 or len(found.vectors) != n or found.frames.shape != (n,) or found.boxes.shape != (n, 4):
         raise ValueError(f"vectors must have as many rows as paths, got {found.vectors.shape} and {n} in {path}")
     check_finite(found.vectors, str(path))
+    check_visibility(found, str(path))
     return found
+
+
+def check_visibility(found: Vectors, where: str) -> None:
+    """Raises ValueError unless visibility is unknown or fits the vectors."""
+    seen = found.visibility
+    if seen is None:
+        return
+    if seen.dtype.kind != "f" or seen.ndim != 2 or len(seen) != len(found) or not seen.shape[1]:
+        raise ValueError(f"visibility must be numbers [{len(found)}, P], got {seen.dtype} {seen.shape} in {where}")
+    if not bool(((seen >= 0) & (seen <= 1)).all()):
+        raise ValueError(f"visibility must be in [0, 1], got other values in {where}")
+    if found.part_dim < 1 or (found.vectors.size and seen.shape[1] * found.part_dim > found.vectors.shape[1]):
+        raise ValueError(f"part_dim must be the length of a part's feature, got {found.part_dim} in {where}")
+
+
+def same_kind(parts: Sequence[Vectors]) -> bool:
+    """Returns whether all vectors have visibilities of the same parts, or none has any."""
+    return len({(part.part_dim, None if part.visibility is None else part.visibility.shape[1:]) for part in parts}) == 1
 
 
 def check_finite(vectors: NDArray[Any], where: str) -> None:
@@ -247,7 +300,7 @@ def check_finite(vectors: NDArray[Any], where: str) -> None:
 
 def _read_npz(path: Path) -> Vectors:
     names = ("vectors", "paths", "frames", "boxes", "encoder")
-    arrays = load_arrays(path, names)
+    arrays = load_arrays(path, (*names, "visibility", "part_dim"))
     vectors, paths, frames, boxes, encoder = (arrays[name] for name in names)
     _check_kinds(vectors, frames, boxes)
     if paths.dtype.kind != "U" or encoder.dtype.kind != "U" or encoder.shape != ():
@@ -258,7 +311,18 @@ def _read_npz(path: Path) -> Vectors:
         frames.astype(np.int64, copy=False),
         boxes.astype(np.int64, copy=False),
         str(encoder),
+        *read_visibility(arrays),
     )
+
+
+def read_visibility(arrays: dict[str, NDArray[Any]]) -> tuple[NDArray[np.float32] | None, int]:
+    """Returns `Vectors.visibility` and `Vectors.part_dim` of a file's arrays, which may have none."""
+    if "visibility" not in arrays:
+        return None, 0
+    seen, part_dim = arrays["visibility"], arrays["part_dim"]
+    if seen.dtype.kind != "f" or part_dim.dtype.kind not in "iu" or part_dim.shape != ():
+        raise ValueError(f"visibility must be floating point and part_dim a number, got {seen.dtype}, {part_dim.dtype}")
+    return seen.astype(np.float32, copy=False), int(part_dim)
 
 
 def _check_kinds(vectors: NDArray[Any], frames: NDArray[Any], boxes: NDArray[Any]) -> None:
@@ -275,22 +339,14 @@ def _read_parquet(path: Path) -> Vectors:
     with parquet.ParquetFile(str(path)) as file:
         if file.metadata.num_rows * 100 > memory():
             raise ValueError(f"it promises {file.metadata.num_rows:,} rows, more than the memory holds")
-        table = file.read(columns=["path", "frame", "x", "y", "w", "h", "vector"]).combine_chunks()
-    for name in ("path", "frame", "x", "y", "w", "h", "vector"):
+        more = ["visibility"] if "visibility" in file.schema_arrow.names else []
+        table = file.read(columns=["path", "frame", "x", "y", "w", "h", "vector", *more]).combine_chunks()
+    for name in ("path", "frame", "x", "y", "w", "h", "vector", *more):
         if table[name].null_count:
             raise ValueError(f"column {name} has empty rows")
-    kind = table.schema.field("vector").type
-    fixed = pa.types.is_fixed_size_list(kind)
-    if not (fixed or pa.types.is_list(kind)) or not pa.types.is_floating(kind.value_type):
-        raise ValueError(f"column vector must be a list of floating-point numbers, got {kind}")
-    vectors = table["vector"].combine_chunks()
-    if not fixed and len(vectors) and len(set(vectors.value_lengths().to_pylist())) > 1:
-        raise ValueError("vectors must have one length, got several")
-    flat = vectors.flatten()
-    if flat.null_count:
-        raise ValueError("vectors have empty values")
     frames, *boxes = (table[name].to_numpy() for name in ("frame", "x", "y", "w", "h"))
-    values = flat.to_numpy().reshape(len(table), -1) if len(table) else np.empty((0, 0), np.float32)
+    values = _matrix(pa, table, "vector")
+    metadata = table.schema.metadata or {}
     _check_kinds(values, frames, np.stack(boxes, axis=1))
     if not (pa.types.is_string(table.schema.field("path").type) or pa.types.is_binary(table.schema.field("path").type)):
         raise ValueError(f"column path must be text, got {table.schema.field('path').type}")
@@ -300,5 +356,23 @@ def _read_parquet(path: Path) -> Vectors:
         np.array([os.fsdecode(name) for name in table["path"].to_pylist()], dtype=np.str_),
         frames.astype(np.int64),
         np.stack(boxes, axis=1).astype(np.int64),
-        (table.schema.metadata or {}).get(b"dsa_fast.encoder", b"").decode(),
+        metadata.get(b"dsa_fast.encoder", b"").decode(),
+        _matrix(pa, table, "visibility").astype(np.float32) if more else None,
+        int(metadata.get(b"dsa_fast.part_dim", b"0")) if more else 0,
     )
+
+
+def _matrix(pa: Any, table: Any, name: str) -> NDArray[Any]:
+    """Returns a column of lists of one length as a matrix."""
+    kind = table.schema.field(name).type
+    fixed = pa.types.is_fixed_size_list(kind)
+    if not (fixed or pa.types.is_list(kind)) or not pa.types.is_floating(kind.value_type):
+        raise ValueError(f"column {name} must be a list of floating-point numbers, got {kind}")
+    rows = table[name].combine_chunks()
+    if not fixed and len(rows) and len(set(rows.value_lengths().to_pylist())) > 1:
+        raise ValueError(f"{name}s must have one length, got several")
+    flat = rows.flatten()
+    if flat.null_count:
+        raise ValueError(f"{name}s have empty values")
+    values: NDArray[Any] = flat.to_numpy().reshape(len(table), -1) if len(table) else np.empty((0, 0), np.float32)
+    return values

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dsa_fast.configs.augment import AugmentConfig
-from dsa_fast.models import ModelConfig
+from dsa_fast.models import GuideConfig, ModelConfig
 from dsa_fast.training.module import ReIDTask
 
 SMALL = ModelConfig(backbone="resnet18", pretrained=None, width=0.125, classifier_dim=16)
@@ -23,10 +23,12 @@ def smooth_images(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> Te
     return (255 * nn.functional.interpolate(coarse, size, mode="bilinear")).round().byte()
 
 
-def save_checkpoint(path: Path, model: ModelConfig = SMALL, size: tuple[int, int] = SIZE) -> Path:
+def save_checkpoint(
+    path: Path, model: ModelConfig = SMALL, size: tuple[int, int] = SIZE, guide: GuideConfig | None = None
+) -> Path:
     """A checkpoint of random weights, whose batch norms have seen images, so that its features are not noise."""
     torch.manual_seed(0)
-    task = ReIDTask(4, model, augment=AugmentConfig(size=size))
+    task = ReIDTask(4, model, augment=AugmentConfig(size=size), guide=guide)
     stream = task.model.mf_stream
     for module in stream.modules():
         if isinstance(module, nn.BatchNorm2d):

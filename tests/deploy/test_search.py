@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from dsa_fast.deploy.encoder import Encoder
 from dsa_fast.deploy.index import VectorIndex
 from dsa_fast.deploy.inputs import Item, crop, find_items, read_items
 from dsa_fast.deploy.vector_files import PartWriter, Vectors, columns, read_vectors, write_vectors
+from dsa_fast.evaluation import PartVisibility, visible_distances
+from dsa_fast.models import GuideConfig
 from tests.deploy.deployed import as_arrays, save_checkpoint, smooth_images
 
 
@@ -323,3 +326,88 @@ def test_the_commands_from_photos_to_a_picture(
     assert main(query[:4]) == 1 and "encoder must be given" in capsys.readouterr().err
     with pytest.raises(SystemExit):  # only a query draws
         main(["search", "build", str(index), str(vectors), "--picture", "x.png"])
+
+
+# Matching by visible parts
+
+
+def seen_vectors(count: int, seed: int = 0) -> Vectors:
+    """Unit vectors [global 4 | 3 parts of 4] with visibilities."""
+    made = some(count, seed=seed)
+    seen = np.random.default_rng(seed).random((count, 3), np.float32)
+    return replace(made, visibility=seen * (seen > 0.3), part_dim=4)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_visibilities_come_back_as_they_were(suffix: str, tmp_path: Path) -> None:
+    made, file = seen_vectors(6), tmp_path / f"v{suffix}"
+    write_vectors(file, [made])
+    found = read_vectors(file)
+    np.testing.assert_array_equal(found.visibility, made.visibility)
+    assert found.part_dim == 4
+    write_vectors(file, [some(6)])
+    assert read_vectors(file).visibility is None
+    for wrong in (replace(made, part_dim=9), replace(made, visibility=made.visibility + 1)):
+        write_vectors(file, [wrong])
+        with pytest.raises(ValueError, match="part_dim must be|visibility must be in"):
+            read_vectors(file)
+
+
+@pytest.mark.parametrize("kind", ["Flat", "HNSW16", "IVF4,Flat"])
+def test_rescoring_sorts_the_found_by_visible_parts(kind: str, tmp_path: Path) -> None:
+    first, rest, queries = seen_vectors(100), seen_vectors(60, seed=1), seen_vectors(5, seed=2)
+    VectorIndex.build(tmp_path / "index", first, kind=kind).add(rest)
+    opened = VectorIndex.open(tmp_path / "index")
+    hits, found = (
+        opened.rescore(queries.vectors, queries.visibility, 4, candidates=20),
+        opened.search(queries.vectors, 20),
+    )
+    vectors = np.concatenate([first.vectors, rest.vectors])
+    seen = np.concatenate([first.visibility, rest.visibility])
+    distances = visible_distances(queries.vectors, vectors, PartVisibility(queries.visibility, seen, 4)).numpy()
+    for number in range(5):
+        near = found.rows[number][found.rows[number] >= 0]
+        best = near[np.argsort(distances[number, near], kind="stable")][:4]
+        np.testing.assert_array_equal(hits.rows[number, : len(best)], best)
+        np.testing.assert_allclose(hits.cosines[number, : len(best)], 1 - distances[number, best], atol=1e-5)
+    with pytest.raises(ValueError, match="candidates must be at least k, 4, got 3"):
+        opened.rescore(queries.vectors, queries.visibility, 4, candidates=3)
+    with pytest.raises(ValueError, match="must have visibilities of body parts if the index has them"):
+        opened.add(some(3))
+
+
+def test_an_index_without_visibilities_does_not_rescore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = VectorIndex.build(tmp_path / "index", some(10))
+    with pytest.raises(ValueError, match="index must be made of vectors with visibility"):
+        made.rescore(unit(1), np.ones((1, 3), np.float32))
+    packed = VectorIndex.build(tmp_path / "packed", seen_vectors(10))
+
+    def refuse(rows: np.ndarray) -> None:
+        raise RuntimeError("reconstruct not implemented for this type of index")
+
+    monkeypatch.setattr(packed._index, "reconstruct_batch", refuse)
+    with pytest.raises(ValueError, match="of a kind that gives back its vectors, got Flat: reconstruct not"):
+        packed.rescore(unit(1), np.ones((1, 3), np.float32))
+
+
+def test_the_commands_with_visibility(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder = save_checkpoint(tmp_path / "dense.ckpt", guide=GuideConfig(dense=0.5, dense_channels=8))
+    vectors, index, answer = tmp_path / "v.parquet", tmp_path / "index", tmp_path / "found.json"
+    embed = ["embed", str(encoder), str(photos), "--device", "cpu"]
+    assert main([*embed, str(vectors), "--visibility", "head", "--part", "4"]) == 0
+    assert main([*embed, str(tmp_path / "plain.npz")]) == 0
+    made, plain = read_vectors(vectors), read_vectors(tmp_path / "plain.npz")
+    np.testing.assert_allclose(made.vectors, plain.vectors, atol=1e-5)
+    assert made.visibility is not None and made.visibility.shape == (len(made), 8)
+    assert main(["search", "build", str(index), str(vectors)]) == 0
+    for source in (photos / "b", vectors):
+        query = ["search", "query", str(index), str(source), "--encoder", str(encoder), "--visibility"]
+        assert main([*query, "--k", "3", "--json_out", str(answer), "--device", "cpu"]) == 0
+        for each in json.loads(answer.read_text()):
+            assert each["found"][0]["path"] == each["query"]["path"] and each["found"][0]["cosine"] > 0.9999
+    capsys.readouterr()
+    assert main(["search", "query", str(index), str(tmp_path / "plain.npz"), "--visibility"]) == 1
+    assert "visibility needs queries of dsa-fast embed --visibility head" in capsys.readouterr().err
+    bare = save_checkpoint(tmp_path / "bare.ckpt")
+    assert main(["embed", str(bare), str(photos), str(tmp_path / "x.npz"), "--visibility", "head"]) == 1
+    assert "trained with the dense guide" in capsys.readouterr().err
