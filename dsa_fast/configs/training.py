@@ -187,6 +187,11 @@ class TrainerConfig:
         compile: compiles the network (torch.compile): `default`, `reduce-overhead` (CUDA graphs), `max-autotune`;
             `off` does not compile. Checkpoints have the same format either way.
         log_every: number of steps between two log lines.
+        logger: where the log goes besides `log/metrics.csv`: `csv` (nowhere else), `tensorboard`, `wandb` or `mlflow`.
+            Their own environment variables apply, such as WANDB_MODE=offline or MLFLOW_TRACKING_URI.
+        project: project in wandb, experiment in mlflow.
+        pictures: number of queries in the picture of ranked lists that each evaluation makes, next to a picture of part
+            images; 0 for no pictures.
         deterministic: `warn` uses deterministic algorithms and warns if there is none; `true` fails if there is none.
         progress: shows a progress bar.
         accumulate: number of batches whose gradients are accumulated for one optimizer step. Each batch has its own
@@ -204,6 +209,9 @@ class TrainerConfig:
     strategy: str = "auto"
     compile: CompileMode = "off"
     log_every: int = 10
+    logger: Literal["csv", "tensorboard", "wandb", "mlflow"] = "tensorboard"
+    project: str = "dsa_fast"
+    pictures: int = 4
     deterministic: bool | Literal["warn"] = "warn"
     progress: bool = True
     accumulate: int = 1
@@ -211,8 +219,10 @@ class TrainerConfig:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, low in (("max_epochs", 1), ("eval_every", 0), ("log_every", 1), ("accumulate", 1)):
+        for name, low in (("max_epochs", 1), ("eval_every", 0), ("log_every", 1), ("accumulate", 1), ("pictures", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"trainer.{name} must be at least {low}, got {getattr(self, name)}")
+        if self.logger not in ("csv", "tensorboard", "wandb", "mlflow"):
+            raise ValueError(f"trainer.logger must be csv, tensorboard, wandb or mlflow, got {self.logger!r}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"trainer.ema must be in [0, 1), got {self.ema}")

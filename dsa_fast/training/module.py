@@ -104,6 +104,9 @@ class ReIDTask(lightning.LightningModule):
             height, width = self.model.mf_stream.grid(self.augment.size)
             self._grid = self.guide_config.dense_scale * height, self.guide_config.dense_scale * width
         self._features: list[list[tuple[Tensor, Tensor, Tensor]]] = [[], []]
+        #: Features, pids and camids of query and gallery, and their scores, of the last evaluation.
+        self.tested: tuple[list[Tensor], list[Tensor]] | None = None
+        self.scores: dict[str, float] = {}
 
     def on_fit_start(self) -> None:
         """Moves tables and teachers to this device, sets the GPU's memory format, and compiles the network."""
@@ -206,8 +209,9 @@ class ReIDTask(lightning.LightningModule):
         if self.trainer.sanity_checking or not all(self._features):
             return
         query, gallery = (self._whole(number) for number in range(2))
-        result = evaluate(*query, *gallery)
-        scores = result.summary()
+        self._features, self.tested = [[], []], (query, gallery)
+        self.scores = evaluate(*query, *gallery).summary()
+        scores = dict(self.scores)
         self.log("mAP", scores.pop("mAP"), prog_bar=True)
         self.log_dict(scores)
 

@@ -8,7 +8,7 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     RichProgressBar,
 )
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.table import Table
 
@@ -37,6 +37,7 @@ from dsa_fast.terminal import console as open_console
 from dsa_fast.terminal import duration
 from dsa_fast.training.checkpoints import LAST, StopIfNotFinite, SyncedCheckpoints, find_last
 from dsa_fast.training.data import ReIDData
+from dsa_fast.training.loggers import Pictures, finish, make_loggers
 from dsa_fast.training.module import ReIDTask, start_from
 
 
@@ -72,7 +73,7 @@ def fit(
     """Trains a model and evaluates it on query and gallery.
 
     Writes into `out`: `checkpoints/last.ckpt` (after each epoch), `config.yaml` (all options; `dsa-fast fit --config`
-    reads it), `log/metrics.csv` and TensorBoard's files.
+    reads it), `log/metrics.csv`, `log/pictures` and the files of `trainer.logger`.
 
     Args:
         data: the people; see `DataConfig`.
@@ -127,15 +128,21 @@ def _fit(
         people.check_testable()
     if trainer.progress:
         _announce(people)
-    with _quiet():
+    with _quiet(), ExitStack() as stack:
         lightning.seed_everything(seed, workers=True, verbose=False)
         task = ReIDTask(people.num_ids, model, loss, optim, augment, seed, trainer.compile, guide)
         if init is not None and not resume:
             start_from(task.model, init)
         try:
-            runner = _runner(trainer, out, callbacks, last if resume else None)
+            if trainer.eval_every and trainer.pictures:
+                # Parts that are not trained on have no size.
+                sizes = augment.size, augment.dsap_size or AugmentConfig.dsap_size
+                pictures = Pictures(out / "log" / "pictures", trainer.pictures, *sizes, trainer.max_epochs)
+                callbacks = [*callbacks, pictures]
+            runner = _runner(trainer, out, callbacks, last if resume else None, options)
         except MisconfigurationException as error:
             raise ValueError(f"trainer: {error}") from error
+        stack.callback(finish, runner.loggers)
         _write_options(out / "config.yaml", options)
         if resume and _epochs_done(last) >= trainer.max_epochs:
             if trainer.eval_every:
@@ -155,12 +162,13 @@ def _fit(
 
 
 def _runner(
-    trainer: TrainerConfig, out: Path, callbacks: Sequence[Callback], resumed: Path | None
+    trainer: TrainerConfig, out: Path, callbacks: Sequence[Callback], resumed: Path | None, options: dict[str, Any]
 ) -> lightning.Trainer:
-    csv_logger = CSVLogger(out, name="", version="log")
+    loggers = make_loggers(trainer, out, options, resumed=resumed is not None)
     terminal = open_console().is_terminal
     if resumed is not None:
-        _continue_log(csv_logger, out / "log" / "metrics.csv", resumed)
+        assert isinstance(loggers[0], CSVLogger)
+        _continue_log(loggers[0], out / "log" / "metrics.csv", resumed)
     return lightning.Trainer(
         max_epochs=trainer.max_epochs,
         accelerator=trainer.accelerator,
@@ -176,7 +184,7 @@ def _runner(
         use_distributed_sampler=False,
         enable_model_summary=False,
         enable_progress_bar=trainer.progress and terminal,
-        logger=[csv_logger, TensorBoardLogger(out, name="", version="log")],
+        logger=loggers,
         callbacks=[
             ModelCheckpoint(
                 out / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False

@@ -2,5 +2,5 @@
 
 Functions return a Pillow picture, and `layout.save_picture` writes one; `report.write_report` writes a web page.
 Colors are in `palette`, and those of body parts in `dsa_fast.densepose.parts`. May import `evaluation` and everything
-below it. Only `cli`, `tables` and users import it.
+below it. Only `cli`, `tables`, the pictures of `training` and users import it.
 """
