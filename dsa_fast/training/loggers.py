@@ -149,7 +149,9 @@ class Pictures(Callback):
         step = len(people) // count
         chosen = [people[(number * step + epoch) % len(people)] for number in range(count)]
         drawn = []
-        for item, person in zip(PeopleDataset(chosen, iuv_order=order), chosen, strict=True):
+        dataset = PeopleDataset(chosen, iuv_order=order)
+        for number, person in enumerate(chosen):
+            item = dataset[number]
             photo, iuv = resize(item["image"][None], self._size)[0], resize_iuv(item["iuv"], self._size)
             dsap, touched = warp(photo, iuv, size=self._dsap_size, return_count=True)
             drawn.append([photo_and_parts(photo, iuv, dsap, touched, f"pid {person.pid}, {person.path.name}")])

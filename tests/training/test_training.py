@@ -132,7 +132,7 @@ def test_every_kind_of_model_trains(people: Path, tmp_path: Path, model: ModelCo
     result = fit(config(people), model, augment=AUGMENT, trainer=trainer, out=tmp_path)
     assert 0 <= result.scores["mAP"] <= 1
     loaded, *sizes = load_model(result.checkpoint)
-    assert sizes == [(32, 16), 16, "last", "warp"]
+    assert sizes[:-1] == [(32, 16), 16, "last", "warp"]
     saved = torch.load(result.checkpoint, weights_only=True)["state_dict"]
     assert all(torch.equal(value, saved[f"model.{name}"]) for name, value in loaded.state_dict().items())
 
