@@ -70,7 +70,6 @@ def eval(
     Examples:
         dsa-fast eval runs/quick/checkpoints/last.ckpt people
         dsa-fast eval --features vectors.npz --rerank
-        dsa-fast eval last.ckpt DIR --fused --visibility maps
     """
     from dsa_fast.data.registry import read_dataset
     from dsa_fast.deploy.encoder import Encoder
