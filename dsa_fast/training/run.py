@@ -146,7 +146,12 @@ def _fit(
         _write_options(out / "config.yaml", options)
         if resume and _epochs_done(last) >= trainer.max_epochs:
             if trainer.eval_every:
-                task.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+                state = torch.load(last, map_location="cpu", weights_only=True)
+                task.load_state_dict(state["state_dict"])
+                # Logged where the interrupted run would have: within its last step, or after it.
+                within = int(trainer.max_epochs % trainer.eval_every == 0)
+                runner.fit_loop.epoch_progress.current.completed = int(state["epoch"]) + 1 - within
+                runner.fit_loop.epoch_loop._batches_that_stepped = int(state["global_step"]) - within
                 runner.validate(task, people, verbose=False)
         else:
             try:
@@ -168,7 +173,8 @@ def _runner(
     terminal = open_console().is_terminal
     if resumed is not None:
         assert isinstance(loggers[0], CSVLogger)
-        _continue_log(loggers[0], out / "log" / "metrics.csv", resumed)
+        finished = trainer.eval_every > 0 and _epochs_done(resumed) >= trainer.max_epochs
+        _continue_log(loggers[0], out / "log" / "metrics.csv", resumed, finished)
     return lightning.Trainer(
         max_epochs=trainer.max_epochs,
         accelerator=trainer.accelerator,
@@ -385,8 +391,11 @@ def _default(section: str, name: str) -> Any:
 
 
 @rank_zero_only
-def _continue_log(logger: CSVLogger, path: Path, checkpoint: Path) -> None:
-    """Keeps the log up to the checkpoint. Lightning's logger would start an empty file."""
+def _continue_log(logger: CSVLogger, path: Path, checkpoint: Path, finished: bool) -> None:
+    """Keeps the log up to the checkpoint. Lightning's logger would start an empty file.
+
+    If the training is finished, the last evaluation is left out, because it is made again.
+    """
     kept = path.with_name("metrics_kept.csv")
     if not path.exists() and kept.exists():  # the process was stopped between the last two lines below
         kept.replace(path)
@@ -399,6 +408,8 @@ def _continue_log(logger: CSVLogger, path: Path, checkpoint: Path) -> None:
         # A killed process may have cut the last row.
         rows = [row for row in reader if all(row.get(name) is not None for name in names)]
         rows = [row for row in rows if row["step"].isdecimal() and int(row["step"]) < done]
+        if finished:  # the last evaluation is made again
+            rows = [row for row in rows if not row.get("mAP") or int(row["step"]) < done - 1]
     with atomic_path(kept) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()

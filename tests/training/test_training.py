@@ -104,6 +104,19 @@ def test_resuming_a_finished_run_scores_it_again(people: Path, tmp_path: Path) -
     assert losses(again.log) == logged and again.checkpoint.read_bytes() == weights
 
 
+@pytest.mark.parametrize("every", [3, 2])
+def test_a_finished_run_is_logged_once(every: int, people: Path, tmp_path: Path) -> None:
+    """A run that was killed in its last evaluation makes that evaluation again, and logs it in the same place."""
+    trainer = replace(TRAINER, eval_every=every)
+    options = {"augment": AUGMENT, "trainer": trainer, "out": tmp_path}
+    log = fit(config(people), MODEL, **options).log  # type: ignore[arg-type]
+    whole = log.read_text()
+    for kept in (whole, "\n".join(whole.splitlines()[:-1]) + "\n"):
+        log.write_text(kept)
+        fit(config(people), MODEL, resume=True, **options)  # type: ignore[arg-type]
+        assert log.read_text() == whole
+
+
 def test_a_run_that_called_the_backbone_trunk_is_not_resumed(people: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     fit(config(people), MODEL, augment=AUGMENT, trainer=replace(TRAINER, max_epochs=1), out=out)
