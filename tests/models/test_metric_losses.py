@@ -93,9 +93,10 @@ def test_a_run_with_all_losses_resumes_exactly_and_exports_without_them(people: 
     pytest.importorskip("pytorch_metric_learning")
     loss = LossConfig(circle=0.1, multi_similarity=0.1, center=0.01, metric_on="f")
     options = {"model": MODEL, "loss": loss, "augment": AUGMENT}
-    whole = fit(config(people), **options, trainer=TRAINER, out=tmp_path / "whole")
-    fit(config(people), **options, trainer=replace(TRAINER, max_epochs=2, eval_every=0), out=tmp_path / "cut")
-    resumed = fit(config(people), **options, trainer=TRAINER, out=tmp_path / "cut", resume=True)
+    two = replace(TRAINER, max_epochs=2, eval_every=0)
+    whole = fit(config(people), **options, trainer=two, out=tmp_path / "whole")
+    fit(config(people), **options, trainer=replace(two, max_epochs=1), out=tmp_path / "cut")
+    resumed = fit(config(people), **options, trainer=two, out=tmp_path / "cut", resume=True)
     assert losses(resumed.log) == losses(whole.log)
     states = [torch.load(run.checkpoint, weights_only=True) for run in (whole, resumed)]
     for name, value in states[0]["state_dict"].items():
