@@ -86,6 +86,7 @@ def eval(
     from dsa_fast.models import load_model
 
     place = pick_device(device)
+    notes: list[str] = []
     if features is not None:
         if checkpoint is not None or root is not None or multi_query or fused or branch != "both":
             raise ValueError("features replaces checkpoint, root, multi_query, fused and branch, got one of them too")
@@ -107,6 +108,7 @@ def eval(
         data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **(options or {}))
         if multi_query and not data.multi_query:
             raise ValueError(f"multi_query needs additional images of the queries (gt_bbox), got none in {data.root}")
+        notes = data.notes()
         parts = {"query": data.query, "gallery": data.gallery}
         if multi_query:
             parts["multi_query"] = data.multi_query
@@ -155,6 +157,8 @@ def eval(
         else f"{counted} of {total} queries count, {len(gallery.pids)} gallery images: the other "
         f"{total - counted} queries have no image of their person by another camera in the gallery"
     )
+    for line in notes:
+        print(line)
     if json_out is not None:
         about: dict[str, Any] = {
             "checkpoint": None if checkpoint is None else str(checkpoint),
@@ -168,7 +172,7 @@ def eval(
         }
         others = {"expanded": rows.get("expanded queries"), "reranked": rows.get("re-ranked")}
         about |= {key: scores for key, scores in others.items() if scores is not None}
-        write_json(json_out, {**about, **result.summary(), "pairs": pairs})
+        write_json(json_out, {**about, **result.summary(), "pairs": pairs, "notes": notes})
 
 
 def print_pairs(pairs: dict[str, Any]) -> None:

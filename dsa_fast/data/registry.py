@@ -6,14 +6,22 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from dsa_fast.data import csv_table, cuhk01, cuhk03, market, msmt17
+from dsa_fast.data import csv_table, cuhk01, cuhk03, market, msmt17, person_folders
 from dsa_fast.data.folders import DatasetFormat, plain_name, show_tree, side_by_side, subfolders
 from dsa_fast.data.people import PeopleSplits
 
 __all__ = ["DATASETS", "holds_dataset", "read_dataset"]
 
 # The first format that matches a folder wins, so more specific ones come first.
-_FORMATS = (csv_table.FORMAT, *market.FORMATS, cuhk03.FORMAT, cuhk01.FORMAT, msmt17.FORMAT, market.OWN)
+_FORMATS = (
+    csv_table.FORMAT,
+    *market.FORMATS,
+    cuhk03.FORMAT,
+    cuhk01.FORMAT,
+    msmt17.FORMAT,
+    market.OWN,
+    person_folders.FORMAT,
+)
 
 #: The names that `read_dataset` knows, without `auto`.
 DATASETS = tuple(format.name for format in _FORMATS)
@@ -89,8 +97,9 @@ def read_dataset(
 
 
 def holds_dataset(root: Path | str) -> bool:
-    """Returns whether `read_dataset` would find one or more data sets in a folder."""
-    return bool(_find(Path(root).expanduser(), None, None))
+    """Returns whether `read_dataset` would find one or more data sets in a folder, other than a folder per person."""
+    found = _find(Path(root).expanduser(), None, None)
+    return any(format is not person_folders.FORMAT for format, _ in found)
 
 
 def _format(name: str) -> DatasetFormat | None:
@@ -113,12 +122,15 @@ def _find(root: Path, wanted: DatasetFormat | None, iuv: Path | None) -> list[tu
         for folder in level:
             if iuv is not None and folder.resolve() == iuv:
                 continue
-            holding = [format for format in _FORMATS if format.holds(folder)]
+            holding = [format for format in _FORMATS if format is not person_folders.FORMAT and format.holds(folder)]
             if holding:
                 found.append((folder, holding, [format for format in holding if format.has_name(folder)]))
             else:
                 deeper += subfolders(folder)
         level = deeper
+    # Any folders of images look like a folder per person, so that is the last resort, in `root` itself.
+    if wanted is person_folders.FORMAT or (wanted is None and not found):
+        return [(person_folders.FORMAT, root)] if person_folders.FORMAT.holds(root) else []
     if wanted is None:
         return [(named[0], folder) for folder, _, named in found]
     # A folder with the same layout matches under any name, except the name of another data set.
@@ -141,7 +153,8 @@ def _not_found(root: Path, wanted: DatasetFormat | None) -> str:
             "  cuhk03_release/cuhk-03.mat and the protocol's .mat cuhk03",
             "  campus/                                            cuhk01",
             "  list_train.txt, list_query.txt, train/, test/, ... msmt17",
-            "  a CSV file with path,pid,camid,split               csv",
+            "  a CSV file with path,pid[,camid][,split]           csv",
+            "  alice/, bob/, ... with images                      folders",
         ]
     )
     return f"no known data set in {root} (looked {_DEPTH} folders deep)\n{side_by_side(trees, there)}"

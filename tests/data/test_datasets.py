@@ -431,7 +431,10 @@ def test_table(tmp_path: Path) -> None:
     ("row", "says"),
     [
         (["photos/none.png", 1, 1, "train"], "line 3: .*none.png does not exist"),
-        (["photos/b.png", "x", 1, "train"], "line 3: pid and camid must be whole numbers, got 'x'"),
+        (["photos/b.png", "", 1, "train"], "line 3: pid must not be empty"),
+        (["photos/b.png", 1, " ", "train"], "line 3: camid must not be empty; without the column"),
+        (["photos/b.png", 1 << 31, 1, "train"], "line 3: pid must be below 2.31, got 2147483648"),
+        (["photos/a.png", 6, 1, "train"], "line 3: photos/a.png is '6', but in line 2 '5'"),
         (["photos/b.png", 1, 1, "test"], "line 3: split must be one of train"),
         (["photos/b.png", 0, 1, "query"], "line 3: the pid of a query image must be at least 1, got 0"),
         (["photos/b.png", -2, 1, "gallery"], "line 3: the pid of a gallery image must be at least -1"),
@@ -446,8 +449,8 @@ def test_a_wrong_row_is_named(tmp_path: Path, row: list[object], says: str) -> N
 
 
 def test_a_table_without_its_columns(tmp_path: Path) -> None:
-    path = make_table(tmp_path, [["a.png", 1]], ("path", "pid"))
-    assert "must have the columns path, pid, camid, split" in error_of(path)
+    path = make_table(tmp_path, [["a.png", 1]], ("path", "camid"))
+    assert "must have the columns path, pid, got ['path', 'camid']" in error_of(path)
     assert "no known data set" in error_of(tmp_path)
     make_table(tmp_path, [])
     assert "must list images" in error_of(path)
@@ -476,6 +479,7 @@ def test_the_expected_tree_is_shown_next_to_the_one_found(tmp_path: Path, name: 
     assert "reid" in lines[0] and lines[1].startswith("Expected") and "| Found:" in lines[1]
     assert any("|   Market-1501/" in line for line in lines) and any("|     images/" in line for line in lines)
     marks = {"cuhk03": "cuhk-03.mat", "cuhk01": "campus/", "msmt17": "list_train.txt", "csv": "people.csv"}
+    marks["folders"] = "alice/"
     wanted = marks.get(name, "bounding_box_train/")
     assert any(wanted in line.split("|")[0] for line in lines)
 
