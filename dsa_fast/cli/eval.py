@@ -75,6 +75,7 @@ def eval(
     from dsa_fast.evaluation import (
         Embedded,
         ModelEmbedder,
+        as_tested,
         embed_people,
         evaluate,
         evaluate_distances,
@@ -87,6 +88,7 @@ def eval(
 
     place = pick_device(device)
     notes: list[str] = []
+    kind = "images"
     if features is not None:
         if checkpoint is not None or root is not None or multi_query or fused or branch != "both":
             raise ValueError("features replaces checkpoint, root, multi_query, fused and branch, got one of them too")
@@ -108,7 +110,7 @@ def eval(
         data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **(options or {}))
         if multi_query and not data.multi_query:
             raise ValueError(f"multi_query needs additional images of the queries (gt_bbox), got none in {data.root}")
-        notes = data.notes()
+        notes, kind = data.notes(), "tracklets" if data.pool_tracklets else "images"
         parts = {"query": data.query, "gallery": data.gallery}
         if multi_query:
             parts["multi_query"] = data.multi_query
@@ -123,7 +125,7 @@ def eval(
             )
             for part, people in parts.items()
         }
-        query, gallery = embedded["query"], embedded["gallery"]
+        query, gallery = (as_tested(embedded[part], parts[part], data) for part in ("query", "gallery"))
         if multi_query:
             query = pool_multi_query(query, embedded["multi_query"])
         row = ("fused" if fused else "MF-Stream") + ("" if branch == "both" else f", {branch} branch")
@@ -152,10 +154,10 @@ def eval(
         print_pairs(pairs)
     counted, total = result.num_valid_queries, len(query.pids)
     print(
-        f"{counted} queries, {len(gallery.pids)} gallery images"
+        f"{counted} queries, {len(gallery.pids)} gallery {kind}"
         if counted == total
-        else f"{counted} of {total} queries count, {len(gallery.pids)} gallery images: the other "
-        f"{total - counted} queries have no image of their person by another camera in the gallery"
+        else f"{counted} of {total} queries count, {len(gallery.pids)} gallery {kind}: the other "
+        f"{total - counted} queries have no match that counts in the gallery: {kind} of their person by another camera"
     )
     for line in notes:
         print(line)

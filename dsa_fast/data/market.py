@@ -28,6 +28,7 @@ from typing import Literal
 from dsa_fast.data.folders import IMAGE_SUFFIXES, DatasetFormat, IuvMaps, child, image_names, plain_name
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.densepose.iuv_store import STORE_SUFFIX
+from dsa_fast.files import read_json
 
 __all__ = ["CUHK03_COUNTS", "FORMATS", "OWN", "SPLITS", "read_market_layout"]
 
@@ -153,8 +154,31 @@ def _cuhk03_np_kind(folder: Path, kind: str) -> Path | None:
     return next((place for place in places if _has_splits(place)), None)
 
 
-def _read_synth(folder: Path, *, iuv: Path | str | None = None, check_counts: bool = True) -> PeopleSplits:
-    return read_market_layout(folder, name="synth", iuv=iuv)
+def _read_synth(
+    folder: Path,
+    *,
+    iuv: Path | str | None = None,
+    check_counts: bool = True,
+    protocol: Literal["standard", "cloth-changing"] = "standard",
+) -> PeopleSplits:
+    """Reads synthetic people. If they have several outfits, `cloth-changing` leaves out matches in the same one."""
+    if protocol not in ("standard", "cloth-changing"):
+        raise ValueError(f"protocol must be standard or cloth-changing, got {protocol!r}")
+    splits = read_market_layout(folder, name="synth", iuv=iuv)
+    about = read_json(folder / "synth.json")
+    config = about.get("config") if isinstance(about, dict) else None
+    if not isinstance(config, dict) or config.get("clothes", 1) == 1:
+        if protocol != "standard":
+            raise ValueError(f"protocol={protocol} needs people with several outfits (synth --clothes 2), got {folder}")
+        return splits
+    train, query, gallery = ([_dressed(it) for it in part] for part in (splits.train, splits.query, splits.gallery))
+    changing = protocol == "cloth-changing"
+    return replace(splits, train=train, query=query, gallery=gallery, other_clothes=changing)
+
+
+def _dressed(person: Person) -> Person:
+    outfit = re.search(r"_c\d+s(\d+)_", person.path.name)
+    return replace(person, clothes=int(outfit[1]) if outfit else 0)
 
 
 def _read_own(folder: Path, *, iuv: Path | str | None = None, check_counts: bool = True) -> PeopleSplits:

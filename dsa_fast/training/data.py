@@ -41,7 +41,7 @@ def read_people(config: DataConfig) -> PeopleSplits:
     if config.test_root is None:
         return people
     test = read_dataset(config.test_root, config.test_name, check_counts=config.check_counts, **config.test_options)
-    return replace(people, query=test.query, gallery=test.gallery, multi_query=test.multi_query)
+    return replace(test, name=people.name, root=people.root, train=people.train)
 
 
 def hold_out(people: PeopleSplits, identities: int, seed: int = 0) -> PeopleSplits:

@@ -17,7 +17,7 @@ from dsa_fast.configs.model import AVERAGE, SELF
 from dsa_fast.configs.training import CompileMode, LossConfig, OptimConfig
 from dsa_fast.data.dataset import PersonBatch, PersonItem
 from dsa_fast.data.transforms import Draws, augment_batch, eval_transform, flip_lut
-from dsa_fast.evaluation import evaluate
+from dsa_fast.evaluation import Embedded, as_tested, evaluate
 from dsa_fast.models import (
     DSALoss,
     DSAOutput,
@@ -199,7 +199,11 @@ class ReIDTask(lightning.LightningModule):
         """Logs mAP, mINP and CMC. With several processes, each first gathers the features of the whole test set."""
         if self.trainer.sanity_checking or not all(self._features):
             return
-        query, gallery = (self._whole(number) for number in range(2))
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        query, gallery = (
+            as_tested(Embedded(*self._whole(number)), people, data.people)
+            for number, people in enumerate(data.test_people)
+        )
         result = evaluate(*query, *gallery)
         scores = result.summary()
         self.log("mAP", scores.pop("mAP"), prog_bar=True)
