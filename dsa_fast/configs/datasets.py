@@ -17,7 +17,7 @@ class DatasetOptions(TypedDict, total=False):
         images: cuhk03: folder for the unpacked images.
         split: cuhk01: number of the random split, or `all` to train on all people.
         query_camera: cuhk01: the camera of the queries, 1 or 2.
-        with_val: msmt17: trains on the validation people too.
+        with_val: msmt17, prcc: trains on the validation images too.
         table: csv: name of the CSV file, if a folder has several.
     """
 

@@ -1,4 +1,4 @@
-"""Data sets in Market-1501's layout: Market-1501, DukeMTMC-reID, CUHK03-NP, synthetic people and your own.
+"""Data sets in Market-1501's layout: Market-1501, DukeMTMC-reID, Occluded-DukeMTMC, CUHK03-NP, synthetic people and your own.
 
 ```
 root/
@@ -14,6 +14,9 @@ root/
   vitro", ICCV 2017, from Ristani et al., ECCVW 2016. **Its authors withdrew DukeMTMC in 2019**, because people were
   recorded without their consent, and it is no longer distributed. This reader supports comparisons with published
   results, if you have a copy and are allowed to use it. New work should use another data set.
+- Occluded-DukeMTMC: Miao et al., "Pose-Guided Feature Alignment for Occluded Person Re-Identification", ICCV 2019: other
+  splits of DukeMTMC-reID, in which all queries are occluded. Its authors publish lists and a script that makes the
+  folders from DukeMTMC-reID.zip. The counts are those of readers in public repositories.
 - CUHK03-NP: CUHK03 in the 767/700 protocol, Zhong et al., "Re-ranking Person Re-identification with k-reciprocal
   Encoding", CVPR 2017.
 """
@@ -37,6 +40,7 @@ SPLITS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_
 # Published image counts. The gallery includes Market-1501's 3,819 junk images.
 _MARKET_COUNTS = {"train": 12936, "query": 3368, "gallery": 19732}
 _DUKE_COUNTS = {"train": 16522, "query": 2228, "gallery": 17661}
+_OCCLUDED_DUKE_COUNTS = {"train": 15618, "query": 2210, "gallery": 17661}
 CUHK03_COUNTS = {
     "labeled": {"train": 7368, "query": 1400, "gallery": 5328},
     "detected": {"train": 7365, "query": 1400, "gallery": 5332},
@@ -127,6 +131,13 @@ def _read_duke(folder: Path, *, iuv: Path | str | None = None, check_counts: boo
     return splits
 
 
+def _read_occluded_duke(folder: Path, *, iuv: Path | str | None = None, check_counts: bool = True) -> PeopleSplits:
+    splits = read_market_layout(folder, name="occluded-dukemtmc", iuv=iuv)
+    if check_counts:
+        splits.check_counts("Occluded-DukeMTMC", _OCCLUDED_DUKE_COUNTS)
+    return splits
+
+
 def _read_cuhk03_np(
     folder: Path,
     *,
@@ -186,6 +197,7 @@ def _read_own(folder: Path, *, iuv: Path | str | None = None, check_counts: bool
     splits = read_market_layout(folder, iuv=iuv)
     found = {split: len(getattr(splits, split)) for split in SPLITS}
     known = {"market1501": _MARKET_COUNTS, "dukemtmc-reid": _DUKE_COUNTS}
+    known["occluded-dukemtmc"] = _OCCLUDED_DUKE_COUNTS
     known |= {f"cuhk03-np-{kind}": counts for kind, counts in CUHK03_COUNTS.items()}
     return replace(splits, name=next((name for name, counts in known.items() if counts == found), splits.name))
 
@@ -225,6 +237,14 @@ FORMATS = (
         _has_splits,
         lambda folder: plain_name(folder).startswith("dukemtmc"),
         _read_duke,
+    ),
+    DatasetFormat(
+        "occluded-dukemtmc",
+        "Occluded-DukeMTMC",
+        f"Occluded_Duke/          or Occluded-DukeMTMC-reID/\n{_TREE}",
+        _has_splits,
+        lambda folder: plain_name(folder).startswith(("occludedduke", "occduke")),
+        _read_occluded_duke,
     ),
     DatasetFormat(
         "cuhk03-np",

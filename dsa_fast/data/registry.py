@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from dsa_fast.data import csv_table, cuhk01, cuhk03, market, msmt17, person_folders
+from dsa_fast.data import cloth_changing, csv_table, cuhk01, cuhk03, market, mars, msmt17, occluded, person_folders
 from dsa_fast.data.folders import DatasetFormat, plain_name, show_tree, side_by_side, subfolders
 from dsa_fast.data.people import PeopleSplits
 
@@ -19,6 +19,9 @@ _FORMATS = (
     cuhk03.FORMAT,
     cuhk01.FORMAT,
     msmt17.FORMAT,
+    *occluded.FORMATS,
+    *cloth_changing.FORMATS,
+    mars.FORMAT,
     market.OWN,
     person_folders.FORMAT,
 )
@@ -35,6 +38,12 @@ _ALIASES = {
     "cuhk03np": "cuhk03-np",
     "synthetic": "synth",
     "table": "csv",
+    "occludedduke": "occluded-dukemtmc",
+    "occduke": "occluded-dukemtmc",
+    "occreid": "occluded-reid",
+    "pduke": "p-dukemtmc-reid",
+    "pdukemtmc": "p-dukemtmc-reid",
+    "ltccreid": "ltcc",
     "marketlayout": "market-layout",
 }
 
@@ -61,8 +70,9 @@ def read_dataset(
         iuv: folder of the IUV maps, which mirrors the data set's folders, or a store of them (`dsa-fast pack`); by
             default the folder `iuv` or the store `iuv.dsaiuv` in the data set.
         check_counts: compare the image counts with the published ones.
-        options: options of the data set: `distractors_500k` (market1501); `kind` (cuhk03, cuhk03-np), `protocol` and
-            `images` (cuhk03); `split` and `query_camera` (cuhk01); `with_val` (msmt17); `table` (csv).
+        options: options of the data set: `distractors_500k` (market1501); `kind` (cuhk03, cuhk03-np), `images`
+            (cuhk03); `protocol` (cuhk03, synth, ltcc, prcc); `split` and `query_camera` (cuhk01); `with_val` (msmt17,
+            prcc); `frames` (mars); `table` (csv).
 
     Raises:
         FileNotFoundError: `root` does not exist, no data set is found in it (the message shows the expected tree next
@@ -153,6 +163,11 @@ def _not_found(root: Path, wanted: DatasetFormat | None) -> str:
             "  cuhk03_release/cuhk-03.mat and the protocol's .mat cuhk03",
             "  campus/                                            cuhk01",
             "  list_train.txt, list_query.txt, train/, test/, ... msmt17",
+            "  occluded_body_images/, whole_body_images/          occluded-reid, p-dukemtmc-reid (in train/ and test/)",
+            "  partial_body_images/, whole_body_images/           partial-reid, partial-ilids",
+            "  train/, query/, test/ with PID_CLOTHES_cCAM_*.png  ltcc",
+            "  rgb/ with train/, val/, test/A/, ...               prcc",
+            "  bbox_train/, bbox_test/, info/                     mars",
             "  a CSV file with path,pid[,camid][,split]           csv",
             "  alice/, bob/, ... with images                      folders",
         ]

@@ -20,7 +20,7 @@ from dsa_fast.densepose.iuv import write_iuv
 from dsa_fast.evaluation.embedding import Embedded, pool_multi_query
 from dsa_fast.training import DataConfig, TrainerConfig, fit
 from dsa_fast.training.data import ReIDData
-from tests.data.trees import TREE, make_tree
+from tests.data.trees import TREE, make_tree, touch_images
 from tests.training.small import AUGMENT, MODEL
 
 DUKE = {
@@ -33,15 +33,6 @@ NP = {
     "query": ["0001_c1_1.png", "0001_c2_6.png"],
     "bounding_box_test": ["0001_c1_2.png", "0001_c2_7.png"],
 }
-
-
-def touch_images(root: Path, names: list[str], size: tuple[int, int] = (12, 6)) -> Path:
-    """Small images under these names."""
-    for number, name in enumerate(names):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (size[1], size[0]), (number % 256, 40, 90)).save(path)
-    return root
 
 
 def who(people: list[Person]) -> list[tuple[str, int, int]]:
@@ -479,7 +470,8 @@ def test_the_expected_tree_is_shown_next_to_the_one_found(tmp_path: Path, name: 
     assert "reid" in lines[0] and lines[1].startswith("Expected") and "| Found:" in lines[1]
     assert any("|   Market-1501/" in line for line in lines) and any("|     images/" in line for line in lines)
     marks = {"cuhk03": "cuhk-03.mat", "cuhk01": "campus/", "msmt17": "list_train.txt", "csv": "people.csv"}
-    marks["folders"] = "alice/"
+    marks |= {"folders": "alice/", "ltcc": "LTCC_ReID/", "prcc": "rgb/", "mars": "bbox_train/"}
+    marks |= dict.fromkeys(("occluded-reid", "p-dukemtmc-reid", "partial-reid", "partial-ilids"), "whole_body_images/")
     wanted = marks.get(name, "bounding_box_train/")
     assert any(wanted in line.split("|")[0] for line in lines)
 

@@ -17,7 +17,8 @@ from dsa_fast.data.registry import holds_dataset, read_dataset
 from dsa_fast.data.split import matchable, split_people, split_test
 from dsa_fast.data.text_ids import number_ids, whole
 from dsa_fast.training.data import ReIDData, hold_out, read_people
-from tests.data.test_datasets import error_of, make_table, touch_images, who
+from tests.data.test_datasets import error_of, make_table, who
+from tests.data.trees import touch_images
 
 NAMES = ("alice", "bob", "carol", "dora", "emil")
 
