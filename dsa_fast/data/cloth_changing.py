@@ -69,9 +69,7 @@ def _ltcc_images(folder: Path, split: str, maps: IuvMaps) -> list[Person]:
     for name in image_names(folder / split):
         match = _LTCC_NAME.match(name)
         if match is None:
-            raise ValueError(
-                f"image names must be PID_CLOTHES_cCAM_... as in 094_1_c9_015833.png, got {name} in {split}"
-            )
+            raise ValueError(f"image names must be PID_CLOTHES_cCAM_..., as in 094_1_c9_015833.png, got {split}/{name}")
         pid, clothes, camid = (int(number) for number in match.groups())
         people.append(_dressed(maps, folder / split / name, split, pid + 1, camid, clothes))
     return people
@@ -171,7 +169,8 @@ FORMATS = (
     DatasetFormat(
         "prcc",
         "PRCC",
-        "prcc/\n  rgb/\n    train/001/          A_*.jpg, B_*.jpg, C_*.jpg\n    val/001/\n    test/A/001/         and B, C\n"
+        "prcc/\n  rgb/\n    train/001/          A_*.jpg, B_*.jpg, C_*.jpg\n    val/001/\n"
+        "    test/A/001/         and B, C\n"
         "  iuv/                  (optional) IUV maps",
         lambda folder: _prcc_root(folder) is not None,
         lambda folder: True,

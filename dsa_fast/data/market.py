@@ -1,4 +1,4 @@
-"""Data sets in Market-1501's layout: Market-1501, DukeMTMC-reID, Occluded-DukeMTMC, CUHK03-NP, synthetic people and your own.
+"""Data sets in Market-1501's layout: Market-1501, (Occluded-)DukeMTMC, CUHK03-NP, synthetic people and your own.
 
 ```
 root/
@@ -14,9 +14,9 @@ root/
   vitro", ICCV 2017, from Ristani et al., ECCVW 2016. **Its authors withdrew DukeMTMC in 2019**, because people were
   recorded without their consent, and it is no longer distributed. This reader supports comparisons with published
   results, if you have a copy and are allowed to use it. New work should use another data set.
-- Occluded-DukeMTMC: Miao et al., "Pose-Guided Feature Alignment for Occluded Person Re-Identification", ICCV 2019: other
-  splits of DukeMTMC-reID, in which all queries are occluded. Its authors publish lists and a script that makes the
-  folders from DukeMTMC-reID.zip. The counts are those of readers in public repositories.
+- Occluded-DukeMTMC: Miao et al., "Pose-Guided Feature Alignment for Occluded Person Re-Identification", ICCV 2019:
+  other splits of DukeMTMC-reID, in which all queries are occluded. Its authors publish lists and a script that makes
+  the folders from DukeMTMC-reID.zip. The counts are those of readers in public repositories.
 - CUHK03-NP: CUHK03 in the 767/700 protocol, Zhong et al., "Re-ranking Person Re-identification with k-reciprocal
   Encoding", CVPR 2017.
 """

@@ -77,8 +77,8 @@ def _read(folder: Path, *, iuv: Path | str | None = None, check_counts: bool = T
             ", ".join(f"{number} {split}" for split, number in counts.items()) for counts in (_TRACKLETS, tracklets)
         )
         raise ValueError(
-            f"MARS must have {wanted_text} tracklets as published, got {got} in {folder}: the copy is incomplete or was "
-            "changed; check_counts=False skips this check"
+            f"MARS must have {wanted_text} tracklets as published, got {got} in {folder}: the copy is incomplete or "
+            "was changed; check_counts=False skips this check"
         )
     return PeopleSplits(
         "mars",
@@ -100,7 +100,7 @@ def _table(path: Path, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
         raise ValueError(f"{path} must be a MATLAB file with {name}, got: {error}") from error
     if found is None or found.ndim != 2 or found.dtype.kind not in "iuf":
         raise ValueError(f"{path} must be a MATLAB file with the table {name}")
-    table = found.astype(np.int64)
+    table: np.ndarray[Any, np.dtype[np.int64]] = found.astype(np.int64)
     if name != "query_IDX" and table.shape[1] != 4:
         raise ValueError(f"{path}: {name} must have 4 columns, got {table.shape[1]}")
     return table
@@ -143,8 +143,9 @@ def _images(
 FORMAT = DatasetFormat(
     "mars",
     "MARS",
-    "mars/\n  bbox_train/0001/      0001C1T0001F001.jpg\n  bbox_test/\n  info/                 train_name.txt, query_IDX.mat, "
-    "...\n  iuv/                  (optional) IUV maps",
+    "mars/\n  bbox_train/0001/      0001C1T0001F001.jpg\n  bbox_test/\n"
+    "  info/                 train_name.txt, query_IDX.mat, ...\n"
+    "  iuv/                  (optional) IUV maps",
     lambda folder: (folder / "bbox_train").is_dir() and (folder / "info").is_dir(),
     lambda folder: True,
     _read,

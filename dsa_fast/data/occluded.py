@@ -93,9 +93,7 @@ def _images(root: Path, place: Path, maps: IuvMaps, camera: int) -> list[Person]
         for name in image_names(inner):
             match = _NAME.match(name)
             if match is None or int(match[1]) < 1:
-                raise ValueError(
-                    f"image names must begin with the person's number, as in 001_01.jpg, got {inner / name}"
-                )
+                raise ValueError(f"names must begin with the person's number, as in 001_01.jpg, got {inner / name}")
             people.append(maps.person(inner / name, mirrored, int(match[1]), camera))
     if not people:
         raise ValueError(f"{place} must hold images, got none")
