@@ -12,16 +12,17 @@ are required:
 
 - Without the column `camid`, each image is its own camera, and a test leaves out only the query itself.
 - `split` is train, query, gallery or multi_query. Without the column, all images are in the first three.
+- A path may be a folder: the row then stands for all images in it.
 - Without the column `iuv`, the map of `photos/a.jpg` is `iuv/photos/a.png`, if that exists.
 """
 
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from dsa_fast.data.folders import DatasetFormat, IuvMaps, image_names
+from dsa_fast.data.folders import IMAGE_SUFFIXES, DatasetFormat, IuvMaps, image_names
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.text_ids import MOST, number_ids, whole
 from dsa_fast.files import check_regular, csv_errors
@@ -63,6 +64,7 @@ def _read(
     folder = path.parent
     maps = IuvMaps(folder, iuv)
     rows, columns = _rows(path)
+    rows, total = [each for row in rows for each in _spread(row, folder)], len(rows)
     if not rows:
         raise ValueError(f"{path} must list images, got none")
     has_cameras, is_split = "camid" in columns, "split" in columns
@@ -76,7 +78,7 @@ def _read(
     first: dict[str, _Row] = {}  # the first row of each image
     for row in rows:
         image = folder / row.path
-        wrong = _wrong(row, pids, camids, has_cameras, is_split)
+        wrong = _wrong(row, folder, pids, camids, has_cameras, is_split)
         if wrong is None and first.setdefault(row.path, row).pid != row.pid:
             wrong = f"{row.path} is {row.pid!r}, but in line {first[row.path].line} {first[row.path].pid!r}"
         if wrong is None:
@@ -99,7 +101,7 @@ def _read(
                 splits[split].append(person)
     if problems:
         kind = FileNotFoundError if missing == len(problems) else ValueError
-        raise kind(_report(path, problems, len(rows)))
+        raise kind(_report(path, list(dict.fromkeys(problems)), total))
     return PeopleSplits(
         path.stem,
         folder,
@@ -147,10 +149,27 @@ def _rows(path: Path) -> tuple[list[_Row], set[str]]:
     return rows, columns
 
 
-def _wrong(row: _Row, pids: dict[str, int], camids: dict[str, int], has_cameras: bool, is_split: bool) -> str | None:
+def _is_folder(row: _Row, folder: Path) -> bool:
+    is_image = PurePosixPath(row.path).suffix.lower() in IMAGE_SUFFIXES  # not asked of the disk for each image
+    return bool(row.path) and not is_image and (folder / row.path).is_dir()
+
+
+def _spread(row: _Row, folder: Path) -> list[_Row]:
+    """Replaces the row of a folder by one for each image in it."""
+    place = folder / row.path
+    if row.iuv or not _is_folder(row, folder):
+        return [row]
+    return [replace(row, path=(PurePosixPath(row.path) / name).as_posix()) for name in image_names(place)] or [row]
+
+
+def _wrong(
+    row: _Row, folder: Path, pids: dict[str, int], camids: dict[str, int], has_cameras: bool, is_split: bool
+) -> str | None:
     """Returns what is wrong with a row, apart from its files."""
     if not row.path:
         return "path must not be empty"
+    if _is_folder(row, folder):
+        return f"{row.path} is a folder, so iuv must be empty" if row.iuv else f"{row.path} must hold images, got none"
     if not row.pid:
         return "pid must not be empty"
     if has_cameras and not row.camid:
