@@ -172,9 +172,10 @@ class OnnxDetector:
         scores = next((each for each in outputs if each.ndim == 1 and each.dtype.kind == "f"), None)
         if len(outputs) == 3 and boxes is not None and labels is not None and scores is not None:
             kept = labels == 1
-            return np.concatenate((boxes[kept], scores[kept, None]), 1).astype(np.float32)
+            people: NDArray[np.float32] = np.concatenate((boxes[kept], scores[kept, None]), 1).astype(np.float32)
+            return people
         if len(outputs) == 1 and outputs[0].ndim == 3 and outputs[0].shape[0] == 1:
-            table = outputs[0][0].astype(np.float32)
+            table: NDArray[np.float32] = outputs[0][0].astype(np.float32)
             if table.shape[1] == 6:
                 return table[(table[:, 5] == 0) & (table[:, 4] > 0), :5].copy()
             if 5 <= table.shape[0] < table.shape[1]:

@@ -103,14 +103,14 @@ class Tracker:
         return tracks
 
 
-def _iou(old: np.ndarray, new: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _iou(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     """[M, 4] and [N, 4] -> [M, N]."""
     low = np.maximum(old[:, None, :2], new[None, :, :2])
     high = np.minimum(old[:, None, 2:], new[None, :, 2:])
     both = (high - low).clip(0).prod(2)
     areas = [(each[:, 2:] - each[:, :2]).clip(0).prod(1) for each in (old, new)]
     union = areas[0][:, None] + areas[1] - both
-    result: np.ndarray = np.where(union > 0, both / np.maximum(union, 1e-12), 0)  # type: ignore[type-arg]
+    result: np.ndarray = np.where(union > 0, both / np.maximum(union, 1e-12), 0)
     return result
 
 
