@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dsa_fast.cli import main
 from dsa_fast.data.people import Person
 from dsa_fast.data.registry import read_dataset
+from dsa_fast.data.synth import SynthConfig, make_dataset
+from dsa_fast.training import DataConfig, TrainerConfig, fit
 from tests.data.test_datasets import error_of, who
 from tests.data.trees import (
     LTCC,
@@ -22,6 +26,7 @@ from tests.data.trees import (
     make_tree,
     touch_images,
 )
+from tests.training.small import AUGMENT, MODEL
 
 
 @pytest.mark.parametrize("place", ["Occluded_Duke", "reid/Occluded-DukeMTMC-reID", "occluded_duke"])
@@ -141,3 +146,23 @@ def test_broken_files_of_mars_are_named(tmp_path: Path) -> None:
     assert "tracks_train_info.mat must be a MATLAB file" in error_of(tmp_path, check_counts=False)
     (info / "query_IDX.mat").unlink()
     assert "needs query_IDX.mat" in error_of(tmp_path, check_counts=False)
+
+
+def test_fit_and_eval_score_by_the_data_sets_protocol(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    people = SynthConfig(identities=6, cameras=3, images_per_camera=2, clothes=2, height=32, width=16)
+    make_dataset(tmp_path / "people", people)
+    scores = {}
+    for protocol in ("standard", "cloth-changing"):
+        run = fit(
+            DataConfig(str(tmp_path / "people"), options={"protocol": protocol}, p=2, k=2, workers=0),
+            MODEL,
+            augment=AUGMENT,
+            trainer=TrainerConfig(max_epochs=1, accelerator="cpu", progress=False),
+            out=tmp_path / protocol,
+        )
+        command = ["eval", str(run.checkpoint), str(tmp_path / "people"), "--options", f"{{protocol: {protocol}}}"]
+        assert main([*command, "--workers", "0", "--json_out", str(tmp_path / "scores.json")]) == 0
+        assert ("in the same clothes" in capsys.readouterr().out) == (protocol == "cloth-changing")
+        scores[protocol] = json.loads((tmp_path / "scores.json").read_text())["mAP"]
+        assert run.scores["mAP"] == pytest.approx(scores[protocol], abs=1e-6)
+    assert scores["standard"] != scores["cloth-changing"]  # the same network, as both runs have one seed

@@ -263,11 +263,12 @@ def test_eval_says_that_no_cameras_are_known(tmp_path: Path, capsys: pytest.Capt
 
     root = make_folders(tmp_path / "photos", images=4)
     assert main(["split", str(root)]) == 0
+    capsys.readouterr()
     run = fit(
         DataConfig(str(root), p=2, k=2, workers=0),
         replace(MODEL, dsag=False),
         augment=AUGMENT,
-        trainer=TrainerConfig(max_epochs=1, accelerator="cpu", progress=False),
+        trainer=TrainerConfig(max_epochs=1, accelerator="cpu", progress=True),
         out=tmp_path / "run",
     )
     assert "No cameras are known" in capsys.readouterr().out
