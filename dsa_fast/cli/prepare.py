@@ -24,7 +24,13 @@ from rich.progress import (
 from rich.text import Text
 
 from dsa_fast.configs.datasets import DatasetOptions
-from dsa_fast.configs.prepare import Detectron2Config, DumpConfig, KeypointsConfig, PoseConfig
+from dsa_fast.configs.prepare import (
+    Detectron2Config,
+    DumpConfig,
+    KeypointsConfig,
+    PoseConfig,
+    TorchScriptConfig,
+)
 from dsa_fast.files import locked, read_json, remove_left_over, write_json
 from dsa_fast.terminal import console as open_console
 
@@ -46,8 +52,9 @@ _PICTURES = 48  # on the sheet
 def prepare(
     source: Path,
     *,
-    method: Literal["detectron2", "keypoints", "pose", "dump"] = "detectron2",
+    method: Literal["detectron2", "torchscript", "keypoints", "pose", "dump"] = "detectron2",
     detectron2: Detectron2Config = Detectron2Config(),
+    torchscript: TorchScriptConfig = TorchScriptConfig(),
     keypoints: KeypointsConfig = KeypointsConfig(),
     pose: PoseConfig = PoseConfig(),
     dump: DumpConfig = DumpConfig(),
@@ -64,9 +71,10 @@ def prepare(
 
     Args:
         source: folder of images, or a data set.
-        method: how to make the maps: run DensePose with `detectron2`; draw known `keypoints`; draw the keypoints that a
+        method: how to make the maps: run DensePose with `detectron2`, or exported to `torchscript`; draw known `keypoints`; draw the keypoints that a
             `pose` estimator finds; or take DensePose results from a `dump`. Pass only the options of this method.
         detectron2: options of DensePose, run by detectron2.
+        torchscript: options of DensePose in a TorchScript file.
         keypoints: options of known keypoints.
         pose: options of torchvision's Keypoint R-CNN, which finds keypoints.
         dump: options of a file written by detectron2's apply_net.py dump.
@@ -92,7 +100,13 @@ def prepare(
     processes = Processes.from_environment()
     listing = list_images(source, name=name, out=out, splits=splits, check_counts=check_counts, options=options)
     listed = listing.pairs
-    configs = {"detectron2": detectron2, "keypoints": keypoints, "pose": pose, "dump": dump}
+    configs = {
+        "detectron2": detectron2,
+        "torchscript": torchscript,
+        "keypoints": keypoints,
+        "pose": pose,
+        "dump": dump,
+    }
     listing, estimator, settings = _estimator(listing, method, configs, _device(device, processes), batch)
     settings = {"method": method, **settings}
     report_path = listing.out / _REPORT
@@ -131,6 +145,8 @@ def _estimator(
             raise ValueError(f"--{method}.{option} must be given with --method {method}: see dsa-fast prepare --help")
     if method == "detectron2":
         return _detectron2(listing, config, device)
+    if method == "torchscript":
+        return _torchscript(listing, config, device)
     if method == "keypoints":
         return _keypoints(listing, config)
     return _pose(listing, config, device, batch) if method == "pose" else _dump(listing, config)
@@ -142,6 +158,16 @@ def _detectron2(
     from dsa_fast.densepose.detectron import DensePose
 
     densepose = DensePose(**asdict(config), device=device)
+    return listing, densepose, densepose.settings
+
+
+def _torchscript(
+    listing: ImageList, config: TorchScriptConfig, device: torch.device
+) -> tuple[ImageList, Estimator, dict[str, Any]]:
+    from dsa_fast.densepose.torchscript import ScriptedDensePose
+
+    assert config.weights is not None
+    densepose = ScriptedDensePose(config.weights, device=device, min_score=config.min_score)
     return listing, densepose, densepose.settings
 
 

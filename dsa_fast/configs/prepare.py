@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-__all__ = ["Detectron2Config", "DumpConfig", "KeypointsConfig", "Layout", "PoseConfig"]
+__all__ = [
+    "Detectron2Config",
+    "DumpConfig",
+    "KeypointsConfig",
+    "Layout",
+    "PoseConfig",
+    "TorchScriptConfig",
+]
 
 #: Layouts: which joint each row of a person's keypoints is. "auto" selects the layout by their number.
 Layout = Literal["auto", "coco17", "openpose18", "market14"]
@@ -32,6 +39,21 @@ class Detectron2Config:
     max_size: int | None = None
     min_score: float = 0.3
     overrides: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TorchScriptConfig:
+    """A DensePose model exported to TorchScript; needs torch and torchvision only.
+
+    Attributes:
+        weights: the file, as https://github.com/dajes/DensePose-TorchScript exports it. It is a program: use files that
+            you trust.
+        min_score: people with a lower score are ignored.
+    """
+
+    required: ClassVar[tuple[str, ...]] = ("weights",)
+    weights: Path | None = None
+    min_score: float = 0.3
 
 
 @dataclass(frozen=True)
