@@ -28,10 +28,11 @@ from dsa_fast.configs.prepare import (
     Detectron2Config,
     DumpConfig,
     KeypointsConfig,
+    MasksConfig,
     PoseConfig,
     TorchScriptConfig,
 )
-from dsa_fast.files import locked, read_json, remove_left_over, write_json
+from dsa_fast.files import checksum, locked, read_json, remove_left_over, write_json
 from dsa_fast.terminal import console as open_console
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def prepare(
     keypoints: KeypointsConfig = KeypointsConfig(),
     pose: PoseConfig = PoseConfig(),
     dump: DumpConfig = DumpConfig(),
+    masks: MasksConfig = MasksConfig(),
     out: Path | None = None,
     name: str = "auto",
     options: DatasetOptions | None = None,
@@ -78,6 +80,7 @@ def prepare(
         keypoints: options of known keypoints.
         pose: options of torchvision's Keypoint R-CNN, which finds keypoints.
         dump: options of a file written by detectron2's apply_net.py dump.
+        masks: options of masks of the people; a map becomes background where its mask does not show the person.
         out: folder of the maps; by default where the data set's loader looks, or `iuv` inside a plain folder.
         name: the kind of data set; `folder` takes all images in a folder; `auto` detects it.
         options: options of the data set, such as `{kind: labeled}` for CUHK03.
@@ -109,6 +112,9 @@ def prepare(
     }
     listing, estimator, settings = _estimator(listing, method, configs, _device(device, processes), batch)
     settings = {"method": method, **settings}
+    if masks.folder is not None:
+        estimator, about = _gated(listing, estimator, masks)
+        settings |= about
     report_path = listing.out / _REPORT
     with (
         locked(listing.out, folder=True) if processes.rank == 0 else contextlib.nullcontext(),
@@ -207,6 +213,19 @@ def _dump(listing: ImageList, config: DumpConfig) -> tuple[ImageList, Estimator,
     matched = match_names([image for image, _ in listing.pairs], entries, str(config.file))
     found = {image: entries[name] for image, name in matched.items()}
     return _covered(listing, found), FromDump(found), {"file": str(config.file)}
+
+
+def _gated(listing: ImageList, estimator: Estimator, masks: MasksConfig) -> tuple[Estimator, dict[str, Any]]:
+    from dsa_fast.densepose.masks import Gated, find_masks
+
+    assert masks.folder is not None
+    found = find_masks(masks.folder, [image for image, _ in listing.pairs])
+    digest = hashlib.sha256()
+    for image in sorted(found):
+        digest.update(_within(listing.root, image).encode(errors="surrogateescape"))
+        digest.update(checksum(found[image]).encode())
+    settings = {"masks_sha256": digest.hexdigest(), "mask_classes": masks.classes}
+    return Gated(estimator, found, masks.classes), settings
 
 
 def _joints(keypoints: Path, names: Path | None, root: Path) -> dict[str, NDArray[np.float32]]:

@@ -11,12 +11,31 @@ __all__ = [
     "DumpConfig",
     "KeypointsConfig",
     "Layout",
+    "MaskClasses",
+    "MasksConfig",
     "PoseConfig",
     "TorchScriptConfig",
 ]
 
 #: Layouts: which joint each row of a person's keypoints is. "auto" selects the layout by their number.
 Layout = Literal["auto", "coco17", "openpose18", "market14"]
+
+#: The classes of a mask that are the person: the name of a table, or a list. "foreground" is all except 0.
+MaskClasses = Literal["foreground", "schp-lip", "schp-atr", "schp-pascal", "sapiens"] | list[int]
+
+
+@dataclass(frozen=True)
+class MasksConfig:
+    """Masks of the people.
+
+    Attributes:
+        folder: a folder of PNG or `.npy` class maps with the images' names.
+        classes: the classes that are the person: `foreground` is all except 0; `schp-lip`, `schp-atr`, `schp-pascal`
+            and `sapiens` are the classes of these networks; or a list such as `[1, 2, 5]`.
+    """
+
+    folder: Path | None = None
+    classes: MaskClasses = "foreground"
 
 
 @dataclass(frozen=True)
