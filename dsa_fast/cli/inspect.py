@@ -63,7 +63,7 @@ def inspect(
     iuv_order: Literal["auto", "IUV", "VUI"] = "auto",
     empty: float = 0.1,
     masks: MasksConfig = MasksConfig(),
-    outside: float = 0.25,
+    outside: float = 0.3,
     pictures: int = 48,
     workers: int | None = None,
 ) -> int:

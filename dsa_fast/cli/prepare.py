@@ -30,6 +30,7 @@ from dsa_fast.configs.prepare import (
     KeypointsConfig,
     MasksConfig,
     PoseConfig,
+    SmplConfig,
     TorchScriptConfig,
 )
 from dsa_fast.files import checksum, locked, read_json, remove_left_over, write_json
@@ -53,11 +54,12 @@ _PICTURES = 48  # on the sheet
 def prepare(
     source: Path,
     *,
-    method: Literal["detectron2", "torchscript", "keypoints", "pose", "dump"] = "detectron2",
+    method: Literal["detectron2", "torchscript", "keypoints", "pose", "smpl", "dump"] = "detectron2",
     detectron2: Detectron2Config = Detectron2Config(),
     torchscript: TorchScriptConfig = TorchScriptConfig(),
     keypoints: KeypointsConfig = KeypointsConfig(),
     pose: PoseConfig = PoseConfig(),
+    smpl: SmplConfig = SmplConfig(),
     dump: DumpConfig = DumpConfig(),
     masks: MasksConfig = MasksConfig(),
     out: Path | None = None,
@@ -73,12 +75,14 @@ def prepare(
 
     Args:
         source: folder of images, or a data set.
-        method: how to make the maps: run DensePose with `detectron2`, or exported to `torchscript`; draw known `keypoints`; draw the keypoints that a
-            `pose` estimator finds; or take DensePose results from a `dump`. Pass only the options of this method.
+        method: how to make the maps: run DensePose with `detectron2`, or exported to `torchscript`; draw known
+            `keypoints`; draw the keypoints that a `pose` estimator finds; draw fitted bodies of `smpl`; or take
+            DensePose results from a `dump`. Pass only the options of this method.
         detectron2: options of DensePose, run by detectron2.
         torchscript: options of DensePose in a TorchScript file.
         keypoints: options of known keypoints.
         pose: options of torchvision's Keypoint R-CNN, which finds keypoints.
+        smpl: options of fitted SMPL bodies.
         dump: options of a file written by detectron2's apply_net.py dump.
         masks: options of masks of the people; a map becomes background where its mask does not show the person.
         out: folder of the maps; by default where the data set's loader looks, or `iuv` inside a plain folder.
@@ -108,6 +112,7 @@ def prepare(
         "torchscript": torchscript,
         "keypoints": keypoints,
         "pose": pose,
+        "smpl": smpl,
         "dump": dump,
     }
     listing, estimator, settings = _estimator(listing, method, configs, _device(device, processes), batch)
@@ -155,6 +160,8 @@ def _estimator(
         return _torchscript(listing, config, device)
     if method == "keypoints":
         return _keypoints(listing, config)
+    if method == "smpl":
+        return _smpl(listing, config)
     return _pose(listing, config, device, batch) if method == "pose" else _dump(listing, config)
 
 
@@ -204,6 +211,24 @@ def _pose(
     return listing, FromPose(estimator, min_confidence=config.min_confidence), settings
 
 
+def _smpl(listing: ImageList, config: SmplConfig) -> tuple[ImageList, Estimator, dict[str, Any]]:
+    from dsa_fast.densepose.map_sources import match_names
+    from dsa_fast.densepose.smpl import FromSmpl, read_uv_surface
+
+    assert config.folder is not None and config.uv is not None
+    surface = read_uv_surface(config.uv)
+    if not config.folder.is_dir():
+        raise FileNotFoundError(f"smpl.folder must be a folder, got {config.folder}: no such folder")
+    files = {
+        path.relative_to(config.folder).with_suffix("").as_posix(): path
+        for path in sorted(config.folder.rglob("*.npz"))
+    }
+    matched = match_names([image for image, _ in listing.pairs], files, str(config.folder))
+    bodies = {image: files[name] for image, name in matched.items()}
+    settings = {"bodies_sha256": _digest(listing.root, bodies), "uv_sha256": checksum(config.uv)}
+    return _covered(listing, bodies), FromSmpl(bodies, surface), settings
+
+
 def _dump(listing: ImageList, config: DumpConfig) -> tuple[ImageList, Estimator, dict[str, Any]]:
     from dsa_fast.densepose.dump import read_dump
     from dsa_fast.densepose.map_sources import FromDump, match_names
@@ -220,12 +245,17 @@ def _gated(listing: ImageList, estimator: Estimator, masks: MasksConfig) -> tupl
 
     assert masks.folder is not None
     found = find_masks(masks.folder, [image for image, _ in listing.pairs])
-    digest = hashlib.sha256()
-    for image in sorted(found):
-        digest.update(_within(listing.root, image).encode(errors="surrogateescape"))
-        digest.update(checksum(found[image]).encode())
-    settings = {"masks_sha256": digest.hexdigest(), "mask_classes": masks.classes}
+    settings = {"masks_sha256": _digest(listing.root, found), "mask_classes": masks.classes}
     return Gated(estimator, found, masks.classes), settings
+
+
+def _digest(root: Path, files: Mapping[Path, Path]) -> str:
+    """Returns a SHA-256 of the content of the files of images."""
+    digest = hashlib.sha256()
+    for image in sorted(files):
+        digest.update(_within(root, image).encode(errors="surrogateescape"))
+        digest.update(checksum(files[image]).encode())
+    return digest.hexdigest()
 
 
 def _joints(keypoints: Path, names: Path | None, root: Path) -> dict[str, NDArray[np.float32]]:

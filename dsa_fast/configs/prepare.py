@@ -14,6 +14,7 @@ __all__ = [
     "MaskClasses",
     "MasksConfig",
     "PoseConfig",
+    "SmplConfig",
     "TorchScriptConfig",
 ]
 
@@ -108,6 +109,20 @@ class PoseConfig:
     weights: Path | None = None
     min_score: float = 0.3
     min_confidence: float = 0.3
+
+
+@dataclass(frozen=True)
+class SmplConfig:
+    """Fitted SMPL bodies.
+
+    Attributes:
+        folder: the folder of their files, NAME.npz for each image.
+        uv: DensePose's UV_Processed.mat.
+    """
+
+    required: ClassVar[tuple[str, ...]] = ("folder", "uv")
+    folder: Path | None = None
+    uv: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from dsa_fast.image import image_size, open_image
 
 __all__ = ["PERSON_CLASSES", "Gated", "find_masks", "outside", "person_mask", "read_mask"]
 
-#: Classes that are the person, with clothes, by the name of the table; None: all except 0. SCHP's three data sets are in
-#: `simple_extractor.py` of https://github.com/GoGoDuck912/Self-Correction-Human-Parsing, and 16 of ATR is a bag. Sapiens
+#: Classes that are the person, with clothes, by the name of the table; None: all except 0. SCHP's data sets are in
+#: `simple_extractor.py` of https://github.com/GoGoDuck912/Self-Correction-Human-Parsing; 16 of ATR is a bag. Sapiens
 #: has Goliath's 28 classes (https://github.com/facebookresearch/sapiens).
 PERSON_CLASSES: dict[str, frozenset[int] | None] = {
     "foreground": None,
@@ -154,9 +154,7 @@ class Gated:
 
     def estimate(self, batch: Sequence[_Masked]) -> list[PersonMap | None]:
         found = self.estimator.estimate([each.item for each in batch])
-        return [
-            None if person is None else _gate(person, each.mask) for person, each in zip(found, batch, strict=True)
-        ]
+        return [None if person is None else _gate(person, each.mask) for person, each in zip(found, batch, strict=True)]
 
 
 def _gate(person: PersonMap, mask: Tensor) -> PersonMap | None:

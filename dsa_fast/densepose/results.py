@@ -14,7 +14,7 @@ from dsa_fast.densepose.parts import NUM_PARTS
 __all__ = ["ChartHeads", "iuv_from_result", "place_in_image"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class ChartHeads:
     """Outputs of DensePose's chart heads for several people, a `dsa_fast.ops.warp_densepose.ChartOutput`."""
 

@@ -141,5 +141,7 @@ def _load(path: Path, device: torch.device) -> Any:
             module = torch.jit.load(path, map_location=device).eval()
     except (RuntimeError, ValueError) as error:
         last = str(error).strip().split("\n")[0]
-        raise ValueError(f"weights must be a TorchScript archive that this PyTorch loads, got {path}: {last}") from error
+        raise ValueError(
+            f"weights must be a TorchScript archive that this PyTorch loads, got {path}: {last}"
+        ) from error
     return module.float() if device.type == "cpu" else module

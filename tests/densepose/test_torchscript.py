@@ -122,7 +122,9 @@ def test_maps_are_those_of_the_converter_for_the_chosen_person(tiny: Tiny, weigh
         assert int(difference.max()) <= 1
 
 
-def test_the_command_makes_resumes_and_reports(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_makes_resumes_and_reports(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = tmp_path / "images"
     for i in range(3):
         photo(images / f"{i}.png", i)
