@@ -231,9 +231,10 @@ def _whole(values: NDArray[np.float64], low: int, high: int) -> bool:
 
 
 def _numbers(name: str, values: NDArray[Any]) -> Array:
-    if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+    numbers = values.astype(np.float32) if values.dtype.kind in "fiu" else None
+    if numbers is None or not np.isfinite(numbers).all():
         raise ValueError(f"{name} must be finite numbers, got {values.dtype} {list(values.shape)}")
-    return values.astype(np.float32)
+    return numbers
 
 
 def _bodies(arrays: Mapping[str, Array]) -> Bodies:
