@@ -26,18 +26,26 @@ std::string precision_name(const ov::element::Type& type) {
   return type == ov::element::bf16 ? "bf16" : type == ov::element::f16 ? "fp16" : "fp32";
 }
 
+// One for the process, never destroyed. OpenVINO's CPU plugin gives the thread that makes it another signal stack, and
+// frees that when it is destroyed. A thread that is left with a freed stack, by a second plugin or because another
+// thread destroys it, ends the process at the next signal.
+ov::Core& the_core() {
+  static auto* const core = new ov::Core;
+  return *core;
+}
+
 class OpenVino : public Backend {
  public:
   explicit OpenVino(const BackendRequest& request) : sidecar_(request.sidecar) {
     // From the bytes that were checked, not from the file, which may have changed.
-    const auto model = core_.read_model(std::string(request.exported), ov::Tensor());
+    const auto model = the_core().read_model(std::string(request.exported), ov::Tensor());
     const auto side = model->input(0).get_partial_shape();
     if (side.rank().is_static() && side.rank().get_length() > 0) {
       fixed_ = side[0].is_static() ? side[0].get_length() : 0;
     }
-    compiled_ = core_.compile_model(model, "CPU", ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
-                                    ov::hint::inference_precision(compute_type(request.precision)),
-                                    ov::inference_num_threads(request.threads));
+    compiled_ = the_core().compile_model(model, "CPU", ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
+                                         ov::hint::inference_precision(compute_type(request.precision)),
+                                         ov::inference_num_threads(request.threads));
     infer_ = compiled_.create_infer_request();
     // The end of the graph, too, runs in that precision.
     rescale_ = compiled_.get_property(ov::hint::inference_precision) != ov::element::f32;
@@ -110,7 +118,7 @@ class OpenVino : public Backend {
   // The same type as in Python's Encoder, so both return the same vectors. If the processor does not have the requested
   // type, OpenVINO silently computes in bfloat16.
   ov::element::Type compute_type(const std::string& precision) {
-    const auto capabilities = core_.get_property("CPU", ov::device::capabilities);
+    const auto capabilities = the_core().get_property("CPU", ov::device::capabilities);
     const auto has = [&](const char* name) {
       return std::find(capabilities.begin(), capabilities.end(), name) != capabilities.end();
     };
@@ -120,7 +128,6 @@ class OpenVino : public Backend {
   }
 
   Sidecar sidecar_;
-  ov::Core core_;
   ov::CompiledModel compiled_;
   ov::InferRequest infer_;
   int64_t fixed_ = 0;  // the network's batch, 0 if it is free

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -406,10 +407,20 @@ def find_runtime() -> ModuleType | None:
 _OPENVINO_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 
 
+@functools.cache
+def _openvino_core() -> Any:
+    """One for the process, never destroyed.
+
+    OpenVINO's CPU plugin gives the thread that makes it another signal stack, and frees that when it is destroyed. A
+    thread that is left with a freed stack, by a second plugin, ends the process at the next signal.
+    """
+    return require("openvino").Core()
+
+
 class _OpenVino:
     def __init__(self, path: Path, sidecar: Sidecar, precision: str, threads: int) -> None:
         openvino = require("openvino")
-        core = openvino.Core()
+        core = _openvino_core()
         precision = openvino_precision(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         options = {
             "PERFORMANCE_HINT": "LATENCY",

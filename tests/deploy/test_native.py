@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -155,6 +156,33 @@ def test_a_fresh_process_needs_no_torch(built: Built, exported: Callable[[str], 
     assert set(modules) & {"PIL", "openvino", "onnx", "pybind11", "setuptools"} == set()
     expected = Encoder.load(exported("fp32"), backend="onnxruntime")(np.full((3, *SIZE, 3), 9, np.uint8))
     np.testing.assert_allclose(vectors, np.asarray(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("kinds", [["native"] * 2, ["python"] * 2, ["native", "python"]])
+def test_signals_are_survived(kinds: list[str], built: Built, exported: Callable[[str], Path]) -> None:
+    """OpenVINO frees the signal stack that it gave a thread, see `_openvino_core`."""
+    code = (
+        "import faulthandler, gc, os, signal, sys\n"
+        "import dsa_fast.deploy.encoder as module\n"
+        "import dsa_fast_runtime\n"
+        "module.find_runtime = lambda: None\n"
+        "faulthandler.enable()\n"
+        "signal.signal(signal.SIGUSR1, lambda number, frame: print('a signal', flush=True))\n"
+        f"path = {str(exported('fp32'))!r}\n"
+        "load = {'native': dsa_fast_runtime.Encoder, 'python': lambda path: module.Encoder.load(path, "
+        "device='cpu', backend='openvino')}\n"
+        "encoders = [load[kind](path) for kind in sys.argv[1:]]\n"
+        "while encoders:\n"
+        "    encoders.pop(0)\n"
+        "    gc.collect()\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "print('done')"
+    )
+    paths = os.pathsep.join([str(built.packages), os.environ.get("PYTHONPATH", ""), str(SOURCE)])
+    command = [sys.executable, "-c", code, *kinds]
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout == "a signal\ndone\n", done.stderr
 
 
 def test_threads_share_an_encoder(runtime: ModuleType, exported: Callable[[str], Path]) -> None:
