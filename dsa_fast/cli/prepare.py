@@ -179,8 +179,7 @@ def _torchscript(
 ) -> tuple[ImageList, Estimator, dict[str, Any]]:
     from dsa_fast.densepose.torchscript import ScriptedDensePose
 
-    assert config.weights is not None
-    densepose = ScriptedDensePose(config.weights, device=device, min_score=config.min_score)
+    densepose = ScriptedDensePose(**asdict(config), device=device)
     return listing, densepose, densepose.settings
 
 

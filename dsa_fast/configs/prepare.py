@@ -69,11 +69,15 @@ class TorchScriptConfig:
         weights: the file, as https://github.com/dajes/DensePose-TorchScript exports it. It is a program: use files that
             you trust.
         min_score: people with a lower score are ignored.
+        min_size: short edge, pixels, to which images are resized before, for a module that does not resize.
+        channels: the order of the module's input.
     """
 
     required: ClassVar[tuple[str, ...]] = ("weights",)
     weights: Path | None = None
     min_score: float = 0.3
+    min_size: int | None = None
+    channels: Literal["BGR", "RGB"] = "BGR"
 
 
 @dataclass(frozen=True)

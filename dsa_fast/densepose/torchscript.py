@@ -1,12 +1,14 @@
 """Runs DensePose exported to TorchScript: needs torch and torchvision, not detectron2.
 
 The interface is that of the files that https://github.com/dajes/DensePose-TorchScript exports (its `run.py` and
-`DefaultPredictor`): a module that takes one image, uint8 [H, W, 3] in the order B, G, R and on the CPU, and resizes and
-normalizes it itself. It returns a dict of tensors with one row per person:
+`DefaultPredictor`): a module that takes one image, uint8 [3, H, W] or [H, W, 3] in the order B, G, R and on the CPU,
+and resizes and normalizes it itself. It returns a dict of tensors with one row per person:
 
 - `pred_boxes` [N, 4]: x0, y0, x1, y1 in the image's pixels; `scores` [N];
 - `pred_densepose_coarse_segm` [N, 2 or 15, h, w]; `pred_densepose_fine_segm`, `pred_densepose_u` and
   `pred_densepose_v` [N, 25, h, w]: detectron2's chart heads.
+
+Other exports take [3, H, W] and return a tuple of the boxes and the four heads, without scores.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import warnings
 import zipfile
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from dsa_fast.densepose.person_choice import choose_person
 from dsa_fast.densepose.prepare import PersonMap
@@ -34,7 +37,7 @@ _KEYS = ("pred_boxes", "scores", *_HEADS)
 
 
 class _Loaded(NamedTuple):
-    """An image as the module's input, and its (height, width)."""
+    """An image as the module's input, uint8 [3, h, w], and its original (height, width)."""
 
     pixels: Tensor
     size: tuple[int, int]
@@ -53,6 +56,9 @@ class ScriptedDensePose:
         weights: the file, as `torch.jit.save` writes it.
         device: device of the network.
         min_score: people with a lower score are ignored, 0..1. The file has a limit of its own (0.3 by default).
+            Without scores, everybody has 1.
+        min_size: short edge to which images are enlarged or reduced before, for modules that do not resize.
+        channels: the order of the module's input.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -61,13 +67,34 @@ class ScriptedDensePose:
 
     maker = "DensePose"
 
-    def __init__(self, weights: Path, *, device: torch.device | str = "cpu", min_score: float = 0.3) -> None:
+    def __init__(
+        self,
+        weights: Path,
+        *,
+        device: torch.device | str = "cpu",
+        min_score: float = 0.3,
+        min_size: int | None = None,
+        channels: Literal["BGR", "RGB"] = "BGR",
+    ) -> None:
         if not 0 <= min_score <= 1:
             raise ValueError(f"min_score must be in 0..1, got {min_score}")
-        self.device, self.min_score, self._source = torch.device(device), min_score, weights
+        if min_size is not None and min_size < 1:
+            raise ValueError(f"min_size must be at least 1, got {min_size}")
+        self.device, self.min_score, self.min_size, self.bgr = (
+            torch.device(device),
+            min_score,
+            min_size,
+            channels == "BGR",
+        )
+        self._source = weights
         self.module = _load(weights, self.device)
         #: The options that change the result, to compare runs.
-        self.settings = {"weights_sha256": checksum(weights), "min_score": min_score}
+        self.settings = {
+            "weights_sha256": checksum(weights),
+            "min_score": min_score,
+            "min_size": min_size,
+            "channels": channels,
+        }
 
     def group(self, size: tuple[int, int]) -> Hashable:
         """Images of all sizes can share a batch."""
@@ -76,7 +103,14 @@ class ScriptedDensePose:
     def load(self, image: Path) -> _Loaded:
         """Reads an image."""
         pixels = read_image(image)
-        return _Loaded(pixels.flip(0).permute(1, 2, 0).contiguous(), (pixels.shape[1], pixels.shape[2]))
+        height, width = pixels.shape[1:]
+        pixels = pixels.flip(0) if self.bgr else pixels
+        if self.min_size is not None:
+            scale = self.min_size / min(height, width)
+            size = [max(1, round(height * scale)), max(1, round(width * scale))]
+            resized = interpolate(pixels[None].float(), size, mode="bilinear", antialias=scale < 1)[0]
+            pixels = resized.round().clamp(0, 255).to(torch.uint8)
+        return _Loaded(pixels.contiguous(), (height, width))
 
     @torch.inference_mode()
     def estimate(self, batch: Sequence[_Loaded]) -> list[PersonMap | None]:
@@ -95,9 +129,12 @@ class ScriptedDensePose:
         except RuntimeError as error:  # all errors of a script
             last = str(error).strip().split("\n")[-1]
             raise ValueError(
-                f"weights must be a DensePose module for images uint8 [H, W, 3], got {self._source}: {last}"
+                f"weights must be a DensePose module for images uint8 [3, H, W], got {self._source}: {last}"
             ) from error
         boxes, scores, heads = self._checked(found)
+        if self.min_size is not None:
+            height, width = (own / seen for own, seen in zip(image.size, image.pixels.shape[1:], strict=True))
+            boxes = boxes * torch.tensor([width, height, width, height], device=boxes.device)
         scores = torch.where(scores >= self.min_score, scores, 0.0)
         best = choose_person(boxes, scores, image.size)
         if best is None:
@@ -108,12 +145,15 @@ class ScriptedDensePose:
 
     def _checked(self, found: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Returns boxes and scores, float32, and the heads."""
+        if isinstance(found, (tuple, list)) and len(found) == 5 and all(isinstance(each, Tensor) for each in found):
+            scores = torch.ones(len(found[0]), device=found[0].device)
+            found = dict(zip(("pred_boxes", *_HEADS), found, strict=True)) | {"scores": scores}
         missing = [key for key in _KEYS if not (isinstance(found, dict) and isinstance(found.get(key), Tensor))]
         if missing:
             got = ", ".join(map(str, found)) if isinstance(found, dict) else type(found).__name__
             raise ValueError(
-                f"weights must be a DensePose module that returns a dict of tensors with {', '.join(_KEYS)}, "
-                f"got {self._source}, which returns {got}"
+                f"weights must be a DensePose module that returns a dict of tensors with {', '.join(_KEYS)}, or a "
+                f"tuple of boxes and the four heads, got {self._source}, which returns {got}"
             )
         boxes, scores, heads = found["pred_boxes"].float(), found["scores"].float(), [found[key] for key in _HEADS]
         if any(head.dim() != 4 or len(head) != len(boxes) for head in heads):

@@ -36,8 +36,8 @@ class Tiny(nn.Module):
             self.heads.bias[:2] = torch.tensor([0.0, -0.2])
 
     def forward(self, original_image: Tensor, bgr: bool = True) -> dict[str, Tensor]:
-        assert original_image.dtype == torch.uint8 and original_image.shape[2] == 3
-        image = original_image.permute(2, 0, 1).to(self.heads.weight.dtype) / 255
+        assert original_image.dtype == torch.uint8 and original_image.shape[0] == 3
+        image = original_image.to(self.heads.weight.dtype) / 255
         height, width = float(image.shape[1]), float(image.shape[2])
         boxes = torch.tensor(
             [
@@ -92,7 +92,7 @@ def weights(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(tiny: Tiny, image: Path) -> tuple[Tensor, float]:
     """detectron2's converter, written plainly, for the chosen person."""
     with Image.open(image) as file:
-        pixels = torch.from_numpy(np.array(file)[:, :, ::-1].copy())
+        pixels = torch.from_numpy(np.array(file)[:, :, ::-1].transpose(2, 0, 1).copy())
     with torch.no_grad():
         found = tiny(pixels)
     best = choose_person(found["pred_boxes"], found["scores"], SIZE)
@@ -161,6 +161,51 @@ def test_a_module_in_half_precision_runs_on_a_cpu(tiny: Tiny, tmp_path: Path) ->
     densepose = ScriptedDensePose(path)
     (found,) = densepose.estimate([densepose.load(image)])
     assert found is not None and (found.iuv[0] == expected(tiny, image)[0][0]).double().mean() > 0.9
+
+
+class Tuple(nn.Module):
+    """As exports that return a tuple: boxes and heads, no scores."""
+
+    def __init__(self, tiny: Tiny) -> None:
+        super().__init__()
+        self.tiny = tiny
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        found = self.tiny(image)
+        return (
+            found["pred_boxes"],
+            found["pred_densepose_coarse_segm"],
+            found["pred_densepose_fine_segm"],
+            found["pred_densepose_u"],
+            found["pred_densepose_v"],
+        )
+
+
+def test_a_tuple_without_scores_is_read_too(tiny: Tiny, tmp_path: Path) -> None:
+    path = save(Tuple(tiny), tmp_path / "tuple.ts")
+    image = photo(tmp_path / "a.png", 1)
+    densepose = ScriptedDensePose(path)
+    (found,) = densepose.estimate([densepose.load(image)])
+    want, _ = expected(tiny, image)
+    assert found is not None and found.score == 1 and (found.iuv[0] == want[0]).double().mean() > 0.99
+    dark = photo(tmp_path / "dark.png", 9, bright=10)
+    assert densepose.estimate([densepose.load(dark)]) == [None]
+
+
+def test_images_are_resized_and_boxes_scaled_back(weights: Path, tmp_path: Path) -> None:
+    image = photo(tmp_path / "a.png", 1)
+    large, small = ScriptedDensePose(weights, min_size=64), ScriptedDensePose(weights, min_size=16)
+    for densepose, shape in ((large, (3, 128, 64)), (small, (3, 32, 16))):
+        loaded = densepose.load(image)
+        assert loaded.pixels.shape == shape and loaded.pixels.dtype == torch.uint8
+        (found,) = densepose.estimate([loaded])
+        assert found is not None and found.iuv.shape == (3, *SIZE)
+        columns = (found.iuv[0] > 0).any(0).nonzero()
+        assert int(columns.min()) >= 4 and int(columns.max()) <= 31
+    rgb = ScriptedDensePose(weights, channels="RGB")
+    assert torch.equal(rgb.load(image).pixels, ScriptedDensePose(weights).load(image).pixels.flip(0))
+    with pytest.raises(ValueError, match="min_size must be at least 1, got 0"):
+        ScriptedDensePose(weights, min_size=0)
 
 
 class Other(nn.Module):
