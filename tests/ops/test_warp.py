@@ -102,6 +102,29 @@ def test_expanded_inputs(device: str) -> None:
     assert_equal(dsa_fast.warp(wide_img, wide_iuv, size=2), warp_reference(img, iuv, size=2)[0])
 
 
+@pytest.mark.parametrize("apart", ["images", "channels", "rows", "columns"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_strides_beyond_32_bits(device: str, apart: str, dtype: torch.dtype) -> None:
+    """Elements more than 2^32 bytes apart, in memory of which little is touched."""
+    img, iuv = make(batch=2, channels=2, height=6, width=5, dtype=dtype, seed=4)
+
+    def spread(values: Tensor) -> Tensor:
+        places = ("images", "channels", "rows", "columns").index(apart)
+        stride = list(values.contiguous().stride())
+        stride[places] = 2**32 // (values.shape[places] - 1) // values.dtype.itemsize + 64
+        reach = sum((size - 1) * step for size, step in zip(values.shape, stride, strict=True))
+        far = torch.empty(reach + 1, dtype=values.dtype, device=device).as_strided(values.shape, stride)
+        return far.copy_(values)
+
+    far = spread(img)
+    assert 2**32 <= far.untyped_storage().nbytes() < 2**32 + 2**16
+    for reduce in REDUCTIONS:
+        expected = warp_reference(img, iuv, size=4, reduce=reduce)[0]
+        assert_equal(dsa_fast.warp(far, iuv.to(device), size=4, reduce=reduce), expected)
+        if dtype == torch.uint8:
+            assert_equal(dsa_fast.warp(img.to(device), spread(iuv), size=4, reduce=reduce), expected)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     extents=st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 12), st.integers(0, 12)),
