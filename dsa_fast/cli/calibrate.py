@@ -79,6 +79,5 @@ def calibrate(
     console.print(
         f"Equal error rate: {100 * found['eer']:.2f} % at a cosine of {found['eer_threshold']:.4f}\n"
         f"Sidecar: {sidecar_path(encoder)}",
-        highlight=False,
         soft_wrap=True,
     )

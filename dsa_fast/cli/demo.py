@@ -84,7 +84,6 @@ def demo(
     console.print(
         f"1/4  {len(data.train)} images of {num_ids} people to train on; of others, {len(data.query)} queries and "
         f"{len(data.gallery)} gallery images: {people}",
-        highlight=False,
         soft_wrap=True,
     )
 
@@ -156,7 +155,6 @@ def demo(
         "  metrics.json               all scores\n"
         "  run/checkpoints/last.ckpt  the model, for dsa-fast eval\n"
         "  people/                    the data set in Market-1501's layout, for dsa-fast fit",
-        highlight=False,
         soft_wrap=True,
     )
 

@@ -105,7 +105,6 @@ def embed(
         console.print(f"left out: {len(skipped) - 20} more")
     console.print(
         f"{count} vectors in {out}; {embedded / max(seconds, 1e-9):.0f} images per second with reading, by {about}",
-        highlight=False,
         soft_wrap=True,
     )
 

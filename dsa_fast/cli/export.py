@@ -205,7 +205,6 @@ def _report(console: Console, path: Path, sidecar: Sidecar) -> None:
         console.print(table)
         console.print(
             f"Checked: {parity['of']}, by {parity['runtime']}, on {parity['images']} images: {parity['inputs']}",
-            highlight=False,
         )
     if "reason" in parity:
         console.print(f"Not checked: the file itself, because {parity['reason']}")
@@ -214,7 +213,6 @@ def _report(console: Console, path: Path, sidecar: Sidecar) -> None:
         console.print(
             f"mAP:     {100 * scores['mAP_checkpoint']:.2f} % -> {100 * scores['mAP']:.2f} % "
             f"({100 * scores['mAP_change']:+.3f} points) on {scores['data']}",
-            highlight=False,
         )
     size = f"{sidecar.bytes / 1e6:.1f} MB"
     console.print(f"File:    {path} ({size})\nSidecar: {sidecar_path(path)}", soft_wrap=True)

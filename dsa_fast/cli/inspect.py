@@ -311,7 +311,6 @@ def _print(console: Console, report: dict[str, Any], items: Sequence[_Item]) -> 
             f"({labelled['p5']:.1%} to {labelled['p95']:.1%}), {parts['mean']:.1f} parts are seen "
             f"({parts['p5']:.0f} to {parts['p95']:.0f}), {texels['mean']:.1%} of the texels are filled "
             f"({texels['p5']:.1%} to {texels['p95']:.1%}).",
-            highlight=False,
         )
     if report["outside_mask"] is not None:
         share = report["outside_mask"]
@@ -324,7 +323,6 @@ def _print(console: Console, report: dict[str, Any], items: Sequence[_Item]) -> 
         console.print(
             f"None of the {report['images']} images has a map: make them with dsa-fast prepare {report['root']}, or "
             "name their folder with --iuv FOLDER",
-            highlight=False,
             soft_wrap=True,
             markup=False,
         )

@@ -76,13 +76,11 @@ def pack(
     size = target.stat().st_size
     console.print(
         f"{len(store)} maps of {len(people)} images in {target}: {size:,} bytes, {size / len(store):,.0f} per map",
-        highlight=False,
         soft_wrap=True,
     )
     if out is None and (home / "iuv").is_dir():
         console.print(
             f"The folder {home / 'iuv'} takes precedence: give the file as --data.iuv, or move the folder away.",
-            highlight=False,
             soft_wrap=True,
         )
 

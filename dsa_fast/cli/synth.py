@@ -37,7 +37,6 @@ def synth(*, out: Path, workers: int | None = None, overwrite: bool = False, **s
     console.print(
         f"{total} images of {config.identities} people in {out} ({seconds:.1f} s, {total / seconds:.0f} per second); "
         "preview.png shows some",
-        highlight=False,
         soft_wrap=True,
     )
 
@@ -50,6 +49,8 @@ def render_people(
     from dsa_fast.visual.contact_sheet import synthetic_people
     from dsa_fast.visual.layout import save_picture
 
+    def add_preview(folder: Path) -> None:
+        save_picture(synthetic_people(config), folder / "preview.png")
+
     with image_progress("rendering") as show:
-        make_dataset(out, config, overwrite=overwrite, workers=workers, progress=show)
-    save_picture(synthetic_people(config), out / "preview.png")
+        make_dataset(out, config, overwrite=overwrite, workers=workers, progress=show, finish=add_preview)

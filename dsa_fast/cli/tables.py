@@ -110,7 +110,6 @@ def tables(
             bar.console.print(
                 f"{len(runs)}/{len(trainings)}  {strength}{training.config}, seed {training.seed}: "
                 f"mAP {100 * scores.scores[test]['mAP']:.1f}, R1 {100 * scores.scores[test]['R1']:.1f} ({seconds})",
-                highlight=False,
                 soft_wrap=True,
             )
             report(runs, out, people=people, details=details)

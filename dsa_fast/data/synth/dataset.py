@@ -96,6 +96,7 @@ def make_dataset(
     overwrite: bool = False,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    finish: Callable[[Path], None] | None = None,
 ) -> Path:
     """Renders a data set. The same configuration gives the same bytes for any number of processes.
 
@@ -109,6 +110,7 @@ def make_dataset(
         overwrite: whether to replace a data set made by this function.
         workers: number of processes; by default one per available core. Small sets are rendered in this process.
         progress: called with the number of finished pictures and the total.
+        finish: called with the whole folder before it gets its name, to add files.
 
     Returns:
         The folder.
@@ -137,6 +139,8 @@ def make_dataset(
                     progress(done, len(todo))
             about = {"format": "dsa_fast synthetic people", "version": VERSION, "config": config.as_dict()}
             (new / "synth.json").write_text(json.dumps(about, indent=2) + "\n")
+            if finish is not None:
+                finish(new)
             _check_free(out, overwrite)
             if out.exists():
                 out.rename(old)
