@@ -198,6 +198,11 @@ def readers_files(kept: Path) -> None:
     for name, photo in zip(("a.jpg", "b.jpg", "photo.jpg", "PHOTO"), photos, strict=False):
         shutil.copy(photo, kept / name)
     shutil.copy(kept / "DIR" / "iuv" / "query" / f"{photos[2].stem}.png", kept / "photo_IUV.png")
+    for photo in sorted((kept / "DIR").glob("[bq]*/*_c*.jpg")):  # a folder per person, without cameras
+        if photo.name[:4] != "0000" and photo.name[0] != "-":
+            place = kept / "photos" / f"person{photo.name[:4]}"
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, place)
     joints = person_keypoints(make_identity(0)).ravel().tolist()
     names = [path.name for path in sorted((kept / "DIR").rglob("*.jpg"))]
     coco = {

@@ -8,6 +8,10 @@ the head are always missing.
 - `both`: share of the pixels labeled in both maps that have the same part.
 - `side`: share of the pixels labeled in both maps that have the same part on the other side of the body.
 - `u`, `v`: mean |u - u'| and |v - v'| where the part is the same.
+- `outside`: share of the drawn map's pixels that are not on the exact silhouette.
+
+Then the same maps, gated: background where the exact silhouette does not show the person. And the same people with an
+object in front of them: their exact maps and silhouettes end at a random line across the picture.
 
 `--keypoints-picture FILE` also draws people with their exact maps and their keypoint IUV.
 """
@@ -89,7 +93,39 @@ def compare(drawn: Maps, exact: Maps) -> dict[str, float]:
         "side": float(((np.array(MIRROR)[a] == b) & both & ~same).sum() / both.sum()),
         "u": float(error[:, 0][same].mean()),
         "v": float(error[:, 1][same].mean()),
+        "outside": float(((a > 0) & (b == 0)).sum() / (a > 0).sum()),
     }
+
+
+def hidden(exact: Maps, seed: int) -> Maps:
+    """Hides people below a random row, or on one side of a random column, as an object in front of them would."""
+    rng = np.random.default_rng(seed)
+    height, width = exact.shape[2:]
+    rows, columns = np.arange(height)[:, None], np.arange(width)[None]
+    shown = np.empty((len(exact), 1, height, width), bool)
+    for person in shown:
+        share, side = rng.uniform(0.5, 0.8), rng.integers(3)
+        person[0] = (
+            rows < share * height
+            if side == 0
+            else columns < share * width
+            if side == 1
+            else columns >= (1 - share) * width
+        )
+    return exact * shown
+
+
+def mask_rows(joints: Joints, exact: Maps, size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Compares maps with and without gating by the exact silhouette."""
+    rows = []
+    for people_are, truth in (("seen", exact), ("hidden in part", hidden(exact, seed=3))):
+        for name, given in list(variants(joints, size[0], seed=2).items())[:3]:
+            drawn = iuv_from_keypoints(given, size).numpy()
+            gated = drawn * (truth[:, :1] > 0)
+            for gate, maps in ((False, drawn), (True, gated)):
+                row = {"what": name, "people_are": people_are, "gated": gate, "people": len(joints)}
+                rows.append({**row, **compare(maps, truth)})
+    return rows
 
 
 def by_part(drawn: Maps, exact: Maps) -> list[dict[str, Any]]:
@@ -173,14 +209,19 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     finally:
         torch.set_num_threads(threads)
     parts = by_part(iuv_from_keypoints(joints, size).numpy(), exact)
-    return {"rows": rows, "parts": parts, "rates": rates}
+    return {"rows": rows, "parts": parts, "masks": mask_rows(joints, exact, size), "rates": rates}
 
 
 def show(result: dict[str, Any]) -> None:
     """Prints the rows as tables."""
-    figures = ("union", "both", "side", "u", "v")
+    figures = ("union", "both", "side", "u", "v", "outside")
     rows = [[row["what"], *(f"{row[name]:.3f}" for name in figures)] for row in result["rows"]]
     print_table(f"keypoint IUV and exact maps of {result['rows'][0]['people']} people", ["what", *figures], rows)
+    rows = [
+        [row["what"], row["people_are"], "gated" if row["gated"] else "", *(f"{row[name]:.3f}" for name in figures)]
+        for row in result["masks"]
+    ]
+    print_table("gated by the exact silhouette", ["what", "people are", "", *figures], rows)
     names = ("share", "iou", "both", "u", "v")
     rows = [[f"{row['part']} {row['name']}", *(f"{row[name]:.3f}" for name in names)] for row in result["parts"]]
     print_table("exact joints, by part", ["what", *names], rows)

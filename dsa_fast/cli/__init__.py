@@ -18,6 +18,8 @@ from dsa_fast.terminal import duration
 COMMANDS = {
     "demo": "render people, train, evaluate and draw in minutes; needs no data",
     "synth": "render a data set of synthetic people with exact dense semantics",
+    "crops": "crop the people of a video, one folder per track, to label them",
+    "split": "split your own people into train, query and gallery by identity",
     "prepare": "make the IUV maps of images, with DensePose or from keypoints",
     "fit": "train a model on a data set",
     "eval": "evaluate a checkpoint: mAP, CMC and mINP",

@@ -80,6 +80,7 @@ def eval(
         ModelEmbedder,
         PartVisibility,
         VisibleEmbedder,
+        as_tested,
         embed_people,
         evaluate,
         evaluate_distances,
@@ -94,6 +95,8 @@ def eval(
     if visibility is not None and (features is not None or metric != "cosine"):
         raise ValueError("visibility needs a checkpoint and metric cosine, got features or another metric")
     seen: PartVisibility | None = None
+    notes: list[str] = []
+    kind = "images"
     if features is not None:
         if checkpoint is not None or root is not None or multi_query or fused or branch != "both":
             raise ValueError("features replaces checkpoint, root, multi_query, fused and branch, got one of them too")
@@ -120,6 +123,7 @@ def eval(
             raise ValueError(f"multi_query needs additional images of the queries (gt_bbox), got none in {data.root}")
         if visibility == "maps" and not any(person.iuv_path for person in (*data.query, *data.gallery)):
             raise ValueError(f"visibility maps needs IUV maps of query and gallery, got none in {data.root}")
+        notes, kind = data.notes(), "tracklets" if data.pool_tracklets else "images"
         parts = {"query": data.query, "gallery": data.gallery}
         if multi_query:
             parts["multi_query"] = data.multi_query
@@ -134,7 +138,7 @@ def eval(
             )
             for part, people in parts.items()
         }
-        query, gallery = embedded["query"], embedded["gallery"]
+        query, gallery = (as_tested(embedded[part], parts[part], data) for part in ("query", "gallery"))
         if multi_query:
             query = pool_multi_query(query, embedded["multi_query"])
         if isinstance(embedder, VisibleEmbedder):
@@ -169,11 +173,13 @@ def eval(
         print_pairs(pairs)
     counted, total = result.num_valid_queries, len(query.pids)
     print(
-        f"{counted} queries, {len(gallery.pids)} gallery images"
+        f"{counted} queries, {len(gallery.pids)} gallery {kind}"
         if counted == total
-        else f"{counted} of {total} queries count, {len(gallery.pids)} gallery images: the other "
-        f"{total - counted} queries have no image of their person by another camera in the gallery"
+        else f"{counted} of {total} queries count, {len(gallery.pids)} gallery {kind}: the other "
+        f"{total - counted} queries have no match that counts in the gallery: {kind} of their person by another camera"
     )
+    for line in notes:
+        print(line)
     if json_out is not None:
         about: dict[str, Any] = {
             "checkpoint": None if checkpoint is None else str(checkpoint),
@@ -189,7 +195,7 @@ def eval(
         names = {"visible": "visible parts", "expanded": "expanded queries", "reranked": "re-ranked"}
         others = {key: rows.get(row) for key, row in names.items()}
         about |= {key: scores for key, scores in others.items() if scores is not None}
-        write_json(json_out, {**about, **result.summary(), "pairs": pairs})
+        write_json(json_out, {**about, **result.summary(), "pairs": pairs, "notes": notes})
 
 
 def print_pairs(pairs: dict[str, Any]) -> None:

@@ -18,7 +18,13 @@ from dsa_fast.terminal import duration
 __all__ = ["guarded", "locked_output"]
 
 # The commands whose functions don't lock their output themselves: its option, and whether it is a folder.
-_OUTPUTS = {"demo": ("out", True), "tables": ("out", True), "rank": ("out", True), "embed": ("out", False)}
+_OUTPUTS = {
+    "demo": ("out", True),
+    "tables": ("out", True),
+    "rank": ("out", True),
+    "embed": ("out", False),
+    "crops": ("out", True),
+}
 # Words of libraries that find too little memory, or can't start a thread.
 _NO_MEMORY = (
     *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory"),

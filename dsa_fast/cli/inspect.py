@@ -16,10 +16,13 @@ from rich.table import Table
 
 from dsa_fast.cli.progress import image_progress
 from dsa_fast.configs.datasets import DatasetOptions
+from dsa_fast.configs.prepare import MasksConfig
 from dsa_fast.files import write_json
 from dsa_fast.terminal import console as open_console
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dsa_fast.densepose.iuv import Order
     from dsa_fast.densepose.map_checks import MapFacts
     from dsa_fast.visual.contact_sheet import Cell
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 # Worst first. Files with the first two can't be read at all.
 _KINDS = (
     *("image unreadable", "map unreadable", "channel order", "size"),
-    *("mirrored", "left-right", "u-v", "background", "few parts", "sparse", "empty"),
+    *("mirrored", "left-right", "u-v", "background", "mask", "outside mask", "few parts", "sparse", "empty"),
 )
 _UNREADABLE = frozenset(_KINDS[:2])
 _LITTLE = frozenset(("few parts", "sparse", "empty"))  # expected of junk and distractors, which show little of a person
@@ -45,6 +48,8 @@ class _Item:
     order: Order = "auto"
     facts: MapFacts | None = None
     found: dict[str, str] = field(default_factory=dict)
+    mask: Path | None = None
+    outside: float | None = None  # share of the map's labeled pixels that are not on the mask
 
 
 def inspect(
@@ -57,6 +62,8 @@ def inspect(
     iuv: Path | None = None,
     iuv_order: Literal["auto", "IUV", "VUI"] = "auto",
     empty: float = 0.1,
+    masks: MasksConfig = MasksConfig(),
+    outside: float = 0.3,
     pictures: int = 48,
     workers: int | None = None,
 ) -> int:
@@ -74,6 +81,8 @@ def inspect(
         iuv: folder or store of the IUV maps; by default `iuv` or `iuv.dsaiuv` inside root.
         iuv_order: channel order of the maps' red, green and blue; `auto` detects it in each file.
         empty: empty maps (no person detected) are suspicious if their share is larger than this.
+        masks: options of masks of the people, to compare the maps with.
+        outside: a map is suspicious if a larger share of its labeled pixels is not on the person's mask.
         pictures: number of images on the contact sheet.
         workers: number of threads; by default one per core, at most 8.
 
@@ -90,6 +99,8 @@ def inspect(
 
     if not 0 <= empty <= 1:
         raise ValueError(f"empty must be a share in [0, 1], got {empty}")
+    if not 0 <= outside <= 1:
+        raise ValueError(f"outside must be a share in [0, 1], got {outside}")
     if pictures < 1:
         raise ValueError(f"pictures must be at least 1, got {pictures}")
     if workers is not None and workers < 1:
@@ -97,10 +108,12 @@ def inspect(
     title, items = _items(root, name, iuv, check_counts, options or {})
     if not items:
         raise ValueError(f"root must hold images ({', '.join(sorted(IMAGE_SUFFIXES))}), got none in {root}")
+    if masks.folder is not None:
+        _add_masks(items, masks.folder)
     console = open_console()
     seen: list[_Item] = []
     with ThreadPoolExecutor(decoding_threads(workers)) as pool:
-        looked = pool.map(partial(_look, order=iuv_order), items)
+        looked = pool.map(partial(_look, order=iuv_order, masks=masks, most_outside=outside), items)
         with image_progress("inspecting") as show:
             for done, item in enumerate(looked, 1):
                 show(done, len(items))
@@ -141,7 +154,15 @@ def _items(
     return data.name, list(items.values())
 
 
-def _look(item: _Item, order: Order) -> _Item:
+def _add_masks(items: Sequence[_Item], folder: Path) -> None:
+    from dsa_fast.densepose.masks import find_masks
+
+    found = find_masks(folder, [item.image for item in items if item.image is not None])
+    for item in items:
+        item.mask = None if item.image is None else found.get(item.image)
+
+
+def _look(item: _Item, order: Order, masks: MasksConfig, most_outside: float) -> _Item:
     """Reads an image and its map; fills in measurements and findings."""
     from dsa_fast.densepose.iuv import read_iuv
     from dsa_fast.densepose.map_checks import examine, suspicions
@@ -174,7 +195,28 @@ def _look(item: _Item, order: Order) -> _Item:
         item.found["size"] = f"the map is {width} x {height} (width x height), its image {wide} x {high}"
     found = suspicions(item.facts)
     item.found |= {kind: about for kind, about in found.items() if item.person or kind not in _LITTLE}
+    if item.mask is not None:
+        _compare(item, item.mask, iuv, masks, most_outside)
     return item
+
+
+def _compare(item: _Item, place: Path, iuv: Tensor, masks: MasksConfig, most_outside: float) -> None:
+    """Compares a map with its mask."""
+    from dsa_fast.densepose.masks import outside, person_mask, read_mask
+
+    try:
+        mask = person_mask(read_mask(place), masks.classes)
+    except (ValueError, OSError) as error:
+        item.found["mask"] = f"{place}: {error}"
+        return
+    if mask.shape != iuv.shape[1:]:
+        item.found["mask"] = f"{place} is {list(mask.shape)} (height, width), the map {list(iuv.shape[1:])}"
+        return
+    if not bool((iuv[0] > 0).any()):
+        return
+    item.outside = outside(iuv, mask)
+    if item.outside > most_outside:
+        item.found["outside mask"] = f"{item.outside:.0%} of the map's pixels are not on the person's mask {place}"
 
 
 # -------------------------------------------------------------------------------------------------------- the report
@@ -208,6 +250,8 @@ def _report(title: str, root: Path, items: Sequence[_Item], empty: float) -> dic
         "images_with_part": {
             name: sum(facts.pixels[part] > 0 for facts in seen) for part, name in enumerate(PART_NAMES) if part
         },
+        "masks": sum(item.mask is not None for item in items),
+        "outside_mask": _spread([item.outside for item in items if item.outside is not None]),
         "counts": counts,
         "files": [
             {
@@ -267,6 +311,13 @@ def _print(console: Console, report: dict[str, Any], items: Sequence[_Item]) -> 
             f"({labelled['p5']:.1%} to {labelled['p95']:.1%}), {parts['mean']:.1f} parts are seen "
             f"({parts['p5']:.0f} to {parts['p95']:.0f}), {texels['mean']:.1%} of the texels are filled "
             f"({texels['p5']:.1%} to {texels['p95']:.1%}).",
+        )
+    if report["outside_mask"] is not None:
+        share = report["outside_mask"]
+        console.print(
+            f"{report['masks']} images have a mask. Of a map's pixels, {share['mean']:.1%} are not on it "
+            f"({share['p5']:.1%} to {share['p95']:.1%}).",
+            highlight=False,
         )
     if not report["with_map"]:
         console.print(

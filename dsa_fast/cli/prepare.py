@@ -24,8 +24,16 @@ from rich.progress import (
 from rich.text import Text
 
 from dsa_fast.configs.datasets import DatasetOptions
-from dsa_fast.configs.prepare import Detectron2Config, DumpConfig, KeypointsConfig, PoseConfig
-from dsa_fast.files import locked, read_json, remove_left_over, write_json
+from dsa_fast.configs.prepare import (
+    Detectron2Config,
+    DumpConfig,
+    KeypointsConfig,
+    MasksConfig,
+    PoseConfig,
+    SmplConfig,
+    TorchScriptConfig,
+)
+from dsa_fast.files import checksum, locked, read_json, remove_left_over, write_json
 from dsa_fast.terminal import console as open_console
 
 if TYPE_CHECKING:
@@ -46,11 +54,14 @@ _PICTURES = 48  # on the sheet
 def prepare(
     source: Path,
     *,
-    method: Literal["detectron2", "keypoints", "pose", "dump"] = "detectron2",
+    method: Literal["detectron2", "torchscript", "keypoints", "pose", "smpl", "dump"] = "detectron2",
     detectron2: Detectron2Config = Detectron2Config(),
+    torchscript: TorchScriptConfig = TorchScriptConfig(),
     keypoints: KeypointsConfig = KeypointsConfig(),
     pose: PoseConfig = PoseConfig(),
+    smpl: SmplConfig = SmplConfig(),
     dump: DumpConfig = DumpConfig(),
+    masks: MasksConfig = MasksConfig(),
     out: Path | None = None,
     name: str = "auto",
     options: DatasetOptions | None = None,
@@ -64,12 +75,16 @@ def prepare(
 
     Args:
         source: folder of images, or a data set.
-        method: how to make the maps: run DensePose with `detectron2`; draw known `keypoints`; draw the keypoints that a
-            `pose` estimator finds; or take DensePose results from a `dump`. Pass only the options of this method.
+        method: how to make the maps: run DensePose with `detectron2`, or exported to `torchscript`; draw known
+            `keypoints`; draw the keypoints that a `pose` estimator finds; draw fitted bodies of `smpl`; or take
+            DensePose results from a `dump`. Pass only the options of this method.
         detectron2: options of DensePose, run by detectron2.
+        torchscript: options of DensePose in a TorchScript file.
         keypoints: options of known keypoints.
         pose: options of torchvision's Keypoint R-CNN, which finds keypoints.
+        smpl: options of fitted SMPL bodies.
         dump: options of a file written by detectron2's apply_net.py dump.
+        masks: options of masks of the people; a map becomes background where its mask does not show the person.
         out: folder of the maps; by default where the data set's loader looks, or `iuv` inside a plain folder.
         name: the kind of data set; `folder` takes all images in a folder; `auto` detects it.
         options: options of the data set, such as `{kind: labeled}` for CUHK03.
@@ -92,9 +107,19 @@ def prepare(
     processes = Processes.from_environment()
     listing = list_images(source, name=name, out=out, splits=splits, check_counts=check_counts, options=options)
     listed = listing.pairs
-    configs = {"detectron2": detectron2, "keypoints": keypoints, "pose": pose, "dump": dump}
+    configs = {
+        "detectron2": detectron2,
+        "torchscript": torchscript,
+        "keypoints": keypoints,
+        "pose": pose,
+        "smpl": smpl,
+        "dump": dump,
+    }
     listing, estimator, settings = _estimator(listing, method, configs, _device(device, processes), batch)
     settings = {"method": method, **settings}
+    if masks.folder is not None:
+        estimator, about = _gated(listing, estimator, masks)
+        settings |= about
     report_path = listing.out / _REPORT
     with (
         locked(listing.out, folder=True) if processes.rank == 0 else contextlib.nullcontext(),
@@ -131,8 +156,12 @@ def _estimator(
             raise ValueError(f"--{method}.{option} must be given with --method {method}: see dsa-fast prepare --help")
     if method == "detectron2":
         return _detectron2(listing, config, device)
+    if method == "torchscript":
+        return _torchscript(listing, config, device)
     if method == "keypoints":
         return _keypoints(listing, config)
+    if method == "smpl":
+        return _smpl(listing, config)
     return _pose(listing, config, device, batch) if method == "pose" else _dump(listing, config)
 
 
@@ -142,6 +171,15 @@ def _detectron2(
     from dsa_fast.densepose.detectron import DensePose
 
     densepose = DensePose(**asdict(config), device=device)
+    return listing, densepose, densepose.settings
+
+
+def _torchscript(
+    listing: ImageList, config: TorchScriptConfig, device: torch.device
+) -> tuple[ImageList, Estimator, dict[str, Any]]:
+    from dsa_fast.densepose.torchscript import ScriptedDensePose
+
+    densepose = ScriptedDensePose(**asdict(config), device=device)
     return listing, densepose, densepose.settings
 
 
@@ -172,6 +210,24 @@ def _pose(
     return listing, FromPose(estimator, min_confidence=config.min_confidence), settings
 
 
+def _smpl(listing: ImageList, config: SmplConfig) -> tuple[ImageList, Estimator, dict[str, Any]]:
+    from dsa_fast.densepose.map_sources import match_names
+    from dsa_fast.densepose.smpl import FromSmpl, read_uv_surface
+
+    assert config.folder is not None and config.uv is not None
+    surface = read_uv_surface(config.uv)
+    if not config.folder.is_dir():
+        raise FileNotFoundError(f"smpl.folder must be a folder, got {config.folder}: no such folder")
+    files = {
+        path.relative_to(config.folder).with_suffix("").as_posix(): path
+        for path in sorted(config.folder.rglob("*.npz"))
+    }
+    matched = match_names([image for image, _ in listing.pairs], files, str(config.folder))
+    bodies = {image: files[name] for image, name in matched.items()}
+    settings = {"bodies_sha256": _digest(listing.root, bodies), "uv_sha256": checksum(config.uv)}
+    return _covered(listing, bodies), FromSmpl(bodies, surface), settings
+
+
 def _dump(listing: ImageList, config: DumpConfig) -> tuple[ImageList, Estimator, dict[str, Any]]:
     from dsa_fast.densepose.dump import read_dump
     from dsa_fast.densepose.map_sources import FromDump, match_names
@@ -181,6 +237,24 @@ def _dump(listing: ImageList, config: DumpConfig) -> tuple[ImageList, Estimator,
     matched = match_names([image for image, _ in listing.pairs], entries, str(config.file))
     found = {image: entries[name] for image, name in matched.items()}
     return _covered(listing, found), FromDump(found), {"file": str(config.file)}
+
+
+def _gated(listing: ImageList, estimator: Estimator, masks: MasksConfig) -> tuple[Estimator, dict[str, Any]]:
+    from dsa_fast.densepose.masks import Gated, find_masks
+
+    assert masks.folder is not None
+    found = find_masks(masks.folder, [image for image, _ in listing.pairs])
+    settings = {"masks_sha256": _digest(listing.root, found), "mask_classes": masks.classes}
+    return Gated(estimator, found, masks.classes), settings
+
+
+def _digest(root: Path, files: Mapping[Path, Path]) -> str:
+    """Returns a SHA-256 of the content of the files of images."""
+    digest = hashlib.sha256()
+    for image in sorted(files):
+        digest.update(_within(root, image).encode(errors="surrogateescape"))
+        digest.update(checksum(files[image]).encode())
+    return digest.hexdigest()
 
 
 def _joints(keypoints: Path, names: Path | None, root: Path) -> dict[str, NDArray[np.float32]]:

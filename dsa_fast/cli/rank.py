@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -92,6 +93,7 @@ def rank(
     from dsa_fast.evaluation import (
         Embedded,
         ModelEmbedder,
+        as_tested,
         distance_histogram,
         embed_people,
         evaluate,
@@ -111,6 +113,7 @@ def rank(
     loaded = load_model(checkpoint)
     loaded.model.to(place)
     data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **(options or {}))
+    data = replace(data, pool_tracklets=False)  # it shows images
     if multi_query and not data.multi_query:
         raise ValueError(f"multi_query needs additional images of the queries (gt_bbox), got none in {data.root}")
     if queries not in ("random", "worst", "all"):
@@ -129,7 +132,9 @@ def rank(
             with record_activations(loaded.model.mf_stream, activation) as maps:
                 embedded.append(embed(part, people))
             heat.append(torch.cat(maps))
-    query, gallery = embedded
+    query, gallery = (
+        as_tested(part, people, data) for part, people in zip(embedded, (data.query, data.gallery), strict=True)
+    )
     if multi_query:
         query = pool_multi_query(query, embed("multi_query", data.multi_query))
     result = evaluate(*query, *gallery, metric=metric)
@@ -153,6 +158,8 @@ def rank(
     write_json(out / "ranks.json", {**about, **result.summary(), "queries": rows})
     written.append("ranks.json")
     print_scores({method: result.summary()})
+    for line in data.notes():
+        print(line)
     if html:
         facts = {
             "checkpoint": str(checkpoint),

@@ -11,19 +11,22 @@ class DatasetOptions(TypedDict, total=False):
     Attributes:
         distractors_500k: market1501: adds the 500,000 distractors to the gallery.
         kind: cuhk03 and cuhk03-np: boxes drawn by hand (`labeled`) or found by a detector (`detected`).
-        protocol: cuhk03: `767/700`, or `all` to train on all people.
+        protocol: cuhk03: `767/700`, or `all` to train on all people. synth, ltcc: `standard`, or `cloth-changing`,
+            which leaves out matches in the query's clothes. prcc: `cloth-changing` or `same-clothes`.
+        frames: mars: images of each test tracklet, evenly spaced, or 0 for all.
         images: cuhk03: folder for the unpacked images.
         split: cuhk01: number of the random split, or `all` to train on all people.
         query_camera: cuhk01: the camera of the queries, 1 or 2.
-        with_val: msmt17: trains on the validation people too.
+        with_val: msmt17, prcc: trains on the validation images too.
         table: csv: name of the CSV file, if a folder has several.
     """
 
     distractors_500k: bool
     kind: Literal["labeled", "detected"]
-    protocol: Literal["767/700", "all"]
+    protocol: Literal["767/700", "all", "standard", "cloth-changing", "same-clothes"]
     images: str
     split: int | Literal["all"]
     query_camera: int
     with_val: bool
+    frames: int
     table: str

@@ -6,10 +6,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-__all__ = ["Detectron2Config", "DumpConfig", "KeypointsConfig", "Layout", "PoseConfig"]
+__all__ = [
+    "Detectron2Config",
+    "DumpConfig",
+    "KeypointsConfig",
+    "Layout",
+    "MaskClasses",
+    "MasksConfig",
+    "PoseConfig",
+    "SmplConfig",
+    "TorchScriptConfig",
+]
 
 #: Layouts: which joint each row of a person's keypoints is. "auto" selects the layout by their number.
 Layout = Literal["auto", "coco17", "openpose18", "market14"]
+
+#: The classes of a mask that are the person: the name of a table, or a list. "foreground" is all except 0.
+MaskClasses = Literal["foreground", "schp-lip", "schp-atr", "schp-pascal", "sapiens"] | list[int]
+
+
+@dataclass(frozen=True)
+class MasksConfig:
+    """Masks of the people.
+
+    Attributes:
+        folder: a folder of PNG or `.npy` class maps with the images' names.
+        classes: the classes that are the person: `foreground` is all except 0; `schp-lip`, `schp-atr`, `schp-pascal`
+            and `sapiens` are the classes of these networks; or a list such as `[1, 2, 5]`.
+    """
+
+    folder: Path | None = None
+    classes: MaskClasses = "foreground"
 
 
 @dataclass(frozen=True)
@@ -32,6 +59,25 @@ class Detectron2Config:
     max_size: int | None = None
     min_score: float = 0.3
     overrides: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TorchScriptConfig:
+    """A DensePose model exported to TorchScript; needs torch and torchvision only.
+
+    Attributes:
+        weights: the file, as https://github.com/dajes/DensePose-TorchScript exports it. It is a program: use files that
+            you trust.
+        min_score: people with a lower score are ignored.
+        min_size: short edge, pixels, to which images are resized before, for a module that does not resize.
+        channels: the order of the module's input.
+    """
+
+    required: ClassVar[tuple[str, ...]] = ("weights",)
+    weights: Path | None = None
+    min_score: float = 0.3
+    min_size: int | None = None
+    channels: Literal["BGR", "RGB"] = "BGR"
 
 
 @dataclass(frozen=True)
@@ -67,6 +113,20 @@ class PoseConfig:
     weights: Path | None = None
     min_score: float = 0.3
     min_confidence: float = 0.3
+
+
+@dataclass(frozen=True)
+class SmplConfig:
+    """Fitted SMPL bodies.
+
+    Attributes:
+        folder: the folder of their files, NAME.npz for each image.
+        uv: DensePose's UV_Processed.mat.
+    """
+
+    required: ClassVar[tuple[str, ...]] = ("folder", "uv")
+    folder: Path | None = None
+    uv: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ class SynthConfig:
         view: 0..1; 0: all face the camera; 1: they are seen from all sides and from above.
         box: 0..1; 0: the box is tight; 1: it is shifted, too large or too small, and often cuts off a part.
         occlusion: 0..1; 0: nothing is in front of the person; 1: often poles, boxes, walls or passers-by.
+        query_occlusion: 0..1; 0: queries are like other images; 1: an object in front of each query hides 25 to 75 % of
+            what would be seen of the person; between: as much less. Other images stay as they are.
+        clothes: outfits of each identity, 1 to `cameras`. With several, each camera sees a person in one of them, and
+            the number after `s` in an image's name is the outfit.
         clutter: 0..1; 0: the background is gray; 1: it is a street with objects and people.
         lighting: 0..1; 0: soft and always the same; 1: from varying directions, bright or dark, with shade.
         camera_color: 0..1; 0: cameras show the same colors; 1: each has its own white balance, gamma, saturation, haze.
@@ -46,6 +50,8 @@ class SynthConfig:
     view: float = 1.0
     box: float = 0.5
     occlusion: float = 0.4
+    query_occlusion: float = 0.0
+    clothes: int = 1
     clutter: float = 0.4
     lighting: float = 0.4
     camera_color: float = 0.25
@@ -73,7 +79,9 @@ class SynthConfig:
         for name in ("height", "width"):
             if not 16 <= getattr(self, name) <= 2048:
                 raise ValueError(f"{name} must be in 16..2048 pixels, got {getattr(self, name)}")
-        for name in (*STRENGTHS, "iuv_miss_person", "iuv_miss_part", "iuv_noise"):
+        if not 1 <= self.clothes <= self.cameras:
+            raise ValueError(f"clothes must be in 1..cameras ({self.cameras}), got {self.clothes}")
+        for name in (*STRENGTHS, "query_occlusion", "iuv_miss_person", "iuv_miss_part", "iuv_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
         for name in ("distractors", "junk"):

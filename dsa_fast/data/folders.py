@@ -23,7 +23,7 @@ __all__ = [
     "subfolders",
 ]
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 
 # IUV maps that `read_iuv` reads, preferred ones first.
 _MAP_SUFFIXES = (".png", ".npy", ".npz")

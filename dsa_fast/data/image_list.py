@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dsa_fast.data.folders import image_names
+from dsa_fast.data.folders import IMAGE_SUFFIXES, image_names
 from dsa_fast.data.people import Person
 from dsa_fast.data.registry import holds_dataset, read_dataset
 from dsa_fast.densepose.iuv_store import in_store
@@ -74,7 +74,7 @@ def list_images(
     else:
         listing = _list_dataset(source, name, out, splits, check_counts, dict(options or {}))
     if not listing.pairs:
-        raise ValueError(f"source must hold images (.jpg, .jpeg, .png, .bmp), got none in {source}")
+        raise ValueError(f"source must hold images ({', '.join(sorted(IMAGE_SUFFIXES))}), got none in {source}")
     _make(listing.out)
     return listing
 

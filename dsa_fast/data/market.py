@@ -1,4 +1,4 @@
-"""Data sets in Market-1501's layout: Market-1501, DukeMTMC-reID, CUHK03-NP, synthetic people and your own.
+"""Data sets in Market-1501's layout: Market-1501, (Occluded-)DukeMTMC, CUHK03-NP, synthetic people and your own.
 
 ```
 root/
@@ -14,6 +14,9 @@ root/
   vitro", ICCV 2017, from Ristani et al., ECCVW 2016. **Its authors withdrew DukeMTMC in 2019**, because people were
   recorded without their consent, and it is no longer distributed. This reader supports comparisons with published
   results, if you have a copy and are allowed to use it. New work should use another data set.
+- Occluded-DukeMTMC: Miao et al., "Pose-Guided Feature Alignment for Occluded Person Re-Identification", ICCV 2019:
+  other splits of DukeMTMC-reID, in which all queries are occluded. Its authors publish lists and a script that makes
+  the folders from DukeMTMC-reID.zip. The counts are those of readers in public repositories.
 - CUHK03-NP: CUHK03 in the 767/700 protocol, Zhong et al., "Re-ranking Person Re-identification with k-reciprocal
   Encoding", CVPR 2017.
 """
@@ -28,6 +31,7 @@ from typing import Literal
 from dsa_fast.data.folders import IMAGE_SUFFIXES, DatasetFormat, IuvMaps, child, image_names, plain_name
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.densepose.iuv_store import STORE_SUFFIX
+from dsa_fast.files import read_json
 
 __all__ = ["CUHK03_COUNTS", "FORMATS", "OWN", "SPLITS", "read_market_layout"]
 
@@ -36,6 +40,7 @@ SPLITS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_
 # Published image counts. The gallery includes Market-1501's 3,819 junk images.
 _MARKET_COUNTS = {"train": 12936, "query": 3368, "gallery": 19732}
 _DUKE_COUNTS = {"train": 16522, "query": 2228, "gallery": 17661}
+_OCCLUDED_DUKE_COUNTS = {"train": 15618, "query": 2210, "gallery": 17661}
 CUHK03_COUNTS = {
     "labeled": {"train": 7368, "query": 1400, "gallery": 5328},
     "detected": {"train": 7365, "query": 1400, "gallery": 5332},
@@ -126,6 +131,13 @@ def _read_duke(folder: Path, *, iuv: Path | str | None = None, check_counts: boo
     return splits
 
 
+def _read_occluded_duke(folder: Path, *, iuv: Path | str | None = None, check_counts: bool = True) -> PeopleSplits:
+    splits = read_market_layout(folder, name="occluded-dukemtmc", iuv=iuv)
+    if check_counts:
+        splits.check_counts("Occluded-DukeMTMC", _OCCLUDED_DUKE_COUNTS)
+    return splits
+
+
 def _read_cuhk03_np(
     folder: Path,
     *,
@@ -153,8 +165,31 @@ def _cuhk03_np_kind(folder: Path, kind: str) -> Path | None:
     return next((place for place in places if _has_splits(place)), None)
 
 
-def _read_synth(folder: Path, *, iuv: Path | str | None = None, check_counts: bool = True) -> PeopleSplits:
-    return read_market_layout(folder, name="synth", iuv=iuv)
+def _read_synth(
+    folder: Path,
+    *,
+    iuv: Path | str | None = None,
+    check_counts: bool = True,
+    protocol: Literal["standard", "cloth-changing"] = "standard",
+) -> PeopleSplits:
+    """Reads synthetic people. If they have several outfits, `cloth-changing` leaves out matches in the same one."""
+    if protocol not in ("standard", "cloth-changing"):
+        raise ValueError(f"protocol must be standard or cloth-changing, got {protocol!r}")
+    splits = read_market_layout(folder, name="synth", iuv=iuv)
+    about = read_json(folder / "synth.json")
+    config = about.get("config") if isinstance(about, dict) else None
+    if not isinstance(config, dict) or config.get("clothes", 1) == 1:
+        if protocol != "standard":
+            raise ValueError(f"protocol={protocol} needs people with several outfits (synth --clothes 2), got {folder}")
+        return splits
+    train, query, gallery = ([_dressed(it) for it in part] for part in (splits.train, splits.query, splits.gallery))
+    changing = protocol == "cloth-changing"
+    return replace(splits, train=train, query=query, gallery=gallery, other_clothes=changing)
+
+
+def _dressed(person: Person) -> Person:
+    outfit = re.search(r"_c\d+s(\d+)_", person.path.name)
+    return replace(person, clothes=int(outfit[1]) if outfit else 0)
 
 
 def _read_own(folder: Path, *, iuv: Path | str | None = None, check_counts: bool = True) -> PeopleSplits:
@@ -162,6 +197,7 @@ def _read_own(folder: Path, *, iuv: Path | str | None = None, check_counts: bool
     splits = read_market_layout(folder, iuv=iuv)
     found = {split: len(getattr(splits, split)) for split in SPLITS}
     known = {"market1501": _MARKET_COUNTS, "dukemtmc-reid": _DUKE_COUNTS}
+    known["occluded-dukemtmc"] = _OCCLUDED_DUKE_COUNTS
     known |= {f"cuhk03-np-{kind}": counts for kind, counts in CUHK03_COUNTS.items()}
     return replace(splits, name=next((name for name, counts in known.items() if counts == found), splits.name))
 
@@ -201,6 +237,14 @@ FORMATS = (
         _has_splits,
         lambda folder: plain_name(folder).startswith("dukemtmc"),
         _read_duke,
+    ),
+    DatasetFormat(
+        "occluded-dukemtmc",
+        "Occluded-DukeMTMC",
+        f"Occluded_Duke/          or Occluded-DukeMTMC-reID/\n{_TREE}",
+        _has_splits,
+        lambda folder: plain_name(folder).startswith(("occludedduke", "occduke")),
+        _read_occluded_duke,
     ),
     DatasetFormat(
         "cuhk03-np",

@@ -19,6 +19,8 @@ class Person:
         pid: identity; 0 is a distractor, -1 junk (Market-1501's convention).
         camid: camera, 1-based.
         iuv_place: expected path of its IUV map, whether or not it exists; None if there is none.
+        clothes: what the person wears, numbered within a person; 0 if that is not known.
+        tracklet: number of the tracklet (images of one walk past one camera), from 1; 0 if there are none.
     """
 
     path: Path
@@ -26,6 +28,8 @@ class Person:
     pid: int
     camid: int
     iuv_place: Path | None = field(default=None, compare=False)
+    clothes: int = field(default=0, compare=False)
+    tracklet: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,13 @@ class PeopleSplits:
         gallery: gallery, with junk and distractors (the evaluation handles them).
         multi_query: additional images of the queries' people by the queries' cameras, for multi-query tests; empty if
             the data set has none.
+        pid_names: the ids that stand for pids above 0 in your own data, if they are text (`alice`).
+        camera_names: the ids that stand for camids in your own data, if they are text.
+        has_cameras: False if no cameras are known. Then each image has a camid of its own, so that the protocol, which
+            leaves out the images of a query's person by the query's camera, leaves out only the query itself.
+        is_split: False if nobody has split the images. Then train, query and gallery all have all images.
+        other_clothes: leaves out gallery images of a query's person in the query's clothes, as well as by its camera.
+        pool_tracklets: a test pools the vectors of a tracklet, and compares tracklets.
     """
 
     name: str
@@ -52,16 +63,44 @@ class PeopleSplits:
     query: list[Person]
     gallery: list[Person]
     multi_query: list[Person] = field(default_factory=list)
+    pid_names: Mapping[int, str] = field(default_factory=dict)
+    camera_names: Mapping[int, str] = field(default_factory=dict)
+    has_cameras: bool = True
+    is_split: bool = True
+    other_clothes: bool = False
+    pool_tracklets: bool = False
+
+    def notes(self) -> list[str]:
+        """Returns what a reader of this data set's scores must know, one line each."""
+        lines = []
+        if not self.is_split:
+            lines.append(
+                f"{self.root} has no train, query and gallery: all images are in all three, so people are tested who "
+                "were trained on; dsa-fast split makes the three"
+            )
+        if not self.has_cameras:
+            lines.append(
+                "No cameras are known: each image counts as a camera of its own, so only the query itself is left out "
+                "of its ranked list. Near-identical images of a person, such as frames of a video, make scores too high"
+            )
+        if self.other_clothes:
+            lines.append("Images of a query's person in the same clothes, or by the same camera, are left out")
+        if self.pool_tracklets:
+            lines.append("The vectors of a tracklet are pooled: queries and gallery are tracklets")
+        return lines
 
     def summary(self) -> list[tuple[str, int, int, int, int]]:
-        """Returns one row per split: name, images, identities (without junk and distractors), cameras, IUV maps."""
+        """Returns one row per split: name, images, identities (without junk and distractors), cameras, IUV maps.
+
+        The number of cameras is 0 if no cameras are known.
+        """
         rows = []
         for name in ("train", "query", "gallery"):
             people: list[Person] = getattr(self, name)
             identities = {person.pid for person in people if person.pid > 0}
             cameras = {person.camid for person in people}
             maps = sum(person.iuv_path is not None for person in people)
-            rows.append((name, len(people), len(identities), len(cameras), maps))
+            rows.append((name, len(people), len(identities), len(cameras) if self.has_cameras else 0, maps))
         return rows
 
     def check_counts(self, title: str, published: Mapping[str, int]) -> None:

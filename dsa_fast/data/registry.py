@@ -6,14 +6,25 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from dsa_fast.data import csv_table, cuhk01, cuhk03, market, msmt17
+from dsa_fast.data import cloth_changing, csv_table, cuhk01, cuhk03, market, mars, msmt17, occluded, person_folders
 from dsa_fast.data.folders import DatasetFormat, plain_name, show_tree, side_by_side, subfolders
 from dsa_fast.data.people import PeopleSplits
 
 __all__ = ["DATASETS", "holds_dataset", "read_dataset"]
 
 # The first format that matches a folder wins, so more specific ones come first.
-_FORMATS = (csv_table.FORMAT, *market.FORMATS, cuhk03.FORMAT, cuhk01.FORMAT, msmt17.FORMAT, market.OWN)
+_FORMATS = (
+    csv_table.FORMAT,
+    *market.FORMATS,
+    cuhk03.FORMAT,
+    cuhk01.FORMAT,
+    msmt17.FORMAT,
+    *occluded.FORMATS,
+    *cloth_changing.FORMATS,
+    mars.FORMAT,
+    market.OWN,
+    person_folders.FORMAT,
+)
 
 #: The names that `read_dataset` knows, without `auto`.
 DATASETS = tuple(format.name for format in _FORMATS)
@@ -27,6 +38,12 @@ _ALIASES = {
     "cuhk03np": "cuhk03-np",
     "synthetic": "synth",
     "table": "csv",
+    "occludedduke": "occluded-dukemtmc",
+    "occduke": "occluded-dukemtmc",
+    "occreid": "occluded-reid",
+    "pduke": "p-dukemtmc-reid",
+    "pdukemtmc": "p-dukemtmc-reid",
+    "ltccreid": "ltcc",
     "marketlayout": "market-layout",
 }
 
@@ -53,8 +70,9 @@ def read_dataset(
         iuv: folder of the IUV maps, which mirrors the data set's folders, or a store of them (`dsa-fast pack`); by
             default the folder `iuv` or the store `iuv.dsaiuv` in the data set.
         check_counts: compare the image counts with the published ones.
-        options: options of the data set: `distractors_500k` (market1501); `kind` (cuhk03, cuhk03-np), `protocol` and
-            `images` (cuhk03); `split` and `query_camera` (cuhk01); `with_val` (msmt17); `table` (csv).
+        options: options of the data set: `distractors_500k` (market1501); `kind` (cuhk03, cuhk03-np), `images`
+            (cuhk03); `protocol` (cuhk03, synth, ltcc, prcc); `split` and `query_camera` (cuhk01); `with_val` (msmt17,
+            prcc); `frames` (mars); `table` (csv).
 
     Raises:
         FileNotFoundError: `root` does not exist, no data set is found in it (the message shows the expected tree next
@@ -89,8 +107,9 @@ def read_dataset(
 
 
 def holds_dataset(root: Path | str) -> bool:
-    """Returns whether `read_dataset` would find one or more data sets in a folder."""
-    return bool(_find(Path(root).expanduser(), None, None))
+    """Returns whether `read_dataset` would find one or more data sets in a folder, other than a folder per person."""
+    found = _find(Path(root).expanduser(), None, None)
+    return any(format is not person_folders.FORMAT for format, _ in found)
 
 
 def _format(name: str) -> DatasetFormat | None:
@@ -113,12 +132,15 @@ def _find(root: Path, wanted: DatasetFormat | None, iuv: Path | None) -> list[tu
         for folder in level:
             if iuv is not None and folder.resolve() == iuv:
                 continue
-            holding = [format for format in _FORMATS if format.holds(folder)]
+            holding = [format for format in _FORMATS if format is not person_folders.FORMAT and format.holds(folder)]
             if holding:
                 found.append((folder, holding, [format for format in holding if format.has_name(folder)]))
             else:
                 deeper += subfolders(folder)
         level = deeper
+    # Any folders of images look like a folder per person, so that is the last resort, in `root` itself.
+    if wanted is person_folders.FORMAT or (wanted is None and not found):
+        return [(person_folders.FORMAT, root)] if person_folders.FORMAT.holds(root) else []
     if wanted is None:
         return [(named[0], folder) for folder, _, named in found]
     # A folder with the same layout matches under any name, except the name of another data set.
@@ -141,7 +163,13 @@ def _not_found(root: Path, wanted: DatasetFormat | None) -> str:
             "  cuhk03_release/cuhk-03.mat and the protocol's .mat cuhk03",
             "  campus/                                            cuhk01",
             "  list_train.txt, list_query.txt, train/, test/, ... msmt17",
-            "  a CSV file with path,pid,camid,split               csv",
+            "  occluded_body_images/, whole_body_images/          occluded-reid, p-dukemtmc-reid (in train/ and test/)",
+            "  partial_body_images/, whole_body_images/           partial-reid, partial-ilids",
+            "  train/, query/, test/ with PID_CLOTHES_cCAM_*.png  ltcc",
+            "  rgb/ with train/, val/, test/A/, ...               prcc",
+            "  bbox_train/, bbox_test/, info/                     mars",
+            "  a CSV file with path,pid[,camid][,split]           csv",
+            "  alice/, bob/, ... with images                      folders",
         ]
     )
     return f"no known data set in {root} (looked {_DEPTH} folders deep)\n{side_by_side(trees, there)}"

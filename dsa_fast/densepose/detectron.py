@@ -10,7 +10,7 @@ import hashlib
 import pickle
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dsa_fast.densepose.person_choice import choose_person
 from dsa_fast.densepose.prepare import PersonMap
+from dsa_fast.densepose.results import ChartHeads
 from dsa_fast.files import checksum
 from dsa_fast.image import read_image
 from dsa_fast.ops.warp_densepose import to_iuv
@@ -40,16 +41,6 @@ class _Loaded(NamedTuple):
 
     pixels: Tensor
     size: tuple[int, int]
-
-
-@dataclass
-class _Heads:
-    """Chart outputs of several people."""
-
-    coarse_segm: Tensor
-    fine_segm: Tensor
-    u: Tensor
-    v: Tensor
 
 
 class DensePose:
@@ -184,8 +175,8 @@ def _chart_maps(people: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> list
     for size in set(sizes):
         numbers = [i for i, each in enumerate(sizes) if each == size]
         outputs = [people[i].pred_densepose for i in numbers]
-        names = (field.name for field in fields(_Heads))
-        heads = _Heads(*(torch.cat([getattr(output, name) for output in outputs]) for name in names))
+        names = (field.name for field in fields(ChartHeads))
+        heads = ChartHeads(*(torch.cat([getattr(output, name) for output in outputs]) for name in names))
         boxes = torch.cat([people[i].pred_boxes.tensor for i in numbers])
         maps.update(zip(numbers, to_iuv(heads, boxes, size, dtype=torch.uint8).cpu(), strict=True))
     return [maps[i] for i in range(len(people))]

@@ -50,6 +50,8 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
 #: Image names for a file that has none.
 Names = str | os.PathLike[str] | Mapping[int, str] | Iterable[str] | None
 
+# What a picture's JSON file adds to its name; KPR adds to "NAME.jpg" or replaces ".jpg".
+_PICTURE_SUFFIXES = (".predictions.json", "_keypoints.json", ".json")
 _MAT_SPLITS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 _BY_COUNT = {len(names): layout for layout, names in LAYOUTS.items()}
 # OpenPose's 25: the 18 with the middle of the hips in between, and toes and heels at the end.
@@ -128,7 +130,10 @@ def read_keypoints(path: str | os.PathLike[str], *, names: Names = None) -> dict
     - COCO annotations (a JSON object with `images` and `annotations`). Visibility 0, 1, 2 becomes 0, 0.5, 1.
     - COCO results (a JSON list of {image_id, keypoints}). If an image_id is a number, `names` must map it to a file
       name: it is a mapping, or the path of the COCO annotations for these results.
-    - A folder of OpenPose's NAME_keypoints.json, with 18 or 25 joints; 25 are reduced to 18. A picture's key is NAME.
+    - A folder with a JSON file per picture, in subfolders or not. A picture's key is the file's path in the folder
+      without the suffix. The files are OpenPose's `NAME_keypoints.json`, with 18 or 25 joints (25 are reduced to 18);
+      PifPaf's `NAME.jpg.predictions.json` with COCO's 17 joints; or KPR's `NAME.jpg_keypoints.json` or `NAME.json`, a
+      list of people with 17 joints as a flat list or as [17, 3]. Where a person has `is_target`, that person is taken.
     - An HDF5 file of market1501_body_point (`*.mat`). `names` must be the folder of its pictures, or their names in
       order. Needs h5py.
     - The folder of its three files. `names` must be the folder of Market-1501, and keys are paths such as
@@ -149,7 +154,7 @@ def read_keypoints(path: str | os.PathLike[str], *, names: Names = None) -> dict
     """
     path = Path(path)
     if path.is_dir():
-        return _read_openpose(path) if _mat_files(path) is None else _read_mat_folder(path, names)
+        return _read_folder(path) if _mat_files(path) is None else _read_mat_folder(path, names)
     if not path.is_file():
         raise FileNotFoundError(f"keypoints not found: {path}")
     suffix = path.suffix.lower()
@@ -160,8 +165,8 @@ def read_keypoints(path: str | os.PathLike[str], *, names: Names = None) -> dict
     if suffix == ".mat":
         return _read_mat(path, names)
     raise ValueError(
-        "keypoints must be a .json, .npz or .mat file, or a folder of OpenPose's .json or market1501_body_point's "
-        f".mat, got {path}"
+        "keypoints must be a .json, .npz or .mat file, or a folder of OpenPose's, PifPaf's or KPR's .json or "
+        f"market1501_body_point's .mat, got {path}"
     )
 
 
@@ -234,24 +239,69 @@ def _read_coco(path: Path, names: Names) -> dict[str, NDArray[np.float32]]:
     return table
 
 
-def _read_openpose(folder: Path) -> dict[str, NDArray[np.float32]]:
-    files = sorted(folder.glob("*_keypoints.json"))
+def _read_folder(folder: Path) -> dict[str, NDArray[np.float32]]:
+    """Reads one JSON file per picture, at any depth. The content tells OpenPose's from PifPaf's and KPR's."""
+    table: dict[str, NDArray[np.float32]] = {}
+    seen: set[str] = set()
+    files = sorted(folder.rglob("*.json"))
+    # Other files may be next to files that say what they are.
+    files = [file for file in files if file.name.endswith(_PICTURE_SUFFIXES[:2])] or files
     if not files:
         raise ValueError(
-            f"{folder} must hold OpenPose's NAME_keypoints.json files, or market1501_body_point's three .mat files, "
-            "got neither"
+            f"{folder} must hold a JSON file per picture (OpenPose's NAME_keypoints.json, PifPaf's "
+            "NAME.predictions.json or KPR's), or market1501_body_point's three .mat files, got neither"
         )
-    table: dict[str, NDArray[np.float32]] = {}
     for path in files:
+        name = path.relative_to(folder).as_posix()
+        for suffix in _PICTURE_SUFFIXES:
+            if name.endswith(suffix):
+                name = name.removesuffix(suffix)
+                break
+        if name in seen:
+            raise ValueError(f"{folder} must hold one file per picture, got two for {name}, one of them {path.name}")
+        seen.add(name)
         content = read_json(path)
-        people = content.get("people") if isinstance(content, dict) else None
-        if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
-            raise ValueError(f"{path} must have a list `people`, as OpenPose writes it")
-        for entry in people:
-            person = _person(entry.get("pose_keypoints_2d"), str(path), (18, 25))
-            person = person[list(_OPENPOSE_25_TO_18)] if len(person) == 25 else person
-            _keep_surest(table, path.name.removesuffix("_keypoints.json"), person)
+        if isinstance(content, dict) and "people" in content:
+            _add_openpose(table, name, content["people"], path)
+        else:
+            _add_coco17(table, name, content, path)
     return table
+
+
+def _add_openpose(table: dict[str, NDArray[np.float32]], name: str, people: object, path: Path) -> None:
+    if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
+        raise ValueError(f"{path} must have a list `people`, as OpenPose writes it")
+    for entry in people:
+        person = _person(entry.get("pose_keypoints_2d"), str(path), (18, 25))
+        person = person[list(_OPENPOSE_25_TO_18)] if len(person) == 25 else person
+        _keep_surest(table, name, person)
+
+
+def _add_coco17(table: dict[str, NDArray[np.float32]], name: str, people: object, path: Path) -> None:
+    """Adds the person of PifPaf's or KPR's file, see `read_keypoints`.
+
+    Sources: `Annotation.json_data` and `predict.py` of https://github.com/openpifpaf/openpifpaf; `demo.py`,
+    `read_keypoints` in `torchreid/utils/tools.py` and `assets/demo` of
+    https://github.com/VlSomers/keypoint_promptable_reidentification. PifPaf counts x and y from the center of the first
+    pixel (`transforms/scale.py`).
+    """
+    people = [people] if isinstance(people, dict) else people
+    if not isinstance(people, list) or not all(isinstance(each, dict) and "keypoints" in each for each in people):
+        raise ValueError(
+            f"{path} must have a list `people` (OpenPose), or be a list of {{keypoints}} (PifPaf, KPR), "
+            f"got {_kind(people)}"
+        )
+    targets = [each for each in people if each.get("is_target")]
+    if len(targets) > 1:
+        raise ValueError(f"{path} must mark one person as is_target, got {len(targets)}")
+    for entry in targets or people:
+        rows = entry["keypoints"]
+        if isinstance(rows, list) and all(isinstance(row, list) and len(row) == 3 for row in rows):
+            rows = [number for row in rows for number in row]
+        person = _person(rows, str(path), (17,))
+        person[:, :2] += 0.5
+        if person[:, 2].any():
+            _keep_surest(table, name, person)
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[np.float32]]:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dsa_fast.densepose.parts import NUM_PARTS
 
-__all__ = ["iuv_from_result", "place_in_image"]
+__all__ = ["ChartHeads", "iuv_from_result", "place_in_image"]
+
+
+@dataclass
+class ChartHeads:
+    """Outputs of DensePose's chart heads for several people, a `dsa_fast.ops.warp_densepose.ChartOutput`."""
+
+    coarse_segm: Tensor
+    fine_segm: Tensor
+    u: Tensor
+    v: Tensor
 
 
 def iuv_from_result(

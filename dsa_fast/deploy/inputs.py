@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from dsa_fast.data.folders import IMAGE_SUFFIXES
+from dsa_fast.deploy.video import read_frames
 from dsa_fast.extras import require
-from dsa_fast.files import check_regular, csv_errors
+from dsa_fast.files import csv_errors
 from dsa_fast.image import read_image
 
 _BOX = ("x", "y", "w", "h")
-_VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,h264,hevc,m4v,flv,asf,ogg,ivf,mjpeg"
 
 
 @dataclass(frozen=True)
@@ -151,29 +150,20 @@ def _read_file(item: Item) -> Tensor | ValueError:
 
 
 def _read_video(path: Path, items: Sequence[Item]) -> Iterator[Tensor | ValueError]:
-    av = require("av")
+    require("av")
     rest = list(items)
     problem = ""
     try:
-        # Only the file itself: a playlist would open other files or addresses.
-        check_regular(path)
-        only = {"protocol_whitelist": "file", "format_whitelist": _VIDEO_FORMATS}
-        with av.open(f"file:{path.absolute()}", container_options=only) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            for number, frame in enumerate(container.decode(stream)):
-                if not rest:
-                    break
-                if rest[0].frame != number:
-                    continue
-                picture = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
-                while rest and rest[0].frame == number:
-                    item = rest.pop(0)
-                    try:
-                        yield crop(picture, item.box)
-                    except ValueError as error:
-                        yield ValueError(f"{path}, frame {number}: {error}")
-    except (OSError, ValueError, IndexError, av.FFmpegError) as error:
+        for number, picture in read_frames(path, lambda number: bool(rest) and rest[0].frame == number):
+            while rest and rest[0].frame == number:
+                item = rest.pop(0)
+                try:
+                    yield crop(picture, item.box)
+                except ValueError as error:
+                    yield ValueError(f"{path}, frame {number}: {error}")
+            if not rest:
+                break
+    except ValueError as error:
         problem = f": {error}"
     for item in rest:
         yield ValueError(f"{path} must have the frame {item.frame}, and it could not be read{problem}")

@@ -7,7 +7,7 @@ Market-1501 protocol. May import `data`, `models` and everything below them; nee
 from __future__ import annotations
 
 from dsa_fast.evaluation.color_histogram import histogram_features
-from dsa_fast.evaluation.embedding import Embedded, Embedder, ModelEmbedder, embed_people, pool_multi_query
+from dsa_fast.evaluation.embedding import Embedded, Embedder, ModelEmbedder, as_tested, embed_people, pool_multi_query
 from dsa_fast.evaluation.metrics import EvaluationResult, evaluate, evaluate_distances, pool_images
 from dsa_fast.evaluation.pair_distances import DistanceHistogram, distance_histogram
 from dsa_fast.evaluation.ranked_lists import RankedLists, UnfilteredLists, rank_list, unfiltered_lists
@@ -29,6 +29,7 @@ __all__ = [
     "UnfilteredLists",
     "VisibleDistances",
     "VisibleEmbedder",
+    "as_tested",
     "distance_histogram",
     "embed_people",
     "evaluate",

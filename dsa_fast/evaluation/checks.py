@@ -68,8 +68,25 @@ def check_labels(name: str, values: Labels, count: int | None) -> Tensor:
     return tensor.to(device="cpu", dtype=torch.int64).contiguous()
 
 
+def check_camids(name: str, values: Labels, count: int | None) -> Tensor:
+    """Returns camids as int64 [N, C] on the CPU."""
+    tensor = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+    if tensor.dim() != 2 or tensor.shape[1] == 0:
+        return check_labels(name, tensor, count)[:, None]
+    columns = [check_labels(name, column, count) for column in tensor.unbind(1)]
+    return torch.stack(columns, 1)
+
+
+def same_camera(query_camids: Tensor, gallery_camids: Tensor) -> Tensor:
+    """Camids [b, C] and [n, C] -> bool [b, n]: equal in any column."""
+    same = query_camids[:, None, 0] == gallery_camids[:, 0]
+    for column in range(1, query_camids.shape[1]):
+        same.logical_or_(query_camids[:, None, column] == gallery_camids[:, column])
+    return same
+
+
 class CheckedLabels:
-    """Checked labels, on the CPU."""
+    """Checked labels, on the CPU. Camids have shape [N, C]: equality in any column is the same camera."""
 
     def __init__(
         self,
@@ -81,9 +98,14 @@ class CheckedLabels:
         gallery: int | None,
     ) -> None:
         self.query_pids = check_labels("query_pids", query_pids, queries)
-        self.query_camids = check_labels("query_camids", query_camids, len(self.query_pids))
+        self.query_camids = check_camids("query_camids", query_camids, len(self.query_pids))
         self.gallery_pids = check_labels("gallery_pids", gallery_pids, gallery)
-        self.gallery_camids = check_labels("gallery_camids", gallery_camids, len(self.gallery_pids))
+        self.gallery_camids = check_camids("gallery_camids", gallery_camids, len(self.gallery_pids))
+        if self.query_camids.shape[1] != self.gallery_camids.shape[1]:
+            raise ValueError(
+                "query_camids and gallery_camids must have the same number of columns, "
+                f"got {self.query_camids.shape[1]} and {self.gallery_camids.shape[1]}"
+            )
         if int(self.query_pids.min()) <= DISTRACTOR:
             raise ValueError(
                 "query_pids must be above 0 (junk, -1, and distractors, 0, can't be queries), "
@@ -103,7 +125,7 @@ class CheckedLabels:
         query = torch.repeat_interleave(torch.arange(len(counts)), counts)
         step = torch.arange(len(query)) - (counts.cumsum(0) - counts)[query]
         items = order[start[query] + step]
-        own = self.gallery_camids[items] == self.query_camids[query]
+        own = (self.gallery_camids[items] == self.query_camids[query]).any(1)
         matches, left_out = (
             rank_ops.Lists(
                 torch.nn.functional.pad(torch.bincount(query[kept], minlength=len(counts)).cumsum(0), (1, 0)),

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dsa_fast.data.dataset import Collate, PeopleDataset
-from dsa_fast.data.people import Person
+from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.transforms import eval_transform, normalize, part_images, resize
 from dsa_fast.densepose.iuv import Order, resize_iuv
 from dsa_fast.evaluation.metrics import pool_images
@@ -148,6 +148,37 @@ def branch_slice(model: DSAReID, branch: Branches) -> slice:
     if place.start == place.stop:
         raise ValueError(f"branch must be one that the model was trained with, got {branch} of {model.branches}")
     return place
+
+
+def as_tested(embedded: Embedded, people: Sequence[Person], data: PeopleSplits) -> Embedded:
+    """Brings test vectors into the form that a data set's protocol compares.
+
+    Args:
+        embedded: the vectors of N people.
+        people: these people, in order.
+        data: their data set. With `other_clothes`, camids become int64 [N, 2]: camera and clothes; clothes that are not
+            known differ from all others. With `pool_tracklets`, the vectors of a tracklet are replaced by their mean.
+
+    Returns:
+        `embedded` itself for other data sets.
+
+    Raises:
+        ValueError: `people` are not as many as the vectors.
+    """
+    if not data.other_clothes and not data.pool_tracklets:
+        return embedded
+    if len(people) != len(embedded.pids):
+        raise ValueError(f"people must be those of the {len(embedded.pids)} vectors, got {len(people)}")
+    if data.other_clothes:
+        clothes = torch.tensor([person.clothes or -1 - place for place, person in enumerate(people)])
+        embedded = embedded._replace(camids=torch.stack((embedded.camids, clothes.to(embedded.camids)), 1))
+    if data.pool_tracklets:
+        tracklets = torch.tensor([person.tracklet for person in people])
+        pooled, order, _ = pool_images(embedded.features, tracklets, torch.zeros_like(tracklets))
+        places = {number: place for place, number in reversed(list(enumerate(tracklets.tolist())))}
+        first = torch.tensor([places[number] for number in order.tolist()])
+        embedded = Embedded(pooled, embedded.pids[first], embedded.camids[first])
+    return embedded
 
 
 def pool_multi_query(query: Embedded, shots: Embedded, reduce: Literal["mean", "max"] = "mean") -> Embedded:

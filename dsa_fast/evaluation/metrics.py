@@ -101,10 +101,11 @@ def evaluate(
     Args:
         query_features: [Q, D], a tensor or array of any floating (or integer) type.
         query_pids: [Q] integers, all above 0.
-        query_camids: [Q] integers.
+        query_camids: [Q] integers. Or [Q, C], with `gallery_camids` [G, C]: images that are equal in any column, such
+            as camera and clothes, are left out like those by one camera.
         gallery_features: [G, D], on the same device as the queries.
         gallery_pids: [G] integers; -1 is junk, which is left out; 0 is a distractor, which matches no query.
-        gallery_camids: [G] integers.
+        gallery_camids: [G] or [G, C] integers.
         metric: "cosine" sorts by 1 - cos (a zero vector has distance 1 to all), "euclidean" by the distance.
         max_rank: length of the CMC curve; it may exceed G.
         average_precision: "rectangular", or "trapezoid" for the numbers of Market-1501's own script.

@@ -9,7 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsa_fast.evaluation.checks import JUNK, CheckedLabels, Features, Labels, Metric, check_feature_pair, check_metric
+from dsa_fast.evaluation.checks import (
+    JUNK,
+    CheckedLabels,
+    Features,
+    Labels,
+    Metric,
+    check_feature_pair,
+    check_metric,
+    same_camera,
+)
 
 LAST = torch.iinfo(torch.int64).max  # key of left-out items: farther than all others
 _GALLERY_CHUNK_VALUES = 1 << 20  # float64 values of the gallery converted at a time: 8 MiB
@@ -69,7 +78,7 @@ class OrderedGallery:
             for start in range(outer, outer_stop, step):
                 stop = min(start + step, outer_stop)
                 same = query_pids[start:stop, None] == gallery_pids
-                left_out = query_camids[start:stop, None] == gallery_camids
+                left_out = same_camera(query_camids[start:stop], gallery_camids)
                 left_out.logical_and_(same).logical_or_(junk)
                 keys = sortable(closeness[start - outer : stop - outer]).to(torch.int64)
                 keys.mul_(1 << 32).add_(column).masked_fill_(left_out, LAST)

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from dsa_fast.evaluation.checks import JUNK, CheckedLabels, Features, Labels, Metric, check_feature_pair, check_metric
+from dsa_fast.evaluation.checks import (
+    JUNK,
+    CheckedLabels,
+    Features,
+    Labels,
+    Metric,
+    check_feature_pair,
+    check_metric,
+    same_camera,
+)
 
 __all__ = ["DistanceHistogram", "distance_histogram"]
 
@@ -107,7 +116,7 @@ def count_pairs(
         index = near.mul_(bins / reach).clamp_(0, bins - 1).to(torch.int64)
         index = index.masked_fill_(g_pids[columns] == JUNK, bins)
         same = q_pids[rows, None] == g_pids[columns]
-        mates = index[same & (q_camids[rows, None] != g_camids[columns])]
+        mates = index[same & ~same_camera(q_camids[rows], g_camids[columns])]
         everyone = torch.bincount(index.flatten(), minlength=bins + 1)
         everyone -= torch.bincount(index[same], minlength=bins + 1)
         counts[0] += torch.bincount(mates, minlength=bins + 1)[:bins]

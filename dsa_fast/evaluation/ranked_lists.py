@@ -163,7 +163,7 @@ def unfiltered_lists(
         left = []
         for row, items, distances in zip(pending, near.indices.numpy(), near.distances.numpy(), strict=True):
             same = g_pids[items] == q_pids[row]
-            kinds = np.where(same, np.where(g_camids[items] == q_camids[row], SAME_CAMERA, RIGHT), WRONG)
+            kinds = np.where(same, np.where((g_camids[items] == q_camids[row]).any(1), SAME_CAMERA, RIGHT), WRONG)
             kinds = np.where(g_pids[items] == JUNK, JUNK_IMAGE, kinds)
             counts = kinds < SAME_CAMERA
             if counts.sum() < want[row]:

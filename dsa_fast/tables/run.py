@@ -15,11 +15,11 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.flop_counter import FlopCounterMode
 
 from dsa_fast.configs.augment import AugmentConfig
-from dsa_fast.data.people import Person
+from dsa_fast.data.people import PeopleSplits
 from dsa_fast.data.verify import verify_files
 from dsa_fast.device import pick_device
 from dsa_fast.evaluation import evaluate
-from dsa_fast.evaluation.embedding import Embedded, ModelEmbedder, branch_slice, embed_people
+from dsa_fast.evaluation.embedding import Embedded, ModelEmbedder, as_tested, branch_slice, embed_people
 from dsa_fast.files import atomic_path, read_json
 from dsa_fast.models import GuideConfig, LoadedModel, ModelConfig, load_model
 from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig, fit
@@ -235,7 +235,7 @@ def _train_and_test(training: Training, advance: Callable[[int], None]) -> Train
     kind = training.trainer.accelerator
     place = pick_device("cuda" if kind in ("gpu", "cuda") else kind if kind == "cpu" else "auto")
     loaded.model.to(place)
-    scores = test_all(loaded, people.query, people.gallery, data, place)
+    scores = test_all(loaded, people, data, place)
     images = {
         "train": len(people.train),
         "identities": len({person.pid for person in people.train}),
@@ -254,22 +254,25 @@ def _train_and_test(training: Training, advance: Callable[[int], None]) -> Train
 
 def test_all(
     loaded: LoadedModel,
-    query: Sequence[Person],
-    gallery: Sequence[Person],
+    people: PeopleSplits,
     data: DataConfig,
     device: torch.device,
 ) -> dict[str, dict[str, float]]:
     """Computes the scores of each test that the model supports, as in `TrainingScores.scores`."""
     scores = {}
-    maps = all(person.iuv_path is not None for person in (*query, *gallery))
+    maps = all(person.iuv_path is not None for person in (*people.query, *people.gallery))
     streams: list[Literal["mf", "fused"]] = ["mf"]
     if loaded.model.dsag_stream is not None and maps:
         streams.append("fused")
     for stream in streams:
         embedder = ModelEmbedder(loaded, fused=stream == "fused", device=device)
         both = [
-            embed_people(embedder, people, iuv_order=data.iuv_order, batch=data.test_batch, workers=data.workers)
-            for people in (query, gallery)
+            as_tested(
+                embed_people(embedder, part, iuv_order=data.iuv_order, batch=data.test_batch, workers=data.workers),
+                part,
+                people,
+            )
+            for part in (people.query, people.gallery)
         ]
         names: list[Literal["both", "global", "local"]] = ["both"]
         if loaded.model.branches == "both":

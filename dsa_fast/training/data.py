@@ -20,6 +20,7 @@ from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.person_store import PersonStore, Place, StoreLoader, choose_place, measure, say
 from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.sampler import PKSampler
+from dsa_fast.data.split import matchable, split_test
 from dsa_fast.data.verify import verify_files
 
 
@@ -40,14 +41,14 @@ def read_people(config: DataConfig) -> PeopleSplits:
     if config.test_root is None:
         return people
     test = read_dataset(config.test_root, config.test_name, check_counts=config.check_counts, **config.test_options)
-    return replace(people, query=test.query, gallery=test.gallery, multi_query=test.multi_query)
+    return replace(test, name=people.name, root=people.root, train=people.train)
 
 
 def hold_out(people: PeopleSplits, identities: int, seed: int = 0) -> PeopleSplits:
     """Holds out identities of the training set as a test set. Drops the data set's own query and gallery.
 
-    For each held-out identity, the first image by each camera (in list order) is a query. The other images are the
-    gallery. Identities seen by only one camera stay in the training set, because their queries would have no match.
+    Query and gallery are those of `split_test`, in list order. Identities seen by only one camera (or, if no cameras
+    are known, with only one image) stay in the training set, because their queries would have no match.
 
     Args:
         people: a data set.
@@ -57,23 +58,17 @@ def hold_out(people: PeopleSplits, identities: int, seed: int = 0) -> PeopleSpli
     Raises:
         ValueError: `identities` is below 1, or not below the number of identities seen by two or more cameras.
     """
-    cameras: dict[int, set[int]] = {}
-    for person in people.train:
-        cameras.setdefault(person.pid, set()).add(person.camid)
-    able = sorted(pid for pid, seen in cameras.items() if len(seen) > 1)
+    able = matchable(people.train)
     if not 0 < identities < len(able):
+        seen = "seen by two cameras" if people.has_cameras else "with two images"
         raise ValueError(
-            f"data.validation_ids must be from 1 to {len(able) - 1}, one less than the identities seen by two cameras "
+            f"data.validation_ids must be from 1 to {len(able) - 1}, one less than the identities {seen} "
             f"in {people.name}, got {identities}"
         )
     chosen = set(np.random.default_rng(seed).permutation(able)[:identities].tolist())
-    query: dict[tuple[int, int], Person] = {}
-    gallery = []
-    for person in people.train:
-        if person.pid in chosen and query.setdefault((person.pid, person.camid), person) is not person:
-            gallery.append(person)
+    query, gallery = split_test([person for person in people.train if person.pid in chosen])
     train = [person for person in people.train if person.pid not in chosen]
-    return replace(people, train=train, query=list(query.values()), gallery=gallery, multi_query=[])
+    return replace(people, train=train, query=query, gallery=gallery, multi_query=[], is_split=True)
 
 
 class ReIDData(lightning.LightningDataModule):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import lightning
 import numpy as np
-import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -18,7 +17,7 @@ from dsa_fast.configs.training import TrainerConfig
 from dsa_fast.data.dataset import PeopleDataset
 from dsa_fast.data.people import Person
 from dsa_fast.densepose.iuv import Order
-from dsa_fast.evaluation import rank_list
+from dsa_fast.evaluation import Embedded, rank_list
 from dsa_fast.extras import require
 from dsa_fast.ops.warp import warp
 from dsa_fast.terminal import console
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Pictures", "finish", "make_loggers"]
 
-#: Features, pids and camids of query and gallery.
-Tested = tuple[list[torch.Tensor], list[torch.Tensor]]
+#: Query and gallery.
+Tested = tuple[Embedded, Embedded]
 
 _LISTED = 5  # gallery images for each query
 _PEOPLE, _WIDTH = 3, 1000  # people in the picture of part images, and its largest width
@@ -121,7 +120,9 @@ class Pictures(Callback):
         epoch = trainer.current_epoch + 1 if trainer.state.fn == "fit" else self._max_epochs
         data: ReIDData = trainer.datamodule  # type: ignore[attr-defined]
         try:
-            made = {"ranked": self._ranked(tested, data, f"epoch {epoch}, mAP {task.scores['mAP']:.1%}")}
+            made = {}
+            if not data.people.pool_tracklets:  # a tracklet is not one image
+                made["ranked"] = self._ranked(tested, data, f"epoch {epoch}, mAP {task.scores['mAP']:.1%}")
             mapped = [person for person in data.people.train if person.iuv_path is not None]
             if mapped:
                 made["parts"] = self._parts(mapped, epoch, data.config.iuv_order)

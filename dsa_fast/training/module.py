@@ -18,7 +18,7 @@ from dsa_fast.configs.model import AVERAGE, SELF
 from dsa_fast.configs.training import CompileMode, LossConfig, OptimConfig
 from dsa_fast.data.dataset import PersonBatch, PersonItem
 from dsa_fast.data.transforms import Draws, augment_batch, eval_transform, flip_lut
-from dsa_fast.evaluation import evaluate
+from dsa_fast.evaluation import Embedded, as_tested, evaluate
 from dsa_fast.models import (
     DSALoss,
     DSAOutput,
@@ -105,7 +105,7 @@ class ReIDTask(lightning.LightningModule):
             self._grid = self.guide_config.dense_scale * height, self.guide_config.dense_scale * width
         self._features: list[list[tuple[Tensor, Tensor, Tensor]]] = [[], []]
         #: Features, pids and camids of query and gallery, and their scores, of the last evaluation.
-        self.tested: tuple[list[Tensor], list[Tensor]] | None = None
+        self.tested: tuple[Embedded, Embedded] | None = None
         self.scores: dict[str, float] = {}
 
     def on_fit_start(self) -> None:
@@ -208,7 +208,11 @@ class ReIDTask(lightning.LightningModule):
         """Logs mAP, mINP and CMC. With several processes, each first gathers the features of the whole test set."""
         if self.trainer.sanity_checking or not all(self._features):
             return
-        query, gallery = (self._whole(number) for number in range(2))
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        query, gallery = (
+            as_tested(Embedded(*self._whole(number)), people, data.people)
+            for number, people in enumerate(data.test_people)
+        )
         self._features, self.tested = [[], []], (query, gallery)
         self.scores = evaluate(*query, *gallery).summary()
         scores = dict(self.scores)

@@ -262,6 +262,8 @@ def _announce(people: ReIDData) -> None:
         table.add_row(name, *map(str, numbers))
     console = open_console()
     console.print(table)
+    for line in people.people.notes():
+        console.print(line, soft_wrap=True)
     without = sum(person.iuv_path is None for person in people.people.train)
     if without:
         total = len(people.people.train)

@@ -20,7 +20,7 @@ from dsa_fast.densepose.iuv import write_iuv
 from dsa_fast.evaluation.embedding import Embedded, pool_multi_query
 from dsa_fast.training import DataConfig, TrainerConfig, fit
 from dsa_fast.training.data import ReIDData
-from tests.data.trees import TREE, make_tree
+from tests.data.trees import TREE, make_tree, touch_images
 from tests.training.small import AUGMENT, MODEL
 
 DUKE = {
@@ -33,15 +33,6 @@ NP = {
     "query": ["0001_c1_1.png", "0001_c2_6.png"],
     "bounding_box_test": ["0001_c1_2.png", "0001_c2_7.png"],
 }
-
-
-def touch_images(root: Path, names: list[str], size: tuple[int, int] = (12, 6)) -> Path:
-    """Small images under these names."""
-    for number, name in enumerate(names):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (size[1], size[0]), (number % 256, 40, 90)).save(path)
-    return root
 
 
 def who(people: list[Person]) -> list[tuple[str, int, int]]:
@@ -431,7 +422,10 @@ def test_table(tmp_path: Path) -> None:
     ("row", "says"),
     [
         (["photos/none.png", 1, 1, "train"], "line 3: .*none.png does not exist"),
-        (["photos/b.png", "x", 1, "train"], "line 3: pid and camid must be whole numbers, got 'x'"),
+        (["photos/b.png", "", 1, "train"], "line 3: pid must not be empty"),
+        (["photos/b.png", 1, " ", "train"], "line 3: camid must not be empty; without the column"),
+        (["photos/b.png", 1 << 31, 1, "train"], "line 3: pid must be below 2.31, got 2147483648"),
+        (["photos/a.png", 6, 1, "train"], "line 3: photos/a.png is '6', but in line 2 '5'"),
         (["photos/b.png", 1, 1, "test"], "line 3: split must be one of train"),
         (["photos/b.png", 0, 1, "query"], "line 3: the pid of a query image must be at least 1, got 0"),
         (["photos/b.png", -2, 1, "gallery"], "line 3: the pid of a gallery image must be at least -1"),
@@ -446,8 +440,8 @@ def test_a_wrong_row_is_named(tmp_path: Path, row: list[object], says: str) -> N
 
 
 def test_a_table_without_its_columns(tmp_path: Path) -> None:
-    path = make_table(tmp_path, [["a.png", 1]], ("path", "pid"))
-    assert "must have the columns path, pid, camid, split" in error_of(path)
+    path = make_table(tmp_path, [["a.png", 1]], ("path", "camid"))
+    assert "must have the columns path, pid, got ['path', 'camid']" in error_of(path)
     assert "no known data set" in error_of(tmp_path)
     make_table(tmp_path, [])
     assert "must list images" in error_of(path)
@@ -476,6 +470,8 @@ def test_the_expected_tree_is_shown_next_to_the_one_found(tmp_path: Path, name: 
     assert "reid" in lines[0] and lines[1].startswith("Expected") and "| Found:" in lines[1]
     assert any("|   Market-1501/" in line for line in lines) and any("|     images/" in line for line in lines)
     marks = {"cuhk03": "cuhk-03.mat", "cuhk01": "campus/", "msmt17": "list_train.txt", "csv": "people.csv"}
+    marks |= {"folders": "alice/", "ltcc": "LTCC_ReID/", "prcc": "rgb/", "mars": "bbox_train/"}
+    marks |= dict.fromkeys(("occluded-reid", "p-dukemtmc-reid", "partial-reid", "partial-ilids"), "whole_body_images/")
     wanted = marks.get(name, "bounding_box_train/")
     assert any(wanted in line.split("|")[0] for line in lines)
 

@@ -33,6 +33,7 @@ from dsa_fast.data.synth import (
     render_person,
     render_picture,
 )
+from dsa_fast.data.synth.person import identity_of, outfit_of
 from dsa_fast.data.synth.render import downsample, rasterize
 from dsa_fast.densepose.body import JOINTS, Pose, Shape, build_body, joints3d, landmarks3d
 from dsa_fast.densepose.iuv import flip_iuv, read_iuv
@@ -335,6 +336,45 @@ def test_what_is_hidden_is_background_in_the_map():
     assert less >= 6
 
 
+@pytest.mark.parametrize("strength", [0.4, 1.0])
+def test_an_object_hides_the_share_of_a_query_that_was_asked_for(strength):
+    config = SynthConfig(**{**ALIGNED, "height": 256, "width": 128})
+    occluded = replace(config, query_occlusion=strength)
+    shares = []
+    for number in range(1, 17):
+        whole_picture, whole = render_picture(config, number, 1, 0, kind="query")
+        picture, iuv = render_picture(occluded, number, 1, 0, kind="query")
+        kept = iuv[..., 0] > 0
+        np.testing.assert_array_equal(iuv[kept], whole[kept])
+        covered = (whole[..., 0] > 0) & ~kept
+        # What the object hides is background in the map. Elsewhere only its antialiased edges change the picture.
+        changed = (picture != whole_picture).any(2)
+        edges = int((kept & changed).any(1).sum()), int((kept & changed).any(0).sum())
+        assert changed[covered].mean() > 0.99 and min(edges) <= 2, edges
+        shares.append(covered.sum() / (whole[..., 0] > 0).sum())
+        np.testing.assert_array_equal(
+            render_picture(occluded, number, 1, 1)[0], render_picture(config, number, 1, 1)[0]
+        )
+    assert strength * 0.2 < min(shares) and max(shares) < strength * 0.8 + 0.02
+    assert np.std(shares) > 0.05 * strength
+
+
+def test_clothes_change_and_people_stay():
+    for number in (1, 2, 3):
+        first, second, again = (identity_of(0, number, outfit) for outfit in (1, 2, 2))
+        worn = ("sleeves", "trousers", "skirt", "coat", "hair")
+        assert {k: v for k, v in vars(first.shape).items() if k not in worn} == {
+            k: v for k, v in vars(second.shape).items() if k not in worn
+        }
+        np.testing.assert_array_equal(second.texture, again.texture)
+        assert first.about["top"] != second.about["top"]
+        assert first.about["head"].partition(",")[0] == second.about["head"].partition(",")[0]  # the hair
+    config = SynthConfig(cameras=4, clothes=2)
+    for number in (1, 2):
+        assert {outfit_of(config, number, camid) for camid in range(1, 5)} == {1, 2}
+    assert outfit_of(config, 1, 1) != outfit_of(config, 2, 1)
+
+
 def test_damage_of_maps():
     rng = np.random.default_rng
     iuv = render_picture(SynthConfig(**ALIGNED), 1, 1, 0)[1]
@@ -414,6 +454,24 @@ def test_loader_reads_it_and_every_query_has_a_match(made):
     assert len({(q.pid, q.camid) for q in data.query}) == len(data.query)
 
 
+def test_people_in_several_outfits_are_read_with_their_clothes(tmp_path):
+    make_dataset(tmp_path / "a", replace(TINY, clothes=2, query_occlusion=0.5))
+    about = json.loads((tmp_path / "a" / "synth.json").read_text())["config"]
+    assert about["clothes"] == 2 and about["query_occlusion"] == 0.5
+    data = read_dataset(tmp_path / "a", protocol="cloth-changing")
+    assert data.other_clothes and "in the same clothes" in data.notes()[0]
+    for person in (*data.train, *data.query):
+        assert person.clothes == 1 + (person.pid + person.camid) % 2
+    for query in data.query:  # both protocols have a match
+        assert any(p.pid == query.pid and p.camid != query.camid and p.clothes != query.clothes for p in data.gallery)
+    assert not read_dataset(tmp_path / "a").other_clothes
+    with pytest.raises(ValueError, match="protocol must be standard or cloth-changing, got 'all'"):
+        read_dataset(tmp_path / "a", protocol="all")
+    make_dataset(tmp_path / "b", TINY)
+    with pytest.raises(ValueError, match="needs people with several outfits"):
+        read_dataset(tmp_path / "b", protocol="cloth-changing")
+
+
 def test_same_settings_give_same_bytes_however_many_work(made, tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "_INLINE", 0)
     again = make_dataset(tmp_path / "again", TINY, workers=2)
@@ -474,6 +532,8 @@ def test_interruption_leaves_nothing(tmp_path):
         ({"jpeg_quality": 0}, ValueError, r"jpeg_quality must be in 1..100, got 0"),
         ({"distractors": -1}, ValueError, r"distractors must be in 0..100"),
         ({"seed": 1.5}, TypeError, "seed must be a whole number, got 1.5"),
+        ({"query_occlusion": 2}, ValueError, "query_occlusion must be in 0..1, got 2"),
+        ({"clothes": 5}, ValueError, r"clothes must be in 1..cameras \(4\), got 5"),
         ({"view": "all"}, TypeError, "view must be a number, got 'all'"),
     ],
 )

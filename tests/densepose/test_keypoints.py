@@ -412,6 +412,47 @@ def test_reads_openpose(tmp_path: Path, count: int) -> None:
     assert parts_of(draw(table["0001_c1"])) == parts_of(draw(STANDING))
 
 
+def test_reads_pifpafs_files(tmp_path: Path) -> None:
+    """PifPaf's pixel centers are whole numbers, ours end in .5. Files of a whole data set are in subfolders."""
+    written = PERSON - np.array([0.5, 0.5, 0], np.float32)
+    faint = written * np.array([1, 1, 0.5])
+    annotations = [
+        {"keypoints": flat(person), "bbox": [1, 2, 3, 4], "score": 0.5, "category_id": 1} for person in (faint, written)
+    ]
+    (tmp_path / "query").mkdir()
+    (tmp_path / "query" / "0001_c1.jpg.predictions.json").write_text(json.dumps(annotations))
+    (tmp_path / "0002_c1.png.predictions.json").write_text("[]")
+    table = read_keypoints(tmp_path)
+    assert list(table) == ["query/0001_c1.jpg"] and np.allclose(table["query/0001_c1.jpg"], PERSON)
+    assert parts_of(draw(table["query/0001_c1.jpg"])) == parts_of(draw(STANDING))
+
+
+def test_reads_kprs_files(tmp_path: Path) -> None:
+    """The target is taken, however sure the others are; without one, the surest; one person may stand alone."""
+    written = PERSON - np.array([0.5, 0.5, 0], np.float32)
+    faint = written * np.array([1, 1, 0.5], np.float32)
+    target = [
+        {"keypoints": written.tolist(), "is_target": False},
+        {"keypoints": faint.tolist(), "is_target": True},
+    ]
+    for name, content in (
+        ("query/0001_c1.jpg_keypoints.json", target),
+        ("query/0002_c1.jpg_keypoints.json", [{"keypoints": flat(faint)}, {"keypoints": flat(written)}]),
+        ("demo/0003_c1.json", {"keypoints": written.tolist()}),
+        ("demo/0004_c1.json", []),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    (tmp_path / "query" / "splits.json").write_text("{}")  # other files may be there
+    table = read_keypoints(tmp_path / "query") | read_keypoints(tmp_path / "demo")
+    assert list(table) == ["0001_c1.jpg", "0002_c1.jpg", "0003_c1"]
+    assert np.allclose(table["0001_c1.jpg"], PERSON * np.array([1, 1, 0.5]))
+    assert np.allclose(table["0002_c1.jpg"], PERSON) and np.allclose(table["0003_c1"], PERSON)
+    (tmp_path / "query" / "0002_c1.jpg.predictions.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"two for 0002_c1\.jpg"):
+        read_keypoints(tmp_path / "query")
+
+
 def test_reads_npz(tmp_path: Path) -> None:
     path = tmp_path / "k.npz"
     np.savez(path, names=np.array(["a.jpg", "b.jpg"]), keypoints=np.stack([STANDING, STANDING + 1]))
@@ -479,8 +520,13 @@ def test_reads_the_three_files_of_market1501_body_point(tmp_path: Path) -> None:
         ("a.mat", "no hdf5", "a.mat must be a file of market1501_body_point"),
         ("a.txt", "", "must be a .json, .npz or .mat file, or a folder"),
         ("d/a_keypoints.json", '{"people": 3}', "must have a list `people`"),
+        ("d/a.predictions.json", "[3]", r"be a list of \{keypoints\}"),
+        ("d/a.predictions.json", '[{"bbox": [1, 2, 3, 4]}]', r"be a list of \{keypoints\}"),
+        ("d/a.json", '[{"keypoints": [[1, 2, 3], [4, 5]]}]', "must be a list of numbers"),
+        ("d/a.json", '[{"keypoints": [[1, 2, 3]]}]', "17 joints, got 3 numbers"),
+        ("d/a.json", '[{"keypoints": [], "is_target": true}, {"keypoints": [], "is_target": 1}]', "got 2"),
         ("d/a_keypoints.json", '{"people": [{"pose_keypoints_2d": [1, 2, 3]}]}', "18 or 25 joints, got 3 numbers"),
-        ("d/a.txt", "", "must hold OpenPose's NAME_keypoints.json"),
+        ("d/a.txt", "", "must hold a JSON file per picture"),
     ],
 )
 def test_reader_errors(tmp_path: Path, name: str, content: str, words: str) -> None:

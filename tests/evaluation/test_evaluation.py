@@ -8,7 +8,9 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -18,7 +20,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.evaluation import (
+    Embedded,
+    as_tested,
+    distance_histogram,
     evaluate,
     evaluate_distances,
     histogram_features,
@@ -556,3 +562,53 @@ def test_the_package_has_what_users_look_for_and_needs_no_plots_and_no_training(
         "sys.exit(any(name in sys.modules for name in ('matplotlib', 'lightning', 'tensorboard')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "torch"])
+def test_camids_of_several_columns_leave_out_images_equal_in_any(device: str) -> None:
+    rng = np.random.default_rng(3)
+    query, gallery = rng.normal(size=(20, 4)), rng.normal(size=(90, 4))
+    pids = rng.integers(1, 6, 20), rng.integers(-1, 6, 90)
+    camids = rng.integers(1, 3, (20, 2)), rng.integers(1, 4, (90, 2))
+    with by_torch if device == "torch" else contextlib.nullcontext():
+        found = evaluate(query, pids[0], camids[0], gallery, pids[1], camids[1])
+    # One query at a time, without the images that it leaves out.
+    precisions = []
+    for q in range(20):
+        kept = ~((pids[1] == pids[0][q]) & (camids[1] == camids[0][q]).any(1))
+        if (pids[1][kept] == pids[0][q]).any():
+            zeros = np.zeros(kept.sum(), int)
+            alone = evaluate(query[q : q + 1], pids[0][q : q + 1], [1], gallery[kept], pids[1][kept], zeros)
+            precisions.append(alone.mAP)
+    assert found.num_valid_queries == len(precisions) and found.mAP == pytest.approx(np.mean(precisions), abs=1e-12)
+    # The other users of the labels.
+    lists = rank_list(query, pids[0], camids[0], gallery, pids[1], camids[1], k=5)
+    for q, items in enumerate(lists.indices.tolist()):
+        assert not any(pids[1][j] == pids[0][q] and (camids[1][j] == camids[0][q]).any() for j in items if j >= 0)
+    histogram = distance_histogram(query, pids[0], camids[0], gallery, pids[1], camids[1])
+    same = (pids[0][:, None] == pids[1]) & ~(camids[0][:, None] == camids[1]).any(2)
+    assert histogram.same.sum() == same.sum()
+    # One column is the usual form.
+    one = evaluate(query, pids[0], camids[0][:, :1], gallery, pids[1], camids[1][:, :1])
+    assert one.mAP == evaluate(query, pids[0], camids[0][:, 0], gallery, pids[1], camids[1][:, 0]).mAP
+    with pytest.raises(ValueError, match="same number of columns, got 1 and 2"):
+        evaluate(query, pids[0], camids[0][:, 0], gallery, pids[1], camids[1])
+    with pytest.raises(TypeError, match="query_camids must be integers"):
+        evaluate(query, pids[0], camids[0] * 0.5, gallery, pids[1], camids[1])
+
+
+def test_as_tested_stacks_clothes_and_pools_tracklets() -> None:
+    people = [
+        Person(Path("0.jpg"), None, 3, 1, clothes=0, tracklet=9),
+        Person(Path("1.jpg"), None, 5, 1, clothes=1, tracklet=2),
+        Person(Path("2.jpg"), None, 3, 1, clothes=0, tracklet=9),
+    ]
+    embedded = Embedded(torch.tensor([[1.0], [4.0], [3.0]]), torch.tensor([3, 5, 3]), torch.tensor([1, 1, 1]))
+    data = PeopleSplits("own", Path(), [], people, people)
+    assert as_tested(embedded, people, data) is embedded
+    dressed = as_tested(embedded, people, replace(data, other_clothes=True))
+    assert dressed.camids.tolist() == [[1, -1], [1, 1], [1, -3]]  # unknown clothes differ from all others
+    pooled = as_tested(embedded, people, replace(data, pool_tracklets=True))
+    assert pooled.features.tolist() == [[4.0], [2.0]] and pooled.pids.tolist() == [5, 3]
+    with pytest.raises(ValueError, match="people must be those of the 3 vectors, got 2"):
+        as_tested(embedded, people[:2], replace(data, pool_tracklets=True))

@@ -116,6 +116,38 @@ def keypoints() -> tuple[tuple[str, bytes], ...]:
 
 
 @cache
+def masks() -> tuple[tuple[str, bytes], ...]:
+    """Class maps."""
+    classes = np.arange(48, dtype=np.uint8).reshape(8, 6)
+    picture = Image.fromarray(classes)
+    palette = picture.copy()
+    palette.putpalette([7 * i % 256 for i in range(768)])
+    found = [(".png", _saved(lambda path, it=it: it.save(path), "a.png")) for it in (picture, palette)]
+    return (*found, (".npy", _saved(lambda path: np.save(path, classes), "a.npy")))
+
+
+@cache
+def bodies() -> tuple[bytes, ...]:
+    """Fitted bodies of three vertices."""
+    triangle = np.array([[0, 0, 1], [1, 0, 1], [0, 1, 1]], np.float32)
+    hmr2 = {"pred_vertices": triangle[None], "pred_cam_t": np.zeros((1, 3)), "focal_length": np.full((1, 2), 5e3)}
+    kinds = ({"vertices": triangle, "focal_length": 5}, hmr2 | {"box_center": [[3, 4]], "box_size": [6]})
+    return tuple(_saved(lambda path, kind=kind: np.savez(path, **kind), "a.npz") for kind in kinds)
+
+
+@cache
+def charts() -> tuple[bytes, ...]:
+    """DensePose's charts of one triangle, where scipy is installed."""
+    try:
+        from scipy.io import savemat
+    except ImportError:
+        return ()
+    content = {"All_vertices": [[1, 2, 3]], "All_Faces": [[1, 2, 3]], "All_FaceIndices": [[2]]}
+    content |= {"All_U_norm": [[0.0], [0.5], [1.0]], "All_V_norm": [[0.0], [1.0], [0.5]]}
+    return tuple(_saved(lambda path, on=on: savemat(path, content, do_compression=on), "a.mat") for on in (False, True))
+
+
+@cache
 def matlab() -> tuple[bytes, ...]:
     """MATLAB files of both formats, where scipy and h5py are installed."""
     found = []

@@ -281,6 +281,33 @@ def _openpose(value: Any) -> None:
         read_keypoints(path.parent)
 
 
+def _mask(case: tuple[str, bytes]) -> None:
+    from dsa_fast.densepose.masks import person_mask, read_mask
+
+    with file(case[1], case[0]) as path:
+        person_mask(read_mask(path), "sapiens")
+
+
+def _bodies(content: bytes) -> None:
+    from dsa_fast.densepose.smpl import UVSurface, draw_smpl, read_bodies
+
+    corners = np.arange(3)
+    surface = UVSurface(corners, np.zeros((3, 2), np.float32), np.full(3, 2, np.uint8), corners[None].astype(np.int32))
+    with file(content, ".npz") as path:
+        found = read_bodies(path)
+        for vertices, focal in zip(found.vertices, found.focal, strict=True):
+            draw_smpl(surface, vertices, focal, (3, 4), (8, 6))
+
+
+def _charts(content: bytes) -> None:
+    from dsa_fast.densepose.smpl import read_uv_surface
+
+    with file(content, ".mat") as path:
+        surface = read_uv_surface(path)
+        if int(surface.faces.max()) >= len(surface.vertex):
+            raise AssertionError("a face has a vertex that is not there")
+
+
 def _mat(content: bytes) -> None:
     from dsa_fast.data.cuhk03 import _read_config
     from dsa_fast.densepose.symmetry import SymmetryTable
@@ -505,6 +532,9 @@ TARGETS: dict[str, Target] = {
         _keypoints,
     ),
     "OpenPose": Target("keypoints", _JSON, _openpose),
+    "masks": Target("images", named(corpus.masks()), _mask),
+    "bodies": Target("arrays", st.one_of(broken(corpus.bodies()), archive(), arrays()), _bodies),
+    "charts": Target("MATLAB", broken(corpus.charts() or (b"",)), _charts),
     "MATLAB": Target("MATLAB", broken(corpus.matlab() or (b"",)), _mat),
     "dumps": Target("dumps", broken(corpus.dumps()), _dump),
     "checkpoints": Target("checkpoints", broken((corpus.checkpoint_bytes(),)), _checkpoint),

@@ -20,7 +20,7 @@ from dsa_fast.densepose.iuv import write_iuv
 from dsa_fast.device import usable_cores
 from dsa_fast.files import is_free, locked, temporary_folder
 
-from .person import render_picture
+from .person import outfit_of, render_picture
 
 __all__ = ["VERSION", "Entry", "entries", "make_dataset"]
 
@@ -45,6 +45,7 @@ class Entry:
         number: number of the rendered identity.
         index: index of the picture for this identity and camera.
         kind: as in `render_picture`.
+        outfit: number of the outfit in its name, from 1.
     """
 
     split: str
@@ -54,12 +55,13 @@ class Entry:
     number: int
     index: int
     kind: str = "person"
+    outfit: int = 1
 
     @property
     def stem(self) -> str:
-        """The name without suffix: PID_cCAMs1_FRAME_INDEX, as in 0002_c1s1_000451_03."""
+        """The name without suffix: PID_cCAMsOUTFIT_FRAME_INDEX, as in 0002_c1s1_000451_03."""
         pid = f"{self.pid:04d}" if self.pid >= 0 else str(self.pid)
-        return f"{pid}_c{self.camid}s1_{self.frame:06d}_{self.index % 100:02d}"
+        return f"{pid}_c{self.camid}s{self.outfit}_{self.frame:06d}_{self.index % 100:02d}"
 
 
 def entries(config: SynthConfig) -> list[Entry]:
@@ -76,16 +78,20 @@ def entries(config: SynthConfig) -> list[Entry]:
             for index in range(config.images_per_camera):
                 split = TRAIN if pid <= split_at else GALLERY if index else QUERY
                 gallery += split == GALLERY
-                result.append(Entry(split, pid, camid, len(result) + 1, pid, index))
+                kind, outfit = "query" if split == QUERY else "person", outfit_of(config, pid, camid)
+                result.append(Entry(split, pid, camid, len(result) + 1, pid, index, kind, outfit))
     for k in range(round(config.distractors * gallery)):
         # Three out of four show people without a match, the fourth an empty box.
         kind = "empty" if k % 4 == 3 else "person"
         camid = 1 + k % config.cameras
         number = _STRANGERS + k // (2 * config.cameras)
-        result.append(Entry(GALLERY, 0, camid, len(result) + 1, number, k, kind))
+        outfit = outfit_of(config, number, camid)
+        result.append(Entry(GALLERY, 0, camid, len(result) + 1, number, k, kind, outfit))
     for k in range(round(config.junk * gallery)):
         number = split_at + 1 + k % (config.identities - split_at)
-        result.append(Entry(GALLERY, -1, 1 + k % config.cameras, len(result) + 1, number, 1000 + k, "junk"))
+        camid = 1 + k % config.cameras
+        outfit = outfit_of(config, number, camid)
+        result.append(Entry(GALLERY, -1, camid, len(result) + 1, number, 1000 + k, "junk", outfit))
     return result
 
 

@@ -7,7 +7,7 @@ and bags, and much less in color.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -199,17 +199,24 @@ def _print(shape: str, x: Array, y: Array) -> NDArray[np.bool_]:
     return box
 
 
-def make_identity(seed: int | np.random.SeedSequence | np.random.Generator, *, size: int = TEXTURE_SIZE) -> Identity:
-    """Draws a random person. The same seed gives the same person.
+def make_identity(
+    seed: int | np.random.SeedSequence,
+    *,
+    size: int = TEXTURE_SIZE,
+    clothes: int | np.random.SeedSequence | None = None,
+) -> Identity:
+    """Draws a random person. The same seeds give the same person.
 
     Args:
         seed: random seed.
         size: height and width of a chart, in texels.
+        clothes: random seed of other clothes, shoes, hats and bags for the same person; None for the first ones.
 
     Returns:
         The identity.
     """
     rng = np.random.default_rng(seed)
+    wardrobe = rng if clothes is None else np.random.default_rng(clothes)
     paint = _Painter(size)
     about: dict[str, str] = {}
     accessories: list[Accessory] = []
@@ -217,16 +224,38 @@ def make_identity(seed: int | np.random.SeedSequence | np.random.Generator, *, s
     hair = _HAIR[int(rng.choice(len(_HAIR), p=(0.34, 0.26, 0.16, 0.1, 0.08, 0.06)))]
     paint.fill(tuple(range(24)), skin)
 
-    legs = _paint_bottom(rng, paint, about)
-    top = _paint_top(rng, paint, about, skin)
-    _paint_feet(rng, paint, about)
-    hair_depth = _paint_head(rng, paint, about, accessories, skin, hair)
-    _carry(rng, paint, about, accessories)
+    if clothes is not None:  # brings `rng` to where the head begins
+        spare = _Painter(size)
+        _paint_bottom(rng, spare, {})
+        _paint_top(rng, spare, {}, skin)
+        _paint_feet(rng, spare, {})
+    legs = _paint_bottom(wardrobe, paint, about)
+    top = _paint_top(wardrobe, paint, about, skin)
+    _paint_feet(wardrobe, paint, about)
+    hair_depth = _paint_head(rng, wardrobe, paint, about, accessories, skin, hair)
+    _carry(wardrobe, paint, about, accessories)
 
+    worn = {
+        "sleeves": top["sleeves"],
+        "trousers": legs["trousers"],
+        "skirt": legs["skirt"],
+        "coat": top["coat"],
+        "hair": hair_depth,
+    }
+    shape = _body_shape(rng, worn) if clothes is None else replace(make_identity(seed, size=16).shape, **worn)
+    # Folds and weave are part of the cloth, so they are the same in every picture.
+    shade = 1 + 0.045 * wardrobe.standard_normal((_PAGES, size // 4, size // 4)).astype(np.float32)
+    shade = shade.repeat(4, 1).repeat(4, 2)[:, :size, :size]
+    texture = np.clip(paint.texture * shade[..., None], 0, 255).round().astype(np.uint8)
+    return Identity(shape, texture, tuple(accessories), about)
+
+
+def _body_shape(rng: np.random.Generator, worn: dict[str, float]) -> Shape:
+    """Draws the proportions of a body in given clothes."""
     child = rng.random() < 0.06
     height = float(rng.uniform(1.3, 1.5) if child else np.clip(rng.normal(1.71, 0.085), 1.52, 1.95))
     girth = float(np.clip(rng.normal(1.03, 0.11), 0.82, 1.38))
-    shape = Shape(
+    return Shape(
         height=height,
         girth=girth,
         belly=float(max(0.0, rng.normal(0, 0.03)) + max(0.0, (girth - 1.1) * 0.2)),
@@ -235,17 +264,8 @@ def make_identity(seed: int | np.random.SeedSequence | np.random.Generator, *, s
         arms=float(np.clip(rng.normal(1.0, 0.03), 0.92, 1.07)),
         limbs=float(np.clip(0.45 + 0.6 * girth + rng.normal(0, 0.05), 0.85, 1.3)),
         head=1.12 if child else float(np.clip(rng.normal(1.02, 0.025), 0.95, 1.08)),
-        sleeves=top["sleeves"],
-        trousers=legs["trousers"],
-        skirt=legs["skirt"],
-        coat=top["coat"],
-        hair=hair_depth,
+        **worn,
     )
-    # Folds and weave are part of the cloth, so they are the same in every picture.
-    shade = 1 + 0.045 * rng.standard_normal((_PAGES, size // 4, size // 4)).astype(np.float32)
-    shade = shade.repeat(4, 1).repeat(4, 2)[:, :size, :size]
-    texture = np.clip(paint.texture * shade[..., None], 0, 255).round().astype(np.uint8)
-    return Identity(shape, texture, tuple(accessories), about)
 
 
 def _paint_bottom(rng: np.random.Generator, paint: _Painter, about: dict[str, str]) -> dict[str, float]:
@@ -392,6 +412,7 @@ def _paint_feet(rng: np.random.Generator, paint: _Painter, about: dict[str, str]
 
 def _paint_head(
     rng: np.random.Generator,
+    wardrobe: np.random.Generator,
     paint: _Painter,
     about: dict[str, str],
     accessories: list[Accessory],
@@ -424,18 +445,18 @@ def _paint_head(
         mask = ((196, 208, 216), (34, 34, 38))[int(rng.integers(2))]
         paint.fill(_HEAD, mask, (y < 0.062) & (y > -0.03) & (around < 1.15))
         about["mask"] = "yes"
-    hat = _choose(rng, {"none": 0.72, "cap": 0.16, "beanie": 0.12})
+    hat = _choose(wardrobe, {"none": 0.72, "cap": 0.16, "beanie": 0.12})
     if hat != "none":
-        color = _ACCENTS[int(rng.integers(len(_ACCENTS)))]
+        color = _ACCENTS[int(wardrobe.integers(len(_ACCENTS)))]
         paint.fill(_HEAD, color, y > (0.11 if hat == "cap" else 0.095 - 0.04 * np.clip((around - 1) / 1, 0, 1)))
         thick = max(thick, 0.014)
         if hat == "cap":
             accessories.append(Accessory("head", (0, 0.115, 0.125), (0.07, 0.012, 0.07), 25, 2.5))
             paint.texture[25] = color
-        elif rng.random() < 0.5:
-            paint.fill(_HEAD, _other(rng, _ACCENTS, color), (y > 0.1) & (y < 0.125))
-    if rng.random() < 0.1:
-        scarf = _ACCENTS[int(rng.integers(len(_ACCENTS)))]
+        elif wardrobe.random() < 0.5:
+            paint.fill(_HEAD, _other(wardrobe, _ACCENTS, color), (y > 0.1) & (y < 0.125))
+    if wardrobe.random() < 0.1:
+        scarf = _ACCENTS[int(wardrobe.integers(len(_ACCENTS)))]
         paint.fill(_HEAD, scarf, y < -0.03)
         t = paint.get("along", _TORSO)
         paint.fill(_TORSO, scarf, t > 0.93)

@@ -22,7 +22,7 @@ Array = NDArray[np.floating[Any]]
 Picture = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 # Streams of random numbers: the second element of the seeds.
-_IDENTITY, _CAMERA, _HEADING, _IMAGE = range(1, 5)
+_IDENTITY, _CAMERA, _HEADING, _IMAGE, _OBJECT = range(1, 6)
 _UPRIGHT, _FRONT, _PLAIN = Pose(), Camera(), scene.Light()
 _FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
 _LIMBS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
@@ -173,9 +173,16 @@ def person_keypoints(
 
 
 @lru_cache(maxsize=_PASSERS + 8)
-def identity_of(seed: int, number: int) -> Identity:
+def identity_of(seed: int, number: int, outfit: int = 1) -> Identity:
     """Returns identity `number` of a data set: from 1, negative for passers-by, above all others for distractors."""
-    return make_identity(np.random.SeedSequence([seed, _IDENTITY, int(number < 0), abs(number)]))
+    words = [seed, _IDENTITY, int(number < 0), abs(number)]
+    clothes = np.random.SeedSequence([*words, outfit]) if outfit > 1 else None
+    return make_identity(np.random.SeedSequence(words), clothes=clothes)
+
+
+def outfit_of(config: SynthConfig, number: int, camid: int) -> int:
+    """Returns the outfit, from 1, in which a camera sees an identity. Neighboring people begin with other ones."""
+    return 1 + (number + camid) % config.clothes
 
 
 @lru_cache(maxsize=64)
@@ -192,7 +199,8 @@ def render_picture(config: SynthConfig, number: int, camid: int, index: int, *, 
         number: number of the identity, from 1.
         camid: camera, from 1.
         index: index of the picture for this identity and camera.
-        kind: "person"; "junk", a box with very little of the person; or "empty", a box without a person.
+        kind: "person"; "query", with the object that `query_occlusion` asks for; "junk", a box with very little of the
+            person; or "empty", a box without a person.
 
     Returns:
         The picture, uint8 [H, W, 3], RGB, and its IUV map, uint8 [H, W, 3], channels I, U, V, with the errors of
@@ -202,7 +210,7 @@ def render_picture(config: SynthConfig, number: int, camid: int, index: int, *, 
     rng = np.random.default_rng(np.random.SeedSequence([seed, _IMAGE, number, camid, index]))
     # A person walks in the same direction in all pictures of a camera, so the views are similar.
     heading = np.random.default_rng(np.random.SeedSequence([seed, _HEADING, number, camid])).uniform(-1, 1)
-    style, identity = camera_of(seed, camid), identity_of(seed, number)
+    style, identity = camera_of(seed, camid), identity_of(seed, number, outfit_of(config, number, camid))
     pose = scene.random_pose(config.pose, rng)
     camera = scene.random_camera(style, config.view, float(heading), rng)
     light = scene.random_light(style, config.lighting, rng)
@@ -234,6 +242,15 @@ def render_picture(config: SynthConfig, number: int, camid: int, index: int, *, 
                 hidden[scene.random_occluder(rng).draw(canvas)] = True
             if hidden.ravel()[figure.index].mean() > 0.6:  # too little would be visible
                 canvas, hidden = before, None
+        if kind == "query" and config.query_occlusion > 0:
+            stream = np.random.default_rng(np.random.SeedSequence([seed, _OBJECT, number, camid, index]))
+            hidden = np.zeros((rows, columns), bool) if hidden is None else hidden
+            seen = figure.index[(figure.part > 0) & ~hidden.ravel()[figure.index]]
+            if len(seen):
+                thing = scene.covering_object(
+                    seen // columns / rows, seen % columns / columns, config.query_occlusion, stream
+                )
+                hidden[thing.draw(canvas)] = True
         iuv = _iuv(figure, hidden, height, width)
     picture = scene.develop(downsample(canvas), style, light, config.camera_color, config.blur, rng)
     iuv = scene.damage_iuv(

@@ -352,16 +352,44 @@ def random_occluder(rng: np.random.Generator) -> Occluder:
     else:
         wide, top = rng.uniform(0.25, 0.48), rng.uniform(0.0, 0.5)
         box = (-0.1, top, wide, 1.1) if rng.random() < 0.5 else (1 - wide, top, 1.1, 1.1)
+    return _painted((float(box[0]), float(box[1]), float(box[2]), float(box[3])), rng)
+
+
+def _painted(box: tuple[float, float, float, float], rng: np.random.Generator) -> Occluder:
+    """Draws the colors of a box."""
     grey, hue = rng.uniform(35, 200), rng.uniform(-0.3, 0.3, 3)
     color = grey * (1 + hue)
     other = np.clip(color * rng.uniform(0.6, 1.4), 0, 255)
     stripe = float(rng.uniform(0.06, 0.2)) if rng.random() < 0.3 else 0.0
-    return Occluder(
-        (float(box[0]), float(box[1]), float(box[2]), float(box[3])),
-        _three(color),
-        _three(other),
-        stripe,
-    )
+    return Occluder(box, _three(color), _three(other), stripe)
+
+
+def covering_object(down: Array, across: Array, strength: float, rng: np.random.Generator) -> Occluder:
+    """Draws an object that hides 25 to 75 % of a person, times `strength`.
+
+    It stands in front of the legs, to one side, in front of the middle, or hangs from above.
+
+    Args:
+        down: [N] where what is seen of the person is, from 0 at the top of the picture to 1.
+        across: [N] the same from left to right.
+        strength: 0..1.
+        rng: random numbers.
+    """
+    share = strength * float(rng.uniform(0.25, 0.75))
+    kind = rng.choice(5, p=(0.4, 0.2, 0.2, 0.1, 0.1))
+    left, top, right, bottom = -0.1, -0.1, 1.1, 1.1
+    if kind == 0:  # a car, a counter
+        top = float(np.quantile(down, 1 - share))
+    elif kind == 1:  # a door, a column at the left
+        right = float(np.quantile(across, share))
+    elif kind == 2:
+        left = float(np.quantile(across, 1 - share))
+    elif kind == 3:  # a post
+        start = float(rng.uniform(0, 1 - share))
+        left, right = (float(each) for each in np.quantile(across, (start, start + share)))
+    else:  # a sign, an umbrella
+        bottom = float(np.quantile(down, share))
+    return _painted((left, top, right, bottom), rng)
 
 
 def develop(
