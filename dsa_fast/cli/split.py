@@ -50,6 +50,11 @@ def split(
     from dsa_fast.data.registry import read_dataset
     from dsa_fast.data.split import split_people
 
+    if name == "auto" and not options and _is_split(source / "split.csv"):
+        raise FileExistsError(
+            f"{source} is split already, by {source / 'split.csv'}: give that file to other commands, or remove it "
+            "to split again"
+        )
     data = read_dataset(source, name, **(options or {}))
     out = data.root / "split.csv" if out is None else out
     if out.suffix.lower() != ".csv":
@@ -74,6 +79,14 @@ def split(
             soft_wrap=True,
         )
     console.print(f"{out}: give it as the data set (dsa-fast fit --data.root {out})", soft_wrap=True)
+
+
+def _is_split(table: Path) -> bool:
+    """Returns whether there is such a CSV file with a column `split`."""
+    if not table.is_file():
+        return False
+    with table.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        return "split" in file.readline(4096).strip().split(",")
 
 
 def _report(parts: PeopleSplits) -> Table:

@@ -23,7 +23,7 @@ __all__ = [
     "subfolders",
 ]
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 # IUV maps that `read_iuv` reads, preferred ones first.
 _MAP_SUFFIXES = (".png", ".npy", ".npz")

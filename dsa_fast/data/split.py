@@ -68,8 +68,9 @@ def split_people(people: PeopleSplits, test: float = 0.5, seed: int = 0) -> Peop
         raise ValueError(f"test must be above 0 and below 1, got {test}")
     able = matchable(people.gallery)
     if len(able) < 2:
-        seen = "seen by two cameras" if people.has_cameras else "with two images"
-        raise ValueError(f"a split needs two people {seen}, got {len(able)} in {people.root}")
+        seen = "seen by two cameras each" if people.has_cameras else "with two images each"
+        hint = "; without its cameras (no column camid), two images are enough" if people.has_cameras else ""
+        raise ValueError(f"a split needs at least two people {seen}, got {len(able)} in {people.root}{hint}")
     rng = np.random.default_rng(seed)
     count = min(max(round(test * len(able)), 1), len(able) - 1)
     chosen = set(rng.permutation(able)[:count].tolist())

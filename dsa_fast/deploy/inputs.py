@@ -43,7 +43,8 @@ def find_items(source: str | os.PathLike[str]) -> list[Item]:
     Args:
         source: a folder (with its subfolders), an image file, a text file with one path per line, or a CSV file. The
             CSV file has the columns `path`, or `video` and `frame` (from 0), and to crop people also x, y, w and h, in
-            pixels. Paths in a file are relative to its folder. The rows of a video are sorted by frame.
+            pixels. Paths in a file are relative to its folder. The rows of a video are sorted by frame. What is listed
+            twice, such as a query that is in the gallery too, counts once.
 
     Raises:
         FileNotFoundError: there is no such source.
@@ -109,6 +110,7 @@ def _read_table(source: Path) -> list[Item]:
             items.append(Item(source.parent / row[name], frame, (x, y, w, h) if boxed else None))
     if not items:
         raise ValueError(f"{source} must list at least one image, got none")
+    items = list(dict.fromkeys(items))
     if name == "video":  # each video is read once, from the beginning
         order = {path: place for place, path in enumerate(dict.fromkeys(item.path for item in items))}
         items.sort(key=lambda item: (order[item.path], item.frame or 0))

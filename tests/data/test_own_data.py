@@ -197,6 +197,9 @@ def test_split_people_is_by_identity_and_by_seed() -> None:
     )
     with pytest.raises(ValueError, match="must have no splits"):
         split_people(parts)
+    one_camera = [replace(person, camid=1) for person in everyone]
+    with pytest.raises(ValueError, match="two people seen by two cameras each, got 0 in .*no column camid"):
+        split_people(replace(whole_set, train=one_camera, gallery=one_camera))
     with pytest.raises(ValueError, match="test must be above 0"):
         split_people(whole_set, 1.0)
 
@@ -231,6 +234,8 @@ def test_split_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert not data.has_cameras and data.train[0].iuv_place is not None
     assert data.train[0].iuv_place.is_relative_to(root / "iuv")
     first = table.read_bytes()
+    assert main(["split", str(root), "--overwrite"]) == 1
+    assert "is split already, by" in capsys.readouterr().err
     assert main(["split", str(root), "--name", "folders", "--test", "0.4"]) == 1
     assert "--overwrite" in capsys.readouterr().err
     assert main(["split", str(root), "--name", "folders", "--test", "0.4", "--overwrite"]) == 0

@@ -68,6 +68,9 @@ def test_folders_lists_and_files(photos: Path, tmp_path: Path) -> None:
     listed.write_text("photos/b/7.png\n\nphotos/a/0.png\n")
     assert [item.path for item in find_items(listed)] == [photos / "b" / "7.png", photos / "a" / "0.png"]
     assert find_items(photos / "a" / "1.png") == [Item(photos / "a" / "1.png")]
+    twice = photos / "twice.csv"  # without cameras, queries are in the gallery too
+    twice.write_text("path,pid,split\na/1.png,1,query\nb/7.png,2,query\na/1.png,1,gallery\n")
+    assert find_items(twice) == [Item(photos / "a" / "1.png"), Item(photos / "b" / "7.png")]
     (tmp_path / "empty").mkdir()
     for wrong, error in ((tmp_path / "none", FileNotFoundError), (tmp_path / "empty", ValueError)):
         with pytest.raises(error, match="images must"):
