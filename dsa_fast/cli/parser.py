@@ -30,6 +30,8 @@ _READABLE: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"\bstr\b": "text",
     r"\bdict\[.*\]": "{key: value, ...}",
     r"\b(list|tuple)\[(.*)\]": lambda match: f"[{match[2]}]",
+    r"\bOptional\[(.*)\]": lambda match: match[1],
+    r"\bUnion\[(.*)\]": lambda match: re.sub(r", (?=[^,]+$)", " or ", match[1]),
     r" \| null\b": "",
     r" \| ": " or ",
 }

@@ -128,8 +128,7 @@ def _table(folder: Path, table: Path | str | None) -> Path:
     if len(tables) != 1:
         raise ValueError(
             f"{folder} must hold one CSV file with the columns {', '.join(_COLUMNS)}, got "
-            f"{', '.join(each.name for each in tables) or 'none'}: give the file itself, or name it with the option "
-            "table"
+            f"{', '.join(each.name for each in tables) or 'none'}: give the file itself in place of the folder"
         )
     return tables[0]
 
