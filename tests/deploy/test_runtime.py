@@ -342,10 +342,11 @@ def test_vectors_are_the_encoders(built: Built, photos: Path, backbone: str, pre
     vectors, names = load(out)
     theirs = np.asarray(dsa_fast.Encoder.load(engine, backend="openvino")(names))
     # The same library runs the same graph. A pixel whose resizing ends near a half may be rounded the other way, and
-    # the batches are others, and with them the order of sums. In int8, a sum near the middle of two levels makes much
-    # of that, in single images.
+    # the batches are others, and with them the order of sums. In int8, one image of nine came out otherwise on a busy
+    # machine, and none on an idle one. The likely cause, not proven: a sum near the middle of two levels.
     cosines = (vectors * theirs).sum(axis=1)
     if precision == "int8":
+        assert (np.abs(vectors - theirs).max(axis=1) <= 2e-3).sum() >= len(names) - 2
         assert np.median(cosines) >= 0.9999 and cosines.min() >= 0.96
     else:
         np.testing.assert_allclose(vectors, theirs, atol=2e-4, rtol=0)
