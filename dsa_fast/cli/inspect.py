@@ -324,7 +324,6 @@ def _print(console: Console, report: dict[str, Any], items: Sequence[_Item]) -> 
             f"None of the {report['images']} images has a map: make them with dsa-fast prepare {report['root']}, or "
             "name their folder with --iuv FOLDER",
             soft_wrap=True,
-            markup=False,
         )
     elif report["with_map"] < report["images"]:
         console.print(f"{report['images'] - report['with_map']} images have no map.")
@@ -337,7 +336,7 @@ def _print(console: Console, report: dict[str, Any], items: Sequence[_Item]) -> 
     bad = [item for item in sorted(items, key=_badness) if item.found]
     for item in bad[:_SHOWN]:
         for kind, about in item.found.items():
-            console.print(f"  {kind}: {item.map or item.image}: {about}", soft_wrap=True, markup=False)
+            console.print(f"  {kind}: {item.map or item.image}: {about}", soft_wrap=True)
     if len(bad) > _SHOWN:
         console.print(f"  ... and {len(bad) - _SHOWN} more in inspect.json")
 

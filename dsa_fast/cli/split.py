@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from dsa_fast.configs.datasets import DatasetOptions
-from dsa_fast.files import atomic_path, locked
+from dsa_fast.files import atomic_path, csv_errors, locked
 from dsa_fast.terminal import console as open_console
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ def _is_split(table: Path) -> bool:
     """Returns whether there is such a CSV file with a column `split`."""
     if not table.is_file():
         return False
-    with table.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        return "split" in file.readline(4096).strip().split(",")
+    with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file, csv_errors(table):
+        return "split" in next(csv.reader(file), [])
 
 
 def _report(parts: PeopleSplits) -> Table:

@@ -116,7 +116,7 @@ def tables(
 
         run_trainings(trainings, done=done, advance=lambda count: bar.advance(task, count))
     text = report(runs, out, people=people, details=details)
-    console.print(f"\n{text}\nWritten to {out}", soft_wrap=True, markup=False)
+    console.print(f"\n{text}\nWritten to {out}", soft_wrap=True)
 
 
 # Options of these groups are passed on to dsa-fast fit.

@@ -129,7 +129,7 @@ class Pictures(Callback):
             for name, picture in made.items():
                 self._log(trainer, name, picture, epoch)
         except (OSError, ValueError) as error:
-            console().print(f"no pictures of epoch {epoch}: {error}", soft_wrap=True, markup=False)
+            console().print(f"no pictures of epoch {epoch}: {error}", soft_wrap=True)
 
     def _ranked(self, tested: Tested, data: ReIDData, title: str) -> Image.Image:
         from dsa_fast.visual.ranked_lists import ranked_lists
