@@ -4,8 +4,8 @@ Each contender runs in fresh processes, in turns: from its start to the first ve
 memory that it then holds, and the time of one image after that. The files are an export of a small ResNet-18, and a
 network of almost no work: there the time of a call is nearly all overhead. All run OpenVINO with one thread.
 
-Batches of 1 and 32 of the full-size MF-Stream with random weights (that of `--checkpoint` if given) are timed in fp32,
-in bf16 where the processor has it, and in int8, next to ONNX Runtime and OpenVINO's own benchmark_app, in turns too.
+Batches of 1 and 32 of the full-size MF-Stream with random weights are timed in fp32, in bf16 where the processor has
+it, and in int8, next to ONNX Runtime and OpenVINO's own benchmark_app, in turns too.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def fresh(name: str, code: str) -> dict[str, Any]:
 def run_batches(options: argparse.Namespace, names: list[str], folder: Path, rounds: int) -> list[dict[str, Any]]:
     """Times batches of 1 and 32, in every precision of this processor."""
     openvino = importlib.import_module("openvino")
-    checkpoint = options.checkpoint or random_checkpoint(folder / "batches.ckpt", options.quick)
+    checkpoint = random_checkpoint(folder / "batches.ckpt", options.quick)
     files, images = {}, rendered(16, load_model(checkpoint).size, 3)
     for precision in ("fp32", "int8"):
         files[precision] = folder / f"batches_{precision}.onnx"
