@@ -30,7 +30,7 @@ from infer import random_checkpoint, rendered
 
 from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.deploy.export import NamedImages, export
-from dsa_fast.deploy.sidecar import BatchRange, InputSpec, OutputSpec, Sidecar, read_sidecar, write_sidecar
+from dsa_fast.deploy.sidecar import BatchRange, InputSpec, OutputSpec, Precision, Sidecar, read_sidecar, write_sidecar
 from dsa_fast.files import checksum
 from dsa_fast.models import ModelConfig, load_model
 from dsa_fast.training.module import ReIDTask
@@ -195,13 +195,14 @@ def run_batches(options: argparse.Namespace, names: list[str], folder: Path, rou
     """Times batches of 1 and 32, in every precision of this processor."""
     openvino = importlib.import_module("openvino")
     checkpoint = random_checkpoint(folder / "batches.ckpt", options.quick)
-    files, images = {}, rendered(16, load_model(checkpoint).size, 3)
-    for precision in ("fp32", "int8"):
-        files[precision] = folder / f"batches_{precision}.onnx"
+    images = rendered(16, load_model(checkpoint).size, 3)
+    files: dict[Precision, Path] = {"fp32": folder / "batches_fp32.onnx", "int8": folder / "batches_int8.onnx"}
+    for precision, path in files.items():
         export(
-            *(checkpoint, files[precision]),
+            checkpoint,
+            path,
             images=NamedImages(images[:2], "rendered people"),
-            precision=precision,  # type: ignore[arg-type]
+            precision=precision,
             calibration=NamedImages(images, "rendered people") if precision == "int8" else None,
             least_cosine=0.5,  # compared below
         )
@@ -259,10 +260,11 @@ def show(result: dict[str, Any]) -> None:
     keys = ("file", "name", "first_vector_ms", "first_vector_cpu_ms", "resident_mb", "p50_us", "least_us")
     rows = [[row[key] if isinstance(row[key], str) else f"{row[key]:.0f}" for key in keys] for row in result["rows"]]
     print_table("From an image to a vector on a CPU: what is not the network", columns, rows)
-    columns = ("precision", "batch", "name", "p50, ms", "least, ms", "its CPU time, ms")
     rows = [
         [row["precision"], str(row["batch"]), row["name"]]
         + [f"{row[key]:.2f}" if key in row else "" for key in ("p50_ms", "least_ms", "cpu_ms")]
         for row in result["batches"]
     ]
-    print_table("Batches in one thread", columns, rows)
+    print_table(
+        "Batches in one thread", ("precision", "batch", "name", "p50, ms", "least, ms", "its CPU time, ms"), rows
+    )
