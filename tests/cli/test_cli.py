@@ -12,7 +12,8 @@ import pytest
 import dsa_fast.cli.demo
 from dsa_fast import __version__
 from dsa_fast.cli import COMMANDS, commands_of, main
-from dsa_fast.cli.parser import examples, in_words_of_the_command
+from dsa_fast.cli.parser import examples
+from dsa_fast.cli.words import in_words_of_the_command
 from dsa_fast.terminal import duration
 
 #: All commands with their functions: "fit", "search build", ...
@@ -152,7 +153,7 @@ def test_examples_have_the_command_s_options(name: str) -> None:
             ["fit", "--data.root", "x", "--model.kind", "ds"],
             "--model.kind: expected a value of 'dsa', 'baseline', got ds",
         ),
-        (["embed"], "the following arguments are required: encoder, source, out"),
+        (["embed"], "the following arguments are required: ENCODER, SOURCE, OUT"),
     ],
 )
 def test_typos_get_one_line_and_a_hint(arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
