@@ -179,6 +179,11 @@ def eval(
         else f"{counted} of {total} queries count, {len(gallery.pids)} gallery {kind}: the other "
         f"{total - counted} queries have no match that counts in the gallery: {kind} of their person by another camera"
     )
+    if not (gallery.pids != query.pids[0]).any():
+        notes = [
+            *notes,
+            "All images show one person, so nobody can be mistaken for another, and the scores mean nothing",
+        ]
     for line in notes:
         print(line)
     if json_out is not None:

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 from dsa_fast.cli.parser import make_parser, positional_names
@@ -37,12 +37,16 @@ def in_words_of_the_command(
     positional = positional_names(function)
     options = {
         name
-        for action in make_parser(function, prog)._actions
+        for each in [function, *([_fit()] if hasattr(function, "passed_on") else [])]
+        for action in make_parser(each, prog)._actions
         for name in action.option_strings
         if name.startswith("--") and name.lstrip("-") not in positional
     }
     ends = {name.lstrip("-").rpartition(".")[2]: name for name in sorted(options, reverse=True)}
     given = dict(_flat(values or {}))
+    if hasattr(function, "passed_on"):
+        words = [word for each in given.get("options") or () for word in str(each).split("=", 1)]  # type: ignore[attr-defined]
+        given |= {name[2:]: value for name, value in pairwise(words) if name in options}
 
     def named(name: str) -> str | None:
         if name in positional:
@@ -67,6 +71,13 @@ def in_words_of_the_command(
         if name is not None and not any(each.startswith(f"{name}.") for each in options):
             text = name + text[subject.end() :]
     return text + _hint(text, prog, positional, given)
+
+
+def _fit() -> Callable[..., object]:
+    """Returns the command to which `tables` passes options on."""
+    from dsa_fast.cli.fit import fit
+
+    return fit
 
 
 def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -108,8 +108,12 @@ class ReIDData(lightning.LightningDataModule):
         """Checks that there are enough people for a batch, before anything is written.
 
         Raises:
-            ValueError: `config.p` is larger than the number of people.
+            ValueError: there is only one person, or `config.p` is larger than the number of people.
         """
+        if self.num_ids < 2:
+            raise ValueError(
+                f"data.root must hold two people or more to train on, got {self.num_ids} in {self.people.root}"
+            )
         if self.config.p > self.num_ids:
             raise ValueError(
                 f"data.p, the people in a batch, must be at most the number of people to train on, {self.num_ids} "

@@ -274,7 +274,7 @@ def _check_pairs(people: ReIDData, loss: LossConfig) -> None:
     if losses and max(images.values()) < 2:
         raise ValueError(
             f"data.root must hold two photos or more of a person to train on, got one photo of each of {len(images)} "
-            f"people ({people.people.name}): {' and '.join(losses)} compare photos of one person. Add photos, or train "
+            f"people ({people.people.name}), and nothing to compare with {' and '.join(losses)}. Add photos, or train "
             f"without: {' '.join(f'{name}=0' for name in losses)}"
         )
 

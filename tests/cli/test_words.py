@@ -14,6 +14,7 @@ from dsa_fast.cli.fit import fit
 from dsa_fast.cli.inspect import inspect
 from dsa_fast.cli.prepare import prepare
 from dsa_fast.cli.search import query
+from dsa_fast.cli.tables import tables
 from dsa_fast.cli.words import in_words_of_the_command
 from dsa_fast.configs.prepare import KeypointsConfig
 from dsa_fast.configs.training import DataConfig
@@ -38,6 +39,12 @@ DATA = DataConfig("here", test_root="there")
             {"keypoints": KeypointsConfig(HERE)},
             "keypoints not found: here",
             "--keypoints.file not found: here",
+        ),
+        (
+            tables,
+            {"options": ["--data.root", "here"]},
+            "root must be a folder, got here",
+            "--data.root must be a folder, got here",
         ),
         (prepare, {}, "keypoints must be [K, 3]", "keypoints must be [K, 3]"),  # a group, not an option
         (fit, {}, "a/data.root and 'data.root' stay", "a/data.root and 'data.root' stay"),

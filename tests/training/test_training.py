@@ -269,12 +269,13 @@ def test_a_refused_run_writes_nothing(people: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.p, .* to train on, 4 .*, got 9: give data\.p=4 or less"):
         fit(replace(config(people), p=9), MODEL, augment=AUGMENT, trainer=TRAINER, out=out)
     train = {"bounding_box_train": [f"{pid:04}_c1s1_000000_00.png" for pid in (2, 5, 9)]}
-    alone = make_tree(tmp_path / "alone", {**train, "query": [], "bounding_box_test": []})
+    test = {"query": ["0003_c1s1_000000_00.png"], "bounding_box_test": ["0003_c2s1_000000_00.png"]}
+    alone = make_tree(tmp_path / "alone", {**train, **test})
     trainer = replace(TRAINER, eval_every=0)
     with pytest.raises(ValueError, match=r"one photo of each of 3 people .* train without: loss\.triplet=0"):
         fit(config(alone), MODEL, augment=AUGMENT, trainer=trainer, out=out)
     next(alone.glob("bounding_box_train/*")).write_bytes(b"broken")
-    with pytest.raises(ValueError, match="1 of 3"):
+    with pytest.raises(ValueError, match="1 of 5"):
         fit(config(alone), MODEL, LossConfig(triplet=0), augment=AUGMENT, trainer=trainer, out=out)
     assert not out.exists()
 
