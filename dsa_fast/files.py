@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = [
     "atomic_path",
     "check_regular",
     "checksum",
+    "csv_columns",
     "csv_errors",
     "is_free",
     "is_left_over",
@@ -304,6 +305,16 @@ def csv_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except (csv.Error, UnicodeError) as error:
         raise ValueError(f"{path} must be a CSV file, got: {error}") from error
+
+
+def csv_columns(names: Sequence[str] | None) -> str:
+    """Returns a CSV file's columns for an error, with a hint if something other than commas separates them."""
+    text = ", ".join(names or ()) or "none"
+    other = next((name for mark, name in _SEPARATORS.items() if mark in text), None) if len(names or ()) == 1 else None
+    return text if other is None else f"{text.strip()}: columns must be separated by commas, not by {other}"
+
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def checksum(path: str | os.PathLike[str]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["console", "duration"]
+__all__ = ["console", "counted", "duration"]
 
 _WIDE = 200  # columns of a pipe, so tables keep theirs
 
@@ -34,3 +34,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def counted(number: int, name: str) -> str:
+    """Returns a number with its noun: 1 epoch, 2 epochs, 1,600 images."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"

@@ -88,11 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     start, function = time.perf_counter(), found
     from dsa_fast.cli.guard import guarded
 
+    options: dict[str, object] = {}
+
     def run() -> int:
         from dsa_fast.cli.guard import locked_output
         from dsa_fast.cli.parser import parse
 
-        options = parse(function, program, arguments)
+        options.update(parse(function, program, arguments))
         with locked_output(name, options):
             status = function(**options)
         if name not in _QUICK and os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
@@ -100,9 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status if isinstance(status, int) else 0
 
     def in_words(message: str) -> str:
-        from dsa_fast.cli.parser import in_words_of_the_command
+        from dsa_fast.cli.words import in_words_of_the_command
 
-        return in_words_of_the_command(message, function, program)
+        return in_words_of_the_command(message, function, program, options)
 
     return guarded(program, run, error_status=ERROR_STATUS.get(name, 1), reword=in_words)
 

@@ -73,6 +73,8 @@ def crops(
     if not 0 <= min_score <= 1:
         raise ValueError(f"min_score must be in 0..1, got {min_score}")
     if not video.is_file():
+        if video.is_dir():
+            raise ValueError(f"video must be a file, got the folder {video}")
         raise FileNotFoundError(f"video must be a file, got {video}: no such file")
     camera = video.stem if camera is None else camera
     if not camera.strip() or camera != camera.strip() or camera.startswith(".") or "/" in camera or "\\" in camera:

@@ -104,7 +104,7 @@ def eval(
         row = features.stem
     else:
         if checkpoint is None or root is None:
-            raise ValueError("checkpoint and root must be given, or features: dsa-fast eval CHECKPOINT DIR")
+            raise ValueError("CHECKPOINT and ROOT must be given, or --features: dsa-fast eval CHECKPOINT DIR")
         embedder: Embedder
         if checkpoint.suffix in SUFFIXES.values():
             if fused or branch != "both" or visibility is not None:
@@ -165,6 +165,7 @@ def eval(
             reranked, *query[1:], *gallery[1:], average_precision=average_precision
         ).summary()
     print_scores(rows)
+    print(f"Distance: {metric}" + (f"; re-ranked by the {k1} nearest neighbors by {metric}" if rerank else ""))
     try:
         pairs: dict[str, Any] | None = match_rates(query, gallery).summary()
     except ValueError:  # a single person
@@ -178,6 +179,11 @@ def eval(
         else f"{counted} of {total} queries count, {len(gallery.pids)} gallery {kind}: the other "
         f"{total - counted} queries have no match that counts in the gallery: {kind} of their person by another camera"
     )
+    if not (gallery.pids != query.pids[0]).any():
+        notes = [
+            *notes,
+            "All images show one person, so nobody can be mistaken for another, and the scores mean nothing",
+        ]
     for line in notes:
         print(line)
     if json_out is not None:

@@ -146,8 +146,8 @@ def _calibration(
         return _rendered(min(count, 64), size)
     if data is None:
         raise ValueError(
-            "precision int8 needs images like those of your application: calibrate FOLDER, or root DATA_SET for its "
-            "training images (or synthetic_calibration, for a first try)"
+            "--precision int8 needs images like those of your application: --calibrate FOLDER, or --root DATA_SET for "
+            "its training images (or --synthetic_calibration, for a first try)"
         )
     people: list[Person] = data.train or data.gallery
     return NamedImages(_read([person.path for person in people], count, size), f"{data.name}, training images")

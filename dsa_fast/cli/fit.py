@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -66,6 +68,27 @@ def fit(
     if result.scores:
         print_scores({"after training": result.scores})
     print(f"Checkpoint: {result.checkpoint}\nLog:        {result.log}")
+    if not result.scores:
+        why = (
+            "trainer.eval_every is 0" if result.testable else f"{data.test_root or data.root} has no query and gallery"
+        )
+        print(f"Not tested: {why}")
+    print(f"Next:       {_next_command(result.checkpoint, data, result.testable)}")
+
+
+def _next_command(checkpoint: Path, data: DataConfig, testable: bool) -> str:
+    """Returns a command line for the checkpoint: a test, or an export if there is nothing to test on."""
+    root, name, options = data.root, data.name, data.options
+    if data.test_root is not None:
+        root, name, options = data.test_root, data.test_name, data.test_options
+    words = ["dsa-fast", "eval", str(checkpoint), root]
+    if not testable:
+        words = ["dsa-fast", "export", str(checkpoint)]
+    else:
+        words += ["--name", name] if name != "auto" else []
+        words += ["--options", json.dumps(options)] if options else []
+        words += [] if data.check_counts else ["--check_counts", "false"]
+    return shlex.join(words)
 
 
 def print_scores(rows: dict[str, dict[str, float]]) -> None:

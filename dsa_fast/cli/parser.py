@@ -8,6 +8,7 @@ import sys
 from argparse import Action
 from collections.abc import Callable, Sequence
 from inspect import cleandoc, signature
+from pathlib import Path
 from types import FunctionType
 from typing import NoReturn
 
@@ -16,7 +17,7 @@ import jsonargparse
 from dsa_fast.cli.plain import PLAIN, allow_only_data, parse_options
 from dsa_fast.configs import find_config
 
-__all__ = ["Parser", "in_words_of_the_command", "make_parser", "parse"]
+__all__ = ["Parser", "make_parser", "parse", "positional_names"]
 
 #: Types in help and errors, as people read them.
 _READABLE: dict[str, str | Callable[[re.Match[str]], str]] = {
@@ -35,6 +36,19 @@ _READABLE: dict[str, str | Callable[[re.Match[str]], str]] = {
     r" \| null\b": "",
     r" \| ": " or ",
 }
+
+
+#: Options by the names that they have in other programs; the first that the command has.
+_OTHER_NAMES = {
+    **dict.fromkeys(("epoch", "epochs", "num_epochs"), ("max_epochs",)),
+    **dict.fromkeys(("batch_size", "bs"), ("batch", "p")),
+    **dict.fromkeys(("gpu", "gpus"), ("devices", "device")),
+    **dict.fromkeys(("output", "output_dir"), ("out",)),
+    **dict.fromkeys(("data", "data_dir", "dataset"), ("root",)),
+    "num_workers": ("workers",),
+    "learning_rate": ("lr",),
+}
+_NAMED = ", or the name of one in the package: tiny, quick, small, dsa_reid, rows/csa, ..."
 
 
 class _Formatter(jsonargparse.DefaultHelpFormatter):
@@ -76,15 +90,29 @@ class Parser(jsonargparse.ArgumentParser):
         text = re.sub(r"^Parser key \"([^\"]+)\":\s*", r"--\1: ", message.strip())
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         text = " ".join(lines)
+        required = re.match(r"(the following arguments are required: )(.*)", text)
+        if required is not None:
+            text = required[1] + ", ".join(map(self._as_typed, required[2].split(", ")))
         wrong = re.match(r"(--[\w.]+: )Expected a (.*?)\. Got value: ?(.*)", text)
         if wrong is not None:
             text = f"{wrong[1]}expected a {_readable(wrong[2])}, got {wrong[3]}"
-        text = _did_you_mean(text, [name for action in self._actions for name in action.option_strings])
+        positional = [action.dest for action in self._actions if not action.option_strings]
+        text = _did_you_mean(text, self._options(), positional)
         sys.stderr.write(f"{self.prog}: error: {text}\n(`{self.prog} --help` lists the options)\n")
         raise SystemExit(2)
 
+    def _options(self) -> list[str]:
+        return [name for action in self._actions for name in action.option_strings]
 
-def _did_you_mean(text: str, names: Sequence[str]) -> str:
+    def _as_typed(self, name: str) -> str:
+        return f"--{name}" if f"--{name}" in self._options() else name.upper()
+
+
+def _did_you_mean(text: str, names: Sequence[str], positional: Sequence[str]) -> str:
+    bare = re.match(r"[Uu]nrecognized arguments: *([^-\s]\S*)", text)
+    if bare is not None:
+        takes = "; give the data set as --data.root" if "--data.root" in names else ""
+        return f"unexpected argument {bare[1]}{takes}"
     match = re.match(r"(?:Unrecognized arguments:|unrecognized arguments:) *(--[\w.-]+)", text)
     if match is None:
         match = re.match(r"Key '?([\w.]+)'? is not expected|.*?[Oo]ption '?([\w.]+)'? is not accepted", text)
@@ -92,10 +120,13 @@ def _did_you_mean(text: str, names: Sequence[str]) -> str:
             return text
     given = next(each for each in match.groups() if each)
     wanted = given if given.startswith("--") else f"--{given}"
+    if wanted[2:] in positional:
+        return f"unknown option {wanted}; give {wanted[2:].upper()} without a name"
     ends = {name: name.lstrip("-").rpartition(".")[2] for name in names}
-    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.7) or [
-        name for name, end in ends.items() if end == wanted[2:].rpartition(".")[2]
-    ]  # --max_epochs for --trainer.max_epochs
+    last = wanted[2:].rpartition(".")[2].replace("-", "_")
+    known = next((each for each in _OTHER_NAMES.get(last, ()) if each in ends.values()), last)
+    near = [name for name, end in ends.items() if end == known]  # --max_epochs for --trainer.max_epochs
+    near = near or difflib.get_close_matches(wanted, names, n=1, cutoff=0.7)
     hint = f"; did you mean {' or '.join(near[:3])}?" if near else ""
     return f"unknown option {wanted}{hint}"
 
@@ -107,9 +138,8 @@ def make_parser(function: Callable[..., object], prog: str) -> Parser:
     """
     document = cleandoc(function.__doc__ or "")
     description = re.split(r"\n\n(?:Args|Returns|Raises|Examples):\n", document)[0]
-    positional = [f"[{name.upper()}]" for name in getattr(function, "positionals", ())]
-    parameters = signature(function).parameters.values()
-    positional += [each.name.upper() for each in parameters if each.default is each.empty and _is_positional(each.kind)]
+    optional = getattr(function, "positionals", ())
+    positional = [f"[{name.upper()}]" if name in optional else name.upper() for name in positional_names(function)]
     allow_only_data()
     parser = Parser(
         prog=prog,
@@ -123,10 +153,15 @@ def make_parser(function: Callable[..., object], prog: str) -> Parser:
     parser.add_argument(
         "--config",
         action="config",
-        help="YAML file with any of the options below, or the package's small, rows/csa, ...",
+        help="YAML file with any of the options below" + (_NAMED if _has_named_configs(function) else ""),
     )
     parser.add_function_arguments(_without_module(function), nested_key=None, as_group=False, as_positional=True)
     return parser
+
+
+def _has_named_configs(function: Callable[..., object]) -> bool:
+    """Returns whether the package's configurations, which are of training runs, fit a command."""
+    return "trainer" in signature(function).parameters
 
 
 def _without_module(function: Callable[..., object]) -> Callable[..., object]:
@@ -143,8 +178,11 @@ def _without_module(function: Callable[..., object]) -> Callable[..., object]:
     return copy
 
 
-def _is_positional(kind: object) -> bool:
-    return getattr(kind, "name", "") in ("POSITIONAL_ONLY", "POSITIONAL_OR_KEYWORD")
+def positional_names(function: Callable[..., object]) -> list[str]:
+    """Returns the names of a command's arguments that are given without an option, in their order."""
+    parameters = signature(function).parameters.values()
+    required = [each.name for each in parameters if each.default is each.empty and each.kind is not each.KEYWORD_ONLY]
+    return [*getattr(function, "positionals", ()), *required]
 
 
 def examples(function: Callable[..., object]) -> list[str]:
@@ -161,39 +199,29 @@ def parse(function: Callable[..., object], prog: str, arguments: Sequence[str]) 
     """
     own, passed_on = _split_passed_on(function, arguments)
     parser = make_parser(function, prog)
-    options = vars(parse_options(parser, _find_configs(_spell_out_flags(function, own))))
+    options = vars(parse_options(parser, _find_configs(function, _spell_out_flags(function, own))))
     del options["config"]
     if passed_on:
         options["options"] = [*options["options"], *passed_on]
     return dict(options)
 
 
-def in_words_of_the_command(message: str, function: Callable[..., object], prog: str) -> str:
-    """Writes options in a library's error as the command's: `check_counts=False` as `--data.check_counts false`."""
-    names = {
-        name.lstrip("-").rpartition(".")[2]: name
-        for action in make_parser(function, prog)._actions
-        for name in action.option_strings
-        if name.startswith("--")
-    }
-
-    def option(match: re.Match[str]) -> str:
-        value = match[2].strip("'\"").lower() if match[2] in ("True", "False") else match[2].strip("'\"")
-        name = next((each for each in names.values() if each == f"--{match[1]}"), names.get(match[1]))
-        return f"{name} {value}" if name else match[0]
-
-    return re.sub(r"\b([a-z][\w.]*)=(\w+|'[^']*'|\"[^\"]*\")", option, message)
-
-
-def _find_configs(arguments: Sequence[str]) -> list[str]:
+def _find_configs(function: Callable[..., object], arguments: Sequence[str]) -> list[str]:
     """Replaces names of the package's configurations after --config with the paths of their files."""
+    named = _has_named_configs(function)
     found = list(arguments)
     for number, argument in enumerate(arguments):
         if argument.startswith("--config="):
-            found[number] = f"--config={find_config(argument.removeprefix('--config='))}"
+            found[number] = f"--config={_config(argument.removeprefix('--config='), named)}"
         elif number and arguments[number - 1] == "--config":
-            found[number] = str(find_config(argument))
+            found[number] = str(_config(argument, named))
     return found
+
+
+def _config(name: str, named: bool) -> Path:
+    if named or Path(name).is_file():
+        return find_config(name)
+    raise FileNotFoundError(f"config must be a YAML file of options of this command, got {name}: no such file")
 
 
 def _split_passed_on(function: Callable[..., object], arguments: Sequence[str]) -> tuple[list[str], list[str]]:

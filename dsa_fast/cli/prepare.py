@@ -103,10 +103,6 @@ def prepare(
     from dsa_fast.densepose.torchrun import Processes
     from dsa_fast.visual.layout import save_picture
 
-    console = open_console(stderr=True)
-    processes = Processes.from_environment()
-    listing = list_images(source, name=name, out=out, splits=splits, check_counts=check_counts, options=options)
-    listed = listing.pairs
     configs = {
         "detectron2": detectron2,
         "torchscript": torchscript,
@@ -115,6 +111,11 @@ def prepare(
         "smpl": smpl,
         "dump": dump,
     }
+    _check_options(method, configs)
+    console = open_console(stderr=True)
+    processes = Processes.from_environment()
+    listing = list_images(source, name=name, out=out, splits=splits, check_counts=check_counts, options=options)
+    listed = listing.pairs
     listing, estimator, settings = _estimator(listing, method, configs, _device(device, processes), batch)
     settings = {"method": method, **settings}
     if masks.folder is not None:
@@ -143,17 +144,29 @@ def prepare(
         raise ValueError(f"{len(made.failed)} of {len(listing.pairs)} images have no map:\n{shown}{more}")
 
 
+def _check_options(method: str, configs: Mapping[str, Any]) -> None:
+    """Checks that a method has its options, and that no other method has any."""
+    for other, config in configs.items():
+        if other != method and config != type(config)():
+            raise ValueError(f"options --{other}.* are for --method {other}, got --method {method}")
+    missing = [option for option in configs[method].required if getattr(configs[method], option) is None]
+    if missing:
+        wanted = " and ".join(f"--{method}.{option}" for option in missing)
+        usual = " (the default)" if method == "detectron2" else ""
+        others = [
+            " ".join([f"  --method {name}", *(f"--{name}.{option} {option.upper()}" for option in other.required)])
+            for name, other in configs.items()
+            if name != method
+        ]
+        listed = "\n".join(others)
+        raise ValueError(f"--method {method}{usual} needs {wanted}. Other ways to make maps:\n{listed}")
+
+
 def _estimator(
     listing: ImageList, method: str, configs: Mapping[str, Any], device: torch.device, batch: int
 ) -> tuple[ImageList, Estimator, dict[str, Any]]:
     """Returns the images that can get a map, the estimator, and the settings that determine the result."""
-    for other, config in configs.items():
-        if other != method and config != type(config)():
-            raise ValueError(f"options --{other}.* are for --method {other}, got --method {method}")
     config = configs[method]
-    for option in config.required:
-        if getattr(config, option) is None:
-            raise ValueError(f"--{method}.{option} must be given with --method {method}: see dsa-fast prepare --help")
     if method == "detectron2":
         return _detectron2(listing, config, device)
     if method == "torchscript":

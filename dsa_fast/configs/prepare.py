@@ -85,8 +85,8 @@ class KeypointsConfig:
     """Known keypoints.
 
     Attributes:
-        file: COCO's annotations or results, OpenPose's folder, the folder of market1501_body_point or one of its files,
-            or a .npz.
+        file: a .json file of COCO's annotations or results; a folder with OpenPose's, PifPaf's or KPR's .json file per
+            image; the folder of market1501_body_point or one of its .mat files; or a .npz file.
         names: if `file` has no image names: the COCO annotations or the folder of images that it belongs to.
         layout: which joint each row is; `auto` selects it by the number of joints.
         min_confidence: joints with a lower confidence are missing.

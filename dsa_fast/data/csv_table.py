@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from dsa_fast.data.folders import IMAGE_SUFFIXES, DatasetFormat, IuvMaps, image_names
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.text_ids import MOST, number_ids, whole
-from dsa_fast.files import check_regular, csv_errors
+from dsa_fast.files import check_regular, csv_columns, csv_errors
 
 __all__ = ["FORMAT"]
 
@@ -140,7 +140,9 @@ def _rows(path: Path) -> tuple[list[_Row], set[str]]:
         reader = csv.DictReader(file)
         columns = set(reader.fieldnames or ())
         if not set(_COLUMNS) <= columns:
-            raise ValueError(f"{path} must have the columns {', '.join(_COLUMNS)}, got {reader.fieldnames or 'none'}")
+            raise ValueError(
+                f"{path} must have the columns {', '.join(_COLUMNS)}, got {csv_columns(reader.fieldnames)}"
+            )
         rows = []
         for row in reader:
             cells = {name: (row.get(name) or "").strip() for name in ("path", "pid", "camid", "split", "iuv")}

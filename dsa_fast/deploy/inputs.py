@@ -16,7 +16,7 @@ from torch import Tensor
 from dsa_fast.data.folders import IMAGE_SUFFIXES
 from dsa_fast.deploy.video import read_frames
 from dsa_fast.extras import require
-from dsa_fast.files import csv_errors
+from dsa_fast.files import csv_columns, csv_errors
 from dsa_fast.image import read_image
 
 _BOX = ("x", "y", "w", "h")
@@ -89,7 +89,7 @@ def _read_table(source: Path) -> list[Item]:
         if not (columns >= {"path"} or columns >= {"video", "frame"}) or (not boxed and columns & set(_BOX)):
             raise ValueError(
                 f"{source} must have the columns path, or video and frame, and all or none of x, y, w, h; "
-                f"got {', '.join(reader.fieldnames or []) or 'none'}"
+                f"got {csv_columns(reader.fieldnames)}"
             )
         name = "video" if "video" in columns else "path"
         items = []

@@ -82,10 +82,12 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a checkpoint of this package.
+        ValueError: it is a folder, or not a checkpoint of this package.
     """
     path = Path(path)
     if not path.is_file():
+        if path.exists():
+            raise ValueError(f"checkpoint must be a .ckpt file of dsa-fast fit, got the folder {path}")
         raise FileNotFoundError(f"checkpoint must be a .ckpt file of dsa-fast fit, got {path}: no such file")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)

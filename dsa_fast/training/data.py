@@ -104,16 +104,41 @@ class ReIDData(lightning.LightningDataModule):
         self._chosen: tuple[Place, str] | None = None
         self._stamp, self._progress, self._verified = stamp, progress, False
 
+    def check_batches(self) -> None:
+        """Checks that there are enough people for a batch, before anything is written.
+
+        Raises:
+            ValueError: there is only one person, or `config.p` is larger than the number of people.
+        """
+        if self.num_ids < 2:
+            raise ValueError(
+                f"data.root must hold two people or more to train on, got {self.num_ids} in {self.people.root}"
+            )
+        if self.config.p > self.num_ids:
+            raise ValueError(
+                f"data.p, the people in a batch, must be at most the number of people to train on, {self.num_ids} "
+                f"({self.people.name}), got {self.config.p}: give data.p={self.num_ids} or less"
+            )
+
+    def verify(self) -> None:
+        """Decodes all files, unless this has been done or `config.verify` is off.
+
+        Raises:
+            ValueError: files are missing or broken; the message lists them.
+        """
+        if not self.config.verify or self._verified:
+            return
+        people = [*self.people.train, *self.people.query, *self.people.gallery]
+        verify_files(people, iuv_order=self.config.iuv_order, stamp=self._stamp, progress=self._progress)
+        self._verified = True
+
     def prepare_data(self) -> None:
         """Decodes all files once, in one process per machine, before training starts.
 
         Raises:
             ValueError: files are missing or broken; the message lists them.
         """
-        if self.config.verify and not self._verified:
-            people = [*self.people.train, *self.people.query, *self.people.gallery]
-            verify_files(people, iuv_order=self.config.iuv_order, stamp=self._stamp, progress=self._progress)
-            self._verified = True
+        self.verify()
         if self._fitting() and self._cache() is not None and self._choose()[0] != "disk":
             self._open(self._progress)  # so that the other processes find the cache file
 

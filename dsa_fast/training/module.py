@@ -98,6 +98,8 @@ class ReIDTask(lightning.LightningModule):
         # The warp is left out if nothing reads the part images.
         streams = [network.dsag_stream for network in (self.model, *self._frozen_teacher)]
         warped = self._visibility > 0 or any(stream is not None for stream in streams)
+        #: Whether training reads IUV maps at all.
+        self.reads_maps = warped or self.guide_config.reads_maps
         self._transform = self.augment if warped else replace(self.augment, dsap_size=0)
         self._grid: tuple[int, int] | None = None
         if self.guide_config.reads_maps:

@@ -7,6 +7,7 @@ import logging
 import signal
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
@@ -34,7 +35,7 @@ from dsa_fast.configs.training import DataConfig, LossConfig, OptimConfig, Train
 from dsa_fast.files import atomic_path, locked
 from dsa_fast.models import GuideConfig, ModelConfig
 from dsa_fast.terminal import console as open_console
-from dsa_fast.terminal import duration
+from dsa_fast.terminal import counted, duration
 from dsa_fast.training.checkpoints import LAST, StopIfNotFinite, SyncedCheckpoints, find_last
 from dsa_fast.training.data import ReIDData
 from dsa_fast.training.loggers import Pictures, finish, make_loggers
@@ -49,11 +50,13 @@ class FitResult:
         checkpoint: model and training state after the last epoch.
         log: CSV of all logged values.
         scores: mAP, mINP, R1, R5, R10 of the last evaluation, in [0, 1]; empty without an evaluation.
+        testable: whether the data set has query and gallery.
     """
 
     checkpoint: Path
     log: Path
     scores: dict[str, float]
+    testable: bool = True
 
 
 def fit(
@@ -124,15 +127,19 @@ def _fit(
 
     people = ReIDData(data, augment.size, seed, stamp=out / "verified.json", folder=out, progress=trainer.progress)
     _check_maps(people, data, model, guide)
+    people.check_batches()
+    _check_pairs(people, loss)
     if trainer.eval_every:
         people.check_testable()
-    if trainer.progress:
-        _announce(people)
     with _quiet(), ExitStack() as stack:
         lightning.seed_everything(seed, workers=True, verbose=False)
         task = ReIDTask(people.num_ids, model, loss, optim, augment, seed, trainer.compile, guide)
         if init is not None and not resume:
             start_from(task.model, init)
+        if trainer.progress:
+            _announce(people, task.reads_maps, loss)
+        rank_zero_only(people.verify)()
+        # From here on, the run's files are written.
         try:
             if trainer.eval_every and trainer.pictures:
                 # Parts that are not trained on have no size.
@@ -163,7 +170,8 @@ def _fit(
                 runner.validate(task, people, verbose=False)
     names = ("mAP", "mINP", "R1", "R5", "R10")
     scores = {name: float(runner.callback_metrics[name]) for name in names if name in runner.callback_metrics}
-    return FitResult(last, out / "log" / "metrics.csv", scores)
+    testable = bool(people.people.query and people.people.gallery)
+    return FitResult(last, out / "log" / "metrics.csv", scores, testable)
 
 
 def _runner(
@@ -195,6 +203,7 @@ def _runner(
             ModelCheckpoint(
                 out / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
             ),
+            _LogEachEpoch(),
             LearningRateMonitor("step"),
             StopIfNotFinite(trainer.log_every),
             *([EMAWeightAveraging(decay=trainer.ema)] if trainer.ema else []),
@@ -252,8 +261,26 @@ def _check_maps(people: ReIDData, data: DataConfig, model: ModelConfig, guide: G
         )
 
 
+def _compared_photos(loss: LossConfig) -> list[str]:
+    """Returns the names of the losses that compare photos of one person."""
+    names = ("triplet", "triplet_mf", "circle", "multi_similarity")
+    return [f"loss.{name}" for name in names if getattr(loss, name)]
+
+
+def _check_pairs(people: ReIDData, loss: LossConfig) -> None:
+    """Checks that there is a pair of photos of one person, if a loss compares them."""
+    losses = _compared_photos(loss)
+    images = Counter(person.pid for person in people.people.train)
+    if losses and max(images.values()) < 2:
+        raise ValueError(
+            f"data.root must hold two photos or more of a person to train on, got one photo of each of {len(images)} "
+            f"people ({people.people.name}), and nothing to compare with {' and '.join(losses)}. Add photos, or train "
+            f"without: {' '.join(f'{name}=0' for name in losses)}"
+        )
+
+
 @rank_zero_only
-def _announce(people: ReIDData) -> None:
+def _announce(people: ReIDData, reads_maps: bool, loss: LossConfig) -> None:
     table = Table(title=f"{people.people.name}: {people.people.root}")
     table.add_column("")
     for column in ("images", "identities", "cameras", "IUV maps"):
@@ -265,9 +292,17 @@ def _announce(people: ReIDData) -> None:
     for line in people.people.notes():
         console.print(line, soft_wrap=True)
     without = sum(person.iuv_path is None for person in people.people.train)
-    if without:
+    if without and reads_maps:
         total = len(people.people.train)
         console.print(f"{without} of {total} training images have no IUV map; their parts are mean-filled.")
+    images = Counter(person.pid for person in people.people.train)
+    alone = sum(count == 1 for count in images.values())
+    if alone and _compared_photos(loss):
+        console.print(
+            f"{alone} of {len(images)} people to train on have a single photo, which is compared only with itself, "
+            "cropped and flipped in other ways.",
+            soft_wrap=True,
+        )
 
 
 @rank_zero_only
@@ -279,6 +314,14 @@ def _write_options(path: Path, options: dict[str, Any]) -> None:
 def _epochs_done(checkpoint: Path) -> int:
     state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     return int(state["epoch"]) + 1
+
+
+class _LogEachEpoch(Callback):
+    """Logs at least one step of each epoch, however few it has, so that each run has a log."""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        steps = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, steps)  # type: ignore[attr-defined]
 
 
 class _TimeLeft(Callback):
@@ -307,7 +350,7 @@ class _TimeLeft(Callback):
             epochs = (trainer.max_epochs or 0) - self._first_epoch
             self._print(
                 trainer,
-                f"About {duration(step * length * epochs)} for {epochs} epochs of {length} steps"
+                f"About {duration(step * length * epochs)} for {counted(epochs, 'epoch')} of {counted(length, 'step')}"
                 + (", and the time of the evaluations" if trainer.limit_val_batches else ""),
             )
 

@@ -300,6 +300,7 @@ def _draw_distances(figure: Figure, axes: Axes, histogram: DistanceHistogram) ->
             xycoords=("data", "axes fraction"),
             textcoords="offset points",
             va="top",
+            bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1},
             fontsize=9,
             color=INK,
         )

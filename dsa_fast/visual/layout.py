@@ -16,8 +16,8 @@ from dsa_fast.files import atomic_path
 from dsa_fast.visual.palette import FAINT, INK, PAPER
 
 
-def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Writes a picture atomically, in the format of the file's suffix. Creates missing folders.
+def check_picture(path: str | os.PathLike[str]) -> Path:
+    """Returns a path that `save_picture` takes. Commands call it before their work.
 
     Raises:
         ValueError: the suffix has no known format.
@@ -25,6 +25,16 @@ def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.suffix.lower() not in Image.registered_extensions():
         raise ValueError(f'path must end in a picture\'s suffix such as ".png", got {str(path)!r}')
+    return path
+
+
+def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Writes a picture atomically, in the format of the file's suffix. Creates missing folders.
+
+    Raises:
+        ValueError: the suffix has no known format.
+    """
+    path = check_picture(path)
     with atomic_path(path) as temporary:
         picture.save(temporary)
 

@@ -200,9 +200,9 @@ def _with_legend(
             draw.text((left, top + 2), shorten(text, size, legend.width - left), fill=INK, font=font(size))
     heads = [[text_tile(title, legend.width)]] if title else []
     top_part = tile_table([*heads, [legend]], gap=4)
-    picture = Image.new("RGB", (table.width, top_part.height + table.height - 10), PAPER)
+    picture = Image.new("RGB", (table.width, top_part.height + table.height - 4), PAPER)
     picture.paste(top_part, (0, 0))
-    picture.paste(table, (0, top_part.height - 10))
+    picture.paste(table, (0, top_part.height - 4))
     return picture
 
 

@@ -12,7 +12,7 @@ import pytest
 import dsa_fast.cli.demo
 from dsa_fast import __version__
 from dsa_fast.cli import COMMANDS, commands_of, main
-from dsa_fast.cli.parser import examples, in_words_of_the_command
+from dsa_fast.cli.parser import examples
 from dsa_fast.terminal import duration
 
 #: All commands with their functions: "fit", "search build", ...
@@ -127,6 +127,13 @@ def test_each_help_ends_with_two_examples_and_has_readable_types(name: str, caps
     assert text.startswith(f"usage: dsa-fast {name}") and text.index("\n") < 100
 
 
+def test_named_configurations_are_offered_where_they_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("fit", "eval"):
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        assert ("rows/csa" in capsys.readouterr().out.partition("--print_config")[0]) == (name == "fit")
+
+
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in ("info", "completion")])
 def test_examples_have_the_command_s_options(name: str) -> None:
     """They are read like real ones; `tables` passes options on to `fit`, which test_docs covers."""
@@ -152,7 +159,13 @@ def test_examples_have_the_command_s_options(name: str) -> None:
             ["fit", "--data.root", "x", "--model.kind", "ds"],
             "--model.kind: expected a value of 'dsa', 'baseline', got ds",
         ),
-        (["embed"], "the following arguments are required: encoder, source, out"),
+        (["fit"], "the following arguments are required: --data.root"),
+        (["fit", "--data.root", "x", "--epochs", "3"], "did you mean --trainer.max_epochs?"),
+        (["fit", "people"], "unexpected argument people; give the data set as --data.root"),
+        (["inspect", "--root", "people"], "unknown option --root; give ROOT without a name"),
+        (["eval", "--config", "tiny"], "--config must be a YAML file of options of this command, got tiny"),
+        (["search", "query", "index", "a.jpg", "--picture", "a.xyz"], "--picture must end in a picture's suffix"),
+        (["embed"], "the following arguments are required: ENCODER, SOURCE, OUT"),
     ],
 )
 def test_typos_get_one_line_and_a_hint(arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,13 +175,6 @@ def test_typos_get_one_line_and_a_hint(arguments: list[str], hint: str, capsys: 
         status = int(end.code or 0)
     lines = capsys.readouterr().err.strip().splitlines()
     assert status in (1, 2) and hint in lines[0] and len(lines) <= 2, lines
-
-
-def test_errors_name_the_command_s_options() -> None:
-    message = "the copy is incomplete; check_counts=False skips this check (depth=3)"
-    for name, option in (("eval", "--check_counts"), ("fit", "--data.check_counts")):
-        text = in_words_of_the_command(message, FUNCTIONS[name], name)
-        assert text == f"the copy is incomplete; {option} false skips this check (depth=3)"
 
 
 def test_a_command_says_how_long_it_took(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

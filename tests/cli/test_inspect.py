@@ -257,7 +257,7 @@ def test_no_kind_fills_the_sheet(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_errors_have_their_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(tmp_path / "none")]) == 2
     assert main(["inspect", str(tmp_path)]) == 2
-    assert "root must hold images" in capsys.readouterr().err
+    assert "ROOT must hold images" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path), "--empty", "2"]) == 2
     assert main(["inspect", str(tmp_path), "--name", "market1501"]) == 2
     capsys.readouterr()

@@ -441,7 +441,9 @@ def test_a_wrong_row_is_named(tmp_path: Path, row: list[object], says: str) -> N
 
 def test_a_table_without_its_columns(tmp_path: Path) -> None:
     path = make_table(tmp_path, [["a.png", 1]], ("path", "camid"))
-    assert "must have the columns path, pid, got ['path', 'camid']" in error_of(path)
+    assert "must have the columns path, pid, got path, camid" in error_of(path)
+    path.write_text("path;pid;camid\na.jpg;1;2\n")
+    assert "got path;pid;camid: columns must be separated by commas, not by semicolons" in error_of(path)
     assert "no known data set" in error_of(tmp_path)
     make_table(tmp_path, [])
     assert "must list images" in error_of(path)

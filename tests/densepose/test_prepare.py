@@ -513,14 +513,18 @@ def test_failed_images_are_named_and_change_the_status(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "--detectron2.config must be given with --method detectron2"),
-        (["--detectron2.config", "a.yaml"], "--detectron2.weights must be given with --method detectron2"),
-        (["--detectron2.config", "a.yaml", "--detectron2.weights", "b.pkl"], "config must be a file, got a.yaml"),
-        (["--method", "keypoints"], "--keypoints.file must be given with --method keypoints"),
-        (["--method=dump"], "--dump.file must be given with --method dump"),
+        ([], "(the default) needs --detectron2.config and --detectron2.weights. Other ways"),
+        (["--detectron2.config", "a.yaml"], "(the default) needs --detectron2.weights. Other ways"),
+        (
+            ["--detectron2.config", "a.yaml", "--detectron2.weights", "b.pkl"],
+            "--detectron2.config must be a file, got a.yaml",
+        ),
+        (["--method", "keypoints"], "--method keypoints needs --keypoints.file. Other ways"),
+        (["--method=dump"], "  --method keypoints --keypoints.file FILE\n"),
         (["--method", "pose", "--dump.file", "x"], "--dump.* are for --method dump, got --method pose"),
         (["--keypoints.file", "x"], "--keypoints.* are for --method keypoints, got --method detectron2"),
-        (["--device", "gpu"], "device must be auto"),
+        (["--method", "keypoints", "--keypoints.file", "none.json"], "--keypoints.file not found: none.json"),
+        (["--method", "pose", "--device", "gpu"], "device must be auto"),
     ],
 )
 def test_options_that_do_not_fit(

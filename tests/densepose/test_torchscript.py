@@ -247,4 +247,4 @@ def test_files_that_are_no_such_module(weights: Path, tmp_path: Path) -> None:
 def test_the_command_says_which_option_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo(tmp_path / "images" / "a.png", 1)
     assert main(["prepare", str(tmp_path / "images"), "--method", "torchscript"]) == 1
-    assert "--torchscript.weights must be given" in capsys.readouterr().err
+    assert "needs --torchscript.weights" in capsys.readouterr().err

@@ -300,7 +300,7 @@ def test_command_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(detectors, "load_detector", lambda *_, **__: lambda picture: torch.zeros(0, 5))
     video, out = make_video(tmp_path / "a.mp4", 3), str(tmp_path / "out")
     for arguments, message in (
-        ([str(tmp_path / "none.mp4")], "video must be a file"),
+        ([str(tmp_path / "none.mp4")], "VIDEO must be a file"),
         ([str(video), "--every", "0"], "every must be at least 1"),
         ([str(video), "--min_score", "2"], "min_score must be in 0..1"),
         ([str(video), "--camera", "a/b"], "camera must be a name for a folder"),

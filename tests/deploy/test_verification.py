@@ -80,7 +80,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     checkpoint = tmp_path / "x.ckpt"
     checkpoint.touch()
     assert main(["calibrate", str(checkpoint), str(data)]) == 1
-    assert "encoder must be a file of dsa-fast export" in capsys.readouterr().err
+    assert "ENCODER must be a file of dsa-fast export" in capsys.readouterr().err
     assert json.loads(sidecar_path(path).read_text())["output"]["dim"] == DIM
 
 

@@ -219,8 +219,8 @@ def test_command_names_what_is_wrong_with_stored_features(tmp_path: Path, capsys
         (["--features", str(pickled)], "allow_pickle=False"),
         (["--features", str(tmp_path / "none.npz")], "no such file"),
         (["model.ckpt", "--features", str(lacking)], "features replaces checkpoint"),
-        (["model.ckpt"], "checkpoint and root must be given"),
-        ([], "checkpoint and root must be given"),
+        (["model.ckpt"], "CHECKPOINT and ROOT must be given"),
+        ([], "CHECKPOINT and ROOT must be given"),
     ):
         assert main(["eval", *arguments]) == 1
         assert words in capsys.readouterr().err

@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import Callback
 
 from dsa_fast.cli import main
 from dsa_fast.configs import find_config
 from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.models import ModelConfig, load_model
-from dsa_fast.training import OptimConfig, fit
+from dsa_fast.training import LossConfig, OptimConfig, fit
 from dsa_fast.training.module import ReIDTask, start_from
 from dsa_fast.training.schedule import learning_rate
 from tests.data.trees import make_tree
@@ -237,6 +238,46 @@ def test_the_time_of_the_whole_run_is_told(people: Path, tmp_path: Path, capsys:
     text = capsys.readouterr().out
     assert re.search(r"^About [\d.]+ s for 2 epochs of \d+ steps", text, re.M), text
     assert re.search(r"^Epoch 1/2, loss [\d.]+, about [\d.]+ s left$", text, re.M), text
+
+
+def test_a_short_run_says_what_it_did_and_what_is_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train = [f"{pid:04}_c1s1_{i:06}_00.png" for pid in (2, 5, 9) for i in range(2)] + ["0011_c1s1_000000_00.png"]
+    test = {"query": ["0003_c1s1_000000_00.png"], "bounding_box_test": ["0003_c2s1_000000_00.png"]}
+    make_tree(Path("my people"), {"bounding_box_train": train, **test}, iuv=False)
+    options = {
+        "data": asdict(config(Path("my people"))),
+        "model": asdict(replace(MODEL, dsag=False)),
+        "augment": asdict(AUGMENT),
+        "trainer": asdict(replace(TRAINER, max_epochs=1, eval_every=0, log_every=10, progress=True, logger="csv")),
+    }
+    Path("options.yaml").write_text(yaml.safe_dump(options))
+    assert main(["fit", "--config", "options.yaml", "--out", "run"]) == 0
+    text = capsys.readouterr().out
+    assert "for 1 epoch of 2 steps" in text
+    assert "IUV map;" not in text  # none is read
+    assert "1 of 4 people to train on have a single photo" in text
+    assert "Not tested: trainer.eval_every is 0" in text
+    assert "Next:       dsa-fast eval run/checkpoints/last.ckpt 'my people'" in text
+    assert losses(Path("run/log/metrics.csv"))  # of fewer steps than log_every
+
+
+def test_a_refused_run_writes_nothing(people: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(ValueError, match=r"data\.p, .* to train on, 4 .*, got 9: give data\.p=4 or less"):
+        fit(replace(config(people), p=9), MODEL, augment=AUGMENT, trainer=TRAINER, out=out)
+    train = {"bounding_box_train": [f"{pid:04}_c1s1_000000_00.png" for pid in (2, 5, 9)]}
+    test = {"query": ["0003_c1s1_000000_00.png"], "bounding_box_test": ["0003_c2s1_000000_00.png"]}
+    alone = make_tree(tmp_path / "alone", {**train, **test})
+    trainer = replace(TRAINER, eval_every=0)
+    with pytest.raises(ValueError, match=r"one photo of each of 3 people .* train without: loss\.triplet=0"):
+        fit(config(alone), MODEL, augment=AUGMENT, trainer=trainer, out=out)
+    next(alone.glob("bounding_box_train/*")).write_bytes(b"broken")
+    with pytest.raises(ValueError, match="1 of 5"):
+        fit(config(alone), MODEL, LossConfig(triplet=0), augment=AUGMENT, trainer=trainer, out=out)
+    assert not out.exists()
 
 
 def test_checkpoint_executes_no_pickle(tmp_path: Path) -> None:
