@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dsa_fast.files import check_regular
 
-__all__ = ["FORMATS", "image_size", "open_image", "read_image", "read_picture", "upright"]
+__all__ = ["FORMATS", "check_pixels", "image_size", "open_image", "read_image", "read_picture", "upright"]
 
 #: The formats of image files, by their content: JPEG, PNG, WebP, BMP, TIFF, and the first frame of a GIF.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -46,18 +46,25 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         ValueError: the file is missing, is no regular file, has another format than `FORMATS` or too many pixels, or is
             damaged; the message names it.
     """
-    most = _most_pixels()
+    _most_pixels()
     try:
         check_regular(path)
         with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > most:
-                raise ValueError(
-                    f"it has {image.width} x {image.height} pixels, and {_LIMIT} (an environment variable) allows "
-                    f"{most:,}"
-                )
+            check_pixels(image.width, image.height)
             yield image
     except Exception as error:  # decoders raise many kinds of errors
         raise ValueError(f"{path} must be a readable image, got: {error or type(error).__name__}") from error
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Checks the size of a picture before it is decoded, see `open_image`.
+
+    Raises:
+        ValueError: it has too many pixels; the message does not name the file.
+    """
+    most = _most_pixels()
+    if width * height > most:
+        raise ValueError(f"it has {width} x {height} pixels, and {_LIMIT} (an environment variable) allows {most:,}")
 
 
 def _most_pixels() -> int:
