@@ -118,12 +118,8 @@ def _images(
     maps: IuvMaps,
 ) -> list[Person]:
     """Lists the images of tracklets. A tracklet's number is its row from 1."""
-    held = int((tracks[numbers, 1] - tracks[numbers, 0] + 1).clip(0).sum())
-    if held > len(names):  # else a small file could ask for any number of images
-        raise ValueError(
-            f"the tracklets of MARS's {part} set must share the {len(names)} lines of {part}_name.txt, got {held}"
-        )
     people = []
+    held = 0
     listed: dict[str, set[str]] = {}
     for number in numbers.tolist():
         first, last, pid, camid = tracks[number].tolist()
@@ -132,6 +128,9 @@ def _images(
                 f"tracklet {number + 1} of MARS's {part} set must be within {part}_name.txt, which has {len(names)} "
                 f"lines, got {first} to {last}"
             )
+        held += last - first + 1
+        if held > len(names):  # else a small file could ask for any number of images
+            raise ValueError(f"the tracklets of MARS's {part} set must not share lines of {part}_name.txt")
         shown = names[first - 1 : last]
         if 0 < most < len(shown):
             shown = [shown[place] for place in np.linspace(0, len(shown) - 1, most).round().astype(int)]

@@ -18,7 +18,7 @@ from PIL import Image
 from dsa_fast.configs.synth import SynthConfig
 from dsa_fast.densepose.iuv import write_iuv
 from dsa_fast.device import usable_cores
-from dsa_fast.files import is_free, locked, temporary_folder
+from dsa_fast.files import is_free, locked, replace_folder, temporary_folder
 
 from .person import outfit_of, render_picture
 
@@ -134,7 +134,7 @@ def make_dataset(
     with locked(out):
         _check_free(out, overwrite)
         with temporary_folder(out) as work:
-            new, old = work / "new", work / "old"
+            new = work / "new"
             for split in (TRAIN, QUERY, GALLERY):
                 (new / split).mkdir(parents=True)
                 (new / "iuv" / split).mkdir(parents=True)
@@ -148,9 +148,7 @@ def make_dataset(
             if finish is not None:
                 finish(new)
             _check_free(out, overwrite)
-            if out.exists():
-                out.rename(old)
-            new.rename(out)
+            replace_folder(new, out)
     return out
 
 
