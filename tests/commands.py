@@ -113,6 +113,7 @@ class _DensePose(torch.nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         coarse, fine = torch.ones(1, 2, 4, 4), torch.ones(1, 25, 4, 4)
+        coarse[:, 1], fine[:, 3] = 2, 2
         return torch.tensor([[0.0, 0.0, 9.0, 9.0]]), coarse, fine, fine, fine
 
 
@@ -236,7 +237,7 @@ CASES = {
     "warp": Case(
         lambda inputs, out: [
             *("warp", str(next((inputs / "people" / "query").iterdir()))),
-            *(str(next((inputs / "people" / "iuv" / "query").iterdir())), str(out / "warped.png")),
+            *(str(next((inputs / "people" / "iuv" / "query").iterdir())), "--out", str(out / "warped.png")),
         ]
     ),
     "info": Case(lambda inputs, out: ["info"], reads_only=True),

@@ -215,7 +215,7 @@ def detectors() -> tuple[bytes, ...]:
         nodes, outputs = [], []
         for name, shape, kind in zip(names, shapes, kinds, strict=True):
             count = int(np.prod(shape))
-            values = [1] * count if kind == TensorProto.INT64 else [float(n % 8) for n in range(count)]
+            values = [1] * count if kind == TensorProto.INT64 else [1.0 + n % 8 for n in range(count)]
             nodes.append(helper.make_node("Constant", [], [name], value=helper.make_tensor(name, kind, shape, values)))
             outputs.append(helper.make_tensor_value_info(name, kind, shape))
         image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])

@@ -19,6 +19,7 @@ from dsa_fast.configs.synth import SynthConfig
 from dsa_fast.densepose.iuv import write_iuv
 from dsa_fast.device import usable_cores
 from dsa_fast.files import is_free, locked, replace_folder, temporary_folder
+from dsa_fast.image import save_image
 
 from .person import outfit_of, render_picture
 
@@ -214,6 +215,6 @@ def _render_some(work: Path, config: SynthConfig, todo: Sequence[Entry]) -> int:
     for entry in todo:
         picture, iuv = render_picture(config, entry.number, entry.camid, entry.index, kind=entry.kind)
         path = work / entry.split / f"{entry.stem}.jpg"
-        Image.fromarray(picture).save(path, quality=config.jpeg_quality, subsampling=0)
+        save_image(Image.fromarray(picture), path, quality=config.jpeg_quality, subsampling=0)
         write_iuv(work / "iuv" / entry.split / f"{entry.stem}.png", torch.from_numpy(iuv.transpose(2, 0, 1)))
     return len(todo)
