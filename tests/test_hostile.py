@@ -425,6 +425,23 @@ def test_little_memory_is_a_word(error: Exception, capsys: pytest.CaptureFixture
     assert "there is too little memory" in capsys.readouterr().err
 
 
+def test_a_library_thread_without_space_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from dsa_fast.cli.guard import guarded
+
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    def run() -> int:
+        thread = threading.Thread(target=full)
+        thread.start()
+        thread.join()
+        return 0
+
+    before = threading.excepthook
+    assert guarded("dsa-fast x", run) == 0 and threading.excepthook is before
+    assert capsys.readouterr().err == "dsa-fast x: error in the background: [Errno 28] No space left on device\n"
+
+
 # ------------------------------------------------------------------- no process, no socket, nothing written outside
 
 _AUDITED = """
