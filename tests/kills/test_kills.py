@@ -99,6 +99,8 @@ def contents(folder: Path) -> dict[str, str]:
             found |= {f"{name}/": "folder"} if path.is_dir() else {}
         elif path.name.startswith("."):
             found[name] = "hidden"
+        elif path.name in ("table.md", "verified.json"):
+            found[name] = "text"  # these tell the seconds, or when the images were made
         elif path.suffix == ".json":
             found[name] = json.dumps(_plain(json.loads(path.read_text())), sort_keys=True)
         elif path.suffix == ".ckpt":
@@ -106,8 +108,6 @@ def contents(folder: Path) -> dict[str, str]:
             weights = sorted(state["state_dict"].items())
             digest = hashlib.sha256(b"".join(value.numpy().tobytes() for _, value in weights))
             found[name] = f"{state['epoch']} {state['global_step']} {digest.hexdigest()}"
-        elif path.name in ("table.md", "verified.json"):
-            found[name] = "text"  # these tell the seconds, or when the images were made
         else:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
