@@ -38,7 +38,7 @@ class Case:
         before: prepares the folder.
         needs: modules without which it can't run.
         costly: a run takes seconds, so few tries are affordable.
-        only_long: takes too long for the usual tests.
+        only_long: killed only with --kills: it takes long, or writes one file at its end.
         reads_only: writes nothing.
     """
 
@@ -96,7 +96,7 @@ def make_inputs(folder: Path) -> Path:
         (folder / "uv.mat").write_bytes(corpus.charts()[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated
-        torch.jit.save(torch.jit.script(_DensePose()), folder / "densepose.pt")
+        torch.jit.save(torch.jit.script(_DensePose()), folder / "densepose.pt"), only_long=True
     if importlib.util.find_spec("onnx"):
         from tests.deploy.built_runtime import make_engine, write_sidecar
 
@@ -159,11 +159,12 @@ CASES = {
             *(str(inputs / "detector.onnx"), "--every=1", "--min_images=1", "--min_height=1"),
         ],
         needs=("av", "onnx", "onnxruntime"),
+        costly=True,
     ),
-    "split": Case(lambda inputs, out: ["split", str(inputs / "crowd"), "--out", str(out / "split.csv"), "--overwrite"]),
+    "split": Case(lambda inputs, out: ["split", str(inputs / "crowd"), "--out", str(out / "split.csv"), "--overwrite"], costly=True),
     "prepare": Case(_prepare("keypoints", "--keypoints.file={0}/joints.npz")),
     "prepare --method=smpl": Case(
-        _prepare("smpl", "--smpl.folder={0}/bodies", "--smpl.uv={0}/uv.mat"), needs=("scipy",)
+        _prepare("smpl", "--smpl.folder={0}/bodies", "--smpl.uv={0}/uv.mat"), needs=("scipy",), only_long=True
     ),
     "prepare --method=torchscript": Case(_prepare("torchscript", "--torchscript.weights={0}/densepose.pt")),
     "fit": Case(_fit),
@@ -171,9 +172,9 @@ CASES = {
         lambda inputs, out: [
             *("eval", str(inputs / "model.ckpt"), str(inputs / "people"), "--workers=0", "--device=cpu"),
             *("--json_out", str(out / "scores.json")),
-        ]
+        ], only_long=True,
     ),
-    "inspect": Case(lambda inputs, out: ["inspect", str(inputs / "people"), "--out", str(out / "inspected")]),
+    "inspect": Case(lambda inputs, out: ["inspect", str(inputs / "people"), "--out", str(out / "inspected")], only_long=True),
     "pack": Case(lambda inputs, out: ["pack", str(inputs / "people"), "--out", str(out / "maps.dsaiuv")]),
     "tables": Case(
         lambda inputs, out: [
@@ -202,6 +203,7 @@ CASES = {
         lambda inputs, out: ["calibrate", str(out / "x.onnx"), str(inputs / "crowd"), "--workers=0", "--device=cpu"],
         before=_engine,
         needs=("onnx", "onnxruntime", "sklearn"),
+        costly=True,
     ),
     "verify": Case(
         lambda inputs, out: [
@@ -238,7 +240,7 @@ CASES = {
         lambda inputs, out: [
             *("warp", str(next((inputs / "people" / "query").iterdir()))),
             *(str(next((inputs / "people" / "iuv" / "query").iterdir())), "--out", str(out / "warped.png")),
-        ]
+        ], only_long=True,
     ),
     "info": Case(lambda inputs, out: ["info"], reads_only=True),
     "completion": Case(lambda inputs, out: ["completion", "bash"], needs=("shtab",), reads_only=True),

@@ -21,7 +21,7 @@ from tests.kills.test_kills import Zygote, contents, difference, inputs, zygote
 __all__ = ["inputs", "zygote"]
 
 WRITING = [name for name, case in CASES.items() if not case.reads_only]
-QUICK = ("fit", "synth", "pack", "prepare", "embed", "search build", "search add")
+QUICK = ("fit", "synth", "pack", "embed", "search add")
 
 
 class Disk:
