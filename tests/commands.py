@@ -96,7 +96,7 @@ def make_inputs(folder: Path) -> Path:
         (folder / "uv.mat").write_bytes(corpus.charts()[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated
-        torch.jit.save(torch.jit.script(_DensePose()), folder / "densepose.pt"), only_long=True
+        torch.jit.save(torch.jit.script(_DensePose()), folder / "densepose.pt")
     if importlib.util.find_spec("onnx"):
         from tests.deploy.built_runtime import make_engine, write_sidecar
 
@@ -161,20 +161,28 @@ CASES = {
         needs=("av", "onnx", "onnxruntime"),
         costly=True,
     ),
-    "split": Case(lambda inputs, out: ["split", str(inputs / "crowd"), "--out", str(out / "split.csv"), "--overwrite"], costly=True),
+    "split": Case(
+        lambda inputs, out: ["split", str(inputs / "crowd"), "--out", str(out / "split.csv"), "--overwrite"],
+        costly=True,
+    ),
     "prepare": Case(_prepare("keypoints", "--keypoints.file={0}/joints.npz")),
     "prepare --method=smpl": Case(
         _prepare("smpl", "--smpl.folder={0}/bodies", "--smpl.uv={0}/uv.mat"), needs=("scipy",), only_long=True
     ),
-    "prepare --method=torchscript": Case(_prepare("torchscript", "--torchscript.weights={0}/densepose.pt")),
+    "prepare --method=torchscript": Case(
+        _prepare("torchscript", "--torchscript.weights={0}/densepose.pt"), only_long=True
+    ),
     "fit": Case(_fit),
     "eval": Case(
         lambda inputs, out: [
             *("eval", str(inputs / "model.ckpt"), str(inputs / "people"), "--workers=0", "--device=cpu"),
             *("--json_out", str(out / "scores.json")),
-        ], only_long=True,
+        ],
+        only_long=True,
     ),
-    "inspect": Case(lambda inputs, out: ["inspect", str(inputs / "people"), "--out", str(out / "inspected")], only_long=True),
+    "inspect": Case(
+        lambda inputs, out: ["inspect", str(inputs / "people"), "--out", str(out / "inspected")], only_long=True
+    ),
     "pack": Case(lambda inputs, out: ["pack", str(inputs / "people"), "--out", str(out / "maps.dsaiuv")]),
     "tables": Case(
         lambda inputs, out: [
@@ -226,7 +234,8 @@ CASES = {
     ),
     "search add": Case(
         lambda inputs, out: ["search", "add", str(out / "index"), str(inputs / "more.npz")],
-        before=_index,
+        needs=("faiss",),
+        only_long=True,
         needs=("faiss",),
     ),
     "search query": Case(
@@ -240,7 +249,8 @@ CASES = {
         lambda inputs, out: [
             *("warp", str(next((inputs / "people" / "query").iterdir()))),
             *(str(next((inputs / "people" / "iuv" / "query").iterdir())), "--out", str(out / "warped.png")),
-        ], only_long=True,
+        ],
+        only_long=True,
     ),
     "info": Case(lambda inputs, out: ["info"], reads_only=True),
     "completion": Case(lambda inputs, out: ["completion", "bash"], needs=("shtab",), reads_only=True),
