@@ -235,8 +235,6 @@ CASES = {
     "search add": Case(
         lambda inputs, out: ["search", "add", str(out / "index"), str(inputs / "more.npz")],
         needs=("faiss",),
-        only_long=True,
-        needs=("faiss",),
     ),
     "search query": Case(
         lambda inputs, out: [
@@ -244,6 +242,7 @@ CASES = {
         ],
         before=_index,
         needs=("faiss",),
+        only_long=True,
     ),
     "warp": Case(
         lambda inputs, out: [
