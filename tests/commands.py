@@ -234,6 +234,7 @@ CASES = {
     ),
     "search add": Case(
         lambda inputs, out: ["search", "add", str(out / "index"), str(inputs / "more.npz")],
+        before=_index,
         needs=("faiss",),
     ),
     "search query": Case(
