@@ -595,6 +595,24 @@ def test_openvino_reports_to_nobody() -> None:
     assert done.stdout.strip() == "False", done.stderr
 
 
+def test_onnx_runtime_notes_nothing_to_report(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from tests.fuzz import corpus
+
+    if not corpus.detectors():
+        pytest.skip("needs onnx")
+    (tmp_path / "a.onnx").write_bytes(corpus.detectors()[0])
+    (tmp_path / "home").mkdir()
+    program = "import sys\nfrom dsa_fast.deploy.detectors import OnnxDetector\nOnnxDetector(sys.argv[1])"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "a.onnx")], capture_output=True, text=True, cwd=ROOT,
+        env={**environment, "HOME": str(tmp_path / "home")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not [path for path in (tmp_path / "home").rglob("*") if "onnxruntime" in str(path)]
+
+
 # ------------------------------------------------------------------------------------------- training that has failed
 
 
