@@ -31,8 +31,8 @@ def require(module: str, purpose: str = "") -> ModuleType:
     Raises:
         ValueError: it is not installed; the message says how to install it.
     """
-    # ONNX Runtime (1.32 and later) notes a number of this device and its use in the home folder, to report them. It looks
-    # at this variable when it is imported. A user's own setting stays.
+    # ONNX Runtime (1.32 and later) writes a number of this device and its use into the home folder, to report them. It
+    # looks at this variable when it is imported. A user's own setting stays.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         with _without("openvino_telemetry"):
