@@ -128,7 +128,8 @@ if toolkit is not None:
 
 DEFINES = [("TORCH_TARGET_VERSION", STABLE_ABI), ("Py_LIMITED_API", LIMITED_API)]
 # Nothing but -O3: the wheel runs on any machine of its architecture. No contraction: sums round as they are written.
-CXX_FLAGS = ["-O3", "-fvisibility=hidden", "-ffp-contract=off"]
+# No debug information, which Python's own flags ask for: it takes a quarter of the time, and linking strips it.
+CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off"]
 # The CUDA runtime inside the library stays its own: PyTorch brings another, of any version.
 LINK_FLAGS = ["-Wl,--exclude-libs,ALL", "-Wl,-O1", "-s"] if sys.platform == "linux" else []
 

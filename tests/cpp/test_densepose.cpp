@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "../../csrc/densepose.h"
+#include "asked_capability.h"
 #include "scaffold.h"
 
 namespace {
@@ -306,6 +307,7 @@ void run_types(int64_t channels) {
 }  // namespace
 
 void run_tests(const std::vector<std::string>&) {
+  skip_unless_capable();
   for (const int64_t channels : {3, 2}) run_types(channels);
   // Heads of a pixel, of odd sides, larger, much larger and smaller than the photo; photos of nothing, of a row, of a
   // column, wider than a chunk; one texel for all; more channels than a launch takes; more instances than blocks.

@@ -6,6 +6,7 @@
 
 #include "../../csrc/cpu/rank_kernels.h"
 #include "../../csrc/rank.h"
+#include "asked_capability.h"
 #include "scaffold.h"
 
 namespace {
@@ -209,6 +210,7 @@ void run_product(const Kernels& kernel, const std::string& name, int64_t D, bool
 }  // namespace
 
 void run_tests(const std::vector<std::string>&) {
+  skip_unless_capable();
   rng.seed(20170711);
   std::vector<std::pair<std::string, const Kernels*>> all{{"plain", &rank::kernels_plain()}};
 #ifdef DSA_FAST_X86

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "../../csrc/transform.h"
+#include "asked_capability.h"
 #include "scaffold.h"
 
 namespace {
@@ -228,6 +229,7 @@ void run(const Case& k) {
 }  // namespace
 
 void run_tests(const std::vector<std::string>&) {
+  skip_unless_capable();
   constexpr DType types[] = {DType::kFloat16, DType::kBFloat16, DType::kFloat32};
   for (const Reduce reduce : {Reduce::kLast, Reduce::kMean}) {
     for (const DType full : types) {

@@ -22,6 +22,7 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parents[2]
 TABLE = Path(__file__).with_name("kernel_resources.json")
 ARCHS = ("80", "86", "89", "90", "100", "110", "120")
+RESERVED = 1024  # bytes of shared memory that the system takes from sm_90 on, which ptxas does not count
 FLAGS = ("-O3", "-fmad=false")  # those of setup.py which change the kernels
 
 Table = dict[str, dict[str, dict[str, int]]]  # file -> kernel -> registers, shared
@@ -68,15 +69,50 @@ def _compile(nvcc: str, file: Path, arch: str, folder: Path) -> list[Usage]:
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")
-    found = parse(result.stderr, file.name, arch)
-    names = subprocess.run(
-        ["c++filt"],
-        input="\n".join(usage.kernel for usage in found),
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    return [Usage(**{**vars(usage), "kernel": plain_name(name)}) for usage, name in zip(found, names, strict=True)]
+    return _with_plain_names(parse(result.stderr, file.name, arch))
+
+
+def measure_library(cuobjdump: str, library: Path, folder: Path) -> list[Usage]:
+    """Reads what a built library's kernels use; `folder` takes their code, such as warp_90.cubin."""
+    subprocess.run([cuobjdump, "-xelf", "all", str(library.resolve())], cwd=folder, capture_output=True, check=True)
+    found = []
+    for cubin in sorted(folder.glob("*.cubin")):
+        command = [cuobjdump, "-res-usage", str(cubin)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        arch = cubin.name.split(".")[-2].removeprefix("sm_")
+        usages = parse_library(text, arch)
+        cubin.rename(folder / f"{Path(usages[0].file).stem}_{arch}.cubin")
+        found += usages
+    if not found:
+        raise RuntimeError(f"no kernels in {library}")
+    return _with_plain_names(found)
+
+
+def parse_library(text: str, arch: str) -> list[Usage]:
+    """Reads what `cuobjdump -res-usage` says of one file's kernels; raises where it says it in other words.
+
+    It does not tell spills: they are in the stack.
+    """
+    found = []
+    for block in text.split(" Function ")[1:]:
+        name = block.split(":", 1)[0]
+        file = re.search(r"_GLOBAL__N__[0-9a-f]+_\d+_(\w+?)_cu_", name)
+        figures = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", block)
+        if file is None or figures is None:
+            raise RuntimeError(f"cuobjdump does not tell what a kernel uses on sm_{arch}:\n{block}")
+        registers, stack, shared, local = map(int, figures.groups())
+        if int(arch) >= 90 and shared:
+            shared -= RESERVED
+        found.append(Usage(f"{file[1]}.cu", name, arch, registers, shared, stack + local, 0))
+    if not found:
+        raise RuntimeError(f"no kernel on sm_{arch} in:\n{text[:1000]}")
+    return found
+
+
+def _with_plain_names(usages: list[Usage]) -> list[Usage]:
+    names = "\n".join(usage.kernel for usage in usages)
+    plain = subprocess.run(["c++filt"], input=names, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [Usage(**{**vars(usage), "kernel": plain_name(name)}) for usage, name in zip(usages, plain, strict=True)]
 
 
 def parse(log: str, file: str, arch: str) -> list[Usage]:

@@ -232,16 +232,19 @@ def test_cuda_library_is_loaded_where_a_gpu_must_be() -> None:
 
 @needs_source
 def test_kernels_without_pytorch(tmp_path: Path) -> None:
-    """The C++ test: the CPU kernels and the CUDA kernels, run on the CPU, against a loop; under the sanitizers."""
+    """The C++ tests: the CPU kernels and the CUDA kernels, run on the CPU, against a loop; under the sanitizers.
+
+    tests/deploy/test_runtime.py builds the library of kernels without them, and runs the other C++ tests.
+    """
     cmake, ctest = require_tool("cmake"), require_tool("ctest")
     require_tool("c++", "g++", "clang++")
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     result = run(cmake, "-S", SOURCE, "-B", tmp_path, *generator, "-DDSA_FAST_CUDA=OFF", "-DDSA_FAST_RUNTIME=OFF")
     assert result.returncode == 0, output(result)
     assert "the runtime is left out: DSA_FAST_RUNTIME=OFF" in result.stdout
-    result = run(cmake, "--build", tmp_path, "--parallel", "2")
+    result = run(cmake, "--build", tmp_path, "--parallel", "2", "--target", "kernel_tests")
     assert result.returncode == 0, output(result)
-    result = run(ctest, "--test-dir", tmp_path, "--output-on-failure", "--parallel", "2")
+    result = run(ctest, "--test-dir", tmp_path, "-L", "kernels", "--output-on-failure", "--parallel", "2")
     assert result.returncode == 0 and "100% tests passed" in result.stdout, output(result)
 
 
@@ -271,6 +274,7 @@ def test_wheel_without_cuda(source_copy: Path, tmp_path: Path) -> None:
         *(sys.executable, "setup.py", "-q", "bdist_wheel", "--dist-dir", tmp_path / "wheels"),
         cwd=source_copy,
         DSA_FAST_CPU_ONLY="1",
+        CCACHE_BASEDIR=str(source_copy),  # ccache, if it is there, knows the sources from the builds before
     )
     assert result.returncode == 0, output(result)
     assert "dsa_fast: building for the CPU only: DSA_FAST_CPU_ONLY was set" in result.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,18 @@ ptxas info    : Used 41 registers, used 1 barriers, 2048 bytes smem
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Usage], Path]:
-    """Every kernel for every architecture, and the folder of the cubins."""
-    nvcc = resources.find_nvcc()
+    """Every kernel for every architecture, and the folder of the cubins.
+
+    DSA_FAST_CUDA_LIBRARY names a library of these sources, built for every architecture: else they are compiled here.
+    """
+    nvcc, cuobjdump = resources.find_nvcc(), instructions.find_cuobjdump()
     if nvcc is None:
         pytest.skip("nvcc (on PATH or in CUDA_HOME) or c++filt is not there: the kernels' registers are not checked")
     folder = tmp_path_factory.mktemp("kernels")
+    library = os.environ.get("DSA_FAST_CUDA_LIBRARY")
+    if library and cuobjdump is not None:
+        usages = resources.measure_library(cuobjdump, Path(library), folder)
+        return [usage for usage in usages if usage.arch in resources.ARCHS], folder
     return resources.measure(nvcc, folder), folder
 
 
@@ -67,6 +75,16 @@ def test_flags_are_those_of_the_build() -> None:
     if not setup.exists():
         pytest.skip("setup.py is not beside the tests")
     assert '"nvcc": [' + ", ".join(f'"{flag}"' for flag in resources.FLAGS) in setup.read_text()
+
+
+def test_a_library_is_read_as_the_compiler_tells() -> None:
+    name = "_ZN8dsa_fast39_GLOBAL__N__6eb6f31e_7_crop_cu_2a00261c11copy_texelsIffEEvf"
+    text = f" Common:\n  GLOBAL:0\n Function {name}:\n  REG:41 STACK:16 SHARED:3072 LOCAL:0 CONSTANT[0]:984\n"
+    assert resources.parse_library(text, "90") == [Usage("crop.cu", name, "90", 41, 2048, 16, 0)]
+    assert resources.parse_library(text, "80") == [Usage("crop.cu", name, "80", 41, 3072, 16, 0)]
+    for unknown in ("Fatbin elf code", text.replace("_cu_", "_"), text.replace("REG", "R")):
+        with pytest.raises(RuntimeError, match="sm_90"):
+            resources.parse_library(unknown, "90")
 
 
 def test_spills_and_greed_are_complained_of() -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,7 @@ RAW = {8: "uint8_t", 16: "uint16_t", 32: "uint32_t", 64: "uint64_t"}
 SPECIAL = {"tid": "t.thread", "ctaid": "t.block", "ntid": "t.launch.block", "nctaid": "t.launch.grid"}
 SPACES = ("param", "global", "shared", "local")
 # Say how memory is cached and in what order others see it. Threads run one after another here.
+BRACE = re.compile(r"[{}]")
 CACHING = re.compile(r"ca|cg|cs|cv|lu|wb|wt|volatile|weak|relaxed|acquire|release|acq_rel|cta|gpu|sys|L[12]::\w+")
 # Operators that are called by their name and type.
 PLAIN = {
@@ -163,8 +164,8 @@ def place_array(kernel: Kernel, array: tuple[str, int, int], *, shared: bool) ->
         kernel.local[name], kernel.local_bytes = offset, offset + size
 
 
-def read_kernels(text: str) -> list[Kernel]:
-    """All entries of a PTX file.
+def read_kernels(text: str, names: Collection[str] | None = None) -> list[Kernel]:
+    """All entries of a PTX file, or those of these names.
 
     Raises:
         PtxError: The text has something that is not known here.
@@ -199,8 +200,14 @@ def read_kernels(text: str) -> list[Kernel]:
                 raise PtxError(f"{kernel.name}: .{directive}")
         depth, end = 1, match.end()
         while depth:
-            depth += (text[end] == "{") - (text[end] == "}")
-            end += 1
+            brace = BRACE.search(text, end)
+            if brace is None:
+                raise PtxError(f"{kernel.name} has no end")
+            depth += 1 if brace[0] == "{" else -1
+            end = brace.end()
+        at = end
+        if names is not None and kernel.name not in names:
+            continue
         body = text[match.end() : end - 1]
         for array in arrays:
             if not re.search(rf"\b{array[0]}\b", body):
@@ -211,7 +218,6 @@ def read_kernels(text: str) -> list[Kernel]:
                 kernel.shared[array[0]] = -1  # dynamic: behind all others
         read_body(kernel, body, text.count("\n", 0, match.end()) + 1)
         kernels.append(kernel)
-        at = end
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------
@@ -648,9 +654,7 @@ def main() -> None:
         arch = re.search(r"\.target sm_(\d+)", text)
         if arch is None:
             raise PtxError(f"{path.name} has no target")
-        for kernel in read_kernels(text):
-            if kernel.name not in names:
-                continue
+        for kernel in read_kernels(text, names):
             start = text.index(f".entry {kernel.name}(")
             own = text[start : text.find("\n}", start)].replace(kernel.name, "")
             own += str([size for name, size in kernel.shared.items()])
