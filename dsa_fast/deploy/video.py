@@ -38,6 +38,8 @@ def read_frames(path: Path, is_wanted: Callable[[int], bool]) -> Iterator[tuple[
         check_regular(path)
         with av.open(f"file:{path.absolute()}", container_options=_ONLY) as container:
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ValueError("there is no decoder for its codec")
             check_pixels(stream.width, stream.height)
             stream.thread_type = "AUTO"
             for number, frame in enumerate(container.decode(stream)):
