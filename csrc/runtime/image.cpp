@@ -10,6 +10,7 @@
 #include <jpeglib.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <stdexcept>
 #include <utility>
 
@@ -21,7 +22,8 @@ namespace dsa_fast {
 namespace {
 
 constexpr int64_t kLargestFile = int64_t{1} << 30;
-constexpr int64_t kLargestImage = int64_t{1} << 28;  // pixels
+constexpr int64_t kLargestImage = int64_t{1} << 40;  // pixels
+constexpr const char* kLimit = "DSA_FAST_MAX_PIXELS";
 
 constexpr const char* kTooManyPixels = "too many pixels for the memory";
 
@@ -33,9 +35,38 @@ constexpr const char* kTooManyPixels = "too many pixels for the memory";
   throw std::runtime_error(name + " must be a readable JPEG or PNG image, got: " + reason);
 }
 
-const char* check_size(int64_t height, int64_t width) {
-  if (height < 1 || width < 1) return "an image without pixels";
-  return height > kLargestImage / width ? "an image of more than 2^28 pixels" : nullptr;
+// The most pixels that a file may have, and how an error shows it.
+struct Limit {
+  int64_t most = int64_t{1} << 26;
+  std::string shown;
+};
+
+// As in dsa_fast.image: 2^26 pixels, or what the environment variable says.
+Limit read_limit() {
+  Limit limit;
+  if (const char* given = std::getenv(kLimit)) {
+    limit.most = 0;
+    for (const char* digit = given; *digit != '\0' && limit.most >= 0; ++digit) {
+      limit.most = *digit < '0' || *digit > '9' ? -1 : std::min(10 * limit.most + (*digit - '0'), kLargestImage);
+    }
+    if (limit.most < 1)
+      throw std::runtime_error(kLimit + (" must be a number of pixels, got '" + std::string(given)) + "'");
+  }
+  limit.shown = std::to_string(limit.most);
+  for (size_t place = limit.shown.size(); place > 3;) limit.shown.insert(place -= 3, ",");
+  return limit;
+}
+
+// Returns whether the size is good, else writes the reason.
+bool check_size(int64_t height, int64_t width, const Limit& limit, char* reason, size_t bytes) {
+  if (height < 1 || width < 1) {
+    std::snprintf(reason, bytes, "an image without pixels");
+    return false;
+  }
+  if (height <= limit.most / width) return true;
+  std::snprintf(reason, bytes, "it has %lld x %lld pixels, and %s (an environment variable) allows %s",
+                static_cast<long long>(width), static_cast<long long>(height), kLimit, limit.shown.c_str());
+  return false;
 }
 
 struct JpegErrors {
@@ -97,7 +128,7 @@ bool take_markers(const jpeg_saved_marker_ptr first, Metadata* metadata) noexcep
 bool allocate(Image* image, int64_t height, int64_t width) noexcept {
   try {
     image->pixels.resize(static_cast<size_t>(height * width * 3));
-  } catch (const std::bad_alloc&) {
+  } catch (const std::exception&) {  // bad_alloc, or length_error
     return false;
   }
   image->height = height;
@@ -111,8 +142,8 @@ int times_255th(int a, int b) {  // a * b / 255, rounded
 }
 
 // Returns the error's text, or an empty one. `row` is scratch, which the caller owns for the same reason.
-const char* decode_jpeg(const uint8_t* data, size_t size, Image* image, Metadata* metadata, std::vector<uint8_t>* row,
-                        JpegErrors* errors) {
+const char* decode_jpeg(const uint8_t* data, size_t size, const Limit& limit, Image* image, Metadata* metadata,
+                        std::vector<uint8_t>* row, JpegErrors* errors) {
   jpeg_decompress_struct info;
   info.err = jpeg_std_error(&errors->manager);
   errors->manager.error_exit = jpeg_fail;
@@ -130,7 +161,9 @@ const char* decode_jpeg(const uint8_t* data, size_t size, Image* image, Metadata
   jpeg_mem_src(&info, data, size);
   jpeg_save_markers(&info, JPEG_APP0 + 1, 0xffff);
   jpeg_read_header(&info, TRUE);
-  if (const char* reason = check_size(info.image_height, info.image_width)) return stop(reason);
+  if (!check_size(info.image_height, info.image_width, limit, errors->message, sizeof(errors->message))) {
+    return stop(errors->message);
+  }
   if (!take_markers(info.marker_list, metadata)) return stop("too little memory");
   const bool cmyk = info.jpeg_color_space == JCS_CMYK || info.jpeg_color_space == JCS_YCCK;
   info.out_color_space = cmyk ? JCS_CMYK : JCS_RGB;
@@ -175,7 +208,8 @@ void png_take(png_structp png, png_bytep to, size_t size) {
   source->size -= size;
 }
 
-const char* decode_png(PngSource* source, Image* image, Metadata* metadata, std::vector<png_bytep>* rows) {
+const char* decode_png(PngSource* source, const Limit& limit, Image* image, Metadata* metadata,
+                       std::vector<png_bytep>* rows) {
   png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, source, png_fail, png_ignore);
   png_infop info = png == nullptr ? nullptr : png_create_info_struct(png);
   if (info == nullptr) {
@@ -190,15 +224,15 @@ const char* decode_png(PngSource* source, Image* image, Metadata* metadata, std:
   png_set_user_limits(png, 0x7fffffff, 0x7fffffff);
   png_read_info(png, info);
   const int64_t height = png_get_image_height(png, info), width = png_get_image_width(png, info);
-  if (const char* reason = check_size(height, width)) png_error(png, reason);
+  if (!check_size(height, width, limit, source->message, sizeof(source->message))) png_longjmp(png, 1);
   const int color = png_get_color_type(png, info);
   if ((color & PNG_COLOR_MASK_COLOR) == 0) {
-    if (png_get_bit_depth(png, info) == 16) png_error(png, "16-bit grey, whose range is not known");
+    if (color == PNG_COLOR_TYPE_GRAY) png_set_scale_16(png);  // to the nearest; the others keep their upper 8 bits
     png_set_expand_gray_1_2_4_to_8(png);
     png_set_gray_to_rgb(png);
   }
   if (color == PNG_COLOR_TYPE_PALETTE) png_set_palette_to_rgb(png);
-  png_set_strip_16(png);
+  if (color != PNG_COLOR_TYPE_GRAY) png_set_strip_16(png);
   png_set_strip_alpha(png);
   png_set_interlace_handling(png);
   png_read_update_info(png, info);
@@ -400,6 +434,7 @@ Resizer choose_resizer() {
 }  // namespace
 
 Image decode_image(std::string_view file, const std::string& name) {
+  const Limit limit = read_limit();
   Image image;
   Metadata metadata;
   const auto* data = reinterpret_cast<const uint8_t*>(file.data());
@@ -407,11 +442,11 @@ Image decode_image(std::string_view file, const std::string& name) {
   if (file.size() >= 3 && std::memcmp(data, "\xff\xd8\xff", 3) == 0) {
     JpegErrors errors;
     std::vector<uint8_t> row;
-    reason = decode_jpeg(data, file.size(), &image, &metadata, &row, &errors);
+    reason = decode_jpeg(data, file.size(), limit, &image, &metadata, &row, &errors);
   } else if (file.size() >= 8 && std::memcmp(data, "\x89PNG\r\n\x1a\n", 8) == 0) {
     PngSource source{data, file.size(), ""};
     std::vector<png_bytep> rows;
-    reason = decode_png(&source, &image, &metadata, &rows);
+    reason = decode_png(&source, limit, &image, &metadata, &rows);
   } else {
     reason = file.empty() ? "an empty file" : "another format";
   }
@@ -435,7 +470,7 @@ void resize(const ImageView& image, int64_t height, int64_t width, uint8_t* to) 
   const int64_t h = image.height, w = image.width;
   for (const auto& [rows, columns] : {std::pair(h, w), std::pair(height, width)}) {
     if (rows >= 1 && columns >= 1 && rows <= kLargestImage / columns) continue;
-    throw std::invalid_argument("the sides of an image must be at least 1, with at most 2^28 pixels, got " +
+    throw std::invalid_argument("the sides of an image must be at least 1, with at most 2^40 pixels, got " +
                                 std::to_string(rows) + " x " + std::to_string(columns));
   }
   const bool packed = image.column == 3 && image.channel == 1;

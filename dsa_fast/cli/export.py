@@ -30,7 +30,7 @@ def export(
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32",
     batch: str = "1,8,64",
     layout: Literal["NHWC", "NCHW"] | None = None,
-    input: Literal["uint8", "float"] = "uint8",
+    input: Literal["uint8", "float", "float01"] = "uint8",
     out: Path | None = None,
     root: Path | None = None,
     name: str = "auto",
@@ -58,9 +58,9 @@ def export(
         precision: precision of the convolutions. `int8` is calibrated on images: see root, calibrate and
             synthetic_calibration.
         batch: smallest, preferred and largest number of images in a batch.
-        layout: layout of the input, `NHWC` or `NCHW`; by default NHWC for uint8 and NCHW for float.
-        input: `uint8`, images in 0..255, or `float`, normalized float32 images as trackers pass them (NCHW, RGB,
-            divided by 255, ImageNet's mean and deviation).
+        layout: layout of the input, `NHWC` or `NCHW`; by default NHWC for uint8 and NCHW for floats.
+        input: `uint8`, images in 0..255, or float32 images as trackers pass them (NCHW, RGB): `float`, divided by 255
+            and normalized with ImageNet's mean and deviation; `float01`, only divided by 255.
         out: the file to write; by default next to the checkpoint, named after the checkpoint, precision and format.
         root: folder of a data set. The change in mAP is measured on its test images, and int8 is calibrated on its
             training images.
@@ -102,7 +102,7 @@ def export(
     if triton is not None and format == "tensorrt-rtx":
         raise ValueError("triton needs format onnx or tensorrt: Triton has no TensorRT-RTX backend")
     loaded = load_model(checkpoint)
-    kind = "" if input == "uint8" else "_float"
+    kind = "" if input == "uint8" else f"_{input}"
     target = out or checkpoint.with_name(f"{checkpoint.stem}_{precision}{kind}{SUFFIXES[format]}")
     data = None if root is None else read_dataset(root, name, check_counts=check_counts, **(options or {}))
     calibration = None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # `models` imports torchvision, which an exported file does n
     from dsa_fast.models import DSAReID
 
 Layout = Literal["NHWC", "NCHW"]
-InputKind = Literal["uint8", "float"]
+InputKind = Literal["uint8", "float", "float01"]
 FloatPrecision = Literal["fp32", "fp16", "bf16"]
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -32,8 +32,8 @@ class EmbeddingNetwork(nn.Module):
         model: the trained network. It is copied, not changed.
         layout: layout of the input: `NHWC`, as from decoders and cameras, or `NCHW`.
         precision: precision of the convolutions.
-        input: `uint8` for images in 0..255, normalized here, or `float` for images that are normalized already, as
-            trackers pass them: (value / 255 - mean) / std, NCHW.
+        input: `uint8` for images in 0..255, and `float01` for value / 255, are normalized here; `float` for images that
+            are normalized already: (value / 255 - mean) / std. Trackers pass floats, NCHW.
 
     Attributes:
         dim: length of a vector.
@@ -51,7 +51,7 @@ class EmbeddingNetwork(nn.Module):
         super().__init__()
         if input not in get_args(InputKind):
             raise ValueError(f"input must be one of {', '.join(get_args(InputKind))}, got {input!r}")
-        if input == "float" and layout != "NCHW":
+        if input != "uint8" and layout != "NCHW":
             raise ValueError(f"layout must be NCHW for a float input, got {layout}")
         self.input: InputKind = input
         if layout not in get_args(Layout):
@@ -78,8 +78,8 @@ class EmbeddingNetwork(nn.Module):
         x = images.float()  # before the permutation, because TensorRT can only cast 8-bit inputs
         if self.layout == "NHWC":
             x = x.permute(0, 3, 1, 2)
-        if self.input == "uint8":
-            x = (x - self.mean) * self.scale
+        if self.input != "float":
+            x = ((x * 255 if self.input == "float01" else x) - self.mean) * self.scale
         maps = self.stream.backbone(x.to(self.dtype))
         halves = [
             functional.normalize(neck(head(maps).float().mean(dim=(2, 3))), dim=1)

@@ -487,12 +487,13 @@ def _onnx_cuda(path: Path, sidecar: Sidecar, device: torch.device) -> CudaRunner
         raise ValueError(f"device {device} can't be used by ONNX Runtime {runtime.__version__}: CUDA did not load")
     (given,), (made,) = session.get_inputs(), session.get_outputs()
     _check_tensors(path, sidecar, (given.name, given.shape), (made.name, made.shape))
+    dtype = np.dtype(sidecar.input.dtype).type
     options = runtime.RunOptions()
     options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def enqueue(images: Tensor, out: Tensor, stream: int) -> None:
         binding = session.io_binding()
-        binding.bind_input(given.name, "cuda", index, np.uint8, tuple(images.shape), images.data_ptr())
+        binding.bind_input(given.name, "cuda", index, dtype, tuple(images.shape), images.data_ptr())
         binding.bind_output(made.name, "cuda", index, np.float32, tuple(out.shape), out.data_ptr())
         session.run_with_iobinding(binding, options)
 

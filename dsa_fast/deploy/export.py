@@ -19,6 +19,8 @@ from dsa_fast.deploy.image_batch import to_input
 from dsa_fast.deploy.onnx import CalibrationMethod, write_int8_onnx, write_onnx
 from dsa_fast.deploy.parity import check_parity, compare_scores, compare_vectors
 from dsa_fast.deploy.sidecar import (
+    NO_MEAN,
+    NO_STD,
     SUFFIXES,
     BatchRange,
     InputSpec,
@@ -80,8 +82,8 @@ def export(
         format: `onnx`, or an engine: `tensorrt` (needs its GPU) or `tensorrt-rtx` (needs none to build).
         precision: precision of the convolutions; `int8` needs `calibration`.
         batch: smallest and largest batch size, and the size that engines are tuned for.
-        layout: layout of the input; None is NHWC for `uint8` and NCHW for `float`.
-        input: `uint8`, or `float` for normalized float32 images, as trackers pass them.
+        layout: layout of the input; None is NHWC for `uint8` and NCHW for floats.
+        input: `uint8`; or as trackers pass float32 images: `float`, normalized, or `float01`, only divided by 255.
         calibration: images like those of your application, which determine the ranges of int8.
         calibration_method: see `write_int8_onnx`.
         data: a data set to measure the change in mAP.
@@ -170,6 +172,8 @@ def _make_onnx(
     floats: FloatPrecision = "fp32" if precision == "int8" else precision
     network = EmbeddingNetwork(loaded.model, layout=layout, precision=floats, input=input)
     spec = InputSpec(*loaded.size, layout=layout, dtype="uint8" if input == "uint8" else "float32")
+    if input == "float01":
+        spec = replace(spec, mean=NO_MEAN, std=NO_STD)
     output = OutputSpec(network.dim)
     file = work / f"{stem}.onnx"
     about = None

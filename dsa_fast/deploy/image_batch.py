@@ -16,6 +16,7 @@ from torch import Tensor
 from dsa_fast.data.transforms import normalize, resize
 from dsa_fast.deploy.sidecar import InputSpec
 from dsa_fast.image import read_image, upright
+from dsa_fast.imagenet import MEAN
 
 #: One image: uint8 [H, W, 3] (NumPy), uint8 [3, H, W] (torch), PIL, or the path of a file; all RGB.
 OneImage = NDArray[np.uint8] | Tensor | Image.Image | str | os.PathLike[str]
@@ -146,10 +147,10 @@ def to_input(images: Tensor, spec: InputSpec) -> Tensor:
     """Makes uint8 [B, 3, H, W] what an exported file takes, without a copy if it already is.
 
     Returns:
-        Contiguous, in the layout: uint8, or float32 normalized with ImageNet's mean and deviation.
+        Contiguous, in the layout: uint8, or float32, normalized with the input's mean and deviation.
     """
     if spec.dtype == "float32":
-        images = normalize(images)
+        images = normalize(images) if spec.mean == MEAN else images.float() / 255
     return (images.permute(0, 2, 3, 1) if spec.layout == "NHWC" else images).contiguous()
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from dsa_fast.deploy.embedding_network import EmbeddingNetwork
-from dsa_fast.deploy.sidecar import InputSpec, OutputSpec
+from dsa_fast.deploy.sidecar import NO_MEAN, InputSpec, OutputSpec
 from dsa_fast.extras import require
 
 CalibrationMethod = Literal["minmax", "percentile"]
@@ -68,13 +68,14 @@ def write_onnx(network: EmbeddingNetwork, path: Path, spec: InputSpec, output: O
 def describe(spec: InputSpec, output: OutputSpec) -> dict[str, str]:
     """Returns a file's metadata: what it takes and gives, for programs that do not read the sidecar."""
     inside = spec.dtype == "uint8"
+    outside = "value / 255" if spec.mean == NO_MEAN else "(value / 255 - mean) / std"
     return {
         "input.height": str(spec.height),
         "input.width": str(spec.width),
         "input.channels": spec.channels,
         "input.layout": spec.layout,
         "input.dtype": spec.dtype,
-        "input.normalization": "none: 0..255, normalized inside the graph" if inside else "(value / 255 - mean) / std",
+        "input.normalization": "none: 0..255, normalized inside the graph" if inside else outside,
         "input.mean": ", ".join(map(str, spec.mean)),
         "input.std": ", ".join(map(str, spec.std)),
         "output.dim": str(output.dim),

@@ -20,6 +20,9 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 FORMAT = "dsa_fast.artifact"
 FORMAT_VERSION = 1
 SUFFIXES: dict[str, str] = {"onnx": ".onnx", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
+#: Of float32 images in 0..1, which the graph normalizes.
+NO_MEAN, NO_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+_NORMALIZATIONS: dict[tuple[float, ...], tuple[float, ...]] = {MEAN: STD, NO_MEAN: NO_STD}
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class InputSpec:
 
     Attributes:
         name: the tensor's name.
-        dtype: `uint8`, or `float32` for images that were normalized before: (value / 255 - mean) / std.
+        dtype: `uint8`, or `float32` for images that were normalized before: (value / 255 - mean) / std. A mean of 0
+            and a std of 1 mean value / 255.
         layout: `NHWC` or `NCHW`; float32 images are always NCHW.
         height, width: in pixels.
         channels: always `RGB`.
@@ -239,8 +243,12 @@ def _check(sidecar: Sidecar) -> None:
             sidecar.input.layout,
             sidecar.input.layout == "NCHW" or (sidecar.input.layout == "NHWC" and sidecar.input.dtype == "uint8"),
         ),
-        ("input.mean", sidecar.input.mean, sidecar.input.dtype == "uint8" or sidecar.input.mean == MEAN),
-        ("input.std", sidecar.input.std, sidecar.input.dtype == "uint8" or sidecar.input.std == STD),
+        ("input.mean", sidecar.input.mean, sidecar.input.dtype == "uint8" or sidecar.input.mean in _NORMALIZATIONS),
+        (
+            "input.std",
+            sidecar.input.std,
+            sidecar.input.dtype == "uint8" or sidecar.input.std == _NORMALIZATIONS.get(sidecar.input.mean),
+        ),
         ("input.channels", sidecar.input.channels, sidecar.input.channels == "RGB"),
         ("input.height", sidecar.input.height, _positive(sidecar.input.height, 4096)),
         ("input.width", sidecar.input.width, _positive(sidecar.input.width, 4096)),

@@ -19,7 +19,6 @@ from dsa_fast.evaluation.checks import (
     Metric,
     check_feature_pair,
     check_metric,
-    same_camera,
 )
 
 __all__ = ["DistanceHistogram", "distance_histogram"]
@@ -105,23 +104,36 @@ def count_pairs(
     """
     query, gallery = check_feature_pair(query_features, gallery_features)
     labels = CheckedLabels(query_pids, query_camids, gallery_pids, gallery_camids, len(query), len(gallery))
-    device = query.device
-    q_pids, q_camids = labels.query_pids.to(device), labels.query_camids.to(device)
-    g_pids, g_camids = labels.gallery_pids.to(device), labels.gallery_camids.to(device)
     longest = float(query.float().norm(dim=1).max() + gallery.float().norm(dim=1).max())
     reach = 2.0 if metric == "cosine" else max(longest, 1e-30)
-    counts = torch.zeros((2, bins), dtype=torch.int64, device=device)
-    for rows, columns in _blocks(len(query), len(gallery)):
-        near = _distances(query[rows].float(), gallery[columns].float(), metric)
-        index = near.mul_(bins / reach).clamp_(0, bins - 1).to(torch.int64)
-        index = index.masked_fill_(g_pids[columns] == JUNK, bins)
-        same = q_pids[rows, None] == g_pids[columns]
-        mates = index[same & ~same_camera(q_camids[rows], g_camids[columns])]
-        everyone = torch.bincount(index.flatten(), minlength=bins + 1)
-        everyone -= torch.bincount(index[same], minlength=bins + 1)
-        counts[0] += torch.bincount(mates, minlength=bins + 1)[:bins]
-        counts[1] += everyone[:bins]
-    return counts.cpu().numpy(), reach
+    junk = np.flatnonzero(labels.gallery_pids.numpy() == JUNK)
+    lists = [(offsets.numpy(), items.numpy()) for offsets, items in labels.lists()]
+    counts = np.zeros((2, bins), np.int64)
+
+    def count(index: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.bincount(index.ravel(), minlength=bins)
+
+    # By NumPy, in one thread: PyTorch's bincount waits long for its threads on a machine that has other work.
+    for rows, columns, near in _distances(query.float(), gallery, metric):
+        np.multiply(near, np.float32(bins / reach), out=near)
+        index = np.clip(near, 0, bins - 1, out=near).astype(np.int64)
+        mates, own = (index[_places(offsets, items, rows, columns)] for offsets, items in lists)
+        left_out = junk[(junk >= columns.start) & (junk < columns.stop)] - columns.start
+        right = count(mates)
+        counts[0] += right
+        counts[1] += count(index) - count(index[:, left_out]) - right - count(own)
+    return counts, reach
+
+
+def _places(
+    offsets: NDArray[np.int64], items: NDArray[np.int64], rows: slice, columns: slice
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The places in a block of the gallery images that the lists of its queries name: rows and columns."""
+    bounds = offsets[rows.start : rows.stop + 1]
+    row = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+    column = items[bounds[0] : bounds[-1]]
+    inside = (column >= columns.start) & (column < columns.stop)
+    return row[inside], column[inside] - columns.start
 
 
 def _summarised(counts: NDArray[np.int64], reach: float, bins: int) -> DistanceHistogram:
@@ -152,15 +164,22 @@ def _summarised(counts: NDArray[np.int64], reach: float, bins: int) -> DistanceH
     )
 
 
-def _blocks(num_queries: int, num_gallery: int) -> Iterator[tuple[slice, slice]]:
-    height = max(1, min(num_queries, 256))
+def _distances(query: Tensor, gallery: Tensor, metric: Metric) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
+    """Yields blocks of rows and columns with their distances, which the caller may change."""
+    height = max(1, min(len(query), 256))
     width = max(1, _PAIRS // height)
-    for top in range(0, num_queries, height):
-        for left in range(0, num_gallery, width):
-            yield slice(top, min(top + height, num_queries)), slice(left, min(left + width, num_gallery))
-
-
-def _distances(query: Tensor, gallery: Tensor, metric: Metric) -> Tensor:
     if metric == "cosine":  # a zero vector has distance 1 to all
-        return 1 - functional.normalize(query, dim=1, eps=1e-30) @ functional.normalize(gallery, dim=1, eps=1e-30).T
-    return torch.cdist(query, gallery)
+        query = functional.normalize(query, dim=1, eps=1e-30)
+    for left in range(0, len(gallery), width):
+        columns = slice(left, min(left + width, len(gallery)))
+        part = gallery[columns].float()
+        if metric == "cosine":
+            part = functional.normalize(part, dim=1, eps=1e-30)
+        for top in range(0, len(query), height):
+            rows = slice(top, min(top + height, len(query)))
+            if metric == "cosine":
+                near = (query[rows] @ part.T).cpu().numpy()
+                np.subtract(1, near, out=near)
+            else:
+                near = torch.cdist(query[rows], part).cpu().numpy()
+            yield rows, columns, near

@@ -485,24 +485,29 @@ def test_every_form_of_images_gives_the_same_vectors(
     np.testing.assert_array_equal(encoder([gray, clear]), encoder([gray.convert("RGB"), clear.convert("RGB")]))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize(("precision", "input"), [("fp32", "float"), ("int8", "float"), ("fp32", "float01")])
 def test_a_float_input_is_what_trackers_pass(
-    exported: Callable[..., Path], checkpoint: Path, precision: Any, tmp_path: Path
+    exported: Callable[..., Path], checkpoint: Path, precision: Any, input: Any, tmp_path: Path
 ) -> None:
     onnx = pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     path = tmp_path / "float.onnx"
     images = NamedImages(smooth_images(8), "patches")
-    sidecar = export(checkpoint, path, images=images, precision=precision, input="float", calibration=images)
+    sidecar = export(checkpoint, path, images=images, precision=precision, input=input, calibration=images)
     assert (sidecar.input.dtype, sidecar.input.layout) == ("float32", "NCHW") and sidecar.output.normalized
     # The file says by itself what it takes.
     about = {item.key: item.value for item in onnx.load(path).metadata_props}
     assert about["input.height"] == "64" and about["input.width"] == "32" and about["input.channels"] == "RGB"
-    assert about["input.normalization"] == "(value / 255 - mean) / std" and about["input.mean"] == "0.485, 0.456, 0.406"
+    normalization = ("(value / 255 - mean) / std", "0.485, 0.456, 0.406")
+    if input == "float01":
+        normalization = ("value / 255", "0.0, 0.0, 0.0")
+    assert (about["input.normalization"], about["input.mean"]) == normalization
     assert about["output.normalized"].startswith("true") and about["output.dim"] == str(sidecar.output.dim)
     # As a tracker does it, in its own words.
-    arrays = as_arrays(images.images).astype(np.float32) / 255
-    blobs = ((arrays - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(0, 3, 1, 2).astype(np.float32)
+    blobs = as_arrays(images.images).astype(np.float32) / 255
+    if input == "float":
+        blobs = (blobs - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    blobs = blobs.transpose(0, 3, 1, 2).astype(np.float32)
     (theirs,) = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"images": blobs})
     assert isinstance(theirs, np.ndarray)
     np.testing.assert_allclose(np.linalg.norm(theirs, axis=1), 1, atol=1e-5)
@@ -514,7 +519,7 @@ def test_a_float_input_is_what_trackers_pass(
     plain = {item.key: item.value for item in onnx.load(exported()).metadata_props}
     assert plain["input.dtype"] == "uint8" and plain["input.layout"] == "NHWC"
     with pytest.raises(ValueError, match="layout must be NCHW for a float input, got NHWC"):
-        export(checkpoint, path, images=images, input="float", layout="NHWC")
+        export(checkpoint, path, images=images, input=input, layout="NHWC")
 
 
 def test_images_of_all_sizes_go_together(encoders: dict[str, Encoder], checkpoint: Path) -> None:

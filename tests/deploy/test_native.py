@@ -57,6 +57,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         "int8": {"precision": "int8", "calibration": NamedImages(smooth_images(8), "patches")},
         "NCHW": {"layout": "NCHW"},
         "float": {"input": "float"},
+        "float01": {"input": "float01"},
         "large batches": {"batch": BatchRange(4, 8, 80)},
     }
 
@@ -77,7 +78,7 @@ def without_runtime(path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any)
     return encoder
 
 
-@pytest.mark.parametrize("what", ["fp32", "int8", "NCHW", "float", "large batches"])
+@pytest.mark.parametrize("what", ["fp32", "int8", "NCHW", "float", "float01", "large batches"])
 def test_the_vectors_are_the_encoders_bit_for_bit(
     runtime: ModuleType, exported: Callable[[str], Path], what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,6 +367,70 @@ def test_arrays_on_a_gpu_are_checked(runtime: ModuleType, exported: Callable[[st
     for images, to, error, message in cases:
         with pytest.raises(error, match=message):
             encoder.enqueue(images, to)
+
+
+def test_tensors_are_read_in_place(runtime: ModuleType, exported: Callable[[str], Path]) -> None:
+    encoder = runtime.Encoder(exported("fp32"), threads=1)
+    images = as_arrays(smooth_images(3)).copy()
+    tensors = torch.from_numpy(images)
+    expected = encoder(images)
+    for form, bgr in ((tensors, False), (list(tensors), False), (tensors.flip(-1), True), (tensors.clone(), False)):
+        np.testing.assert_array_equal(encoder(form, channels="BGR" if bgr else "RGB"), expected)
+    # The way from PyTorch's [3, H, W], without a copy, and back.
+    planes = tensors.permute(0, 3, 1, 2).contiguous()
+    vectors = torch.from_dlpack(encoder(planes.permute(0, 2, 3, 1)))
+    np.testing.assert_array_equal(vectors.numpy(), expected)
+    assert encoder(tensors[1]).shape == (encoder.dim,)
+    before = sys.getrefcount(tensors)
+    for _ in range(50):
+        encoder(tensors)
+    assert sys.getrefcount(tensors) == before
+    cases: list[tuple[Any, type[Exception], str]] = [
+        (tensors.float(), TypeError, "images must be uint8, in 0..255, got float32"),
+        (tensors.bfloat16(), TypeError, "images must be uint8, in 0..255, got Tensor"),
+        (planes, ValueError, r"images must have shape \[H, W, 3\] or \[B, H, W, 3\] as arrays, got \[3, 3, 64, 32\]"),
+        ([tensors[0], tensors], ValueError, r"images\[1\]: .*got \[3, 64, 32, 3\]"),
+        (Capsule(tensors, 2), TypeError, "images must be in the host's memory, got Capsule on another device"),
+    ]
+    for wrong, error, message in cases:
+        with pytest.raises(error, match=message):
+            encoder(wrong)
+
+
+class Capsule:
+    """A tensor that says it is on another device. Notes the stream that it is asked for."""
+
+    def __init__(self, tensor: torch.Tensor, device: int = 2) -> None:
+        self.tensor, self.device = tensor, device
+        self.streams: list[int] = []
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device, 0
+
+    def __dlpack__(self, *, stream: int) -> Any:
+        self.streams.append(stream)
+        return self.tensor.__dlpack__()
+
+
+def test_dlpack_arrays_on_a_gpu_are_checked(runtime: ModuleType, exported: Callable[[str], Path]) -> None:
+    encoder = runtime.Encoder(exported("fp32"))
+    shape, dim = (2, *SIZE, 3), encoder.dim
+    good, out = Capsule(torch.zeros(shape, dtype=torch.uint8)), Capsule(torch.zeros(2, dim))
+    cases: list[tuple[Any, Any, type[Exception], str]] = [
+        (Capsule(good.tensor, 1), out, TypeError, "images must be an array on a GPU"),
+        (Capsule(torch.zeros(shape)), out, TypeError, r"images must be of the type \|u1, got <f4"),
+        (Capsule(good.tensor[:, :, 1:]), out, ValueError, "images must have shape"),
+        (Capsule(good.tensor.flip(1).transpose(1, 2).contiguous().transpose(1, 2)), out, ValueError, "contiguous"),
+        (good, Capsule(torch.zeros(2, dim, dtype=torch.int32)), TypeError, "out must be of the type <f4, got <i4"),
+        (good, Capsule(torch.zeros(2, 2 * dim)[:, ::2]), ValueError, "out must be contiguous"),
+        (good, out, ValueError, "enqueue needs an exported file that runs on a CUDA device"),
+    ]
+    for images, to, error, message in cases:
+        with pytest.raises(error, match=message):
+            encoder.enqueue(images, to)
+    with pytest.raises(ValueError, match="runs on a CUDA device"):
+        encoder.enqueue(good, out, stream=7)
+    assert good.streams[-2:] == [1, 7] and out.streams[-1] == 7
 
 
 def test_lengths_are_summed_in_order() -> None:

@@ -45,6 +45,9 @@ struct Given {
   int64_t size() const { return static_cast<int64_t>(sources.size()); }
 };
 
+// Devices of DLPack.
+constexpr int kHost = 1, kGpu = 2, kPinned = 3, kManaged = 13;
+
 std::string shape_text(const std::vector<py::ssize_t>& shape) {
   std::string text = "[";
   for (size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
@@ -56,6 +59,28 @@ std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name
 bool is_file_bytes(py::handle object) {
   return PyBytes_Check(object.ptr()) || PyByteArray_Check(object.ptr()) ||
          (PyMemoryView_Check(object.ptr()) && PyMemoryView_GET_BUFFER(object.ptr())->ndim == 1);
+}
+
+// Where an array of DLPack is: 1 the host, 2 a GPU, ...; 0 for objects of another kind.
+int dlpack_device(py::handle object) {
+  if (!py::hasattr(object, "__dlpack__") || !py::hasattr(object, "__dlpack_device__")) return 0;
+  return object.attr("__dlpack_device__")().cast<std::pair<int, int>>().first;
+}
+
+// The object itself if it is a buffer, or a view of a DLPack array such as a tensor, without a copy; none for others.
+py::object as_buffer(py::handle object) {
+  if (PyObject_CheckBuffer(object.ptr())) return py::reinterpret_borrow<py::object>(object);
+  const int device = dlpack_device(object);
+  if (device == 0) return py::none();
+  if (device != kHost && device != kPinned) {
+    throw py::type_error("images must be in the host's memory, got " + type_name(object) + " on another device");
+  }
+  try {
+    return py::module_::import("numpy").attr("from_dlpack")(object);
+  } catch (const py::error_already_set& error) {
+    throw py::type_error("images must be uint8, in 0..255, got " + type_name(object) + ": " +
+                         std::string(py::str(error.value())));
+  }
 }
 
 // uint8 [H, W, 3] (or [B, H, W, 3]): one view an image.
@@ -119,8 +144,8 @@ Given parse(py::handle images, bool bgr) {
     given.single = true;
     return given;
   }
-  if (PyObject_CheckBuffer(images.ptr())) {
-    add_pixels(&given, images, bgr, true);
+  if (const py::object buffer = as_buffer(images); !buffer.is_none()) {
+    add_pixels(&given, buffer, bgr, true);
     given.single = given.owners.front().ndim == 3;
     return given;
   }
@@ -135,13 +160,14 @@ Given parse(py::handle images, bool bgr) {
     const std::string where = "images[" + std::to_string(i) + "]: ";
     try {
       if (add_file(&given, item)) continue;
-      if (!PyObject_CheckBuffer(item.ptr())) {
+      const py::object buffer = as_buffer(item);
+      if (buffer.is_none()) {
         throw py::type_error(
             "an image of a sequence must be an array of 3 axes, or the path or the bytes of a file, "
             "got " +
             type_name(item));
       }
-      add_pixels(&given, item, bgr, false);
+      add_pixels(&given, buffer, bgr, false);
     } catch (const py::type_error& error) {
       throw py::type_error(where + error.what());
     } catch (const py::value_error& error) {
@@ -227,31 +253,88 @@ py::array_t<float> embed(Encoder& encoder, py::handle images, std::string_view c
   return result;
 }
 
-// The address of an array on a GPU, by __cuda_array_interface__.
-void* on_gpu(py::handle object, const char* name, const char* type, const std::vector<int64_t>& shape, bool write) {
-  const std::string title(name);
-  if (!py::hasattr(object, "__cuda_array_interface__")) {
-    throw py::type_error(title + " must be an array on a GPU, with __cuda_array_interface__, got " + type_name(object));
-  }
+// An array on a GPU.
+struct GpuArray {
+  void* data;
+  std::string type;  // such as "|u1"
+  std::vector<int64_t> shape;
+  std::vector<int64_t> strides;  // in elements; empty without gaps
+  bool writable;
+  py::object owner;
+};
+
+// The parts of DLPack's ABI that are read: dlpack.h, version 1 and before.
+struct DlTensor {
+  void* data;
+  struct {
+    int32_t type, number;
+  } device;
+  int32_t axes;
+  struct {
+    uint8_t code, bits;
+    uint16_t lanes;
+  } element;
+  int64_t *shape, *strides;
+  uint64_t offset;
+};
+
+GpuArray from_cuda_interface(py::handle object) {
   const auto about = object.attr("__cuda_array_interface__").cast<py::dict>();
-  const auto kind = about["typestr"].cast<std::string>();
-  if (kind != type) throw py::type_error(title + " must be of the type " + type + ", got " + kind);
-  const auto got = about["shape"].cast<std::vector<int64_t>>();
+  const auto data = about["data"].cast<std::pair<uintptr_t, bool>>();
+  GpuArray array{reinterpret_cast<void*>(data.first),
+                 about["typestr"].cast<std::string>(),
+                 about["shape"].cast<std::vector<int64_t>>(),
+                 {},
+                 !data.second,
+                 {}};
+  if (about.contains("strides") && !about["strides"].is_none()) {
+    array.strides = about["strides"].cast<std::vector<int64_t>>();
+    for (int64_t& stride : array.strides) stride /= array.type.back() - '0';
+  }
+  return array;
+}
+
+// In the order of `stream`. The capsule frees the tensor when it is dropped: it is not marked as used.
+GpuArray from_dlpack(py::handle object, uintptr_t stream) {
+  const py::object owner = object.attr("__dlpack__")(py::arg("stream") = stream == 0 ? 1 : stream);
+  const auto* tensor = static_cast<const DlTensor*>(PyCapsule_GetPointer(owner.ptr(), "dltensor"));
+  if (tensor == nullptr) throw py::error_already_set();
+  const auto [code, bits, lanes] = tensor->element;
+  const char* kind = code == 1 ? "u" : code == 2 ? "f" : code == 0 ? "i" : "?";
+  GpuArray array{static_cast<char*>(tensor->data) + tensor->offset,
+                 (bits == 8 ? "|" : "<") + (kind + std::to_string(bits / 8)) + (lanes == 1 ? "" : "x"),
+                 {tensor->shape, tensor->shape + tensor->axes},
+                 {},
+                 true,
+                 owner};
+  if (tensor->strides != nullptr) array.strides.assign(tensor->strides, tensor->strides + tensor->axes);
+  return array;
+}
+
+// An array of a type and shape on a GPU; the first side may be -1, for any.
+GpuArray on_gpu(py::handle object, const char* name, const char* type, const std::vector<int64_t>& shape, bool write,
+                uintptr_t stream) {
+  const std::string title(name);
+  const bool interface = py::hasattr(object, "__cuda_array_interface__");
+  const int device = interface ? kGpu : dlpack_device(object);
+  if (device != kGpu && device != kManaged) {
+    throw py::type_error(title + " must be an array on a GPU, with __cuda_array_interface__ or __dlpack__, got " +
+                         type_name(object));
+  }
+  GpuArray array = interface ? from_cuda_interface(object) : from_dlpack(object, stream);
+  if (array.type != type) throw py::type_error(title + " must be of the type " + type + ", got " + array.type);
+  const auto& got = array.shape;
   if (got.size() != shape.size() || !std::equal(got.begin() + 1, got.end(), shape.begin() + 1) ||
       (shape[0] >= 0 && got[0] != shape[0])) {
     throw py::value_error(title + " must have shape [" + (shape[0] < 0 ? "N" : std::to_string(shape[0])) + ", ...] " +
                           shape_text({shape.begin(), shape.end()}) + ", got " + shape_text({got.begin(), got.end()}));
   }
-  if (about.contains("strides") && !about["strides"].is_none()) {
-    const auto strides = about["strides"].cast<std::vector<int64_t>>();
-    int64_t step = kind.back() - '0';
-    for (size_t axis = got.size(); axis-- > 0; step *= got[axis]) {
-      if (got[axis] > 1 && strides[axis] != step) throw py::value_error(title + " must be contiguous");
-    }
+  int64_t step = 1;
+  for (size_t axis = array.strides.size(); axis-- > 0; step *= got[axis]) {
+    if (got[axis] > 1 && array.strides[axis] != step) throw py::value_error(title + " must be contiguous");
   }
-  const auto data = about["data"].cast<std::pair<uintptr_t, bool>>();
-  if (write && data.second) throw py::value_error(title + " must be writable");
-  return reinterpret_cast<void*>(data.first);
+  if (write && !array.writable) throw py::value_error(title + " must be writable");
+  return array;
 }
 
 void enqueue(Encoder& encoder, py::handle images, py::handle out, uintptr_t stream) {
@@ -259,12 +342,11 @@ void enqueue(Encoder& encoder, py::handle images, py::handle out, uintptr_t stre
   std::vector<int64_t> shape{-1, sidecar.height, sidecar.width, 3};
   if (sidecar.layout == dsa_fast::Layout::kNCHW) shape = {-1, 3, sidecar.height, sidecar.width};
   const char* type = sidecar.input_type == dsa_fast::InputType::kUint8 ? "|u1" : "<f4";
-  const void* from = on_gpu(images, "images", type, shape, false);
-  const auto about = images.attr("__cuda_array_interface__").cast<py::dict>();
-  const int64_t n = about["shape"].cast<std::vector<int64_t>>().front();
-  void* to = on_gpu(out, "out", "<f4", {n, encoder.dim()}, true);
+  const GpuArray from = on_gpu(images, "images", type, shape, false, stream);
+  const int64_t n = from.shape.front();
+  const GpuArray to = on_gpu(out, "out", "<f4", {n, encoder.dim()}, true, stream);
   const py::gil_scoped_release release;
-  encoder.enqueue(from, n, static_cast<float*>(to), reinterpret_cast<void*>(stream));
+  encoder.enqueue(from.data, n, static_cast<float*>(to.data), reinterpret_cast<void*>(stream));
 }
 
 Encoder load(const std::string& path, const std::string& device, int64_t batch, int threads,

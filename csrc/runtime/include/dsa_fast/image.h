@@ -23,9 +23,10 @@ struct ImageView {
 };
 
 // Decodes a JPEG or PNG and turns it upright. Errors show `name`. As in Pillow's convert("RGB"), transparency is
-// dropped and 16-bit colours keep their upper 8 bits. As in its exif_transpose, the orientation comes from EXIF or, in
-// a JPEG without it, from XMP. Damaged EXIF is ignored. Throws std::runtime_error, also for 16-bit gray and for more
-// than 2^28 pixels.
+// dropped and 16-bit colours keep their upper 8 bits. As in dsa_fast.image, 16-bit gray is scaled from 0..65535 to
+// 0..255. As in Pillow's exif_transpose, the orientation comes from EXIF or, in a JPEG without it, from XMP. Damaged
+// EXIF is ignored. Throws std::runtime_error, also for more than 2^26 pixels; the environment variable
+// DSA_FAST_MAX_PIXELS sets another limit.
 DSA_FAST_API Image decode_image(std::string_view file, const std::string& name);
 
 // The same from a file.

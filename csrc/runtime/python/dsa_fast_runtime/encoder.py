@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from dsa_fast_runtime import _native
 
@@ -17,8 +17,14 @@ if TYPE_CHECKING:  # NumPy is imported with the first result
     import numpy as np
     from numpy.typing import NDArray
 
-    #: uint8 RGB [H, W, 3], as an array or any buffer, or the path or the bytes of a JPEG or PNG file.
-    OneImage = NDArray[np.uint8] | bytes | bytearray | memoryview | str | os.PathLike[str]
+    class DLPackArray(Protocol):
+        """An array of another library, such as a tensor."""
+
+        def __dlpack__(self, *, stream: Any = None) -> Any: ...
+        def __dlpack_device__(self) -> Any: ...
+
+    #: uint8 RGB [H, W, 3], as an array, any buffer or a DLPack array, or the path or the bytes of a JPEG or PNG file.
+    OneImage = NDArray[np.uint8] | DLPackArray | bytes | bytearray | memoryview | str | os.PathLike[str]
     #: One image, uint8 [B, H, W, 3], or a sequence of single images of any sizes.
     Images = OneImage | Sequence[OneImage]
 
@@ -121,8 +127,9 @@ class Encoder(_native.Encoder):
             """Embeds one image or many, in any number.
 
             Args:
-                images: uint8 arrays or buffers [H, W, 3] or [B, H, W, 3], the path or the bytes of a JPEG or PNG
-                    file, or a sequence of single images of any sizes. An empty sequence gives [0, D].
+                images: uint8 arrays, buffers or DLPack arrays (such as tensors on the CPU) [H, W, 3] or [B, H, W, 3],
+                    which are not copied; the path or the bytes of a JPEG or PNG file; or a sequence of single images
+                    of any sizes. An empty sequence gives [0, D].
                 channels: order of the channels of arrays and buffers; files are always read as RGB.
 
             Returns:
@@ -137,9 +144,10 @@ class Encoder(_native.Encoder):
             """Embeds images on the GPU, in a stream's order, without waiting.
 
             Args:
-                images: an array on the encoder's GPU (`__cuda_array_interface__`), in the file's layout and type.
+                images: an array on the encoder's GPU (`__cuda_array_interface__` or DLPack), in the file's layout and
+                    type.
                 out: float32 [N, D] there, to be written.
-                stream: the address of a CUDA stream that is not being captured.
+                stream: the address of a CUDA stream that is not being captured. Keep both arrays until it is done.
 
             Raises:
                 TypeError, ValueError: an array has another type or shape, or the file runs on the CPU.
