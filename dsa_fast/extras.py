@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from types import ModuleType
@@ -30,6 +31,9 @@ def require(module: str, purpose: str = "") -> ModuleType:
     Raises:
         ValueError: it is not installed; the message says how to install it.
     """
+    # ONNX Runtime (1.32 and later) writes a number of this device and its use into the home folder, to report them. It
+    # looks at this variable when it is imported. A user's own setting stays.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         with _without("openvino_telemetry"):
             return importlib.import_module(module)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import ctypes
 import errno
 import hashlib
 import json
@@ -34,11 +35,13 @@ __all__ = [
     "locked",
     "read_json",
     "remove_left_over",
+    "replace_folder",
     "temporary_folder",
     "write_json",
 ]
 
 _DAY = 86400.0
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 @contextlib.contextmanager
@@ -93,6 +96,21 @@ def temporary_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Gives a folder the name `target`. A folder that has this name gets the name of the new one.
+
+    Linux does both in one step, so that a killed process leaves either folder there.
+    """
+    if not target.exists():
+        new.rename(target)
+        return
+    exchange = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if exchange is None or exchange(_HERE, os.fsencode(new), _HERE, os.fsencode(target), _EXCHANGE):
+        old = new.with_name(f"{new.name}.old")
+        target.rename(old)
+        new.rename(target)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Reads images as RGB, upright according to their EXIF orientation. All of dsa_fast uses these functions.
+"""Reads images as RGB, upright according to their EXIF orientation, and writes them. All of dsa_fast uses this module.
 
 Pillow tells a file's format by its content, and some formats start another program. So only common formats are read.
 """
@@ -6,8 +6,11 @@ Pillow tells a file's format by its content, and some formats start another prog
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +19,7 @@ from torch import Tensor
 
 from dsa_fast.files import check_regular
 
-__all__ = ["FORMATS", "image_size", "open_image", "read_image", "read_picture", "upright"]
+__all__ = ["FORMATS", "check_pixels", "image_size", "open_image", "read_image", "read_picture", "save_image", "upright"]
 
 #: The formats of image files, by their content: JPEG, PNG, WebP, BMP, TIFF, and the first frame of a GIF.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -46,18 +49,25 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         ValueError: the file is missing, is no regular file, has another format than `FORMATS` or too many pixels, or is
             damaged; the message names it.
     """
-    most = _most_pixels()
+    _most_pixels()
     try:
         check_regular(path)
         with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > most:
-                raise ValueError(
-                    f"it has {image.width} x {image.height} pixels, and {_LIMIT} (an environment variable) allows "
-                    f"{most:,}"
-                )
+            check_pixels(image.width, image.height)
             yield image
     except Exception as error:  # decoders raise many kinds of errors
         raise ValueError(f"{path} must be a readable image, got: {error or type(error).__name__}") from error
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Checks the size of a picture before it is decoded, see `open_image`.
+
+    Raises:
+        ValueError: it has too many pixels; the message does not name the file.
+    """
+    most = _most_pixels()
+    if width * height > most:
+        raise ValueError(f"it has {width} x {height} pixels, and {_LIMIT} (an environment variable) allows {most:,}")
 
 
 def _most_pixels() -> int:
@@ -115,6 +125,29 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     with open_image(path) as image:
         (width, height), orientation = image.size, _orientation(image)
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def save_image(picture: Image.Image, path: str | os.PathLike[str], **options: Any) -> None:
+    """Writes an image file, in the format of the path's suffix unless `format` is given.
+
+    Pillow writes JPEG files itself, and takes no notice when a full disk cuts the last bytes.
+
+    Args:
+        picture: the picture.
+        path: the file.
+        options: those of `PIL.Image.Image.save`.
+
+    Raises:
+        OSError: the file can't be written.
+        ValueError: the suffix has no known format.
+    """
+    place = Path(path)
+    kind = options.pop("format", None) or Image.registered_extensions().get(place.suffix.lower())
+    if kind is None:
+        raise ValueError(f"path must end in a picture's suffix such as .png, got {place}")
+    encoded = io.BytesIO()
+    picture.save(encoded, kind, **options)
+    place.write_bytes(encoded.getvalue())
 
 
 def _bytes(image: Image.Image) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from dsa_fast.cli import main
 from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.files import atomic_path, is_left_over, locked, remove_left_over, temporary_folder
 from dsa_fast.image import image_size, open_image, read_image, upright
+from tests.commands import CASES, all_names, make_inputs
 
 ROOT = Path(__file__).parents[1]
 
@@ -203,6 +205,27 @@ def test_a_second_process_is_told_who_has_the_output(tmp_path: Path) -> None:
     with locked(tmp_path / "x"), locked(tmp_path / "x"):  # the dead hold nobody up; a thread may lock again
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_run_in_a_folder_is_told_who_trains_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program = (
+        f"from dsa_fast.files import locked\n"
+        f"with locked({str(tmp_path / 'run')!r}, folder=True): print('have', flush=True); input()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "have\n"
+    before = sorted((tmp_path / "run").iterdir())
+    for arguments in (
+        ["fit", "--data.root", str(tmp_path), "--out", str(tmp_path / "run"), "--seed=1"],
+        ["tables", "--data.root", str(tmp_path), "--out", str(tmp_path / "run")],
+        ["demo", "--out", str(tmp_path / "run")],
+        ["rank", "x.ckpt", str(tmp_path), "--out", str(tmp_path / "run")],
+    ):
+        assert main(arguments) == 1
+        assert f"run is in use by process {holder.pid} on " in capsys.readouterr().err
+    assert sorted((tmp_path / "run").iterdir()) == before
+    holder.kill()
+    holder.wait()
 
 
 def test_a_lock_of_a_folder_leaves_no_empty_folder(tmp_path: Path) -> None:
@@ -423,6 +446,23 @@ def test_little_memory_is_a_word(error: Exception, capsys: pytest.CaptureFixture
     assert "there is too little memory" in capsys.readouterr().err
 
 
+def test_a_library_thread_without_space_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from dsa_fast.cli.guard import guarded
+
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    def run() -> int:
+        thread = threading.Thread(target=full)
+        thread.start()
+        thread.join()
+        return 0
+
+    before = threading.excepthook
+    assert guarded("dsa-fast x", run) == 0 and threading.excepthook is before
+    assert capsys.readouterr().err == "dsa-fast x: error in the background: [Errno 28] No space left on device\n"
+
+
 # ------------------------------------------------------------------- no process, no socket, nothing written outside
 
 _AUDITED = """
@@ -448,9 +488,16 @@ for line in sys.stdin:
         status = main(arguments)
     except SystemExit as error:
         status = error.code
+    except BaseException as error:
+        status = f"{type(error).__name__}"
+        import traceback
+        traceback.print_exc()
     print("ran", arguments[0], status, file=sys.stderr)
 print(seen)
 """
+
+
+_VIDEOS = ("v.mp4", "w.mp4")
 
 
 def hostile(folder: Path) -> Path:
@@ -463,48 +510,79 @@ def hostile(folder: Path) -> Path:
     (folder / "w.mp4").write_text("ffconcat version 1.0\nfile http://127.0.0.1:9/a.mp4\n")
     (folder / "videos.csv").write_text("video,frame\nv.mp4,0\nw.mp4,0\nhttp://127.0.0.1:9/a.mp4,0\n")
     noise().save(folder / "fine.png")
+    (folder / "d.onnx").write_text("http://127.0.0.1:9/d.onnx")
+    (folder / "d.onnx.json").write_text('{"format": "dsa_fast.artifact", "file": "http://127.0.0.1:9/d.onnx"}')
+    (folder / "current.json").write_text('{"format": "dsa_fast.index", "files": ["/etc/passwd"]}')
     (folder / "config.yaml").write_text("options: {x: {class_path: os.system, init_args: {command: 'true'}}}\n")
     return folder
 
 
-def test_no_command_starts_a_process_opens_a_socket_or_writes_outside(tmp_path: Path) -> None:
-    config = SynthConfig(identities=4, cameras=2, images_per_camera=2, height=32, width=16, distractors=0, junk=0)
-    people = make_dataset(tmp_path / "people", config)
-    from tests.fuzz.corpus import checkpoint
-
-    torch.save(checkpoint(), tmp_path / "m.ckpt")
-    bad, ckpt, out = hostile(tmp_path / "bad"), str(tmp_path / "m.ckpt"), tmp_path / "out"
+def test_no_command_starts_a_process_opens_a_socket_or_writes_outside(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """All commands run, and on hostile inputs they say a word; without a home, and at a terminal that can nothing."""
+    is_long = request.config.getoption("--kills") > 0
+    inputs, out = make_inputs(tmp_path), tmp_path / "out"
+    bad, ckpt = hostile(tmp_path / "bad"), str(inputs / "model.ckpt")
+    commands: list[list[str]] = []
+    for name, case in CASES.items():
+        if case.can_run and (is_long or name not in ("demo", "export", "tables")):
+            place = out / name.replace(" ", "_")
+            place.mkdir(parents=True)
+            case.before(inputs, place)
+            commands.append(case.arguments(inputs, place))
     embed = ["--workers=1", "--skip_unreadable", "--device=cpu"]
-    small = [*SMALL, "--trainer.max_epochs=1", "--trainer.eval_every=1"]
-    commands: list[list[str]] = [
+    maps, prepare = ["--out", str(out / "maps")], ["prepare", str(bad), "--name=folder"]
+    attacks: list[list[str]] = [
         ["embed", ckpt, str(bad), str(out / "bad.npz"), *embed],
         ["embed", ckpt, str(bad / "videos.csv"), str(out / "videos.npz"), *embed],
-        ["embed", ckpt, str(people), str(out / "v.npz"), *embed],
+        ["embed", str(bad / "a.png"), str(bad), str(out / "w.npz"), *embed],
         ["inspect", str(bad), "--out", str(out / "inspect")],
-        ["prepare", str(bad), "--method=keypoints", "--keypoints.file", str(bad / "a.png"), "--out", str(out / "maps")],
+        [*prepare, "--method=keypoints", "--keypoints.file", str(bad / "a.png"), *maps],
+        [*prepare, "--method=torchscript", "--torchscript.weights", str(bad / "a.png"), *maps],
+        [*prepare, "--method=smpl", "--smpl.folder", str(bad), "--smpl.uv", str(bad / "a.png"), *maps],
+        [*prepare, "--method=dump", "--dump.file", str(bad / "a.png"), *maps],
+        *(
+            ["crops", str(bad / name), "--out", str(out / "crops"), "--detector", str(bad / "d.onnx")]
+            for name in _VIDEOS
+        ),
+        ["split", str(bad), "--out", str(out / "bad.csv")],
+        ["split", str(bad / "videos.csv"), "--out", str(out / "bad.csv")],
+        ["pack", str(bad), "--out", str(out / "bad.dsaiuv")],
+        ["fit", f"--data.root={bad}", "--out", str(out / "badfit")],
+        ["tables", f"--data.root={bad}", "--out", str(out / "badtables")],
         ["eval", "--config", str(bad / "config.yaml")],
-        ["eval", ckpt, str(people), "--workers=0", "--device=cpu"],
-        ["rank", ckpt, str(people), "--out", str(out / "rank"), "--workers=0", "--device=cpu"],
-        ["fit", f"--data.root={people}", *small, "--out", str(out / "fit")],
-        ["pack", str(people), "--out", str(out / "maps.dsaiuv")],
-        ["synth", "--out", str(out / "synth"), "--identities=2", "--cameras=2", "--images_per_camera=2"],
-        ["warp", str(bad / "fine.png"), str(bad / "a.png"), str(out / "w.png")],
+        ["rank", ckpt, str(bad), "--out", str(out / "badrank")],
+        ["export", str(bad / "a.png"), "--out", str(out / "bad.onnx")],
+        ["calibrate", str(bad / "d.onnx"), str(bad)],
+        ["verify", str(bad / "a.png"), str(bad / "b.jpg"), "--encoder", str(bad / "d.onnx")],
+        ["search", "build", str(out / "badindex"), str(bad / "a.png")],
+        ["search", "query", str(bad), str(bad / "a.png")],
+        ["warp", str(bad / "fine.png"), str(bad / "a.png"), "--out", str(out / "w.png")],
     ]
-    if __import__("importlib").util.find_spec("faiss"):
-        commands.append(["search", "build", str(out / "index"), str(out / "v.npz")])
+    environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "COLUMNS")}
+    environment |= {"TERM": "dumb", "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"MPLCONFIGDIR": str(tmp_path / "mpl"), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _AUDITED, str(tmp_path)],
-        input="".join(f"{command!r}\n" for command in commands), capture_output=True, text=True, cwd=ROOT, timeout=600,
-        env={**os.environ, "MPLCONFIGDIR": str(tmp_path / "mpl"), "PYTHONDONTWRITEBYTECODE": "1"},
+        input="".join(f"{command!r}\n" for command in [*commands, *attacks]), capture_output=True, text=True, cwd=ROOT,
+        timeout=900, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "Traceback" not in done.stderr, done.stderr[-3000:]
-    ran = [line.split()[1:] for line in done.stderr.splitlines() if line.startswith("ran ")]
-    assert [name for name, _ in ran] == [command[0] for command in commands]
-    statuses = dict(zip([" ".join(command[:3]) for command in commands], [status for _, status in ran], strict=True))
-    assert statuses[f"embed {ckpt} {people}"] == "0" and statuses[f"rank {ckpt} {people}"] == "0", done.stderr[-3000:]
+    said = re.split(r"^ran (.+) (\S+)\n", done.stderr, flags=re.MULTILINE)
+    assert said[1::3] == [command[0] for command in [*commands, *attacks]]
+    wrong = []
+    for command, text, status in zip([*commands, *attacks], said[::3], said[2::3], strict=False):
+        fine = status == "0" if command in commands or command == attacks[0] else status in ("1", "2")
+        if not fine or "Traceback" in text or "unrecognized" in text:
+            wrong.append(f"{' '.join(command)}: {status}: {text[-700:]}")
+    assert not wrong, "\n".join(wrong)
     seen: list[Any] = eval(done.stdout.strip().splitlines()[-1])
     assert not seen, json.dumps(seen, indent=1)
+
+
+def test_all_commands_are_tried() -> None:
+    assert {name.partition(" --")[0] for name in CASES} == all_names()
 
 
 def test_openvino_reports_to_nobody() -> None:
@@ -515,6 +593,24 @@ def test_openvino_reports_to_nobody() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_onnx_runtime_notes_nothing_to_report(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from tests.fuzz import corpus
+
+    if not corpus.detectors():
+        pytest.skip("needs onnx")
+    (tmp_path / "a.onnx").write_bytes(corpus.detectors()[0])
+    (tmp_path / "home").mkdir()
+    program = "import sys\nfrom dsa_fast.deploy.detectors import OnnxDetector\nOnnxDetector(sys.argv[1])"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "a.onnx")], capture_output=True, text=True, cwd=ROOT,
+        env={**environment, "HOME": str(tmp_path / "home")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not [path for path in (tmp_path / "home").rglob("*") if "onnxruntime" in str(path)]
 
 
 # ------------------------------------------------------------------------------------------- training that has failed

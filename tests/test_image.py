@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from torch import Tensor
 from dsa_fast.data import PeopleDataset, Person, PersonStore, verify_files
 from dsa_fast.densepose import write_iuv
 from dsa_fast.deploy import Encoder, Item, read_items
-from dsa_fast.image import image_size, read_image, read_picture, upright
+from dsa_fast.image import image_size, read_image, read_picture, save_image, upright
 from tests.deploy.deployed import save_checkpoint, smooth_images
 
 HEIGHT, WIDTH = 48, 20
@@ -135,3 +137,29 @@ def test_an_odd_tag_does_not_hide_the_orientation(pixels: Tensor, tmp_path: Path
     assert torch.equal(read_image(tmp_path / "x.png"), expected) and torch.equal(expected, pixels)
     once = read_picture(tmp_path / "x.png")
     assert np.array_equal(np.asarray(upright(once)), np.asarray(once))
+
+
+def test_a_picture_that_is_cut_is_an_error(tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    save_image(noise, tmp_path / "whole.jpg")
+    size = (tmp_path / "whole.jpg").stat().st_size
+    program = (
+        "import resource, signal, sys\nfrom PIL import Image\nfrom dsa_fast.image import save_image\n"
+        "picture = Image.open(sys.argv[1]).copy()\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 2}, {size // 2}))\n"
+        "try:\n    save_image(picture, sys.argv[2])\nexcept OSError:\n    print('a word')\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "whole.jpg"), str(tmp_path / "cut.jpg")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.stdout == "a word\n", done.stderr
+
+
+@pytest.mark.parametrize("options", [{"quality": 90, "subsampling": 0}, {}])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_pictures_are_those_of_pillow(suffix: str, options: dict[str, int], tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8))
+    noise.save(tmp_path / f"a{suffix}", **options)
+    save_image(noise, tmp_path / f"b{suffix}", **options)
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+    with pytest.raises(ValueError, match="path must end in a picture's suffix"):
+        save_image(noise, tmp_path / "a.txt")

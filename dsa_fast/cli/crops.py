@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsa_fast.cli.progress import image_progress
-from dsa_fast.files import atomic_path, csv_errors, temporary_folder
+from dsa_fast.files import atomic_path, csv_errors, replace_folder, temporary_folder
 from dsa_fast.terminal import console as open_console
 
 if TYPE_CHECKING:
@@ -106,11 +105,10 @@ def crops(
                 f"{video} must show people whom the detector finds, got no track of {min_images} images: see "
                 "--min_score, --min_height and --every"
             )
-        if place.exists():
-            shutil.rmtree(place)
-        new.rename(place)
-    kept = [row for row in rows if row["camid"] != camera]
-    _write_rows(out / _TABLE, [*kept, *(_row(camera, track) for track in tracks)])
+        kept = [row for row in rows if row["camid"] != camera]
+        # Rows come first: after a kill in between, there is no folder in the way of the same command.
+        _write_rows(out / _TABLE, [*kept, *(_row(camera, track) for track in tracks)])
+        replace_folder(new, place)
     images = sum(len(track.sights) for track in tracks)
     console = open_console()
     console.print(f"{len(tracks)} tracks with {images} images in {place}", soft_wrap=True)

@@ -49,7 +49,7 @@ def guarded(program: str, run: Callable[[], int], *, error_status: int = 1, rewo
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names that are not UTF-8
     try:
-        with _term_as_interrupt() as stopped:
+        with _term_as_interrupt() as stopped, _threads_in_words(program):
             try:
                 status = run()
                 sys.stdout.flush()
@@ -96,6 +96,24 @@ def _term_as_interrupt() -> Iterator[list[int]]:
         yield stopped
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _threads_in_words(program: str) -> Iterator[None]:
+    """Says in a line what a library's thread could not do, such as TensorBoard's on a full disk."""
+    before = threading.excepthook
+
+    def say(about: threading.ExceptHookArgs) -> None:
+        if isinstance(about.exc_value, (OSError, MemoryError)):
+            print(f"{program}: error in the background: {about.exc_value or 'out of memory'}", file=sys.stderr)
+        else:
+            before(about)
+
+    threading.excepthook = say
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ def info() -> None:
     model, flags = _processor()
     rows = {
         "dsa_fast": f"{__version__} in {here}{libraries}",
-        "Python": f"{platform.python_version()}, {platform.platform()}",
+        "Python": f"{platform.python_version()}, {_system()}",
         "PyTorch": f"{torch.__version__}, built for {f'CUDA {torch.version.cuda}' if torch.version.cuda else 'CPUs'}",
         "CUDA kernels": "loaded" if _load.cuda_missing is None else f"none: {_load.cuda_missing}",
         "GPUs": ", ".join(gpus) or "none found by PyTorch",
@@ -54,6 +54,11 @@ def info() -> None:
     width = max(map(len, rows))
     for name, text in rows.items():
         print(f"{name:{width}}  {text}")
+
+
+def _system() -> str:
+    libc = " ".join(platform.libc_ver()).strip()  # platform.platform() would start `uname`
+    return ", ".join(filter(None, (f"{platform.system()} {platform.release()} {platform.machine()}", libc)))
 
 
 def _version_or_hint(package: str, purpose: str) -> str:

@@ -43,7 +43,7 @@ def warp(
     """
     from dsa_fast.densepose.iuv import read_iuv
     from dsa_fast.densepose.parts import NUM_PARTS
-    from dsa_fast.image import read_image
+    from dsa_fast.image import read_image, save_image
     from dsa_fast.ops.warp import warp as warp_op
     from dsa_fast.visual.atlas import photo_and_parts
 
@@ -74,7 +74,7 @@ def warp(
     )
     picture = photo_and_parts(photo, part_map, dsap, count, f"{title}: {facts}")
     with atomic_path(out) as temporary:
-        picture.save(temporary, format="PNG")
+        save_image(picture, temporary, format="PNG")
     open_console().print(f"{facts}\nwrote {out}", soft_wrap=True)
 
 

@@ -34,6 +34,7 @@ from dsa_fast.data.people import PeopleSplits
 from dsa_fast.data.progress import progress_bar
 from dsa_fast.extras import require
 from dsa_fast.files import atomic_path
+from dsa_fast.image import save_image
 from dsa_fast.mat_files import check_mat
 
 __all__ = ["FORMAT"]
@@ -161,7 +162,7 @@ def _unpack(folder: Path, kind: str, out: Path, wanted: list[str]) -> None:
 def _write(path: Path, picture: NDArray[np.uint8]) -> None:
     try:
         with atomic_path(path) as temporary:
-            Image.fromarray(picture).save(temporary)
+            save_image(Image.fromarray(picture), temporary)
     except OSError as error:
         raise ValueError(
             f"images must be a folder that can be written to, got {path.parent.parent}: {error}"

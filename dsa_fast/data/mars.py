@@ -68,7 +68,7 @@ def _read(folder: Path, *, iuv: Path | str | None = None, check_counts: bool = T
         ("query", "test", test_tracks, is_query, frames),
         ("gallery", "test", test_tracks, ~is_query, frames),
     ):
-        names = (info / f"{part}_name.txt").read_text().split()
+        names = (info / f"{part}_name.txt").read_text(encoding="utf-8", errors="surrogateescape").split()
         numbers = np.flatnonzero(wanted & (tracks[:, 2] != -1))
         tracklets[split] = len(numbers)
         lists[split] = _images(folder, part, names, tracks, numbers, most, maps)
@@ -100,6 +100,8 @@ def _table(path: Path, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
         raise ValueError(f"{path} must be a MATLAB file with {name}, got: {error}") from error
     if found is None or found.ndim != 2 or found.dtype.kind not in "iuf":
         raise ValueError(f"{path} must be a MATLAB file with the table {name}")
+    if not (np.abs(found) < 1 << 31).all():  # also NaN
+        raise ValueError(f"{path}: {name} must hold whole numbers of 32 bits")
     table: np.ndarray[Any, np.dtype[np.int64]] = found.astype(np.int64)
     if name != "query_IDX" and table.shape[1] != 4:
         raise ValueError(f"{path}: {name} must have 4 columns, got {table.shape[1]}")
@@ -117,6 +119,7 @@ def _images(
 ) -> list[Person]:
     """Lists the images of tracklets. A tracklet's number is its row from 1."""
     people = []
+    held = 0
     listed: dict[str, set[str]] = {}
     for number in numbers.tolist():
         first, last, pid, camid = tracks[number].tolist()
@@ -125,6 +128,9 @@ def _images(
                 f"tracklet {number + 1} of MARS's {part} set must be within {part}_name.txt, which has {len(names)} "
                 f"lines, got {first} to {last}"
             )
+        held += last - first + 1
+        if held > len(names):  # else a small file could ask for any number of images
+            raise ValueError(f"the tracklets of MARS's {part} set must not share lines of {part}_name.txt")
         shown = names[first - 1 : last]
         if 0 < most < len(shown):
             shown = [shown[place] for place in np.linspace(0, len(shown) - 1, most).round().astype(int)]

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from dsa_fast.data.folders import DatasetFormat, IuvMaps, child, image_names
 from dsa_fast.data.people import PeopleSplits, Person
+from dsa_fast.files import check_regular
 
 __all__ = ["FORMAT"]
 
@@ -61,7 +62,9 @@ def _read_list(folder: Path, split: str, images: Path, maps: IuvMaps) -> list[Pe
         raise FileNotFoundError(f"MSMT17 needs {folder / f'list_{split}.txt'}, got no such file")
     listed: dict[str, set[str]] = {}
     people, missing = [], []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    check_regular(path)
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:

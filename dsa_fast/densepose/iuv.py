@@ -24,7 +24,7 @@ from dsa_fast.densepose.iuv_store import in_store
 from dsa_fast.densepose.parts import NUM_PARTS
 from dsa_fast.densepose.symmetry import SymmetryTable, as_lut
 from dsa_fast.files import atomic_path
-from dsa_fast.image import open_image
+from dsa_fast.image import open_image, save_image
 
 __all__ = ["Order", "flip_iuv", "read_iuv", "resize_iuv", "write_iuv"]
 
@@ -123,7 +123,7 @@ def write_iuv(path: str | os.PathLike[str], iuv: Tensor, *, text: Mapping[str, s
     for key, value in {**(text or {}), _ORDER_KEY: "IUV"}.items():
         chunks.add_text(key, value)
     with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=chunks)
+        save_image(image, temporary, format="PNG", pnginfo=chunks)
 
 
 def flip_iuv(iuv: Tensor, table: SymmetryTable | None = None) -> Tensor:

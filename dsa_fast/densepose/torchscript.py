@@ -146,7 +146,7 @@ class ScriptedDensePose:
     def _checked(self, found: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Returns boxes and scores, float32, and the heads."""
         if isinstance(found, (tuple, list)) and len(found) == 5 and all(isinstance(each, Tensor) for each in found):
-            scores = torch.ones(len(found[0]), device=found[0].device)
+            scores = torch.ones(found[0].shape[:1], device=found[0].device)
             found = dict(zip(("pred_boxes", *_HEADS), found, strict=True)) | {"scores": scores}
         missing = [key for key in _KEYS if not (isinstance(found, dict) and isinstance(found.get(key), Tensor))]
         if missing:
@@ -156,9 +156,16 @@ class ScriptedDensePose:
                 f"tuple of boxes and the four heads, got {self._source}, which returns {got}"
             )
         boxes, scores, heads = found["pred_boxes"].float(), found["scores"].float(), [found[key] for key in _HEADS]
-        if any(head.dim() != 4 or len(head) != len(boxes) for head in heads):
-            shapes = [list(head.shape) for head in heads]
-            raise ValueError(f"weights must give each of {len(boxes)} people its heads, got {self._source}: {shapes}")
+        people = boxes.shape[:1]
+        fit = boxes.dim() == 2 and boxes.shape[1] == 4 and scores.shape == people
+        if not fit or any(
+            head.dim() != 4 or head.shape[:1] != people or not head.is_floating_point() for head in heads
+        ):
+            got = ", ".join(f"{each.dtype} {list(each.shape)}" for each in (found["pred_boxes"], scores, *heads))
+            raise ValueError(
+                "weights must give boxes [N, 4], scores [N] and the heads of N people, floating point, got "
+                f"{self._source}: {got}"
+            )
         return boxes, scores, heads
 
 

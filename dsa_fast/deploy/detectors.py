@@ -19,6 +19,7 @@ from dsa_fast.weights import download_state, load_named, read_state
 __all__ = ["Detector", "OnnxDetector", "TorchvisionDetector", "load_detector"]
 
 _PAD = 114  # gray of the border around a picture, as YOLO's authors have it
+_LARGEST = 8192  # height and width of an input
 _SAME = 0.65  # boxes of a YOLO network that overlap more are one person
 
 
@@ -143,6 +144,8 @@ class OnnxDetector:
             )
         self._input, self._batched = inputs[0].name, len(shape) == 4
         fixed = [each if isinstance(each, int) else None for each in shape[-2:]]
+        if any(each is not None and not 1 <= each <= _LARGEST for each in fixed):
+            raise ValueError(f"detector {path} must have an input of 1 to {_LARGEST} pixels, got {shape}")
         if None not in fixed:
             self._size: tuple[int, int] | None = (fixed[0] or 0, fixed[1] or 0)
         else:
@@ -158,7 +161,12 @@ class OnnxDetector:
             shown = torch.full((3, *self._size), _PAD, dtype=torch.uint8)
             shown[:, : inner[0], : inner[1]] = resize(picture[None], inner)[0]
         values = (shown.float() / 255).numpy()
-        found = self._session.run(None, {self._input: values[None] if self._batched else values})
+        try:
+            found = self._session.run(None, {self._input: values[None] if self._batched else values})
+        except Exception as error:  # ONNX Runtime raises many kinds of errors
+            raise ValueError(
+                f"detector {self.path} must run on float32 {list(values.shape)}, got: {str(error)[:300]}"
+            ) from error
         people = self._people([np.asarray(each) for each in found])
         people[:, :4] /= scale
         people[:, 0:4:2] = people[:, 0:4:2].clip(0, width)
@@ -167,14 +175,21 @@ class OnnxDetector:
 
     def _people(self, outputs: list[NDArray[Any]]) -> NDArray[np.float32]:
         """Returns the people in the outputs, [N, 5], in pixels of the input."""
-        boxes = next((each for each in outputs if each.ndim == 2 and each.shape[1] == 4), None)
+        numbers = [each for each in outputs if each.dtype.kind == "f"]
+        boxes = next((each for each in numbers if each.ndim == 2 and each.shape[1] == 4), None)
         labels = next((each for each in outputs if each.ndim == 1 and each.dtype.kind in "iu"), None)
-        scores = next((each for each in outputs if each.ndim == 1 and each.dtype.kind == "f"), None)
-        if len(outputs) == 3 and boxes is not None and labels is not None and scores is not None:
+        scores = next((each for each in numbers if each.ndim == 1), None)
+        if (
+            len(outputs) == 3
+            and boxes is not None
+            and labels is not None
+            and scores is not None
+            and len(boxes) == len(labels) == len(scores)
+        ):
             kept = labels == 1
             people: NDArray[np.float32] = np.concatenate((boxes[kept], scores[kept, None]), 1).astype(np.float32)
             return people
-        if len(outputs) == 1 and outputs[0].ndim == 3 and outputs[0].shape[0] == 1:
+        if len(outputs) == len(numbers) == 1 and outputs[0].ndim == 3 and outputs[0].shape[0] == 1:
             table: NDArray[np.float32] = outputs[0][0].astype(np.float32)
             if table.shape[1] == 6:
                 return table[(table[:, 5] == 0) & (table[:, 4] > 0), :5].copy()

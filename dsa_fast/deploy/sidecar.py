@@ -256,10 +256,27 @@ def _check(sidecar: Sidecar) -> None:
         ("output.dim", sidecar.output.dim, _positive(sidecar.output.dim, 1 << 20)),
         ("versions", sidecar.versions, isinstance(sidecar.versions, dict)),
         ("model", sidecar.model, isinstance(sidecar.model, dict)),
+        ("verification", sidecar.verification, sidecar.verification is None or _judges(sidecar.verification)),
     ]
     for name, value, fine in rules:
         if not fine:
-            raise ValueError(f"{name} is {value!r}")
+            raise ValueError(f"{name} is {repr(value)[:200]}")
+
+
+def _judges(verification: dict[str, Any]) -> bool:
+    """Returns whether thresholds and probabilities are finite numbers, see `dsa_fast.deploy.verification`."""
+    thresholds, fitted = verification["thresholds"], verification["probability"]
+    if not all(_number(float(rate)) and _number(value) for rate, value in thresholds.items()):
+        return False
+    if fitted["kind"] == "logistic":
+        return _number(fitted["slope"]) and _number(fitted["offset"])
+    cosines, values = fitted["cosine"], fitted["value"]
+    both = len(cosines) == len(values) > 0 and all(map(_number, [*cosines, *values]))
+    return fitted["kind"] == "isotonic" and both and cosines == sorted(cosines)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9
 
 
 def _positive(value: object, most: int) -> bool:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dsa_fast.deploy.detectors import Detector
+from dsa_fast.image import save_image
 
 __all__ = ["Sight", "Track", "Tracker", "write_crops"]
 
@@ -157,7 +158,7 @@ def write_crops(
             folder = out / track.name
             folder.mkdir(exist_ok=True)
             image = picture[:, y : y + h, x : x + w].permute(1, 2, 0).contiguous().numpy()
-            Image.fromarray(image).save(folder / f"{number:06d}.jpg", quality=_QUALITY)
+            save_image(Image.fromarray(image), folder / f"{number:06d}.jpg", quality=_QUALITY)
             track.sights.append(Sight(number, x, y, w, h, round(score, 4)))
             tracks[track.number] = track
         if progress is not None:

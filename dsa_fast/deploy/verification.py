@@ -149,7 +149,7 @@ def probability_at(fitted: dict[str, Any], cosine: float) -> float:
     """Evaluates a fitted probability: a line through points, or a logistic curve."""
     if fitted["kind"] == "isotonic":
         return float(np.interp(cosine, fitted["cosine"], fitted["value"]))
-    return 1 / (1 + math.exp(-(fitted["slope"] * cosine + fitted["offset"])))
+    return 1 / (1 + math.exp(min(-(fitted["slope"] * cosine + fitted["offset"]), 700)))  # exp(710) is an error
 
 
 def _part(people: Embedded, known: NDArray[np.int64], chosen: NDArray[np.int64], first: bool) -> Embedded:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dsa_fast.extras import require
 from dsa_fast.files import check_regular
+from dsa_fast.image import check_pixels
 
 __all__ = ["count_frames", "read_frames"]
 
@@ -29,16 +30,21 @@ def read_frames(path: Path, is_wanted: Callable[[int], bool]) -> Iterator[tuple[
         The number of each wanted frame, and its picture, uint8 [3, H, W], RGB.
 
     Raises:
-        ValueError: PyAV is not installed, or the file is no video or is damaged. Frames before the damage were yielded.
+        ValueError: PyAV is not installed, or the file is no video, is damaged or has too many pixels (see
+            `dsa_fast.image.open_image`). Frames before the damage were yielded.
     """
     av = require("av")
     try:
         check_regular(path)
         with av.open(f"file:{path.absolute()}", container_options=_ONLY) as container:
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ValueError("there is no decoder for its codec")
+            check_pixels(stream.width, stream.height)
             stream.thread_type = "AUTO"
             for number, frame in enumerate(container.decode(stream)):
                 if is_wanted(number):
+                    check_pixels(frame.width, frame.height)  # a stream may change it
                     yield number, torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
     except (OSError, ValueError, IndexError, av.FFmpegError) as error:
         raise ValueError(f"{path} must be a video: {error}") from error

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dsa_fast.extras import require
-from dsa_fast.files import atomic_path
+from dsa_fast.files import atomic_path, check_regular, read_json
 from dsa_fast.models.checkpoint import LoadedModel, load_model
 
 __all__ = ["SCHEME", "download", "from_pretrained", "save_pretrained"]
@@ -83,7 +83,8 @@ def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = No
         config, weights = (download(f"{SCHEME}{repo}/{name}", revision=revision) for name in (_CONFIG, _WEIGHTS))
     safetensors = require("safetensors.torch", "reading a model of the hub")
     try:
-        about = json.loads(config.read_text(encoding="utf-8"))[_KEY]
+        check_regular(weights)
+        about = read_json(config)[_KEY]
         state = safetensors.load_file(str(weights))
     except Exception as error:  # safetensors raises its own kinds
         raise ValueError(f"source must have {_CONFIG} and {_WEIGHTS} of dsa_fast, got {source}: {error}") from error

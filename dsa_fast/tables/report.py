@@ -260,7 +260,7 @@ def _cpu() -> str:
         for line in cpuinfo.read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return platform.machine()
 
 
 def _plus_minus(value: dict[str, Any], *, sign: bool = False) -> str:

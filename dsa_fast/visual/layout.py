@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dsa_fast.files import atomic_path
+from dsa_fast.image import save_image
 from dsa_fast.visual.palette import FAINT, INK, PAPER
 
 
@@ -36,7 +37,7 @@ def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
     """
     path = check_picture(path)
     with atomic_path(path) as temporary:
-        picture.save(temporary)
+        save_image(picture, temporary)
 
 
 def to_picture(image: Tensor) -> Image.Image:

@@ -95,8 +95,9 @@ def test_search_marks_one_person(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["embed", str(path), str(photos), str(vectors)]) == 0
     assert main(["search", "build", str(index), str(vectors)]) == 0
     query = ["search", "query", str(index), str(photos / "2.png"), "--encoder", str(path), "--json_out", str(out)]
+    logistic = {"kind": "logistic", "slope": 9.0, "offset": -4.0}
     for thresholds, same in (({"0.001": 0.99999}, [True, False, False, False]), ({"0.01": 0.5}, [None] * 4)):
-        verification = {"data": "patches", "thresholds": thresholds, "probability": {"kind": "logistic"}}
+        verification = {"data": "patches", "thresholds": thresholds, "probability": logistic}
         write_sidecar(path, verification=verification)
         capsys.readouterr()
         assert main(query) == 0

@@ -71,10 +71,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--only", default="", help="names of targets, separated by commas")
+    parser.add_argument("--only", default="", help="names of targets up to their comma, separated by commas")
     parser.add_argument("--out", type=Path, default=None, help="JSON file for the counts")
     given_ = parser.parse_args()
-    names = [name for name in TARGETS if not given_.only or name in given_.only.split(",")]
+    names = [name for name in TARGETS if not given_.only or name.partition(",")[0] in given_.only.split(",")]
     tried: Counter[str] = Counter()
     failed: dict[str, list[str]] = {}
     end, number = time.monotonic() + 60 * given_.minutes, given_.seed

@@ -195,6 +195,89 @@ def dumps() -> tuple[bytes, ...]:
 
 
 @cache
+def detectors() -> tuple[bytes, ...]:
+    """Detectors in ONNX files, where onnx is installed: each of the forms of outputs."""
+    try:
+        from onnx import TensorProto, helper
+    except ImportError:
+        return ()
+    shaped = (
+        (
+            ("boxes", "labels", "scores"),
+            ((1, 4), (1,), (1,)),
+            (TensorProto.FLOAT, TensorProto.INT64, TensorProto.FLOAT),
+        ),
+        (("yolo",), ((1, 5, 7),), (TensorProto.FLOAT,)),
+        (("merged",), ((1, 3, 6),), (TensorProto.FLOAT,)),
+    )
+    found = []
+    for names, shapes, kinds in shaped:
+        nodes, outputs = [], []
+        for name, shape, kind in zip(names, shapes, kinds, strict=True):
+            count = int(np.prod(shape))
+            values = [1] * count if kind == TensorProto.INT64 else [1.0 + n % 8 for n in range(count)]
+            nodes.append(helper.make_node("Constant", [], [name], value=helper.make_tensor(name, kind, shape, values)))
+            outputs.append(helper.make_tensor_value_info(name, kind, shape))
+        image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])
+        graph = helper.make_graph(nodes, "detector", [image], outputs)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        found.append(model.SerializeToString())
+    return tuple(found)
+
+
+@cache
+def videos() -> tuple[tuple[str, bytes], ...]:
+    """Videos of three frames, where PyAV is installed."""
+    try:
+        import av
+    except ImportError:
+        return ()
+
+    def write(path: Path) -> None:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("mpeg4", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+            for number in range(3):
+                picture = np.full((16, 32, 3), 60 * number, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(None))
+
+    return tuple((suffix, _saved(write, f"a{suffix}")) for suffix in (".mp4", ".mkv", ".avi", ".ts"))
+
+
+@cache
+def mars() -> dict[str, bytes]:
+    """The files of MARS's folder `info`, where scipy is installed."""
+    try:
+        from scipy.io import savemat
+    except ImportError:
+        return {}
+    names = b"0001C1T0001F001.jpg\n0001C1T0001F002.jpg\n0002C1T0001F001.jpg\n0002C2T0001F001.jpg\n"
+    tables = {
+        "tracks_train_info": {"track_train_info": [[1, 2, 1, 1], [3, 3, 2, 1]]},
+        "tracks_test_info": {"track_test_info": [[3, 3, 2, 1], [4, 4, 2, 2]]},
+        "query_IDX": {"query_IDX": [[1]]},
+    }
+    made = {"train_name.txt": names, "test_name.txt": names}
+    for name, table in tables.items():
+        made[f"{name}.mat"] = _saved(lambda path, table=table: savemat(path, table), "a.mat")
+    return made
+
+
+@cache
+def hub() -> dict[str, bytes]:
+    """A folder of the Hugging Face hub, where safetensors is installed."""
+    try:
+        from safetensors.torch import save
+    except ImportError:
+        return {}
+    whole = checkpoint()
+    state = {name.removeprefix("model."): value.contiguous() for name, value in whole["state_dict"].items()}
+    config = json.dumps({"dsa_fast": whole["dsa_fast"]}).encode()
+    return {"config.json": config, "model.safetensors": save(state)}
+
+
+@cache
 def checkpoint() -> dict[str, Any]:
     """A whole checkpoint of the smallest network."""
     from dsa_fast.models import ModelConfig, build_model
@@ -227,6 +310,15 @@ def sidecar() -> dict[str, Any]:
     return loaded
 
 
+VERIFICATIONS = tuple(
+    {"data": "people", "thresholds": {"0.01": 0.5, "0.001": 0.7}, "probability": probability}
+    for probability in (
+        {"kind": "logistic", "slope": 9.0, "offset": -4.0},
+        {"kind": "isotonic", "cosine": [0.0, 0.5, 1.0], "value": [0.1, 0.5, 0.9]},
+    )
+)
+
+
 TABLES = (
     b"path,pid,camid,split\na.jpg,1,1,train\nb.jpg,2,1,query\nb.jpg,2,2,gallery\n",
     b"path,pid,camid,split,iuv\na.jpg,1,1,train,\n",
@@ -235,6 +327,9 @@ TABLES = (
     b"video,frame\nv.mp4,3\n",
     b'path\n"a\nb.jpg"\n',
     b"a.jpg\nb.jpg\n",
+    "path,pid,camid\na.jpg,anna,door\nb.jpg,07,yard\nc.jpg,7,door\nd.jpg,ü,\n".encode(),
+    b"path,pid,camid,images,first_frame,last_frame\ndoor/track_0001,door-0001,door,3,0,10\n",
+    b"path,pid,camid\na.jpg,0,1\na.jpg,-1,1\na.jpg,1000000000000,2147483648\n",
 )
 YAML = (
     b"data: {root: x, options: {kind: labeled}}\ntrainer: {max_epochs: 3, extra: {a: [1, 2.5, null, true]}}\n",

@@ -281,6 +281,15 @@ def _openpose(value: Any) -> None:
         read_keypoints(path.parent)
 
 
+def _one_picture(case: tuple[str, Any]) -> None:
+    """A file as PifPaf and KPR write it."""
+    from dsa_fast.densepose.keypoints import iuv_from_keypoints, read_keypoints
+
+    with file(_json_bytes(case[1]), case[0]) as path:
+        for person in read_keypoints(path.parent).values():
+            iuv_from_keypoints(person[None], (8, 6))
+
+
 def _mask(case: tuple[str, bytes]) -> None:
     from dsa_fast.densepose.masks import person_mask, read_mask
 
@@ -318,6 +327,106 @@ def _mat(content: bytes) -> None:
         _read_config(path)
 
 
+def _folder(root: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        place = root / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+    return root
+
+
+def _read_people(root: Path) -> None:
+    from dsa_fast.data.registry import read_dataset
+    from dsa_fast.data.split import split_people
+
+    data = read_dataset(root, check_counts=False)
+    for person in (*data.train, *data.query, *data.gallery):
+        if not (-1 <= person.pid < 1 << 31 and 0 <= person.camid < 1 << 31):
+            raise AssertionError(person)
+    with contextlib.suppress(*EXPECTED):
+        split_people(data)
+
+
+def _mars(case: tuple[str, bytes]) -> None:
+    with tempfile.TemporaryDirectory(prefix="dsa_fast_fuzz_") as place:
+        files = {f"info/{name}": content for name, content in corpus.mars().items()}
+        files |= {
+            f"bbox_{part}/{name[:4].decode()}/{name.decode()}": b""
+            for part in ("train", "test")
+            for name in corpus.mars().get(f"{part}_name.txt", b"").split()
+        }
+        _read_people(_folder(Path(place), files | {f"info/{case[0]}": case[1]}))
+
+
+def _msmt17(content: bytes) -> None:
+    with tempfile.TemporaryDirectory(prefix="dsa_fast_fuzz_") as place:
+        image = "0000/0000_000_01_0303morning_0008_0.jpg"
+        lists = {f"list_{split}.txt": f"{image} 0\n".encode() for split in ("train", "val", "query", "gallery")}
+        files = lists | {f"{split}/{image}": b"" for split in ("train", "test")}
+        _read_people(_folder(Path(place), files | {"list_query.txt": content}))
+
+
+def _tree(names: list[str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="dsa_fast_fuzz_") as place:
+        root = Path(place)
+        for name in names:
+            with contextlib.suppress(OSError, ValueError):  # a folder is in its way, or it holds a zero
+                _folder(root, {name: b""})
+        _read_people(root)
+
+
+def _video(case: tuple[str, bytes]) -> None:
+    from dsa_fast.deploy.video import count_frames, read_frames
+
+    with file(case[1], case[0]) as path:
+        with contextlib.suppress(*EXPECTED):
+            count_frames(path)
+        for number, frame in read_frames(path, lambda number: number % 2 == 0):
+            if frame.dtype != torch.uint8 or frame.shape[0] != 3:
+                raise AssertionError(f"got {frame.dtype} {list(frame.shape)}")
+            if number > 100:
+                break
+
+
+def _detector(content: bytes) -> None:
+    from dsa_fast.deploy.detectors import OnnxDetector
+
+    with file(content, ".onnx") as path:
+        _crops(OnnxDetector(path))
+
+
+def _crops(detector: Any) -> None:
+    from dsa_fast.deploy.tracks import write_crops
+
+    with tempfile.TemporaryDirectory(prefix="dsa_fast_fuzz_") as place:
+        frames = [(number, torch.zeros(3, 9, 12, dtype=torch.uint8)) for number in range(3)]
+        write_crops(frames, detector, Path(place), min_height=1, min_images=2)
+
+
+def _outputs(outputs: list[Any]) -> None:
+    """What a detector's network gives."""
+    from dsa_fast.deploy.detectors import OnnxDetector
+
+    class Network:
+        def run(self, names: object, inputs: object) -> list[Any]:
+            return outputs
+
+    detector = OnnxDetector.__new__(OnnxDetector)
+    detector.path, detector._session, detector._input = Path("a.onnx"), Network(), "image"
+    detector._batched, detector._size = True, (16, 16)
+    _crops(detector)
+
+
+def _scripted(found: Any) -> None:
+    """What a DensePose module in a TorchScript file gives."""
+    from dsa_fast.densepose.torchscript import ScriptedDensePose, _Loaded
+
+    made = ScriptedDensePose.__new__(ScriptedDensePose)
+    made.device, made.min_score, made.min_size, made.bgr = torch.device("cpu"), 0.3, None, True
+    made._source, made.module = Path("a.pt"), lambda pixels: found
+    made.estimate([_Loaded(torch.zeros(3, 6, 5, dtype=torch.uint8), (6, 5))])
+
+
 def _dump(content: bytes) -> None:
     from dsa_fast.densepose.dump import read_dump
 
@@ -334,11 +443,22 @@ def _checkpoint(content: bytes) -> None:
         loaded.model.embed(torch.zeros(1, 3, 32, 16))
 
 
+def _hub(case: tuple[str, bytes]) -> None:
+    from dsa_fast.models.hub import from_pretrained
+
+    with tempfile.TemporaryDirectory(prefix="dsa_fast_fuzz_") as place:
+        from_pretrained(_folder(Path(place), corpus.hub() | {case[0]: case[1]}))
+
+
 def _sidecar(content: bytes) -> None:
     from dsa_fast.deploy.sidecar import parse_sidecar
+    from dsa_fast.deploy.verification import judge
 
     with file(content, ".json") as path:
-        parse_sidecar(path)
+        found = parse_sidecar(path).verification
+        chance = judge(found, path, 0.5, 0.01).probability
+        if not 0 <= chance <= 1:
+            raise AssertionError(chance)
 
 
 def _table(content: bytes) -> None:
@@ -501,6 +621,102 @@ def _rerank(case: tuple[Any, ...]) -> None:
     evaluate(query, ids[0], ids[0], gallery, ids[1], ids[1] + 1)
 
 
+_VALUES = st.sampled_from((0.0, 0.9, 1.0, 2.0, 5.0, -3.0, 40.0, 1e30, float("nan"), float("inf"), -float("inf")))
+
+
+@st.composite
+def output(draw: st.DrawFn) -> Any:
+    """An array of a network: of a right shape or any other, of any type and value."""
+    shape = draw(
+        st.sampled_from(((3, 4), (3,), (3,), (2, 4), (1, 5, 7), (1, 3, 6), (1, 0, 6), (0, 4), (0,), (), (1, 6)))
+    )
+    kind = draw(st.sampled_from((np.float32, np.float32, np.int64, np.float64, np.bool_, np.str_, object)))
+    values = np.array([draw(_VALUES) for _ in range(min(int(np.prod(shape)), 8))] or [0.0])
+    if kind in (np.int64, np.bool_):
+        values = np.nan_to_num(values, posinf=9, neginf=0).clip(-9, 9).round() % 2
+    return np.resize(values, shape).astype(kind)
+
+
+_OUTPUTS = st.one_of(
+    st.lists(output(), max_size=4),
+    st.lists(_VALUES, min_size=15, max_size=15).map(
+        lambda flat: [
+            np.array(flat[:12], np.float32).reshape(3, 4), np.ones(3, np.int64), np.array(flat[12:], np.float32)
+        ]
+    ),
+    st.lists(_VALUES, min_size=18, max_size=18).map(lambda flat: [np.array(flat, np.float32).reshape(1, 3, 6)]),
+)  # fmt: skip
+_DENSEPOSE = ("pred_boxes", "scores", *(f"pred_densepose_{name}" for name in ("coarse_segm", "fine_segm", "u", "v")))
+
+
+@st.composite
+def scripted(draw: st.DrawFn) -> Any:
+    """What a DensePose module returns."""
+    people = draw(st.integers(0, 2))
+    heads = [(people, draw(st.sampled_from((2, 15, 1))), 4, 4), *[(people, 25, 4, 4)] * 3]
+    found = []
+    for shape in ((people, 4), (people,), *heads):
+        if draw(st.integers(0, 14)) == 0:
+            shape = tuple(draw(st.lists(st.integers(0, 4), max_size=4)))
+        values = torch.rand(shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 99)))) * draw(
+            st.sampled_from((1.0, 5.0, 1e30))
+        )
+        if values.numel() and draw(st.integers(0, 3)) == 0:
+            values.view(-1)[draw(st.integers(0, values.numel() - 1))] = draw(_VALUES)
+        kind = draw(st.sampled_from((torch.float32, torch.float32, torch.float32, torch.float16, torch.int64)))
+        found.append(values.nan_to_num(0, 9, -9).to(kind) if kind == torch.int64 else values.to(kind))
+    as_dict: dict[str, Any] = dict(zip(_DENSEPOSE, found, strict=True))
+    return draw(st.sampled_from((as_dict, (found[0], *found[2:]), found, found[0], None)))
+
+
+_FILE_NAMES = st.one_of(
+    st.from_regex(r"-?[0-9]{1,12}_c[0-9]{1,12}s1_[0-9]{1,3}_00\.(jpg|png)", fullmatch=True),
+    st.sampled_from(
+        (
+            *(
+                "0001_c1s1_000001_00.jpg",
+                "001_01.jpg",
+                "0010001.png",
+                "094_1_c9_015833.png",
+                "a.jpg",
+                "A_cropped_1.jpg",
+            ),
+            *("-1_c1_f1.jpg", "0000_c1.jpg", "1" * 240 + ".jpg", "\u0663_c\u0661_1.jpg", "²_c1.jpg", "._a.jpg", ".jpg"),
+            *("a.jpg\udcff.jpg", "new\nline.png", "iuv.dsaiuv", "split.csv", "people.csv", "0" * 200 + "1_c1.jpg"),
+        )
+    ),
+    st.text(max_size=9).map(lambda text: text.replace("/", "") + ".jpg"),
+)
+_FOLDERS = st.sampled_from(
+    (
+        *(
+            "",
+            "bounding_box_train",
+            "query",
+            "bounding_box_test",
+            "gt_bbox",
+            "images",
+            "iuv",
+            "train",
+            "gallery",
+            "test",
+        ),
+        *(
+            "query/alice",
+            "gallery/bob",
+            "train/1",
+            "train/0002",
+            "alice",
+            "bob/door",
+            "12345678901234567890",
+            "²",
+            "-1",
+        ),
+        *("campus", "occluded_body_images", "whole_body_images", "rgb/train/001", "rgb/test/A/001", "rgb/test/B/x"),
+        *("images_labeled", "images_detected", "bbox_train/0001", "info", "x" * 250, "a\udcffb", "iuv.dsaiuv"),
+    )
+)
+_TREES = st.lists(st.tuples(_FOLDERS, _FILE_NAMES).map("/".join), min_size=1, max_size=14)
 _SIZE = st.sampled_from((1, 2, 5, 32, 0, -1, 4097))
 _PHOTO = tensor((2, 3, 6, 5), (3, 6, 5), (1, 1, 6, 5))
 _MAP = tensor((2, 3, 6, 5), (3, 6, 5), (1, 3, 6, 5), types=(torch.uint8, torch.float32, torch.float16, torch.int64))
@@ -532,15 +748,61 @@ TARGETS: dict[str, Target] = {
         _keypoints,
     ),
     "OpenPose": Target("keypoints", _JSON, _openpose),
+    "PifPaf": Target(
+        "keypoints",
+        st.tuples(
+            st.sampled_from((".jpg.predictions.json", ".jpg_keypoints.json", ".json")),
+            st.one_of(
+                _JSON,
+                changed([{"keypoints": [1.5] * 51, "bbox": [0, 0, 9, 9], "score": 0.5, "is_target": True}] * 2),
+                st.lists(st.dictionaries(st.sampled_from(("keypoints", "is_target")), _JSON), max_size=3),
+                st.lists(st.lists(_LEAVES, min_size=3, max_size=3), min_size=17, max_size=17).map(
+                    lambda rows: [{"keypoints": rows}]
+                ),
+            ),
+        ),
+        _one_picture,
+    ),
     "masks": Target("images", named(corpus.masks()), _mask),
     "bodies": Target("arrays", st.one_of(broken(corpus.bodies()), archive(), arrays()), _bodies),
     "charts": Target("MATLAB", broken(corpus.charts() or (b"",)), _charts),
     "MATLAB": Target("MATLAB", broken(corpus.matlab() or (b"",)), _mat),
+    "MARS": Target(
+        "data sets",
+        st.sampled_from(sorted(corpus.mars()) or [""]).flatmap(
+            lambda name: st.tuples(st.just(name), broken((corpus.mars().get(name, b""),)))
+        ),
+        _mars,
+    ),
+    "MSMT17": Target(
+        "data sets", broken((b"0000/0000_000_01_0303morning_0008_0.jpg 0\n", b"a/b 1\n", b"\xff 0\n")), _msmt17
+    ),
+    "trees": Target("data sets", _TREES, _tree),
+    "videos": Target("videos", named(corpus.videos() or (("", b""),)), _video),
+    "detectors": Target("detectors", broken(corpus.detectors() or (b"",)), _detector),
+    "detectors, crafted": Target("detectors", _OUTPUTS, _outputs),
+    "TorchScript, crafted": Target("detectors", scripted(), _scripted),
+    "hub": Target(
+        "checkpoints",
+        st.one_of(
+            st.tuples(st.just("config.json"), broken((corpus.hub().get("config.json", b""),))),
+            st.tuples(st.just("model.safetensors"), broken((corpus.hub().get("model.safetensors", b""),))),
+            st.tuples(st.just("config.json"), changed({"dsa_fast": corpus.checkpoint()["dsa_fast"]}).map(_json_bytes)),
+        ),
+        _hub,
+    ),
     "dumps": Target("dumps", broken(corpus.dumps()), _dump),
     "checkpoints": Target("checkpoints", broken((corpus.checkpoint_bytes(),)), _checkpoint),
     "checkpoints, crafted": Target("checkpoints", checkpoints(), _checkpoint),
     "sidecars": Target("sidecars", broken((_json_bytes(corpus.sidecar()),)), _sidecar),
     "sidecars, crafted": Target("sidecars", st.one_of(_JSON, changed(corpus.sidecar())).map(_json_bytes), _sidecar),
+    "sidecars, calibrated": Target(
+        "sidecars",
+        st.sampled_from(corpus.VERIFICATIONS)
+        .flatmap(lambda each: st.one_of(changed(each), changed(each), _JSON))
+        .map(lambda each: _json_bytes({**corpus.sidecar(), "verification": each})),
+        _sidecar,
+    ),
     "tables": Target("tables", broken(corpus.TABLES), _table),
     "lists": Target("tables", broken(corpus.TABLES), _list),
     "YAML": Target(
@@ -550,7 +812,10 @@ TARGETS: dict[str, Target] = {
         "YAML",
         st.tuples(
             st.sampled_from(
-                ("data", "data.options", "trainer.extra", "model", "optim.lr", "augment.size", "out", "seed")
+                (
+                    *("data", "data.options", "trainer.extra", "model", "optim.lr", "augment.size", "out", "seed"),
+                    *("trainer.logger", "trainer.project", "guide", "loss", "init", "trainer.devices"),
+                )
             ),
             st.one_of(st.text(max_size=40), broken(corpus.YAML).map(lambda data: data.decode(errors="replace"))),
         ),

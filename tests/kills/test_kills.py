@@ -15,26 +15,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import yaml
 
-from dsa_fast.data.synth import SynthConfig, make_dataset
-from dsa_fast.models import ModelConfig
+from tests.commands import CASES, make_inputs
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--identities=4", "--cameras=2", "--images_per_camera=2", "--height=32", "--width=16"]
-MODEL = ["--model.backbone=resnet18", "--model.pretrained=null", "--model.width=0.125", "--model.classifier_dim=16"]
-FIT = [
-    *("--data.p=2", "--data.k=2", "--data.workers=0", "--data.cache=off", "--augment.size=[32,16]"),
-    *("--augment.dsap_size=8", "--augment.pad=2", "--trainer.accelerator=cpu", "--trainer.progress=false"),
-]
 # What a resumed run does not know or measures anew. TensorBoard's files hold times in their names.
 TIMES = ("seconds", "images_per_second", "estimating_share", "made_now", "parity", "flops", "costs")
 
@@ -55,11 +45,13 @@ class Zygote:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def run(self, arguments: list[str], kill: int | None = None, after: float = 0.0) -> tuple[str, float]:
+    def run(
+        self, arguments: list[str], kill: int | None = None, after: float = 0.0, **limits: int
+    ) -> tuple[str, float]:
         """Runs a command, and sends it a signal after some seconds. Returns its end, and the seconds it took."""
         assert self.process.stdin is not None
         start = time.perf_counter()
-        self.process.stdin.write(json.dumps([arguments, str(self.log)]) + "\n")
+        self.process.stdin.write(json.dumps([arguments, str(self.log), limits]) + "\n")
         self.process.stdin.flush()
         child = int(self._line())
         if kill is not None:
@@ -84,118 +76,9 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set, a folder of images with joints, vectors, and a checkpoint."""
-    from dsa_fast.deploy.vector_files import Vectors, write_vectors
-    from dsa_fast.models import build_model
-    from dsa_fast.models.checkpoint import describe_network
-
-    folder = tmp_path_factory.mktemp("inputs")
-    config = SynthConfig(identities=4, cameras=2, images_per_camera=2, height=32, width=16, distractors=0, junk=0)
-    make_dataset(folder / "people", config)
-    images = sorted((folder / "people" / "bounding_box_train").iterdir())
-    joints = np.random.default_rng(0).uniform(2, 14, (len(images), 17, 3)).astype(np.float32)
-    joints[..., 1] *= 2
-    joints[..., 2] = 1
-    np.savez(folder / "joints.npz", names=[image.name for image in images], keypoints=joints)
-    random_ = np.random.default_rng(1)
-    for name, count in (("first", 300), ("more", 50)):
-        paths = np.array([f"{name}/{i}.jpg" for i in range(count)])
-        boxes, frames = np.zeros((count, 4), np.int64), np.full(count, -1, np.int64)
-        vectors = random_.standard_normal((count, 16)).astype(np.float32)
-        write_vectors(folder / f"{name}.npz", [Vectors(vectors, paths, frames, boxes, "e")])
-    torch.manual_seed(0)
-    model = ModelConfig(backbone="resnet18", pretrained=None, width=0.125, classifier_dim=16)
-    net = build_model(2, model)
-    checkpoint: dict[str, Any] = {"state_dict": {f"model.{name}": value for name, value in net.state_dict().items()}}
-    describe_network(checkpoint, 2, model, size=(32, 16), dsap_size=8, reduce="last", parts="warp")
-    torch.save(checkpoint, folder / "model.ckpt")
-    base = {"data": {"p": 2, "k": 2, "workers": 0, "cache": "off"}, "trainer": {"max_epochs": 2, "accelerator": "cpu"}}
-    base |= {"model": {"backbone": "resnet18", "pretrained": None, "width": 0.125, "classifier_dim": 16}}
-    base |= {"augment": {"size": [32, 16], "dsap_size": 8, "pad": 2}}
-    (folder / "base.yaml").write_text(yaml.safe_dump(base))
-    return folder
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-@dataclass
-class Case:
-    """A command.
-
-    Attributes:
-        arguments: the inputs and the folder to write into -> the command's arguments, the first time and again.
-        before: prepares the folder.
-        costly: a run takes seconds, so few tries are affordable.
-        only_long: killed only with --kills.
-    """
-
-    arguments: Callable[[Path, Path], list[str]]
-    before: Callable[[Path, Path], None] = lambda inputs, out: None
-    costly: bool = False
-    only_long: bool = False
-
-
-def _fit(inputs: Path, out: Path) -> list[str]:
-    again = ["--resume"] if list((out / "run" / "checkpoints").glob("*.ckpt")) else []
-    train = ["--trainer.max_epochs=3", "--trainer.eval_every=3", f"--data.root={inputs / 'people'}"]
-    return ["fit", *FIT, *MODEL, *train, "--out", str(out / "run"), *again]
-
-
-def _index(inputs: Path, out: Path) -> None:
-    from dsa_fast.deploy.index import VectorIndex
-    from dsa_fast.deploy.vector_files import read_vectors
-
-    VectorIndex.build(out / "index", read_vectors(inputs / "first.npz"))
-
-
-CASES = {
-    "fit": Case(_fit),
-    "tables": Case(
-        lambda inputs, out: [
-            *("tables", "--rows=two_branches", "--seeds=0", "--base", str(inputs / "base.yaml")),
-            *("--out", str(out / "tables"), f"--data.root={inputs / 'people'}"),
-        ],
-        costly=True,
-    ),
-    "prepare": Case(
-        lambda inputs, out: [
-            *("prepare", str(inputs / "people" / "bounding_box_train"), "--method=keypoints", "--name=folder"),
-            *(f"--keypoints.file={inputs / 'joints.npz'}", "--out", str(out / "maps"), "--batch=2", "--workers=1"),
-        ]
-    ),
-    "pack": Case(lambda inputs, out: ["pack", str(inputs / "people"), "--out", str(out / "maps.dsaiuv")]),
-    "synth": Case(lambda inputs, out: ["synth", *SMALL, "--out", str(out / "people")]),
-    "embed": Case(
-        lambda inputs, out: [
-            *("embed", str(inputs / "model.ckpt"), str(inputs / "people"), str(out / "vectors.parquet")),
-            *("--part=4", "--batch=4", "--workers=1", "--device=cpu"),
-        ]
-    ),
-    "search build": Case(
-        lambda inputs, out: ["search", "build", str(out / "index"), str(inputs / "first.npz"), "--kind=HNSW8"]
-    ),
-    "search add": Case(
-        lambda inputs, out: ["search", "add", str(out / "index"), str(inputs / "more.npz")], before=_index
-    ),
-    "export": Case(
-        lambda inputs, out: [
-            *("export", str(inputs / "model.ckpt"), "--out", str(out / "mf.onnx")),
-            *("--images", str(inputs / "people" / "query")),
-        ],
-        costly=True,
-        only_long=True,
-    ),
-    "rank": Case(
-        lambda inputs, out: [
-            *("rank", str(inputs / "model.ckpt"), str(inputs / "people"), "--out", str(out / "report")),
-            *("--images=folder", "--workers=0", "--device=cpu"),
-        ],
-        costly=True,
-    ),
-    "demo": Case(
-        lambda inputs, out: ["demo", "--out", str(out / "demo"), "--identities=6", "--epochs=2", "--device=cpu"],
-        costly=True,
-        only_long=True,
-    ),
-}
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
@@ -216,6 +99,8 @@ def contents(folder: Path) -> dict[str, str]:
             found |= {f"{name}/": "folder"} if path.is_dir() else {}
         elif path.name.startswith("."):
             found[name] = "hidden"
+        elif path.name in ("table.md", "verified.json"):
+            found[name] = "text"  # these tell the seconds, or when the images were made
         elif path.suffix == ".json":
             found[name] = json.dumps(_plain(json.loads(path.read_text())), sort_keys=True)
         elif path.suffix == ".ckpt":
@@ -223,8 +108,6 @@ def contents(folder: Path) -> dict[str, str]:
             weights = sorted(state["state_dict"].items())
             digest = hashlib.sha256(b"".join(value.numpy().tobytes() for _, value in weights))
             found[name] = f"{state['epoch']} {state['global_step']} {digest.hexdigest()}"
-        elif path.name in ("table.md",):
-            found[name] = "text"  # it tells the seconds
         else:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
@@ -236,13 +119,13 @@ def difference(found: dict[str, str], expected: dict[str, str]) -> str:
     return f"more: {more}, missing: {fewer}, different: {other}"
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.reads_only])
 def test_a_killed_command_can_be_given_again(
     name: str, zygote: Zygote, inputs: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    pytest.importorskip("faiss") if name.startswith("search") else None
-    pytest.importorskip("onnx") if name == "export" else None
     case = CASES[name]
+    if not case.can_run:
+        pytest.skip(f"needs {', '.join(case.needs)}")
     kills = request.config.getoption("--kills")
     if case.only_long and not kills:
         pytest.skip("takes too long: pytest tests/kills --kills 10")

@@ -1,7 +1,8 @@
 """A process that has imported everything and forks once for each command, so that a try costs no imports.
 
-It reads lines of JSON: the command's arguments, and the file for its output. It answers each with the child's number,
-and with the child's end (`exit STATUS` or `signal NUMBER`).
+It reads lines of JSON: the command's arguments, the file for its output, and limits: `file` and `memory` (of files, and
+of the process above what it has, in bytes), `threads`, and `user`. It answers each with the child's number, and with
+the child's end (`exit STATUS` or `signal NUMBER`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,23 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import resource
 import sys
+
+
+def _limit(limits: dict[str, int]) -> None:
+    if "file" in limits:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limits["file"], limits["file"]))
+    if "memory" in limits:
+        with open("/proc/self/statm") as file:  # noqa: PTH123
+            most = int(file.read().split()[0]) * resource.getpagesize() + limits["memory"]
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    if "user" in limits:
+        os.setgroups([])
+        os.setgid(limits["user"])
+        os.setuid(limits["user"])
+    if "threads" in limits:  # root has no limit
+        resource.setrlimit(resource.RLIMIT_NPROC, (limits["threads"], limits["threads"]))
 
 
 def main() -> None:
@@ -31,7 +48,7 @@ def main() -> None:
             continue
     print("ready", flush=True)
     for line in sys.stdin:
-        arguments, log = json.loads(line)
+        arguments, log, limits = json.loads(line)
         child = os.fork()
         if child == 0:
             os.setsid()
@@ -41,6 +58,7 @@ def main() -> None:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             status = 99
             try:
+                _limit(limits)
                 status = run(arguments)
             except SystemExit as error:
                 status = error.code if isinstance(error.code, int) else 1

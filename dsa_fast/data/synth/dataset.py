@@ -18,7 +18,8 @@ from PIL import Image
 from dsa_fast.configs.synth import SynthConfig
 from dsa_fast.densepose.iuv import write_iuv
 from dsa_fast.device import usable_cores
-from dsa_fast.files import is_free, locked, temporary_folder
+from dsa_fast.files import is_free, locked, replace_folder, temporary_folder
+from dsa_fast.image import save_image
 
 from .person import outfit_of, render_picture
 
@@ -134,7 +135,7 @@ def make_dataset(
     with locked(out):
         _check_free(out, overwrite)
         with temporary_folder(out) as work:
-            new, old = work / "new", work / "old"
+            new = work / "new"
             for split in (TRAIN, QUERY, GALLERY):
                 (new / split).mkdir(parents=True)
                 (new / "iuv" / split).mkdir(parents=True)
@@ -148,9 +149,7 @@ def make_dataset(
             if finish is not None:
                 finish(new)
             _check_free(out, overwrite)
-            if out.exists():
-                out.rename(old)
-            new.rename(out)
+            replace_folder(new, out)
     return out
 
 
@@ -216,6 +215,6 @@ def _render_some(work: Path, config: SynthConfig, todo: Sequence[Entry]) -> int:
     for entry in todo:
         picture, iuv = render_picture(config, entry.number, entry.camid, entry.index, kind=entry.kind)
         path = work / entry.split / f"{entry.stem}.jpg"
-        Image.fromarray(picture).save(path, quality=config.jpeg_quality, subsampling=0)
+        save_image(Image.fromarray(picture), path, quality=config.jpeg_quality, subsampling=0)
         write_iuv(work / "iuv" / entry.split / f"{entry.stem}.png", torch.from_numpy(iuv.transpose(2, 0, 1)))
     return len(todo)
