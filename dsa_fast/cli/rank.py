@@ -270,6 +270,7 @@ def _draw_activations(
     from dsa_fast.evaluation.ranked_lists import RIGHT, SAME_CAMERA
     from dsa_fast.image import read_picture
     from dsa_fast.visual.activation import activation_grid
+    from dsa_fast.visual.ranked_lists import identity
 
     rows = []
     for row, i in enumerate(chosen[:_PAIRS]):
@@ -281,7 +282,7 @@ def _draw_activations(
             shown.append((data.gallery[top], gallery_heat[top], f"rank 1, {right}"))
         group = []
         for person, heat, text in shown:
-            about = f"{text}: pid {person.pid}, camera {person.camid}"
+            about = f"{text}: {identity(person.pid)}, camera {person.camid}"
             group.append((read_picture(person.path), heat, about))
         rows.append(group)
     where = "the backbone" if layer == "backbone" else f"the {layer} branch"

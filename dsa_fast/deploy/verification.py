@@ -79,7 +79,7 @@ def calibrate(
     sidecar = read_sidecar(path)
     people = torch.unique(query.pids).numpy()
     if len(people) < 4:
-        raise ValueError(f"data must have at least 4 people, got {len(people)}")
+        raise ValueError(f"{data} must have queries of at least 4 people, got {len(people)}")
     chosen = np.random.default_rng(seed).permutation(people)[: len(people) // 2]
     fit, check = (
         match_rates(_part(query, people, chosen, first), _part(gallery, people, chosen, first))
@@ -88,7 +88,8 @@ def calibrate(
     thresholds = fit.summary()["thresholds"]
     if not thresholds:
         raise ValueError(
-            f"data must have 1,000 pairs of different people for a false match rate of 0.01, got {fit.different.sum()}"
+            f"{data} must have 1,000 pairs of different people, a query and a gallery image each, for a false match "
+            f"rate of 0.01 among half of its people, got {fit.different.sum()}"
         )
     eer, eer_threshold = fit.equal_error()
     verification = {
@@ -126,7 +127,11 @@ def judge(verification: dict[str, Any] | None, path: str | os.PathLike[str], cos
         ValueError: there is no calibration, or none for this rate.
     """
     if verification is None:
-        raise ValueError(f"{path} must be calibrated before it can tell people apart: run dsa-fast calibrate")
+        if Path(path).suffix == ".ckpt":
+            raise ValueError(f"{path} must be exported and calibrated first: dsa-fast export, then dsa-fast calibrate")
+        raise ValueError(
+            f"{path} must be calibrated before it can tell people apart: run dsa-fast calibrate {path} DATA"
+        )
     threshold = threshold_at(verification, fmr)
     chance = probability_at(verification["probability"], cosine)
     return Verdict(cosine, chance, cosine >= threshold, threshold, fmr, str(verification["data"]))

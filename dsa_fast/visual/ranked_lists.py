@@ -15,7 +15,7 @@ from dsa_fast.image import read_picture
 from dsa_fast.visual.layout import captioned, fit, font, shorten, text_tile, tile_table
 from dsa_fast.visual.palette import FAINT, INK, LEFT_OUT, LINE, PAPER, QUERY, RIGHT, WRONG
 
-__all__ = ["Found", "LabeledImage", "ranked_lists", "search_results"]
+__all__ = ["Found", "LabeledImage", "identity", "ranked_lists", "search_results"]
 
 _FRAME = 4  # pixels
 _STROKES = {
@@ -52,6 +52,11 @@ class Found(NamedTuple):
     name: str
     cosine: float
     match: bool | None = None
+
+
+def identity(pid: int) -> str:
+    """Names an identity: "pid 7", "distractor" or "junk"."""
+    return {DISTRACTOR: "distractor", JUNK: "junk"}.get(pid, f"pid {pid}")
 
 
 def ranked_lists(
@@ -113,7 +118,7 @@ def ranked_lists(
                     tiles.append(_none_left(height))
                 continue
             item, match = gallery[index], bool(lists.matches[row, column])
-            who = {DISTRACTOR: "distractor", JUNK: "junk"}.get(item.pid, f"pid {item.pid}")
+            who = identity(item.pid)
             out = left_out is not None and bool(left_out[row, column])
             rank += not out
             far = f"{float(lists.distances[row, column]):.3f}"

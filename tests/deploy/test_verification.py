@@ -48,9 +48,9 @@ def test_few_pairs_give_few_thresholds(tmp_path: Path) -> None:
     path = make_engine(tmp_path / "x.onnx")
     found = calibrate(path, *people(30, 6), "patches").verification
     assert found is not None and list(found["thresholds"]) == ["0.01"] and found["probability"]["kind"] == "logistic"
-    with pytest.raises(ValueError, match="must have 1,000 pairs of different people"):
+    with pytest.raises(ValueError, match="must have 1,000 pairs of different people, a query"):
         calibrate(path, *people(6, 4), "patches")
-    with pytest.raises(ValueError, match="must have at least 4 people, got 3"):
+    with pytest.raises(ValueError, match="must have queries of at least 4 people, got 3"):
         calibrate(path, *people(3, 4), "patches")
     with pytest.raises(ValueError, match="probability must be one of auto, isotonic, logistic, got 'x'"):
         calibrate(path, *people(30, 6), "patches", probability="x")  # type: ignore[arg-type]

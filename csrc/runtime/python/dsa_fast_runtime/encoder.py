@@ -168,7 +168,10 @@ class Encoder(_native.Encoder):
         """
         found = self.sidecar.get("verification")
         if found is None:
-            raise ValueError(f"{self.path} must be calibrated before it can tell people apart: run dsa-fast calibrate")
+            raise ValueError(
+                f"{self.path} must be calibrated before it can tell people apart: "
+                f"run dsa-fast calibrate {self.path} DATA"
+            )
         thresholds = {float(rate): value for rate, value in found["thresholds"].items()}
         if fmr not in thresholds:
             rates = ", ".join(f"{rate:g}" for rate in thresholds)
