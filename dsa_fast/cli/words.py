@@ -66,7 +66,8 @@ def in_words_of_the_command(
     if subject is not None:
         name = named(subject[1])
         holders = [each for each, value in given.items() if _is_about(text, value)]
-        if holders and (name is None or name not in map(named, holders)):
+        own = given.get((name or "").lstrip("-").lower())
+        if holders and name not in map(named, holders) and (own is None or isinstance(own, (str, Path))):
             name = named(holders[0])  # such as `images`, of a function that does not know the option
         if name is not None and not any(each.startswith(f"{name}.") for each in options):
             text = name + text[subject.end() :]

@@ -46,6 +46,12 @@ DATA = DataConfig("here", test_root="there")
             "root must be a folder, got here",
             "--data.root must be a folder, got here",
         ),
+        (
+            evaluate,
+            {"checkpoint": HERE, "fused": True},
+            "fused needs a checkpoint, got here",
+            "--fused needs a checkpoint, got here",
+        ),
         (prepare, {}, "keypoints must be [K, 3]", "keypoints must be [K, 3]"),  # a group, not an option
         (fit, {}, "a/data.root and 'data.root' stay", "a/data.root and 'data.root' stay"),
         (fit, {}, "images must have shape [H, W]", "images must have shape [H, W]"),
