@@ -561,6 +561,6 @@ def test_command(tmp_path, capsys):
     assert "8 images of 2 people" in capsys.readouterr().out
     assert len(list((out / "query").iterdir())) == 2
     assert main(["synth", "--out", str(out), *small]) == 1
-    assert "dsa-fast synth: error: out must be new or empty" in capsys.readouterr().err
+    assert "dsa-fast synth: error: --out must be new or empty" in capsys.readouterr().err
     assert main(["synth", "--out", str(tmp_path / "x"), *small, "--pose", "2"]) == 1
     assert "pose must be in 0..1, got 2" in capsys.readouterr().err

@@ -38,6 +38,10 @@ from dsa_fast.image import read_image
 ROOT = Path(__file__).resolve().parents[2]
 
 
+#: The command refuses its default method without these options. `Fake` stands for the estimator that reads them.
+NEEDED = ["--detectron2.config", "a.yaml", "--detectron2.weights", "b.pkl"]
+
+
 class Fake:
     """Maps that are a function of the image; nobody is found where the first pixel is dark."""
 
@@ -325,7 +329,7 @@ here = pathlib.Path(__file__).parent
 (here / f"ready{os.environ['RANK']}").touch()
 while len(list(here.glob("ready*"))) < 2:  # however long the other takes to start
     time.sleep(0.01)
-status = main(["prepare", *sys.argv[1:]])
+status = main(["prepare", *sys.argv[1:], *it.NEEDED])
 print(f"images {sum(fake.batches)}", flush=True)
 sys.exit(status)
 """
@@ -489,7 +493,7 @@ def test_report_and_contact_sheet(
     fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pairs = pictures(tmp_path / "images", 20)
-    assert main(["prepare", str(tmp_path / "images"), "--batch", "8"]) == 0
+    assert main(["prepare", str(tmp_path / "images"), "--batch", "8", *NEEDED]) == 0
     out = capsys.readouterr().out
     report = json.loads((tmp_path / "images" / "iuv" / "prepare.json").read_text())
     undetected = [image.name for image, place in pairs if not read_iuv(place).any()]
@@ -501,10 +505,10 @@ def test_report_and_contact_sheet(
     assert f"Fake: 20 images, {20 - len(undetected)} with a person" in out and "prepare.jpg" in out
     with Image.open(tmp_path / "images" / "iuv" / "prepare.jpg") as sheet:
         assert sheet.width > 600 and sheet.height > 300
-    assert main(["prepare", str(tmp_path / "images"), "--batch", "8"]) == 0
+    assert main(["prepare", str(tmp_path / "images"), "--batch", "8", *NEEDED]) == 0
     assert "all maps existed already" in capsys.readouterr().out
     monkeypatch.setattr(fake, "settings", {"by": "another fake"}, raising=False)
-    assert main(["prepare", str(tmp_path / "images")]) == 1
+    assert main(["prepare", str(tmp_path / "images"), *NEEDED]) == 1
     assert "with other options (by was fake, is another fake)" in capsys.readouterr().err
 
 
@@ -513,13 +517,13 @@ def test_failed_images_are_named_and_change_the_status(
 ) -> None:
     pairs = pictures(tmp_path, 5)
     pairs[3][0].write_bytes(b"no image")
-    assert main(["prepare", str(tmp_path)]) == 1
+    assert main(["prepare", str(tmp_path), *NEEDED]) == 1
     error = capsys.readouterr().err
     assert "1 of 5 images have no map" in error and "003.png" in error and "Traceback" not in error
     report = json.loads((tmp_path / "iuv" / "prepare.json").read_text())
     assert [each["image"] for each in report["failed"]] == ["003.png"]
     picture(pairs[3][0], 3)
-    assert main(["prepare", str(tmp_path)]) == 0
+    assert main(["prepare", str(tmp_path), *NEEDED]) == 0
 
 
 @pytest.mark.parametrize(
