@@ -67,7 +67,8 @@ def in_words_of_the_command(
         name = named(subject[1])
         holders = [each for each, value in given.items() if _is_about(text, value)]
         own = given.get((name or "").lstrip("-").lower())
-        if holders and name not in map(named, holders) and (own is None or isinstance(own, (str, Path))):
+        of_a_path = own is None or isinstance(own, Path) or any(each.endswith(subject[1]) for each in holders)
+        if holders and of_a_path and name not in map(named, holders):
             name = named(holders[0])  # such as `images`, of a function that does not know the option
         if name is not None and not any(each.startswith(f"{name}.") for each in options):
             text = name + text[subject.end() :]

@@ -52,6 +52,12 @@ DATA = DataConfig("here", test_root="there")
             "fused needs a checkpoint, got here",
             "--fused needs a checkpoint, got here",
         ),
+        (
+            evaluate,
+            {"checkpoint": HERE, "visibility": "head"},
+            "visibility needs a checkpoint, got here",
+            "--visibility needs a checkpoint, got here",
+        ),
         (prepare, {}, "keypoints must be [K, 3]", "keypoints must be [K, 3]"),  # a group, not an option
         (fit, {}, "a/data.root and 'data.root' stay", "a/data.root and 'data.root' stay"),
         (fit, {}, "images must have shape [H, W]", "images must have shape [H, W]"),

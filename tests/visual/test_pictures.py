@@ -232,7 +232,7 @@ def test_cmc_curves() -> None:
             cmc_curves({"bad": bad})
 
 
-def test_pictures_are_written_whole(tmp_path: Path) -> None:
+def test_pictures_are_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "deep" / "a.png"
     picture = Image.new("RGB", (3, 2), (1, 2, 3))
     save_picture(picture, path)
@@ -240,13 +240,14 @@ def test_pictures_are_written_whole(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="path must end in a picture's suffix"):
         save_picture(picture, tmp_path / "deep" / "a.picture")
 
-    class Broken:
-        def save(self, path: Path) -> None:
-            path.write_bytes(b"half")
-            raise OSError("disk full")
+    def half(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError("disk full")
 
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(OSError, match="disk full"):
-        save_picture(Broken(), path)  # type: ignore[arg-type]
+        save_picture(picture.transpose(Image.Transpose.ROTATE_90), path)
     assert Image.open(path).convert("RGB") == picture
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]
 
