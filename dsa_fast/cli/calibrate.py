@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -78,6 +79,8 @@ def calibrate(
         console.print(f"Too few pairs of different people for {', '.join(missing)}: {found['different_pairs']}")
     console.print(
         f"Equal error rate: {100 * found['eer']:.2f} % at a cosine of {found['eer_threshold']:.4f}\n"
-        f"Sidecar: {sidecar_path(encoder)}",
+        f"Sidecar: {sidecar_path(encoder)}\n"
+        f"Next:    dsa-fast verify A.jpg B.jpg --encoder {shlex.quote(str(encoder))} --fmr "
+        f"{min(found['thresholds'], key=float)}",
         soft_wrap=True,
     )

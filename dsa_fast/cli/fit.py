@@ -70,7 +70,9 @@ def fit(
     print(f"Checkpoint: {result.checkpoint}\nLog:        {result.log}")
     if not result.scores:
         why = (
-            "trainer.eval_every is 0" if result.testable else f"{data.test_root or data.root} has no query and gallery"
+            "--trainer.eval_every is 0"
+            if result.testable
+            else f"{data.test_root or data.root} has no query and gallery"
         )
         print(f"Not tested: {why}")
     print(f"Next:       {_next_command(result.checkpoint, data, result.testable)}")

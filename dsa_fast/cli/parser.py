@@ -7,7 +7,7 @@ import re
 import sys
 from argparse import Action
 from collections.abc import Callable, Sequence
-from inspect import cleandoc, signature
+from inspect import Parameter, cleandoc, signature
 from pathlib import Path
 from types import FunctionType
 from typing import NoReturn
@@ -49,6 +49,9 @@ _OTHER_NAMES = {
     "learning_rate": ("lr",),
 }
 _NAMED = ", or the name of one in the package: tiny, quick, small, dsa_reid, rows/csa, ..."
+
+
+_POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class _Formatter(jsonargparse.DefaultHelpFormatter):
@@ -140,6 +143,9 @@ def make_parser(function: Callable[..., object], prog: str) -> Parser:
     description = re.split(r"\n\n(?:Args|Returns|Raises|Examples):\n", document)[0]
     optional = getattr(function, "positionals", ())
     positional = [f"[{name.upper()}]" if name in optional else name.upper() for name in positional_names(function)]
+    for each in signature(function).parameters.values():
+        if each.kind is each.KEYWORD_ONLY and each.default is each.empty:
+            positional.append(f"--{each.name} {each.name.upper()}")
     allow_only_data()
     parser = Parser(
         prog=prog,
@@ -181,7 +187,7 @@ def _without_module(function: Callable[..., object]) -> Callable[..., object]:
 def positional_names(function: Callable[..., object]) -> list[str]:
     """Returns the names of a command's arguments that are given without an option, in their order."""
     parameters = signature(function).parameters.values()
-    required = [each.name for each in parameters if each.default is each.empty and each.kind is not each.KEYWORD_ONLY]
+    required = [each.name for each in parameters if each.default is each.empty and each.kind in _POSITIONAL]
     return [*getattr(function, "positionals", ()), *required]
 
 

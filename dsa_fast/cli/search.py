@@ -215,6 +215,11 @@ def _match(query: Item, found: Item) -> bool | None:
     return None if pids[0] is None or pids[1] is None else int(pids[0][1]) == int(pids[1][1]) > 0
 
 
+def _place(path: Path) -> str:
+    """Returns a file's name with its folder, which is often the person."""
+    return "/".join(path.absolute().parts[-2:])
+
+
 def _draw(path: Path, items: Sequence[Item], found: Sequence[Sequence[tuple[Item, float]]]) -> None:
     # Frames of a video are read in order, so all images of the picture are read at once.
     from dsa_fast.visual.layout import save_picture, to_picture
@@ -227,8 +232,8 @@ def _draw(path: Path, items: Sequence[Item], found: Sequence[Sequence[tuple[Item
     pictures = {item: to_picture(image) for item, image in zip(wanted, _images(wanted), strict=True)}
     rows = [
         (
-            (pictures[item], item.path.name),
-            [Found(pictures[each], each.path.name, cosine, _match(item, each)) for each, cosine in nearest],
+            (pictures[item], _place(item.path)),
+            [Found(pictures[each], _place(each.path), cosine, _match(item, each)) for each, cosine in nearest],
         )
         for item, nearest in zip(items, found, strict=True)
     ]

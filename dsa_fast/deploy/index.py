@@ -280,8 +280,8 @@ def check_encoder(index: str, vectors: str) -> None:
     """Raises ValueError if both checksums are known and differ."""
     if index and vectors and index != vectors:
         raise ValueError(
-            f"vectors must be made by the same file as the index ({index[:12]}...), got another's "
-            f"({vectors[:12]}...): their vectors are not comparable"
+            f"vectors must be made by the same file as the index, got another's: give the encoder of the index "
+            f"(its SHA-256 begins with {index[:12]}, this one's with {vectors[:12]})"
         )
 
 

@@ -89,7 +89,9 @@ def calibrate(
     if not thresholds:
         raise ValueError(
             f"{data} must have 1,000 pairs of different people, a query and a gallery image each, for a false match "
-            f"rate of 0.01 among half of its people, got {fit.different.sum()}"
+            f"rate of 0.01 among half of its people, got {fit.different.sum()}: with queries of {len(people)} people, "
+            f"give about {math.ceil(1.1 * len(people) * math.sqrt(1000 / max(int(fit.different.sum()), 1)))} with as "
+            "many images each"
         )
     eer, eer_threshold = fit.equal_error()
     verification = {
@@ -146,7 +148,7 @@ def threshold_at(verification: dict[str, Any], fmr: float) -> float:
     thresholds = {float(rate): float(value) for rate, value in verification["thresholds"].items()}
     if fmr not in thresholds:
         rates = ", ".join(f"{rate:g}" for rate in thresholds)
-        raise ValueError(f"fmr must be one of the calibrated rates, {rates}, got {fmr:g}")
+        raise ValueError(f"fmr must be one of the calibrated rates, {rates}, got {fmr:g}: more data give lower rates")
     return thresholds[fmr]
 
 

@@ -15,6 +15,7 @@ import torch
 from dsa_fast.files import atomic_path
 from dsa_fast.tables.rows import PAPER_ROWS, TableRow, rows_of
 from dsa_fast.tables.run import ROW, TrainingScores
+from dsa_fast.terminal import counted
 from dsa_fast.version import __version__
 from dsa_fast.visual.layout import save_picture
 from dsa_fast.visual.table_charts import sweep_chart, table_chart
@@ -227,7 +228,7 @@ def describe(runs: Sequence[TrainingScores]) -> str:
         f"{images['gallery']} gallery images; {model['backbone']}, width {model['width']:g}, {start}, "
         f"{height} x {width}, "
         f"parts {size} x {size}, P x K = {data['p']} x {data['k']}, "
-        f"{options['trainer']['max_epochs']} epochs"
+        f"{counted(options['trainer']['max_epochs'], 'epoch')}"
     )
 
 

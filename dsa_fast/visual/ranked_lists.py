@@ -166,10 +166,10 @@ def search_results(
     looks = {True: (RIGHT, "tick"), False: (WRONG, "cross"), None: (FAINT, None)}
     table = []
     for (query, name), found in rows:
-        tiles = [_framed(query, QUERY, ["query", name], height), _rule(height)]
+        tiles = [_framed(query, QUERY, ["query", *_name_lines(name, height)], height), _rule(height)]
         for rank, each in enumerate(found, 1):
             color, mark = looks[each.match]
-            lines = [f"rank {rank} · {each.cosine:.3f}", each.name]
+            lines = [f"rank {rank} · {each.cosine:.3f}", *_name_lines(each.name, height)]
             tiles.append(_framed(each.picture, color, lines, height, mark=mark))
         table.append(tiles)
     used = {looks[each.match][1] for _, found in rows for each in found} | {None}
@@ -234,6 +234,16 @@ def _framed(image: Image.Image, color: str, lines: Sequence[str], height: int, m
         for stroke in _STROKES[mark]:
             draw.line([(left + x, y) for x, y in stroke], fill=PAPER, width=2)
     return captioned(tile, lines, centered=True)
+
+
+def _name_lines(name: str, height: int, most: int = 3) -> list[str]:
+    """Cuts a name into lines as wide as a frame. The last one is shortened when the picture is drawn."""
+    lines, width = [""], _frame_size(height)[0]
+    for letter in name:
+        if len(lines) < most and font(12).getlength(lines[-1] + letter) > width:
+            lines.append("")
+        lines[-1] += letter
+    return lines
 
 
 def _none_left(height: int) -> Image.Image:

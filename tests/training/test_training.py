@@ -259,7 +259,7 @@ def test_a_short_run_says_what_it_did_and_what_is_next(
     assert "for 1 epoch of 2 steps" in text
     assert "IUV map;" not in text  # none is read
     assert "1 of 4 people to train on have a single photo" in text
-    assert "Not tested: trainer.eval_every is 0" in text
+    assert "Not tested: --trainer.eval_every is 0" in text
     assert "Next:       dsa-fast eval run/checkpoints/last.ckpt 'my people'" in text
     assert losses(Path("run/log/metrics.csv"))  # of fewer steps than log_every
 

@@ -175,7 +175,9 @@ class Encoder(_native.Encoder):
         thresholds = {float(rate): value for rate, value in found["thresholds"].items()}
         if fmr not in thresholds:
             rates = ", ".join(f"{rate:g}" for rate in thresholds)
-            raise ValueError(f"fmr must be one of the calibrated rates, {rates}, got {fmr:g}")
+            raise ValueError(
+                f"fmr must be one of the calibrated rates, {rates}, got {fmr:g}: more data give lower rates"
+            )
         first, second = self([a, b], channels=channels)
         cosine = float(first @ second)
         return Verdict(
