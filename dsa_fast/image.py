@@ -19,7 +19,10 @@ from torch import Tensor
 
 from dsa_fast.files import check_regular
 
-__all__ = ["FORMATS", "check_pixels", "image_size", "open_image", "read_image", "read_picture", "save_image", "upright"]
+__all__ = [
+    *("FORMATS", "check_picture", "check_pixels", "image_size", "open_image", "read_image", "read_picture"),
+    *("save_image", "upright"),
+]
 
 #: The formats of image files, by their content: JPEG, PNG, WebP, BMP, TIFF, and the first frame of a GIF.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -127,6 +130,18 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
+def check_picture(path: str | os.PathLike[str]) -> Path:
+    """Returns a path that `save_image` can write. Commands call it before their work.
+
+    Raises:
+        ValueError: the suffix has no known format.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f'path must end in a picture\'s suffix such as ".png", got {str(path)!r}')
+    return path
+
+
 def save_image(picture: Image.Image, path: str | os.PathLike[str], **options: Any) -> None:
     """Writes an image file, in the format of the path's suffix unless `format` is given.
 
@@ -141,13 +156,10 @@ def save_image(picture: Image.Image, path: str | os.PathLike[str], **options: An
         OSError: the file can't be written.
         ValueError: the suffix has no known format.
     """
-    place = Path(path)
-    kind = options.pop("format", None) or Image.registered_extensions().get(place.suffix.lower())
-    if kind is None:
-        raise ValueError(f"path must end in a picture's suffix such as .png, got {place}")
+    kind = options.pop("format", None) or Image.registered_extensions()[check_picture(path).suffix.lower()]
     encoded = io.BytesIO()
     picture.save(encoded, kind, **options)
-    place.write_bytes(encoded.getvalue())
+    Path(path).write_bytes(encoded.getvalue())
 
 
 def _bytes(image: Image.Image) -> Image.Image:

@@ -106,7 +106,7 @@ def query(
     from dsa_fast.deploy.inputs import find_items
     from dsa_fast.deploy.vector_files import SUFFIXES, read_vectors
     from dsa_fast.deploy.visible_encoder import VisibleEncoder
-    from dsa_fast.visual.layout import check_picture
+    from dsa_fast.image import check_picture
 
     if picture is not None:
         check_picture(picture)

@@ -17,7 +17,8 @@ __all__ = ["in_words_of_the_command"]
 
 _MISSING = re.compile(r"no such|not found|does not exist|\bno \S+ in it\b", re.IGNORECASE)
 _MOST_NAMES = 10_000  # of a folder, in which a close one is looked for
-_MODELS = (".ckpt", ".onnx", ".engine")  # also in dsa_fast.deploy.sidecar, which imports PyTorch
+# Also in dsa_fast.deploy, which imports PyTorch.
+_MODELS, _MARK = (".ckpt", ".onnx", ".engine"), "current.json"
 
 
 def in_words_of_the_command(
@@ -130,7 +131,7 @@ def _is_model(path: Path) -> bool:
 _KINDS: dict[str, Callable[[Path], bool]] = {
     "checkpoint": _is_model,
     "encoder": _is_model,
-    "index": lambda path: (path / "current.json").is_file(),
+    "index": lambda path: (path / _MARK).is_file(),
 }
 
 

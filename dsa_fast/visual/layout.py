@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,20 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dsa_fast.files import atomic_path
-from dsa_fast.image import save_image
+from dsa_fast.image import check_picture, save_image
 from dsa_fast.visual.palette import FAINT, INK, PAPER
-
-
-def check_picture(path: str | os.PathLike[str]) -> Path:
-    """Returns a path that `save_picture` takes. Commands call it before their work.
-
-    Raises:
-        ValueError: the suffix has no known format.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f'path must end in a picture\'s suffix such as ".png", got {str(path)!r}')
-    return path
 
 
 def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:

@@ -103,3 +103,12 @@ def test_swapped_arguments_and_the_folder_of_a_run(tmp_path: Path, monkeypatch: 
         "whose checkpoint is " + str(checkpoint)
     )
     assert said(evaluate, "eval", checkpoint=checkpoint, root=people) == "it failed"
+
+
+def test_kinds_of_files_are_the_package_s() -> None:
+    """`words` must not import PyTorch, so it names the files itself."""
+    from dsa_fast.cli import words
+    from dsa_fast.deploy import index, sidecar
+
+    assert set(words._MODELS) == {".ckpt", *sidecar.SUFFIXES.values()}
+    assert words._MARK == index._MARK
