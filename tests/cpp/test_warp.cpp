@@ -519,9 +519,11 @@ void run_tests(const std::vector<std::string>& arguments) {
     const bool bytes = k.img == DType::kUInt8 && k.iuv == DType::kUInt8;
     if (only.empty() || bytes == (only == "bytes")) run(k);
   };
-  test_casts();
-  test_small_sizes();
-  if (only != "bytes") test_blocks();
+  if (only != "bytes") {
+    test_casts();
+    test_small_sizes();
+    test_blocks();
+  }
 
   constexpr DType types[] = {DType::kUInt8, DType::kFloat16, DType::kBFloat16, DType::kFloat32, DType::kFloat64};
   constexpr DType map_types[] = {DType::kUInt8, DType::kFloat16, DType::kBFloat16, DType::kFloat32};

@@ -5,78 +5,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.commands import CASES, make_inputs
+from tests.commands import CASES
+from tests.kills.zygote import Zygote
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.xdist_group("kills")
+
 # What a resumed run does not know or measures anew. TensorBoard's files hold times in their names.
 TIMES = ("seconds", "images_per_second", "estimating_share", "made_now", "parity", "flops", "costs")
-
-
-class Zygote:
-    """Runs commands in forks of a process that has imported everything."""
-
-    def __init__(self, folder: Path) -> None:
-        self.log = folder / "log.txt"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.kills.zygote"],
-            cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self._line() == "ready"
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def run(
-        self, arguments: list[str], kill: int | None = None, after: float = 0.0, **limits: int
-    ) -> tuple[str, float]:
-        """Runs a command, and sends it a signal after some seconds. Returns its end, and the seconds it took."""
-        assert self.process.stdin is not None
-        start = time.perf_counter()
-        self.process.stdin.write(json.dumps([arguments, str(self.log), limits]) + "\n")
-        self.process.stdin.flush()
-        child = int(self._line())
-        if kill is not None:
-            time.sleep(after)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, kill)
-        end = self._line()
-        return end, time.perf_counter() - start
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(30)
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    made = Zygote(tmp_path_factory.mktemp("zygote"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)

@@ -16,9 +16,10 @@ import pytest
 
 from dsa_fast.cli import ERROR_STATUS
 from tests.commands import CASES
-from tests.kills.test_kills import Zygote, contents, difference, inputs, zygote
+from tests.kills.test_kills import contents, difference
+from tests.kills.zygote import Zygote
 
-__all__ = ["inputs", "zygote"]
+pytestmark = pytest.mark.xdist_group("kills")
 
 WRITING = [name for name, case in CASES.items() if not case.reads_only]
 QUICK = ("fit", "synth", "pack", "embed", "search add")

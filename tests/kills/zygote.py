@@ -1,17 +1,61 @@
 """A process that has imported everything and forks once for each command, so that a try costs no imports.
 
-It reads lines of JSON: the command's arguments, the file for its output, and limits: `file` and `memory` (of files, and
-of the process above what it has, in bytes), `threads`, and `user`. It answers each with the child's number, and with
-the child's end (`exit STATUS` or `signal NUMBER`).
+The process reads lines of JSON: the command's arguments, the file for its output, and limits: `file` and `memory` (of
+files, and of the process above what it has, in bytes), `threads`, and `user`. It answers each with the child's number,
+and with the child's end (`exit STATUS` or `signal NUMBER`). `Zygote` starts it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import resource
+import subprocess
 import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+class Zygote:
+    """Starts the process, and runs commands in its forks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log = folder / "log.txt"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.kills.zygote"],
+            cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self._line() == "ready"
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def run(
+        self, arguments: list[str], kill: int | None = None, after: float = 0.0, **limits: int
+    ) -> tuple[str, float]:
+        """Runs a command, and sends it a signal after some seconds. Returns its end, and the seconds it took."""
+        assert self.process.stdin is not None
+        start = time.perf_counter()
+        self.process.stdin.write(json.dumps([arguments, str(self.log), limits]) + "\n")
+        self.process.stdin.flush()
+        child = int(self._line())
+        if kill is not None:
+            time.sleep(after)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, kill)
+        end = self._line()
+        return end, time.perf_counter() - start
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(30)
 
 
 def _limit(limits: dict[str, int]) -> None:
