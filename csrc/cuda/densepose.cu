@@ -6,9 +6,7 @@
 //   last: atomicMax of the pixels' raster indexes leaves each texel its winner; a gather then writes every texel once.
 //   mean: the pixels of a texel are chained, in the order of the race. The thread that gathers the texel sorts the
 //         chain before it sums floating point values.
-// A few people at once (see takes_one_launch) take one launch: the blocks of a person are a cluster, and the winners are in
-// the shared memory of its blocks. All else takes a memset and two launches over scratch memory, without shared memory
-// and without barriers.
+// The kernels use no shared memory and no barrier.
 #include "../densepose.h"
 
 #include <algorithm>
@@ -23,8 +21,6 @@ namespace {
 
 // Rows of a column that a thread walks: enough to use each of a head's rows several times, few enough for many threads.
 constexpr int64_t kBand = 16;
-// Blocks of a cluster: as many as every device with clusters has.
-constexpr int kCluster = 8;
 // Threads for an instance's box, which may be as large as its image but is mostly much smaller. In a large box, a
 // thread walks several columns. Few blocks are idle.
 constexpr int64_t kBoxThreads = int64_t{64} * kThreads;
@@ -152,30 +148,6 @@ struct Column {
   }
 };
 
-// Calls enter(part, cell, raster) for the pixels of an instance which have a texel, part from 0. The threads that share
-// the instance differ in `first`.
-template <typename T, int kCoarse, typename F>
-DSA_FAST_DEVICE void walk_box(const Charts& charts, int64_t n, int64_t height, int64_t width, int32_t size,
-                              int64_t first, int64_t threads, const F& enter) {
-  const Box box = box_of(charts.boxes + 4 * n);
-  const Visible rows = visible(box.y, box.h, height), columns = visible(box.x, box.w, width);
-  const uint32_t across = static_cast<uint32_t>(columns.end - columns.begin);
-  const int64_t walks = (rows.end - rows.begin + kBand - 1) / kBand * across;
-  for (int64_t k = first; k < walks; k += threads) {
-    const int64_t band = rows.begin + static_cast<uint32_t>(k) / across * kBand;
-    const int64_t band_end = band + kBand < rows.end ? band + kBand : rows.end;
-    const int64_t column = columns.begin + static_cast<uint32_t>(k) % across;
-    const Sample x = sample_of(column, charts.w, box.w);
-    Column<T, kCoarse> walk;
-    for (int64_t row = band; row < band_end; ++row) {
-      const ChartPixel pixel = walk.read(charts, n, sample_of(row, charts.h, box.h), x);
-      const Texel texel = texel_of(static_cast<float>(pixel.part), pixel.u, pixel.v, size);
-      if (texel.part < 0) continue;
-      enter(texel.part, texel.cell, static_cast<int32_t>((box.y + row) * width + box.x + column));
-    }
-  }
-}
-
 // entry[n, texel]: for kLast the last raster index of its pixels plus one, starting at 0; for kMean the head of their
 // chain, starting at -1. chain[n, pixel], for kMean: the next pixel on the same texel; -1 ends it.
 template <typename T, int kCoarse>
@@ -185,18 +157,30 @@ __global__ void DSA_FAST_THREADS(kThreads)
                  int32_t* entry,              // [N, 24 * S * S]
                  int32_t* chain) {            // [N, H * W] or null
   const int32_t cells = size * size;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   FOR_EACH_ITEM(n, charts.N) {
     if (image_index[n] < 0 || image_index[n] >= images) continue;
-    walk_box<T, kCoarse>(charts, n, height, width, size, first, static_cast<int64_t>(gridDim.x) * blockDim.x,
-                         [&](int32_t part, int32_t cell, int32_t raster) {
-                           int32_t* target = entry + n * kParts * cells + part * cells + cell;
-                           if (reduce == Reduce::kLast) {
-                             atomicMax(target, raster + 1);
-                           } else {
-                             chain[n * height * width + raster] = atomicExch(target, raster);
-                           }
-                         });
+    const Box box = box_of(charts.boxes + 4 * n);
+    const Visible rows = visible(box.y, box.h, height), columns = visible(box.x, box.w, width);
+    const uint32_t across = static_cast<uint32_t>(columns.end - columns.begin);
+    FOR_EACH_ELEMENT(k, (rows.end - rows.begin + kBand - 1) / kBand * across) {
+      const int64_t band = rows.begin + static_cast<uint32_t>(k) / across * kBand;
+      const int64_t band_end = band + kBand < rows.end ? band + kBand : rows.end;
+      const int64_t column = columns.begin + static_cast<uint32_t>(k) % across;
+      const Sample x = sample_of(column, charts.w, box.w);
+      Column<T, kCoarse> walk;
+      for (int64_t row = band; row < band_end; ++row) {
+        const ChartPixel pixel = walk.read(charts, n, sample_of(row, charts.h, box.h), x);
+        const Texel texel = texel_of(static_cast<float>(pixel.part), pixel.u, pixel.v, size);
+        if (texel.part < 0) continue;
+        int32_t* target = entry + n * kParts * cells + texel.part * cells + texel.cell;
+        const int32_t raster = static_cast<int32_t>((box.y + row) * width + box.x + column);
+        if (reduce == Reduce::kLast) {
+          atomicMax(target, raster + 1);
+        } else {
+          chain[n * height * width + raster] = atomicExch(target, raster);
+        }
+      }
+    }
   }
 }
 
@@ -216,76 +200,6 @@ __global__ void DSA_FAST_THREADS(kThreads, 2)
                                        out + n * kParts * channels * owned.cells);
   }
 }
-
-#if defined(__CUDACC__)
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-#define DSA_FAST_CLUSTER(blocks) __cluster_dims__(blocks, 1, 1)
-// All threads of all blocks of a cluster wait for each other, and see what they wrote.
-DSA_FAST_DEVICE void cluster_barrier() {
-  __cluster_barrier_arrive();
-  __cluster_barrier_wait();
-}
-
-// The same place in the shared memory of another block of the cluster.
-DSA_FAST_DEVICE int32_t* of_block(uint32_t rank, int32_t* place) {
-  return static_cast<int32_t*>(__cluster_map_shared_rank(place, rank));
-}
-#else
-#define DSA_FAST_CLUSTER(blocks)
-#endif
-
-// The pairs of three channels, for any of BlockTypes.
-struct ClusterFill {
-  uint64_t pair[3];
-};
-
-// Both in one launch. A cluster is an instance's, and each of its blocks keeps the winners of 24 / kCluster parts in its
-// shared memory. Three channels. The result's type is chosen at run time, as the walk is most of the code. Devices
-// without clusters never run it.
-template <typename T, int kCoarse>
-__global__ void DSA_FAST_CLUSTER(kCluster) DSA_FAST_THREADS(kThreads, kCoarse == 2 ? 0 : 1)
-    warp_charts(Charts charts, int64_t height, int64_t width, int64_t images, BytePhotos photos, int32_t size,
-                ClusterFill fill, DType dtype,
-                const int64_t* image_index,  // [N]
-                void* out) {                 // [N, 24, 3, S, S]
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  DSA_FAST_DYNAMIC_SHARED(int32_t, table);
-  const OwnedParts owned = owned_parts(size);
-  const int64_t n = blockIdx.y;
-  const bool known = image_index[n] >= 0 && image_index[n] < images;
-  clear_table<kThreads>(table, owned.count * owned.cells);
-  cluster_barrier();  // all blocks run, and all tables are clear
-  if (known) {
-    // Neighboring warps, and those above each other, are of different blocks: a person is in the middle of its box.
-    const uint32_t warp = threadIdx.x / 32;
-    const int64_t first = (warp * kCluster + (blockIdx.x + warp) % kCluster) * 32 + threadIdx.x % 32;
-    walk_box<T, kCoarse>(charts, n, height, width, size, first, kCluster * kThreads,
-                         [&](int32_t part, int32_t cell, int32_t raster) {
-                           constexpr int32_t kOwned = kParts / kCluster;
-                           int32_t* winner = table + part % kOwned * static_cast<int32_t>(owned.cells) + cell;
-                           atomicMax(of_block(static_cast<uint32_t>(part / kOwned), winner), raster + 1);
-                         });
-  }
-  cluster_barrier();  // from here on, each block uses its own table alone
-  const uint8_t* photo = photos.data + (known ? image_index[n] : 0) * photos.image;
-  const auto write = [&](auto* target) {
-    using Out = std::remove_pointer_t<decltype(target)>;
-    PairFill<Out> pairs;
-    for (int c = 0; c < 3; ++c) pairs.pair[c] = static_cast<PairBits<Out>>(fill.pair[c]);
-    write_winners<kThreads, 3>(table, owned, photo, photos.plane, 3, 0, 3, pairs, target + n * kParts * 3 * owned.cells);
-  };
-  if (dtype == DType::kUInt8) {
-    write(static_cast<uint8_t*>(out));
-  } else if (dtype == DType::kFloat16) {
-    write(static_cast<Half*>(out));
-  } else if (dtype == DType::kBFloat16) {
-    write(static_cast<BFloat16*>(out));
-  } else {
-    write(static_cast<float*>(out));
-  }
-#endif
-}
-#endif
 
 // A thread owns a pixel of a map and reads its box. Neighbors write neighbors.
 template <typename T, typename Out>
@@ -408,15 +322,11 @@ __global__ void gather_texels(Photo photos, int64_t instances, int32_t size, Red
 
 int64_t texels_of(const WarpDensePoseArgs& args) { return kParts * args.S * args.S; }
 
-// Whether write_winners can write the result.
-bool has_block_result(const WarpDensePoseArgs& args) {
+// Whether gather_winners can write the result.
+bool has_block_gather(const WarpDensePoseArgs& args, const int32_t* entry) {
   return args.reduce == Reduce::kLast && args.img_dtype == DType::kUInt8 && args.out_dtype != DType::kFloat64 &&
-         is_block_size(args.S) && is_dense(args.img_stride, args.H, args.W) &&
+         is_block_size(args.S) && is_dense(args.img_stride, args.H, args.W) && is_aligned(entry, sizeof(Words4)) &&
          is_aligned(args.out, 4 * bytes_of_block_type(args.out_dtype));
-}
-
-BytePhotos photos_of(const WarpDensePoseArgs& args) {
-  return {static_cast<const uint8_t*>(args.img), args.img_stride[0], args.img_stride[1]};
 }
 
 void label(const WarpDensePoseArgs& args, int32_t* entry, int32_t* chain, cudaStream_t stream) {
@@ -440,8 +350,8 @@ void label(const WarpDensePoseArgs& args, int32_t* entry, int32_t* chain, cudaSt
 void gather(const WarpDensePoseArgs& args, int32_t* entry, int32_t* chain, cudaStream_t stream) {
   const int64_t instances = args.charts.N;
   const int32_t size = static_cast<int32_t>(args.S);
-  if (has_block_result(args) && is_aligned(entry, sizeof(Words4))) {
-    const BytePhotos photos = photos_of(args);
+  if (has_block_gather(args, entry)) {
+    const BytePhotos photos{static_cast<const uint8_t*>(args.img), args.img_stride[0], args.img_stride[1]};
     BlockTypes::visit(args.out_dtype, [&](auto tag) {
       using Out = TypeOf<decltype(tag)>;
       for_each_channel_chunk<Out>(args.fill, args.C, [&](const Fill<Out>& fill, int64_t c_begin, int64_t c_end) {
@@ -463,102 +373,9 @@ void gather(const WarpDensePoseArgs& args, int32_t* entry, int32_t* chain, cudaS
   });
 }
 
-// ---- one launch ----------------------------------------------------------------------------------------------------
-
-#if defined(__CUDACC__)
-// How many clusters of the kernel the current device runs at once; 0 where it, or the code that was compiled for it, has
-// no clusters. Asks once a thread, as long as neither the device nor the table's size changes.
-template <auto kernel>
-int64_t clusters_at_once(size_t shared) {
-  struct Known {
-    int device = -1;
-    size_t shared = 0;
-    int clusters = 0;
-  };
-  thread_local Known known;
-  const int device = device_limits().device;
-  if (device < 0) return 0;
-  if (device == known.device && shared == known.shared) return known.clusters;
-  int clusters = 0;
-  cudaFuncAttributes code{};
-  if (cleared(cudaFuncGetAttributes(&code, kernel)) == cudaSuccess && code.ptxVersion >= 90) {
-    cudaLaunchAttribute cluster{};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = kCluster;
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(kCluster);
-    config.blockDim = dim3(kThreads);
-    config.dynamicSmemBytes = shared;
-    config.attrs = &cluster;
-    config.numAttrs = 1;
-    if (cleared(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config)) != cudaSuccess) clusters = 0;
-  }
-  known = {device, shared, clusters};
-  return clusters;
-}
-
-template <auto kernel>
-struct ClusterKernel {
-  static constexpr auto value = kernel;
-};
-
-// Calls f with the ClusterKernel for the heads; detectron2's models have 2 or 15 coarse channels.
-template <typename F>
-void with_cluster_kernel(const WarpDensePoseArgs& args, const F& f) {
-  NetworkTypes::visit(args.charts.dtype, [&](auto tag) {
-    using T = TypeOf<decltype(tag)>;
-    if (args.charts.K == 2) {
-      f(ClusterKernel<warp_charts<T, 2>>{});
-    } else {
-      f(ClusterKernel<warp_charts<T, 15>>{});
-    }
-  });
-}
-
-size_t cluster_table_bytes(const WarpDensePoseArgs& args) {
-  return static_cast<size_t>(kParts / kCluster * args.S * args.S) * sizeof(int32_t);
-}
-#endif
-
-// Whether one launch is possible, and as fast: its threads are no fewer than those of label_charts, and all instances
-// run at once, so that none waits for the slowest block of another.
-bool takes_one_launch([[maybe_unused]] const WarpDensePoseArgs& args) {
-#if defined(__CUDACC__)
-  constexpr size_t kFree = size_t{48} << 10;  // shared memory that need not be asked for
-  if (!has_block_result(args) || args.C != 3 || (args.charts.K != 2 && args.charts.K != 15)) return false;
-  if (args.charts.N == 0 || cluster_table_bytes(args) > kFree) return false;
-  if ((args.H + kBand - 1) / kBand * args.W > kCluster * kThreads) return false;
-  int64_t clusters = 0;
-  with_cluster_kernel(args, [&](auto chosen) {
-    clusters = clusters_at_once<decltype(chosen)::value>(cluster_table_bytes(args));
-  });
-  return args.charts.N <= clusters;
-#else
-  return false;
-#endif
-}
-
-void warp_in_one_launch([[maybe_unused]] const WarpDensePoseArgs& args, [[maybe_unused]] cudaStream_t stream) {
-#if defined(__CUDACC__)
-  ClusterFill fill{};
-  BlockTypes::visit(args.out_dtype, [&](auto tag) {
-    using Out = TypeOf<decltype(tag)>;
-    for (int c = 0; c < 3; ++c) fill.pair[c] = pair_of(convert<Out>(args.fill[c]), convert<Out>(args.fill[c]));
-  });
-  with_cluster_kernel(args, [&](auto chosen) {
-    const dim3 grid(kCluster, static_cast<unsigned>(args.charts.N));
-    decltype(chosen)::value<<<grid, kThreads, cluster_table_bytes(args), stream>>>(
-        args.charts, args.H, args.W, args.B, photos_of(args), static_cast<int32_t>(args.S), fill, args.out_dtype,
-        args.image_index, args.out);
-  });
-#endif
-}
-
 }  // namespace
 
 int64_t warp_densepose_cuda_scratch(const WarpDensePoseArgs& args) {
-  if (takes_one_launch(args)) return 0;
   const int64_t chain = args.reduce == Reduce::kMean ? args.H * args.W : 0;
   return args.charts.N * (texels_of(args) + chain);
 }
@@ -567,10 +384,6 @@ int warp_densepose_cuda(const WarpDensePoseArgs& args, int32_t* scratch, void* s
   const cudaStream_t stream = static_cast<cudaStream_t>(stream_handle);
   const int64_t entries = args.charts.N * texels_of(args);
   if (entries == 0) return cudaSuccess;
-  if (takes_one_launch(args)) {
-    warp_in_one_launch(args, stream);
-    return cudaGetLastError();
-  }
   const bool last = args.reduce == Reduce::kLast;
   int32_t* chain = last ? nullptr : scratch + entries;
   const cudaError_t error =

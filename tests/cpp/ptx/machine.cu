@@ -123,55 +123,8 @@ __global__ void mistake(Mistake which, uint32_t* data, int n) {
   }
 }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900  // with clusters
-#define CLUSTER __cluster_dims__(kCluster, 1, 1)
-__device__ uint32_t* of_block(uint32_t* place, unsigned rank) {
-  return static_cast<uint32_t*>(__cluster_map_shared_rank(place, rank));
-}
-__device__ void cluster_barrier() {
-  __cluster_barrier_arrive();
-  __cluster_barrier_wait();
-}
-#else
-#define CLUSTER
-__device__ uint32_t* of_block(uint32_t* place, unsigned) { return place; }
-__device__ void cluster_barrier() {}
-#endif
-
-// Each block sums, in its shared memory, what the blocks of its cluster have for it.
-__global__ void CLUSTER sum_clusters(const uint32_t* x, uint32_t* sums) {
-  extern __shared__ __align__(16) uint32_t shared[];
-  if (threadIdx.x == 0) shared[0] = 0;
-  cluster_barrier();
-  const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x;
-  atomicAdd(of_block(shared, thread % kCluster), x[thread]);
-  cluster_barrier();
-  if (threadIdx.x == 0) sums[blockIdx.x] = shared[0];
-}
-
-__global__ void CLUSTER cluster_mistake(ClusterMistake which, uint32_t* data) {
-  extern __shared__ __align__(16) uint32_t shared[];
-  const unsigned t = threadIdx.x;
-  const unsigned next = (blockIdx.x + 1) % kCluster;
-  if (which == ClusterMistake::kNotBegun) atomicAdd(of_block(shared, next), 1u);
-  shared[t] = t;
-  cluster_barrier();
-  if (which == ClusterMistake::kEnded) data[blockIdx.x * blockDim.x + t] = *of_block(shared + t, next);
-  if (which == ClusterMistake::kRace) *of_block(shared, next) = t;
-  if (which == ClusterMistake::kOutside) atomicAdd(of_block(shared + t + 1, next), 1u);
-  if (which == ClusterMistake::kNoBlock) atomicAdd(of_block(shared, kCluster), 1u);
-  if (which != ClusterMistake::kEnded) cluster_barrier();
-  if (which == ClusterMistake::kNone) data[blockIdx.x * blockDim.x + t] = shared[t];
-}
-
 }  // namespace
 
-void run_sum_clusters(int blocks, const uint32_t* x, uint32_t* sums) {
-  sum_clusters<<<blocks, kMachineThreads, sizeof(uint32_t)>>>(x, sums);
-}
-void run_cluster_mistake(ClusterMistake which, uint32_t* data) {
-  cluster_mistake<<<kCluster, kMachineThreads, kMachineThreads * sizeof(uint32_t)>>>(which, data);
-}
 void run_sum_blocks(int blocks, int threads, size_t shared, const uint32_t* x, int n, uint32_t* sums) {
   sum_blocks<<<blocks, threads, shared>>>(x, n, sums);
 }

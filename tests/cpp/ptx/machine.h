@@ -8,7 +8,6 @@
 //   - not aligned to its whole size, vectors included;
 //   - a race: two threads use the same byte without a barrier between them, and one of them writes it, unless both
 //     uses are atomic;
-//   - in the shared memory of another block of its cluster before the first barrier, or after that block's end;
 //   - a write of memory that the same launch reads as constant (ld.global.nc).
 #pragma once
 
@@ -33,7 +32,6 @@ struct Kernel {
   uint32_t shared_bytes;  // static
   uint32_t local_bytes;   // of a thread
   uint32_t max_threads;   // of a block
-  uint32_t cluster;       // blocks of a cluster; 1: none
   bool by_block;          // has barriers or shared memory
 };
 
@@ -48,7 +46,7 @@ struct Launch {
   uint32_t threads;  // of a block
   void** arguments;
   uint32_t dynamic_offset;  // of dynamic shared memory, behind the static one
-  uint32_t shared_bytes;    // both, of a block
+  uint32_t shared_bytes;    // both
   uint32_t number;          // counts from 1
 };
 
@@ -70,8 +68,6 @@ struct Thread {
   // Between offsets in shared memory and generic addresses.
   uint64_t to_generic(uint64_t offset) const;
   uint64_t from_generic(uint64_t address) const;
-  // The same place in the shared memory of another block of the cluster; generic addresses.
-  uint64_t of_block(uint64_t address, uint32_t rank, int line) const;
 };
 
 enum class Space { kGlobal, kShared, kLocal, kParam, kGeneric };

@@ -66,8 +66,9 @@ const char* race(Use& use, uint32_t stamp, const Thread& t, Access access) {
     use = Use{};
     use.stamp = stamp;
   }
-  const uint32_t together = t.launch.threads * t.launch.kernel->cluster;  // what a barrier puts in order
-  const auto same_block = [&](uint32_t thread) { return (thread - 1) / together == (t.id - 1) / together; };
+  const auto same_block = [&](uint32_t thread) {
+    return (thread - 1) / t.launch.threads == (t.id - 1) / t.launch.threads;
+  };
   const auto apart = [&](uint32_t thread, uint16_t at) {
     return thread != 0 && thread != t.id && !(at < epoch && same_block(thread));
   };
@@ -182,27 +183,14 @@ class Memory {
 };
 
 Memory memory;
-std::vector<char> shared;  // of the block that runs, or of all blocks of its cluster, one after the other
-size_t shared_step = 0;    // bytes from one block's to the next's
-std::vector<uint32_t> ended_threads;  // of each block of the cluster
+std::vector<char> shared;  // of the block that runs
 Uses shared_uses;
 uint32_t shared_stamp = 0;  // a new one for each block
 
 }  // namespace
 
-namespace {
-
-uint32_t rank_of(const Thread& t) { return t.block.x % t.launch.kernel->cluster; }
-uint64_t shared_of(uint32_t rank) { return reinterpret_cast<uintptr_t>(shared.data()) + rank * shared_step; }
-
-}  // namespace
-
-uint64_t Thread::to_generic(uint64_t offset) const { return shared_of(rank_of(*this)) + offset; }
-uint64_t Thread::from_generic(uint64_t address) const { return address - shared_of(rank_of(*this)); }
-uint64_t Thread::of_block(uint64_t address, uint32_t rank, int line) const {
-  if (rank >= launch.kernel->cluster) fail(*this, line, "no such block in the cluster");
-  return shared_of(rank) + from_generic(address);
-}
+uint64_t Thread::to_generic(uint64_t offset) const { return reinterpret_cast<uintptr_t>(shared.data()) + offset; }
+uint64_t Thread::from_generic(uint64_t address) const { return address - reinterpret_cast<uintptr_t>(shared.data()); }
 
 void fail(const Thread& t, int line, const char* what) {
   std::fflush(stdout);
@@ -219,15 +207,13 @@ char* checked(Thread& t, Space space, Access access, uint64_t address, size_t by
     fail(t, line,
          (std::string(names[static_cast<int>(access)]) + " of " + std::to_string(bytes) + " bytes " + what).c_str());
   };
-  const auto shared_begin = shared_of(0);
-  uint32_t rank = rank_of(t);  // of the block whose shared memory it is
+  const auto shared_begin = reinterpret_cast<uintptr_t>(shared.data());
   const auto local_begin = reinterpret_cast<uintptr_t>(t.local);
   const bool has_local = t.launch.kernel->local_bytes > 0 && address - local_begin < t.launch.kernel->local_bytes;
   if (space == Space::kGeneric) {
     if (address - shared_begin < shared.size()) {
       space = Space::kShared;
-      rank = static_cast<uint32_t>((address - shared_begin) / shared_step);
-      address -= shared_of(rank);
+      address -= shared_begin;
     } else {
       space = has_local ? Space::kLocal : Space::kGlobal;
     }
@@ -238,17 +224,11 @@ char* checked(Thread& t, Space space, Access access, uint64_t address, size_t by
     return reinterpret_cast<char*>(address);
   }
   if (space == Space::kShared) {
-    const size_t there = t.launch.shared_bytes;
-    if (address > there || bytes > there - address) {
-      refuse("at " + std::to_string(address) + " of " + std::to_string(there) + " bytes of shared memory");
+    if (address > shared.size() || bytes > shared.size() - address) {
+      refuse("at " + std::to_string(address) + " of " + std::to_string(shared.size()) + " bytes of shared memory");
     }
-    if (rank != rank_of(t)) {
-      if (epoch == 1) refuse("in a block that may not have begun");
-      if (ended_threads[rank] == t.launch.threads) refuse("in a block that has ended");
-    }
-    const size_t offset = rank * shared_step + address;
-    if (const char* what = shared_uses.enter(offset, bytes, shared_stamp, t, access)) fail(t, line, what);
-    return shared.data() + offset;
+    if (const char* what = shared_uses.enter(address, bytes, shared_stamp, t, access)) fail(t, line, what);
+    return shared.data() + address;
   }
   Allocation* found = memory.find(address);
   if (found == nullptr || bytes > found->bytes - (address - found->begin)) refuse("outside of the device's memory");
@@ -313,8 +293,7 @@ class Machine {
       }
       return;
     }
-    const uint32_t cluster = launch.kernel->cluster;
-    for (const uint64_t k : shuffled<uint64_t>(blocks / cluster)) run_cluster(launch, k * cluster, per_block);
+    for (const uint64_t k : shuffled<uint64_t>(blocks)) run_block(launch, k, per_block);
   }
 
  private:
@@ -345,15 +324,11 @@ class Machine {
     return {launch, block_at, thread_at, static_cast<uint32_t>(id), 0, nullptr, nullptr};
   }
 
-  // Runs each thread of a block, or of a cluster's blocks, up to its next barrier, in a new random order after each.
-  void run_cluster(const Launch& launch, uint64_t first_block, uint32_t of_block) {
+  // Runs each thread up to its next barrier, in a new random order after each barrier.
+  void run_block(const Launch& launch, uint64_t block, uint32_t threads) {
     const Kernel& kernel = *launch.kernel;
-    const uint32_t threads = of_block * kernel.cluster;
-    shared_step = (launch.shared_bytes + kAlign - 1) / kAlign * kAlign;
-    const size_t shared_bytes = shared_step * kernel.cluster;
-    if (shared.size() != shared_bytes) shared_uses = Uses(shared_bytes);
-    shared.assign(shared_bytes, static_cast<char>(0xa5));
-    ended_threads.assign(kernel.cluster, 0);
+    if (shared.size() != launch.shared_bytes) shared_uses = Uses(launch.shared_bytes);
+    shared.assign(launch.shared_bytes, static_cast<char>(0xa5));
     ++shared_stamp;
     epoch = 1;
     const size_t register_bytes = (kernel.register_bytes + kAlign - 1) / kAlign * kAlign;
@@ -363,7 +338,7 @@ class Machine {
     std::vector<Thread> all;
     all.reserve(threads);
     for (uint32_t k = 0; k < threads; ++k) {
-      all.push_back(thread_of(launch, first_block + k / of_block, k % of_block));
+      all.push_back(thread_of(launch, block, k));
       all.back().registers = aligned(registers_) + k * register_bytes;
       all.back().local = aligned(local) + k * local_bytes;
     }
@@ -373,7 +348,6 @@ class Machine {
       for (const uint32_t k : shuffled<uint32_t>(threads)) {
         if (kernel.run(all[k])) {
           ++ended;
-          ++ended_threads[k / of_block];
         } else if (waits != nullptr && waits->resume != all[k].resume) {
           fail(all[k], 0, "threads of a block wait at different barriers");
         } else {
@@ -407,7 +381,6 @@ cudaError_t launch(const void* stub, dim3 grid, dim3 block, void** arguments, si
     std::exit(1);
   }
   if (threads > kernel.max_threads) return cudaErrorInvalidValue;
-  if (grid.x % kernel.cluster != 0) return cudaErrorInvalidClusterSize;
   if (dynamic > entry->most_dynamic) return cudaErrorInvalidValue;
   const uint32_t offset = dynamic_offset(kernel);
   ++entry->launches;
@@ -571,27 +544,6 @@ cudaError_t cudaFuncSetAttribute(const void* stub, cudaFuncAttribute attribute, 
     return result(cudaErrorInvalidValue);
   }
   entry->most_dynamic = static_cast<uint32_t>(value);
-  return cudaSuccess;
-}
-
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* stub) {
-  const Entry* entry = entry_of(stub);
-  if (entry == nullptr) return result(cudaErrorInvalidDeviceFunction);
-  *attributes = {};
-  attributes->sharedSizeBytes = entry->kernel->shared_bytes;
-  attributes->maxThreadsPerBlock = static_cast<int>(entry->kernel->max_threads);
-  attributes->ptxVersion = attributes->binaryVersion = DSA_FAST_PTX_ARCH;
-  return cudaSuccess;
-}
-
-// Fewer than a GPU runs at once, so that small tests have more than that.
-cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* stub, const cudaLaunchConfig_t* config) {
-  const Entry* entry = entry_of(stub);
-  if (entry == nullptr) return result(cudaErrorInvalidDeviceFunction);
-  if (entry->kernel->cluster == 1 || config->dynamicSmemBytes > entry->most_dynamic) {
-    return result(cudaErrorInvalidClusterSize);
-  }
-  *clusters = 6;
   return cudaSuccess;
 }
 

@@ -217,20 +217,18 @@ void test_limits() {
 
 // ---- mistakes ------------------------------------------------------------------------------------------------------
 
-constexpr int kNumbers = 64;
-
-// What a program that makes a mistake with the numbers says before it ends; "" if it does not end with an error.
-template <typename Run>
-std::string message_of(const Run& run, bool host_memory = false) {
+// What a program that makes a mistake says before it ends; "" if it does not end with an error.
+std::string message_of(Mistake which, int blocks, bool host_memory) {
   int pipe_ends[2];
   if (pipe(pipe_ends) != 0) std::abort();
   std::fflush(nullptr);
   const pid_t child = fork();
   if (child == 0) {
     dup2(pipe_ends[1], STDERR_FILENO);
+    constexpr int kNumbers = 64;
     DeviceVector<uint32_t> device(kNumbers);
     std::vector<uint32_t> host(kNumbers);
-    run(host_memory ? host.data() : device.data());
+    run_mistake(which, blocks, host_memory ? host.data() : device.data(), kNumbers);
     _exit(0);
   }
   close(pipe_ends[1]);
@@ -245,8 +243,7 @@ std::string message_of(const Run& run, bool host_memory = false) {
 
 void test_mistakes() {
   const auto says = [](Mistake which, const char* words, int blocks = 1, bool host_memory = false) {
-    const auto run = [&](uint32_t* data) { run_mistake(which, blocks, data, kNumbers); };
-    const std::string message = message_of(run, host_memory);
+    const std::string message = message_of(which, blocks, host_memory);
     check(message.find(words) != std::string::npos, "'" + std::string(words) + "' in: " + message);
     check(message.find("mistake") != std::string::npos, "the kernel's name in: " + message);
   };
@@ -260,47 +257,8 @@ void test_mistakes() {
   says(Mistake::kRaceWithAtomic, "race: another thread has written here");
   says(Mistake::kMissedBarrier, "did not reach a barrier");
   says(Mistake::kWriteOfConstant, "write of what is read as constant");
-  for (const Mistake none : {Mistake::kNone, Mistake::kRaceOfBlocks}) {  // one block has no race
-    const auto run = [&](uint32_t* data) { run_mistake(none, 1, data, kNumbers); };
-    check(message_of(run).empty(), "no mistake");
-  }
-}
-
-// ---- clusters ------------------------------------------------------------------------------------------------------
-
-void test_clusters() {
-  int major = 0;
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
-  if (major < 9) return;
-  constexpr int kBlocks = 3 * kCluster;
-  DeviceVector<uint32_t> x(kBlocks * kThreads), sums(kBlocks);
-  std::vector<uint32_t> expected(kBlocks, 0);
-  for (size_t k = 0; k < x.size(); ++k) {
-    x[k] = static_cast<uint32_t>(rng());
-    expected[k / (kCluster * kThreads) * kCluster + k % kCluster] += x[k];
-  }
-  for (int again = 0; again < 10; ++again) {
-    run_sum_clusters(kBlocks, x.data(), sums.data());
-    check(std::equal(sums.begin(), sums.end(), expected.begin()), "sums of clusters");
-  }
-  run_sum_clusters(kBlocks + 1, x.data(), sums.data());
-  check(cudaGetLastError() == cudaErrorInvalidClusterSize, "a grid of no whole clusters");
-
-  const auto says = [](ClusterMistake which, const char* words) {
-    const auto run = [&](uint32_t*) {
-      DeviceVector<uint32_t> data(kCluster * kThreads);
-      run_cluster_mistake(which, data.data());
-    };
-    const std::string message = message_of(run);
-    check(*words == '\0' ? message.empty() : message.find(words) != std::string::npos,
-          "'" + std::string(words) + "' in: " + message);
-  };
-  says(ClusterMistake::kNone, "");
-  says(ClusterMistake::kNotBegun, "in a block that may not have begun");
-  says(ClusterMistake::kEnded, "in a block that has ended");
-  says(ClusterMistake::kRace, "race: another thread has written here");
-  says(ClusterMistake::kOutside, "at 148 of 148 bytes of shared memory");
-  says(ClusterMistake::kNoBlock, "no such block in the cluster");
+  check(message_of(Mistake::kNone, 1, false).empty(), "no mistake");
+  check(message_of(Mistake::kRaceOfBlocks, 1, false).empty(), "no race within a block");
 }
 
 }  // namespace
@@ -311,5 +269,4 @@ void run_tests(const std::vector<std::string>&) {
   test_instructions();
   test_limits();
   test_mistakes();
-  test_clusters();
 }

@@ -6,7 +6,7 @@
 
 namespace dsa_fast::test {
 
-constexpr int kMachineThreads = 37, kBins = 64, kResults = 31, kCluster = 4;
+constexpr int kMachineThreads = 37, kBins = 64, kResults = 31;
 
 enum class Mistake {
   kNone,
@@ -21,16 +21,11 @@ enum class Mistake {
   kWriteOfConstant,
 };
 
-// In the shared memory of another block of a cluster.
-enum class ClusterMistake { kNone, kNotBegun, kEnded, kRace, kOutside, kNoBlock };
-
 void run_sum_blocks(int blocks, int threads, size_t shared, const uint32_t* x, int n, uint32_t* sums);
 int allow_shared_of_sum_blocks(int bytes);
 void run_histogram(const uint32_t* x, int n, int32_t* counts);
 void run_compute(const uint32_t* a, const uint32_t* b, int n, uint32_t* out);  // out [n, kResults]
 void run_mistake(Mistake which, int blocks, uint32_t* data, int n);
-void run_sum_clusters(int blocks, const uint32_t* x, uint32_t* sums);  // x [blocks, kMachineThreads], sums [blocks]
-void run_cluster_mistake(ClusterMistake which, uint32_t* data);        // data [kCluster * kMachineThreads]
 void run_grid(unsigned x, unsigned y, unsigned z, unsigned threads);
 
 }  // namespace dsa_fast::test

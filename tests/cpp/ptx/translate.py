@@ -72,7 +72,6 @@ class Kernel:
     local: dict[str, int] = field(default_factory=dict)  # offsets
     local_bytes: int = 0
     max_threads: int = 1024
-    cluster: int = 1  # blocks
     body: list[Instruction | str] = field(default_factory=list)  # a str is a label
     targets: dict[str, list[str]] = field(default_factory=dict)  # of indexed branches
 
@@ -197,12 +196,7 @@ def read_kernels(text: str, names: Collection[str] | None = None) -> list[Kernel
                 kernel.max_threads = 1
                 for extent in value.split(","):
                     kernel.max_threads *= int(extent)
-            elif directive == "reqnctapercluster":
-                across, *others = (int(extent) for extent in value.split(","))
-                if any(extent != 1 for extent in others):
-                    raise PtxError(f"{kernel.name}: a cluster of {value.strip()} blocks")
-                kernel.cluster = across
-            elif directive not in ("minnctapersm", "maxnreg", "explicitcluster"):
+            elif directive not in ("minnctapersm", "maxnreg"):
                 raise PtxError(f"{kernel.name}: .{directive}")
         depth, end = 1, match.end()
         while depth:
@@ -384,28 +378,10 @@ class Writer:
         self.allow_none(instruction, "sync", "cta", "aligned")
         if instruction.operands != ("0",):
             raise PtxError("only barrier 0 of the whole block is known")
-        if self.kernel.cluster > 1:
-            raise PtxError("a block's barrier in a cluster is not known")
-        return self.write_stop()
-
-    def write_stop(self) -> str:
         self.resumes += 1
         return f"return t.wait({self.resumes}); resume_{self.resumes}:;"
 
-    def write_barrier(self, instruction: Instruction) -> str:
-        """A cluster's threads stop where they wait; where they arrive, only that they do not stop is known."""
-        if "cluster" not in instruction.modifiers:
-            return self.write_bar(instruction)
-        self.allow_none(instruction, "cluster", "arrive", "wait", "acquire", "release", "aligned")
-        return self.write_stop() if "wait" in instruction.modifiers else ";"
-
-    def write_mapa(self, instruction: Instruction) -> str:
-        """The generic address of another block's shared memory."""
-        if self.allow(instruction) != "u64":
-            raise PtxError("is not known")
-        target, address, rank = instruction.operands
-        value = f"t.of_block({self.read(address, 'u64')}, {self.read(rank, 'u32')}, {instruction.line})"
-        return self.write(target, "u64", value)
+    write_barrier = write_bar
 
     def write_membar(self, instruction: Instruction) -> str:
         return ";"
@@ -692,7 +668,7 @@ def main() -> None:
             entries.append(
                 f"    {{{q(mutation)}, {arch[1]}, {q(kernel.name)}, {q(file)}, kernel{number}, "
                 f"sizeof(Registers{number}), {kernel.shared_bytes}, {kernel.local_bytes}, "
-                f"{kernel.max_threads}, {kernel.cluster}, {by_block}}},"
+                f"{kernel.max_threads}, {by_block}}},"
             )
 
     try:
