@@ -1,4 +1,4 @@
-"""The `warp` suite of run.py: from pixels to part images, compared with PyTorch and NumPy; and the host's cost of a call.
+"""The `warp` suite of run.py: from pixels to part images, compared with PyTorch and NumPy; a call's cost to the host.
 
 Every contender's result is compared with `dsa_fast.ops.plain_reference` before it is timed. The floor is the number of
 bytes (each read and written once) over a copy rate measured in the same run.

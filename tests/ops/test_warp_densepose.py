@@ -494,11 +494,12 @@ def test_cuda_does_not_wait() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
 @pytest.mark.parametrize("reduce", REDUCTIONS)
-def test_cuda_graph(reduce: Any) -> None:
+def test_cuda_graph(reduce: Any, dtype: torch.dtype) -> None:
     require_cuda()
     output = make(3, seed=16).map(lambda head: head.cuda())
-    boxes, img = torch.tensor(BOXES[:3]).cuda(), photos(3, torch.float32).cuda()
+    boxes, img = torch.tensor(BOXES[:3]).cuda(), photos(3, dtype).cuda()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         dsa_fast.warp_densepose(img, output, boxes, reduce=reduce)
@@ -510,6 +511,26 @@ def test_cuda_graph(reduce: Any) -> None:
         boxes.copy_(torch.tensor(BOXES[:3]) + shift)
         graph.replay()
         assert torch.equal(got, dsa_fast.warp_densepose(img, output, boxes, reduce=reduce))
+
+
+@pytest.mark.parametrize("people", [1, 8, 40, 200])  # threads of a few walk fewer rows
+def test_cuda_of_bytes_on_several_streams(people: int) -> None:
+    require_cuda()
+    heads, img = make(people, h=20, w=16, seed=22), photos(1, torch.uint8, (256, 128))
+    places = [torch.tensor([[0.0, 0, 128, 256]]).repeat(people, 1) - 8 * k for k in range(4)]
+    expected = [dsa_fast.warp_densepose(img, heads, boxes) for boxes in places]
+    on_cuda, photo = heads.map(lambda head: head.cuda()), img.cuda()
+    there = [boxes.cuda() for boxes in places]
+    streams = [torch.cuda.Stream() for _ in places]
+    torch.cuda.synchronize()
+    for _ in range(5):
+        got = []
+        for boxes, stream in zip(there, streams, strict=True):
+            with torch.cuda.stream(stream):
+                got.append(dsa_fast.warp_densepose(photo, on_cuda, boxes))
+        torch.cuda.synchronize()
+        for one, wanted in zip(got, expected, strict=True):
+            assert_equal(one, wanted)
 
 
 # ---- wrong arguments -----------------------------------------------------------------------------------------------
