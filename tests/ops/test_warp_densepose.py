@@ -538,6 +538,17 @@ def test_cuda_of_bytes_on_several_streams(people: int) -> None:
 IMG, OUTPUT, PLACES = photos(2), make(3), torch.tensor(BOXES[:3])
 
 
+@pytest.mark.parametrize("count", [2, 1000])  # Python compares a few itself
+@pytest.mark.parametrize("wrong", [-1, 2])
+def test_a_wrong_index_is_found(count: int, wrong: int) -> None:
+    output, boxes = make(1, h=2, w=2).map(lambda head: head.expand(count, -1, -1, -1)), torch.zeros(count, 4)
+    index = torch.arange(count) % 2
+    dsa_fast.warp_densepose(IMG, output, boxes, index, size=1)
+    index[-1] = wrong
+    with pytest.raises(ValueError, match=rf"image_index must be in 0\.\.1, got {wrong}"):
+        dsa_fast.warp_densepose(IMG, output, boxes, index, size=1)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
