@@ -72,7 +72,7 @@ def read_dataset(
         check_counts: compare the image counts with the published ones.
         options: options of the data set: `distractors_500k` (market1501); `kind` (cuhk03, cuhk03-np), `images`
             (cuhk03); `protocol` (cuhk03, synth, ltcc, prcc); `split` and `query_camera` (cuhk01); `with_val` (msmt17,
-            prcc); `frames` (mars); `table` (csv).
+            prcc); `gallery` (prcc); `frames` (mars); `table` (csv).
 
     Raises:
         FileNotFoundError: `root` does not exist, no data set is found in it (the message shows the expected tree next
