@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dsa_fast.evaluation import Embedded, EvaluationResult, UnfilteredLists
 
 KIND_NAMES = ("wrong", "right", "left out: same camera", "left out: junk")
+_ITSELF = "left out: the query itself"  # where each image counts as a camera of its own
 _ROWS = 12  # queries in ranked.png
 _PAIRS = 12  # queries in activations.png
 
@@ -318,7 +319,7 @@ def _json_rows(
                     "pid": data.pid_names.get(data.gallery[index].pid, data.gallery[index].pid),
                     "rank": rank_ if kind < SAME_CAMERA else None,
                     "distance": distance,
-                    "is": KIND_NAMES[kind],
+                    "is": KIND_NAMES[kind] if data.has_cameras or kind != SAME_CAMERA else _ITSELF,
                 }
             )
         precision = float(result.average_precision[i])
