@@ -243,7 +243,7 @@ def _name_lines(name: str, height: int, most: int = 3) -> list[str]:
     """Cuts a name into lines as wide as a frame. The last one is shortened when the picture is drawn."""
     lines, width = [""], _frame_size(height)[0]
     for letter in name:
-        if len(lines) < most and font(12).getlength(lines[-1] + letter) > width:
+        if len(lines) < most and font(12, name).getlength(lines[-1] + letter) > width:
             lines.append("")
         lines[-1] += letter
     return lines
