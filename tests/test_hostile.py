@@ -541,6 +541,17 @@ def test_no_command_starts_a_process_opens_a_socket_or_writes_outside(
         [*prepare, "--method=keypoints", "--keypoints.file", str(bad / "a.png"), *maps],
         [*prepare, "--method=torchscript", "--torchscript.weights", str(bad / "a.png"), *maps],
         [*prepare, "--method=smpl", "--smpl.folder", str(bad), "--smpl.uv", str(bad / "a.png"), *maps],
+        [
+            *prepare,
+            "--method=smpl",
+            "--smpl.folder",
+            str(bad),
+            *maps,
+            "--smpl.model",
+            str(bad / "a.png"),
+            "--smpl.uv",
+            str(inputs / "uv.mat"),
+        ],
         [*prepare, "--method=dump", "--dump.file", str(bad / "a.png"), *maps],
         *(
             ["crops", str(bad / name), "--out", str(out / "crops"), "--detector", str(bad / "d.onnx")]

@@ -81,12 +81,14 @@ def eval(
         PartVisibility,
         VisibleEmbedder,
         as_tested,
+        draw_galleries,
         embed_people,
         evaluate,
         evaluate_distances,
         expand_queries,
         k_reciprocal,
         match_rates,
+        mean_scores,
         pool_multi_query,
     )
     from dsa_fast.models import load_model
@@ -96,7 +98,7 @@ def eval(
         raise ValueError("visibility needs a checkpoint and metric cosine, got features or another metric")
     seen: PartVisibility | None = None
     notes: list[str] = []
-    kind = "images"
+    kind, draws = "images", 0
     if features is not None:
         if checkpoint is not None or root is not None or multi_query or fused or branch != "both":
             raise ValueError("features replaces checkpoint, root, multi_query, fused and branch, got one of them too")
@@ -123,7 +125,8 @@ def eval(
             raise ValueError(f"multi_query needs additional images of the queries (gt_bbox), got none in {data.root}")
         if visibility == "maps" and not any(person.iuv_path for person in (*data.query, *data.gallery)):
             raise ValueError(f"visibility maps needs IUV maps of query and gallery, got none in {data.root}")
-        notes, kind = data.notes(), "tracklets" if data.pool_tracklets else "images"
+        notes, draws = data.notes(), data.gallery_draws
+        kind = "tracklets" if data.pool_tracklets else "images"
         parts = {"query": data.query, "gallery": data.gallery}
         if multi_query:
             parts["multi_query"] = data.multi_query
@@ -148,22 +151,28 @@ def eval(
     if save_features is not None:
         _save_features(save_features, query, gallery)
     query, gallery = (Embedded(it.features.to(place), it.pids, it.camids) for it in (query, gallery))
-    result = evaluate(*query, *gallery, metric=metric, average_precision=average_precision)
-    rows = {row: result.summary()}
-    if seen is not None:
-        visible = evaluate(*query, *gallery, average_precision=average_precision, visibility=seen)
-        rows["visible parts"] = visible.summary()
-    if expand:
-        expanded = query._replace(features=expand_queries(query.features, gallery.features, k=expand))
-        rows["expanded queries"] = evaluate(
-            *expanded, *gallery, metric=metric, average_precision=average_precision
-        ).summary()
-    if rerank:
-        k1 = min(20, len(query.pids) + len(gallery.pids) - 1)
-        reranked = k_reciprocal(query.features, gallery.features, k1=k1, k2=min(6, k1 + 1), metric=metric)
-        rows["re-ranked"] = evaluate_distances(
-            reranked, *query[1:], *gallery[1:], average_precision=average_precision
-        ).summary()
+    galleries: list[Tensor] | list[slice] = draw_galleries(gallery.pids, draws) if draws else [slice(None)]
+    drawn: dict[str, list[dict[str, float]]] = {}
+    for chosen in galleries:
+        some = Embedded(*(column[chosen] for column in gallery))
+        result = evaluate(*query, *some, metric=metric, average_precision=average_precision)
+        drawn.setdefault(row, []).append(result.summary())
+        if seen is not None:
+            of_some = seen._replace(gallery=seen.gallery[chosen])
+            visible = evaluate(*query, *some, average_precision=average_precision, visibility=of_some)
+            drawn.setdefault("visible parts", []).append(visible.summary())
+        if expand:
+            expanded = query._replace(features=expand_queries(query.features, some.features, k=expand))
+            drawn.setdefault("expanded queries", []).append(
+                evaluate(*expanded, *some, metric=metric, average_precision=average_precision).summary()
+            )
+        if rerank:
+            k1 = min(20, len(query.pids) + len(some.pids) - 1)
+            reranked = k_reciprocal(query.features, some.features, k1=k1, k2=min(6, k1 + 1), metric=metric)
+            drawn.setdefault("re-ranked", []).append(
+                evaluate_distances(reranked, *query[1:], *some[1:], average_precision=average_precision).summary()
+            )
+    rows = {name: mean_scores(scores) for name, scores in drawn.items()}
     print_scores(rows)
     print(f"Distance: {metric}" + (f"; re-ranked by the {k1} nearest neighbors by {metric}" if rerank else ""))
     try:
@@ -174,9 +183,9 @@ def eval(
         print_pairs(pairs)
     counted, total = result.num_valid_queries, len(query.pids)
     print(
-        f"{counted} queries, {len(gallery.pids)} gallery {kind}"
+        f"{counted} queries, {len(some.pids)} gallery {kind}"
         if counted == total
-        else f"{counted} of {total} queries count, {len(gallery.pids)} gallery {kind}: the other "
+        else f"{counted} of {total} queries count, {len(some.pids)} gallery {kind}: the other "
         f"{total - counted} queries have no match that counts in the gallery: {kind} of their person by another camera"
     )
     if not (gallery.pids != query.pids[0]).any():
@@ -201,7 +210,9 @@ def eval(
         names = {"visible": "visible parts", "expanded": "expanded queries", "reranked": "re-ranked"}
         others = {key: rows.get(row) for key, row in names.items()}
         about |= {key: scores for key, scores in others.items() if scores is not None}
-        write_json(json_out, {**about, **result.summary(), "pairs": pairs, "notes": notes})
+        if draws:
+            about["draws"] = drawn[row]
+        write_json(json_out, {**about, **rows[row], "pairs": pairs, "notes": notes})
 
 
 def print_pairs(pairs: dict[str, Any]) -> None:

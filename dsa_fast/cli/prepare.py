@@ -226,9 +226,11 @@ def _pose(
 def _smpl(listing: ImageList, config: SmplConfig) -> tuple[ImageList, Estimator, dict[str, Any]]:
     from dsa_fast.densepose.map_sources import match_names
     from dsa_fast.densepose.smpl import FromSmpl, read_uv_surface
+    from dsa_fast.densepose.smpl_model import read_smpl_model
 
     assert config.folder is not None and config.uv is not None
     surface = read_uv_surface(config.uv)
+    model = None if config.model is None else read_smpl_model(config.model)
     if not config.folder.is_dir():
         raise FileNotFoundError(f"smpl.folder must be a folder, got {config.folder}: no such folder")
     files = {
@@ -238,7 +240,9 @@ def _smpl(listing: ImageList, config: SmplConfig) -> tuple[ImageList, Estimator,
     matched = match_names([image for image, _ in listing.pairs], files, str(config.folder))
     bodies = {image: files[name] for image, name in matched.items()}
     settings = {"bodies_sha256": _digest(listing.root, bodies), "uv_sha256": checksum(config.uv)}
-    return _covered(listing, bodies), FromSmpl(bodies, surface), settings
+    if config.model is not None:
+        settings["model_sha256"] = checksum(config.model)
+    return _covered(listing, bodies), FromSmpl(bodies, surface, model), settings
 
 
 def _dump(listing: ImageList, config: DumpConfig) -> tuple[ImageList, Estimator, dict[str, Any]]:

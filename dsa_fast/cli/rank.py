@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dsa_fast.evaluation import Embedded, EvaluationResult, UnfilteredLists
 
 KIND_NAMES = ("wrong", "right", "left out: same camera", "left out: junk")
+_ITSELF = "left out: the query itself"  # where each image counts as a camera of its own
 _ROWS = 12  # queries in ranked.png
 _PAIRS = 12  # queries in activations.png
 
@@ -95,6 +96,7 @@ def rank(
         ModelEmbedder,
         as_tested,
         distance_histogram,
+        draw_galleries,
         embed_people,
         evaluate,
         pool_multi_query,
@@ -113,6 +115,10 @@ def rank(
     loaded = load_model(checkpoint)
     loaded.model.to(place)
     data = read_dataset(root, name, iuv=iuv, check_counts=check_counts, **(options or {}))
+    drawn = data.gallery_draws
+    if drawn:
+        first = draw_galleries([person.pid for person in data.gallery], drawn)[0].tolist()
+        data = replace(data, gallery=[data.gallery[place] for place in first], gallery_draws=0)
     data = replace(data, pool_tracklets=False)  # it shows images
     if multi_query and not data.multi_query:
         raise ValueError(f"multi_query needs additional images of the queries (gt_bbox), got none in {data.root}")
@@ -160,6 +166,8 @@ def rank(
     print_scores({method: result.summary()})
     for line in data.notes():
         print(line)
+    if drawn:
+        print(f"Single-shot: the gallery is the first of {drawn} draws of one image of each person")
     if html:
         facts = {
             "checkpoint": str(checkpoint),
@@ -185,6 +193,7 @@ def rank(
                 height=height,
                 images=images,
                 progress=show,
+                names=data.names,
             )
         place_of_images = "" if report.embedded else " in a folder next to it"
         written.insert(0, f"report.html ({report.size / 1e6:.1f} MB, {report.images} images{place_of_images})")
@@ -253,6 +262,7 @@ def _draw_lists(
         title=f"Ranked lists: {listed}",
         left_out=kinds >= SAME_CAMERA,
         distance=distance,
+        names=data.names,
     )
 
 
@@ -270,7 +280,6 @@ def _draw_activations(
     from dsa_fast.evaluation.ranked_lists import RIGHT, SAME_CAMERA
     from dsa_fast.image import read_picture
     from dsa_fast.visual.activation import activation_grid
-    from dsa_fast.visual.ranked_lists import identity
 
     rows = []
     for row, i in enumerate(chosen[:_PAIRS]):
@@ -282,7 +291,7 @@ def _draw_activations(
             shown.append((data.gallery[top], gallery_heat[top], f"rank 1, {right}"))
         group = []
         for person, heat, text in shown:
-            about = f"{text}: {identity(person.pid)}, camera {person.camid}"
+            about = f"{text}: {data.names.both(person.pid, person.camid)}"
             group.append((read_picture(person.path), heat, about))
         rows.append(group)
     where = "the backbone" if layer == "backbone" else f"the {layer} branch"
@@ -307,9 +316,10 @@ def _json_rows(
             items.append(
                 {
                     "file": data.gallery[index].path.name,
+                    "pid": data.pid_names.get(data.gallery[index].pid, data.gallery[index].pid),
                     "rank": rank_ if kind < SAME_CAMERA else None,
                     "distance": distance,
-                    "is": KIND_NAMES[kind],
+                    "is": KIND_NAMES[kind] if data.has_cameras or kind != SAME_CAMERA else _ITSELF,
                 }
             )
         precision = float(result.average_precision[i])
@@ -317,8 +327,8 @@ def _json_rows(
         rows.append(
             {
                 "file": person.path.name,
-                "pid": person.pid,
-                "camera": person.camid,
+                "pid": data.pid_names.get(person.pid, person.pid),
+                "camera": data.camera_names.get(person.camid, person.camid) if data.has_cameras else None,
                 "average_precision": None if np.isnan(precision) else precision,
                 "first_right_rank": int(result.first_hit_rank[i]) or None,
                 "list": items,

@@ -13,6 +13,7 @@ class DatasetOptions(TypedDict, total=False):
         kind: cuhk03 and cuhk03-np: boxes drawn by hand (`labeled`) or found by a detector (`detected`).
         protocol: cuhk03: `767/700`, or `all` to train on all people. synth, ltcc: `standard`, or `cloth-changing`,
             which leaves out matches in the query's clothes. prcc: `cloth-changing` or `same-clothes`.
+        gallery: prcc: `all` images of camera A, or `single-shot`: one of each person, drawn ten times.
         frames: mars: images of each test tracklet, evenly spaced, or 0 for all.
         images: cuhk03: folder for the unpacked images.
         split: cuhk01: number of the random split, or `all` to train on all people.
@@ -28,5 +29,6 @@ class DatasetOptions(TypedDict, total=False):
     split: int | Literal["all"]
     query_camera: int
     with_val: bool
+    gallery: Literal["all", "single-shot"]
     frames: int
     table: str

@@ -122,11 +122,13 @@ class SmplConfig:
     Attributes:
         folder: the folder of their files, NAME.npz for each image.
         uv: DensePose's UV_Processed.mat.
+        model: an SMPL model as .npz, for files that have a body's parameters instead of its vertices.
     """
 
     required: ClassVar[tuple[str, ...]] = ("folder", "uv")
     folder: Path | None = None
     uv: Path | None = None
+    model: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ This package may import `densepose`, `ops` and the layers below. It does not imp
 
 from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.data.dataset import Collate, PeopleDataset, PersonBatch, PersonItem
-from dsa_fast.data.people import PeopleSplits, Person
+from dsa_fast.data.people import Names, PeopleSplits, Person
 from dsa_fast.data.person_store import PersonStore, StoreLoader
 from dsa_fast.data.registry import DATASETS, read_dataset
 from dsa_fast.data.sampler import PKSampler
@@ -22,6 +22,7 @@ __all__ = [
     "AugmentConfig",
     "Collate",
     "Draws",
+    "Names",
     "PKSampler",
     "PeopleDataset",
     "PeopleSplits",

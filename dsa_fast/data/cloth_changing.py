@@ -36,6 +36,7 @@ __all__ = ["FORMATS"]
 _LTCC_COUNTS = {"train": 9576, "query": 493, "gallery": 7050}
 _LTCC_NAME = re.compile(r"^(\d+)_(\d+)_c(\d+)_")
 _PRCC_TRAIN, _PRCC_VAL = 17896, 5002
+_PRCC_DRAWS = 10
 _PRCC_TEST = {"A": 3384, "B": 3543, "C": 3873}
 
 
@@ -100,8 +101,9 @@ def _read_prcc(
     check_counts: bool = True,
     protocol: Literal["same-clothes", "cloth-changing"] = "cloth-changing",
     with_val: bool = False,
+    gallery: Literal["all", "single-shot"] = "all",
 ) -> PeopleSplits:
-    """Reads PRCC. All images of camera A are the gallery; some papers draw one image of each person instead.
+    """Reads PRCC. Camera A's images are the gallery.
 
     Args:
         folder: the folder with `rgb`, or `rgb` itself.
@@ -109,7 +111,11 @@ def _read_prcc(
         check_counts: compare the image counts with the published ones.
         protocol: `cloth-changing` takes camera C's images as queries, and `same-clothes` camera B's.
         with_val: add the validation images, of the same people, to the training set.
+        gallery: `all` images of camera A; or `single-shot`, one of each person, drawn at random ten times. Scores are
+            then means over the draws, as in the set's paper. Its draws are not published; ours have seeds of their own.
     """
+    if gallery not in ("all", "single-shot"):
+        raise ValueError(f"gallery must be all or single-shot, got {gallery!r}")
     if protocol not in ("same-clothes", "cloth-changing"):
         raise ValueError(f"protocol must be same-clothes or cloth-changing, got {protocol!r}")
     root = _prcc_root(folder)
@@ -118,8 +124,9 @@ def _read_prcc(
     train = _prcc_train(root, "train", maps)
     val = _prcc_train(root, "val", maps) if with_val else []
     camera = "B" if protocol == "same-clothes" else "C"
-    query, gallery = (_prcc_test(root, each, maps) for each in (camera, "A"))
-    splits = PeopleSplits("prcc", folder, train + val, query, gallery)
+    query, others = (_prcc_test(root, each, maps) for each in (camera, "A"))
+    draws = _PRCC_DRAWS if gallery == "single-shot" else 0
+    splits = PeopleSplits("prcc", folder, train + val, query, others, gallery_draws=draws)
     if check_counts:
         total = _PRCC_TRAIN + (_PRCC_VAL if with_val else 0)
         splits.check_counts("PRCC", {"train": total, "query": _PRCC_TEST[camera], "gallery": _PRCC_TEST["A"]})

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-__all__ = ["PeopleSplits", "Person"]
+__all__ = ["Names", "PeopleSplits", "Person"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,32 @@ class Person:
     tracklet: int = field(default=0, compare=False)
 
 
+class Names(NamedTuple):
+    """What pictures and tables call people and cameras.
+
+    Attributes:
+        people: the ids that stand for pids above 0; others are called by their number.
+        cameras: the ids that stand for camids; others are called by their number.
+        has_cameras: False if camids are no cameras, but tell the images apart.
+    """
+
+    people: Mapping[int, str] = {}
+    cameras: Mapping[int, str] = {}
+    has_cameras: bool = True
+
+    def person(self, pid: int) -> str:
+        """Names a person: "alice", "pid 7", "distractor" or "junk"."""
+        return {0: "distractor", -1: "junk"}.get(pid) or self.people.get(pid, f"pid {pid}")
+
+    def camera(self, camid: int) -> str:
+        """Names a camera: "camera door", "camera 3", or "" if no cameras are known."""
+        return f"camera {self.cameras.get(camid, camid)}" if self.has_cameras else ""
+
+    def both(self, pid: int, camid: int) -> str:
+        """Names a person and a camera in one line."""
+        return ", ".join(filter(None, (self.person(pid), self.camera(camid))))
+
+
 @dataclass(frozen=True)
 class PeopleSplits:
     """The splits of a data set.
@@ -55,6 +82,8 @@ class PeopleSplits:
         is_split: False if nobody has split the images. Then train, query and gallery all have all images.
         other_clothes: leaves out gallery images of a query's person in the query's clothes, as well as by its camera.
         pool_tracklets: a test pools the vectors of a tracklet, and compares tracklets.
+        gallery_draws: number of single-shot galleries, which have one image of each person, drawn at random. Scores are
+            means over them. 0 for the whole gallery.
     """
 
     name: str
@@ -69,6 +98,12 @@ class PeopleSplits:
     is_split: bool = True
     other_clothes: bool = False
     pool_tracklets: bool = False
+    gallery_draws: int = 0
+
+    @property
+    def names(self) -> Names:
+        """What pictures and tables call the people and cameras."""
+        return Names(self.pid_names, self.camera_names, self.has_cameras)
 
     def notes(self) -> list[str]:
         """Returns what a reader of this data set's scores must know, one line each."""
@@ -87,6 +122,11 @@ class PeopleSplits:
             lines.append("Images of a query's person in the same clothes, or by the same camera, are left out")
         if self.pool_tracklets:
             lines.append("The vectors of a tracklet are pooled: queries and gallery are tracklets")
+        if self.gallery_draws:
+            lines.append(
+                f"Single-shot: the gallery is one image of each person, drawn {self.gallery_draws} times; scores are "
+                "means over the draws"
+            )
         return lines
 
     def summary(self) -> list[tuple[str, int, int, int, int]]:

@@ -20,7 +20,7 @@ from dsa_fast.data.folders import DatasetFormat, IuvMaps, image_names, subfolder
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.text_ids import MOST, number_ids
 
-__all__ = ["FORMAT"]
+__all__ = ["FORMAT", "why_not"]
 
 _SPLITS = ("train", "query", "gallery")
 # Folders of other layouts, incomplete ones too. They are neither people nor cameras.
@@ -41,6 +41,18 @@ def _people(folder: Path) -> list[Path]:
     if not found or any(each.name.lower() in _NOT_PEOPLE for each in found) or image_names(folder):
         return []
     return found if all(image_names(each) or _cameras(each) for each in found) else []
+
+
+def why_not(folder: Path) -> str:
+    """Says what keeps a folder that looks like one per person from being read; "" if it does not look like one."""
+    found = subfolders(folder)
+    people = [each for each in found if image_names(each) or _cameras(each)]
+    if 2 * len(people) <= len(found) or any(each.name.lower() in _NOT_PEOPLE for each in found):
+        return ""
+    loose = image_names(folder)
+    if loose:
+        return f"images must be in the folders of people, got {folder / loose[0]} beside them"
+    return next((f"each must have images, got {each} without" for each in found if each not in people), "")
 
 
 def _cameras(person: Path) -> list[Path]:
@@ -110,7 +122,7 @@ def _numbered(names: list[str], least: int) -> tuple[dict[str, int], dict[int, s
 
 FORMAT = DatasetFormat(
     "folders",
-    "a folder per person",
+    "folder per person",
     "DIR/                    or DIR/train/, query/, gallery/\n  alice/*.jpg           or alice/CAMERA/*.jpg\n"
     "  bob/*.jpg\n  iuv/                  (optional) IUV maps",
     lambda folder: bool(_parts(folder)),

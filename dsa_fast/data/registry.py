@@ -72,7 +72,7 @@ def read_dataset(
         check_counts: compare the image counts with the published ones.
         options: options of the data set: `distractors_500k` (market1501); `kind` (cuhk03, cuhk03-np), `images`
             (cuhk03); `protocol` (cuhk03, synth, ltcc, prcc); `split` and `query_camera` (cuhk01); `with_val` (msmt17,
-            prcc); `frames` (mars); `table` (csv).
+            prcc); `gallery` (prcc); `frames` (mars); `table` (csv).
 
     Raises:
         FileNotFoundError: `root` does not exist, no data set is found in it (the message shows the expected tree next
@@ -153,8 +153,10 @@ def _find(root: Path, wanted: DatasetFormat | None, iuv: Path | None) -> list[tu
 
 def _not_found(root: Path, wanted: DatasetFormat | None) -> str:
     there = f"Found:\n{show_tree(root)}"
+    why = person_folders.why_not(root) if wanted in (None, person_folders.FORMAT) else ""
+    hint = f"It looks like a folder per person, but {why}\n" if why else ""
     if wanted is not None:
-        return f"no {wanted.title} in {root}\n{side_by_side(f'Expected:{chr(10)}{wanted.tree}', there)}"
+        return f"no {wanted.title} in {root}\n{hint}{side_by_side(f'Expected:{chr(10)}{wanted.tree}', there)}"
     trees = "\n".join(
         [
             "Expected one of:",
@@ -172,4 +174,4 @@ def _not_found(root: Path, wanted: DatasetFormat | None) -> str:
             "  alice/, bob/, ... with images                      folders",
         ]
     )
-    return f"no known data set in {root} (looked {_DEPTH} folders deep)\n{side_by_side(trees, there)}"
+    return f"no known data set in {root} (looked {_DEPTH} folders deep)\n{hint}{side_by_side(trees, there)}"

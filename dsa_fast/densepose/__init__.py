@@ -3,7 +3,7 @@
 - maps and their files: `iuv`, `iuv_store`, `parts`, `symmetry` (DensePose's table for flips), `map_checks`;
 - DensePose results: `dump` (files of detectron2's apply_net.py), `unpickle`, `results`, `person_choice`;
 - maps from keypoints: `body`, `keypoints`, `keypoint_rcnn`;
-- maps from fitted bodies: `smpl`; masks of people as a second opinion: `masks`;
+- maps from fitted bodies: `smpl`, `smpl_model`; masks of people as a second opinion: `masks`;
 - maps of many images: `prepare`, `map_sources`, `detectron` and `torchscript` (DensePose itself), `torchrun`.
 
 May import `dsa_fast.ops`, `dsa_fast.image`, `dsa_fast.weights` and `dsa_fast.files`.

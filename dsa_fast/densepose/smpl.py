@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from dsa_fast.array_files import load_arrays
 from dsa_fast.densepose.parts import NUM_PARTS
 from dsa_fast.densepose.person_choice import choose_person
 from dsa_fast.densepose.prepare import PersonMap
+from dsa_fast.densepose.smpl_model import PARAMETERS, SmplModel, numbers, pose_bodies
 from dsa_fast.extras import require
 from dsa_fast.image import read_image
 from dsa_fast.mat_files import check_mat
@@ -31,6 +32,7 @@ Array = NDArray[np.float32]
 
 _UV_KEYS = ("All_vertices", "All_Faces", "All_FaceIndices", "All_U_norm", "All_V_norm")
 _BODY_KEYS = (
+    *PARAMETERS,
     *("vertices", "pred_vertices", "cam_t", "pred_cam_t_full", "pred_cam_t"),
     *("scaled_focal_length", "focal_length", "center", "box_center", "box_size", "scores"),
 )
@@ -123,7 +125,7 @@ def read_uv_surface(path: Path) -> UVSurface:
     )
 
 
-def read_bodies(path: Path) -> Bodies:
+def read_bodies(path: Path, model: SmplModel | None = None) -> Bodies:
     """Reads the bodies that were fitted to an image, a `.npz` of one of two kinds.
 
     In the camera of the image: `vertices` [V, 3] or [N, V, 3]; optionally `cam_t` [3] or [N, 3], added to them;
@@ -134,15 +136,16 @@ def read_bodies(path: Path) -> Bodies:
     `focal_length`, which are for a crop of 256 x 256, and that crop's `box_center` and `box_size` in the image's
     pixels, which are in the network's input.
 
-    Both kinds may have `scores` [N].
+    Both kinds may have `scores` [N]. Instead of vertices, they may have the parameters that `pose_bodies` takes, such
+    as HMR2's `pred_smpl_params`. `model` then poses them, and `cam_t` must be given in the image's camera.
 
     Raises:
         OSError: the file can't be read.
         ValueError: an array is missing or has a wrong shape; the message names the file.
     """
     try:
-        arrays = {name: _numbers(name, values) for name, values in load_arrays(path, _BODY_KEYS).items()}
-        return _bodies(arrays)
+        arrays = {name: numbers(name, values) for name, values in load_arrays(path, _BODY_KEYS).items()}
+        return _bodies(arrays, model)
     except ValueError as error:
         raise ValueError(f"{path} must hold the bodies of an image: {error}") from error
 
@@ -192,12 +195,13 @@ class FromSmpl:
     Args:
         bodies: image -> file for `read_bodies`; other images get an empty map.
         surface: DensePose's charts.
+        model: for files with parameters instead of vertices.
     """
 
     maker = "SMPL IUV"
 
-    def __init__(self, bodies: Mapping[Path, Path], surface: UVSurface) -> None:
-        self.bodies, self.surface = bodies, surface
+    def __init__(self, bodies: Mapping[Path, Path], surface: UVSurface, model: SmplModel | None = None) -> None:
+        self.bodies, self.surface, self.model = bodies, surface, model
 
     def group(self, size: tuple[int, int]) -> Hashable:
         return None
@@ -208,7 +212,7 @@ class FromSmpl:
         if image not in self.bodies:
             return None
         path = self.bodies[image]
-        bodies = read_bodies(path)
+        bodies = read_bodies(path, self.model)
         centers = bodies.center
         if centers is None:
             centers = np.tile(np.array([size[1] / 2, size[0] / 2], np.float32), (len(bodies.vertices), 1))
@@ -230,17 +234,16 @@ def _whole(values: NDArray[np.float64], low: int, high: int) -> bool:
     return bool((np.isfinite(values) & (values >= low) & (values <= high) & (values == np.floor(values))).all())
 
 
-def _numbers(name: str, values: NDArray[Any]) -> Array:
-    numbers = values.astype(np.float32) if values.dtype.kind in "fiu" else None
-    if numbers is None or not np.isfinite(numbers).all():
-        raise ValueError(f"{name} must be finite numbers, got {values.dtype} {list(values.shape)}")
-    return numbers
-
-
-def _bodies(arrays: Mapping[str, Array]) -> Bodies:
+def _bodies(arrays: Mapping[str, Array], model: SmplModel | None) -> Bodies:
     vertices = arrays.get("vertices", arrays.get("pred_vertices"))
+    posed = vertices is None
     if vertices is None:
-        raise ValueError("it has neither vertices nor pred_vertices")
+        given = {name: arrays[name] for name in PARAMETERS if name in arrays}
+        if not given:
+            raise ValueError("it has neither vertices, nor pred_vertices, nor parameters (body_pose)")
+        if model is None:
+            raise ValueError(f"it has parameters ({', '.join(given)}) and no vertices, which need smpl.model")
+        vertices = pose_bodies(model, given)
     vertices = vertices[None] if vertices.ndim == 2 else vertices
     if vertices.ndim != 3 or vertices.shape[2] != 3:
         raise ValueError(f"vertices must be [V, 3] or [N, V, 3], got {list(vertices.shape)}")
@@ -249,9 +252,11 @@ def _bodies(arrays: Mapping[str, Array]) -> Bodies:
         moved, lengths, of_crop = "cam_t", "focal_length", False
     elif "pred_cam_t_full" in arrays:
         moved, lengths, of_crop = "pred_cam_t_full", "scaled_focal_length", False
-    else:
+    elif "pred_cam_t" in arrays or "pred_vertices" in arrays:
         moved, lengths, of_crop = "pred_cam_t", "focal_length", True
-    if moved != "cam_t" or moved in arrays:
+    else:
+        moved, lengths, of_crop = "cam_t", "focal_length", False
+    if moved != "cam_t" or moved in arrays or posed:
         vertices = vertices + _rows(arrays, moved, count, 3)[:, None]
     focal = _rows(arrays, lengths, count, 2)
     if not (focal > 0).all():

@@ -13,6 +13,7 @@ from dsa_fast.evaluation.pair_distances import DistanceHistogram, distance_histo
 from dsa_fast.evaluation.ranked_lists import RankedLists, UnfilteredLists, rank_list, unfiltered_lists
 from dsa_fast.evaluation.rerank import KReciprocal, expand_queries, k_reciprocal
 from dsa_fast.evaluation.same_person import MatchRates, match_rates
+from dsa_fast.evaluation.single_shot import draw_galleries, mean_scores, protocol_scores
 from dsa_fast.evaluation.visibility import PartVisibility, VisibleDistances, visible_distances
 from dsa_fast.evaluation.visible_embedder import VisibleEmbedder
 
@@ -31,6 +32,7 @@ __all__ = [
     "VisibleEmbedder",
     "as_tested",
     "distance_histogram",
+    "draw_galleries",
     "embed_people",
     "evaluate",
     "evaluate_distances",
@@ -38,8 +40,10 @@ __all__ = [
     "histogram_features",
     "k_reciprocal",
     "match_rates",
+    "mean_scores",
     "pool_images",
     "pool_multi_query",
+    "protocol_scores",
     "rank_list",
     "unfiltered_lists",
     "visible_distances",

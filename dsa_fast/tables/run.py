@@ -18,7 +18,7 @@ from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.data.people import PeopleSplits
 from dsa_fast.data.verify import verify_files
 from dsa_fast.device import pick_device
-from dsa_fast.evaluation import evaluate
+from dsa_fast.evaluation import protocol_scores
 from dsa_fast.evaluation.embedding import Embedded, ModelEmbedder, as_tested, branch_slice, embed_people
 from dsa_fast.files import atomic_path, read_json
 from dsa_fast.models import GuideConfig, LoadedModel, ModelConfig, load_model
@@ -281,5 +281,5 @@ def test_all(
             place = branch_slice(loaded.model, name)
             # A slice of test vectors is the branch's own test vector: each half has length 1.
             parts = [Embedded(part.features[:, place].contiguous(), part.pids, part.camids) for part in both]
-            scores[f"{stream}/{name}"] = evaluate(*parts[0], *parts[1]).summary()
+            scores[f"{stream}/{name}"] = protocol_scores(parts[0], parts[1], people)
     return scores

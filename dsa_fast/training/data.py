@@ -68,7 +68,7 @@ def hold_out(people: PeopleSplits, identities: int, seed: int = 0) -> PeopleSpli
     chosen = set(np.random.default_rng(seed).permutation(able)[:identities].tolist())
     query, gallery = split_test([person for person in people.train if person.pid in chosen])
     train = [person for person in people.train if person.pid not in chosen]
-    return replace(people, train=train, query=query, gallery=gallery, multi_query=[], is_split=True)
+    return replace(people, train=train, query=query, gallery=gallery, multi_query=[], is_split=True, gallery_draws=0)
 
 
 class ReIDData(lightning.LightningDataModule):

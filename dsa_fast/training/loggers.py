@@ -16,7 +16,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from dsa_fast.configs.training import TrainerConfig
 from dsa_fast.data.dataset import PeopleDataset
 from dsa_fast.data.people import Person
-from dsa_fast.densepose.iuv import Order
 from dsa_fast.evaluation import Embedded, rank_list
 from dsa_fast.extras import require
 from dsa_fast.ops.warp import warp
@@ -125,7 +124,7 @@ class Pictures(Callback):
                 made["ranked"] = self._ranked(tested, data, f"epoch {epoch}, mAP {task.scores['mAP']:.1%}")
             mapped = [person for person in data.people.train if person.iuv_path is not None]
             if mapped:
-                made["parts"] = self._parts(mapped, epoch, data.config.iuv_order)
+                made["parts"] = self._parts(mapped, epoch, data)
             for name, picture in made.items():
                 self._log(trainer, name, picture, epoch)
         except (OSError, ValueError) as error:
@@ -138,9 +137,16 @@ class Pictures(Callback):
         people, others = data.test_people
         rows = np.unique(np.linspace(0, len(people) - 1, self._queries).round().astype(int)).tolist()
         lists = rank_list(features[rows], pids[rows], camids[rows], *gallery, k=min(_LISTED, len(others)))
-        return ranked_lists([people[row] for row in rows], others, lists, title=title, distance="cosine distance")
+        return ranked_lists(
+            [people[row] for row in rows],
+            others,
+            lists,
+            title=title,
+            distance="cosine distance",
+            names=data.people.names,
+        )
 
-    def _parts(self, people: list[Person], epoch: int, order: Order) -> Image.Image:
+    def _parts(self, people: list[Person], epoch: int, data: ReIDData) -> Image.Image:
         from dsa_fast.data.transforms import resize
         from dsa_fast.densepose.iuv import resize_iuv
         from dsa_fast.visual.atlas import photo_and_parts
@@ -150,12 +156,13 @@ class Pictures(Callback):
         step = len(people) // count
         chosen = [people[(number * step + epoch) % len(people)] for number in range(count)]
         drawn = []
-        dataset = PeopleDataset(chosen, iuv_order=order)
+        dataset = PeopleDataset(chosen, iuv_order=data.config.iuv_order)
         for number, person in enumerate(chosen):
             item = dataset[number]
             photo, iuv = resize(item["image"][None], self._size)[0], resize_iuv(item["iuv"], self._size)
             dsap, touched = warp(photo, iuv, size=self._dsap_size, return_count=True)
-            drawn.append([photo_and_parts(photo, iuv, dsap, touched, f"pid {person.pid}, {person.path.name}")])
+            about = f"{data.people.names.person(person.pid)}, {person.path.name}"
+            drawn.append([photo_and_parts(photo, iuv, dsap, touched, about)])
         picture = tile_table(drawn)
         picture.thumbnail((_WIDTH, picture.height))
         return picture

@@ -18,7 +18,7 @@ from dsa_fast.configs.model import AVERAGE, SELF
 from dsa_fast.configs.training import CompileMode, LossConfig, OptimConfig
 from dsa_fast.data.dataset import PersonBatch, PersonItem
 from dsa_fast.data.transforms import Draws, augment_batch, eval_transform, flip_lut
-from dsa_fast.evaluation import Embedded, as_tested, evaluate
+from dsa_fast.evaluation import Embedded, as_tested, protocol_scores
 from dsa_fast.models import (
     DSALoss,
     DSAOutput,
@@ -216,7 +216,7 @@ class ReIDTask(lightning.LightningModule):
             for number, people in enumerate(data.test_people)
         )
         self._features, self.tested = [[], []], (query, gallery)
-        self.scores = evaluate(*query, *gallery).summary()
+        self.scores = protocol_scores(query, gallery, data.people)
         scores = dict(self.scores)
         self.log("mAP", scores.pop("mAP"), prog_bar=True)
         self.log_dict(scores)

@@ -285,8 +285,9 @@ def _announce(people: ReIDData, reads_maps: bool, loss: LossConfig) -> None:
     table.add_column("")
     for column in ("images", "identities", "cameras", "IUV maps"):
         table.add_column(column, justify="right")
-    for name, *numbers in people.people.summary():
-        table.add_row(name, *map(str, numbers))
+    for split, files, identities, cameras, maps in people.people.summary():
+        known = str(cameras) if people.people.has_cameras else "not known"
+        table.add_row(split, str(files), str(identities), known, str(maps))
     console = open_console()
     console.print(table)
     for line in people.people.notes():

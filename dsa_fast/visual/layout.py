@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.util
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,16 +40,27 @@ def to_tensor(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
+def font(size: int, text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Returns Pillow's own font, so pictures look the same on every machine.
+
+    For a text with letters that it lacks (`Zoë`, `Иван`), it is DejaVu Sans, which Matplotlib brings.
+    """
+    return _font(size, any(letter.isalpha() and not letter.isascii() for letter in text))
+
+
 @functools.cache
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Returns Pillow's own font, so pictures look the same on every machine."""
+def _font(size: int, wide: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    place = importlib.util.find_spec("matplotlib") if wide else None
+    if place is not None and place.origin is not None:
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(Path(place.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
     return ImageFont.load_default(size)
 
 
 def shorten(text: str, size: int, width: float) -> str:
     """Returns the text, or its two ends with an ellipsis between them if it is wider than `width` pixels."""
     short, kept = text, len(text)
-    while kept > 2 and font(size).getlength(short) > width:
+    while kept > 2 and font(size, text).getlength(short) > width:
         kept -= 1
         short = f"{text[: kept // 2]}…{text[-(kept - kept // 2) :]}"
     return short
@@ -74,7 +88,7 @@ def captioned(
     for number, line in enumerate(lines):
         text, color = (line, FAINT if number else INK) if isinstance(line, str) else line
         place = (image.width / 2 if centered else 0, image.height + 3 + number * pitch)
-        draw.text(place, shorten(text, size, image.width), fill=color, font=font(size), anchor=anchor)
+        draw.text(place, shorten(text, size, image.width), fill=color, font=font(size, text), anchor=anchor)
     return tile
 
 
@@ -109,8 +123,8 @@ def tile_table(
     top = margin + (28 if title else 0)
     picture = Image.new("RGB", (inner + 2 * margin, top + sum(heights) + gap * (len(rows) - 1) + margin), PAPER)
     if title:
-        size = max(9, int(18 * min(1, inner / font(18).getlength(title))))
-        ImageDraw.Draw(picture).text((margin, margin), title, fill=INK, font=font(size))
+        size = max(9, int(18 * min(1, inner / font(18, title).getlength(title))))
+        ImageDraw.Draw(picture).text((margin, margin), title, fill=INK, font=font(size, title))
     for row, height in zip(rows, heights, strict=True):
         left = margin
         for tile, width in zip(row, widths, strict=False):

@@ -9,13 +9,13 @@ from typing import NamedTuple, Protocol
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from dsa_fast.data.people import Names
 from dsa_fast.evaluation import RankedLists
-from dsa_fast.evaluation.checks import DISTRACTOR, JUNK
 from dsa_fast.image import read_picture
 from dsa_fast.visual.layout import captioned, fit, font, shorten, text_tile, tile_table
 from dsa_fast.visual.palette import FAINT, INK, LEFT_OUT, LINE, PAPER, QUERY, RIGHT, WRONG
 
-__all__ = ["Found", "LabeledImage", "identity", "ranked_lists", "search_results"]
+__all__ = ["Found", "LabeledImage", "ranked_lists", "search_results"]
 
 _FRAME = 4  # pixels
 _STROKES = {
@@ -54,11 +54,6 @@ class Found(NamedTuple):
     match: bool | None = None
 
 
-def identity(pid: int) -> str:
-    """Names an identity: "pid 7", "distractor" or "junk"."""
-    return {DISTRACTOR: "distractor", JUNK: "junk"}.get(pid, f"pid {pid}")
-
-
 def ranked_lists(
     queries: Sequence[LabeledImage],
     gallery: Sequence[LabeledImage],
@@ -69,12 +64,13 @@ def ranked_lists(
     height: int = 160,
     left_out: Tensor | None = None,
     distance: str = "distance",
+    names: Names | None = None,
 ) -> Image.Image:
     """Draws one query per row, followed by the gallery images nearest to it.
 
     The query is on the left in a blue frame. Right matches have a green frame and a check mark, wrong ones a red frame
     and a cross. Listed images that the protocol leaves out are gray with a dash. The text below each image gives its
-    pid (or "distractor" or "junk"), its camera and its distance. A legend above the lists says so.
+    person (or "distractor" or "junk"), its camera if cameras are known, and its distance. A legend says so.
 
     Args:
         queries: Q images.
@@ -86,6 +82,7 @@ def ranked_lists(
         left_out: bool [Q, k], which of the listed images the protocol leaves out. They have no rank. With this
             argument, each image's rank is shown below it instead of above the columns.
         distance: name of the distance in the legend, such as `cosine distance`.
+        names: what people and cameras are called, see `PeopleSplits.names`; by default by their numbers.
 
     Returns:
         An RGB picture.
@@ -100,6 +97,7 @@ def ranked_lists(
     _check_height(height)
     if left_out is not None and left_out.shape != lists.indices.shape:
         raise ValueError(f"left_out must have shape {list(lists.indices.shape)}, got {list(left_out.shape)}")
+    names = names or Names()
     k = lists.indices.shape[1]
     rule = _rule(height)
     width = _frame_size(height)[0]
@@ -108,7 +106,7 @@ def ranked_lists(
     rows = [[query_head, Image.new("RGB", (rule.width, 1), PAPER), *heads]]
     used: set[str | None] = {None}
     for row, query in enumerate(queries):
-        lines = [f"pid {query.pid}", f"camera {query.camid}", *([notes[row]] if notes is not None else [])]
+        lines = [*_about(query, names), *([notes[row]] if notes is not None else [])]
         tiles = [_framed(read_picture(query.path), QUERY, lines, height), rule]
         rank = 0
         for column in range(k):
@@ -118,14 +116,13 @@ def ranked_lists(
                     tiles.append(_none_left(height))
                 continue
             item, match = gallery[index], bool(lists.matches[row, column])
-            who = identity(item.pid)
             out = left_out is not None and bool(left_out[row, column])
             rank += not out
             far = f"{float(lists.distances[row, column]):.3f}"
             if left_out is not None:
                 far = f"left out · {far}" if out else f"rank {rank} · {far}"
             color = LEFT_OUT if out else RIGHT if match else WRONG
-            image, lines = read_picture(item.path), [who, f"camera {item.camid}", far]
+            image, lines = read_picture(item.path), [*_about(item, names), far]
             if out:
                 grey = image.convert("L").convert("RGB")
                 image = Image.blend(grey, Image.new("RGB", grey.size, LINE), 0.55)
@@ -133,7 +130,8 @@ def ranked_lists(
             tiles.append(_framed(image, color, lines, height, mark="dash" if out else "tick" if match else "cross"))
         rows.append(tiles)
     marks = {text: mark for text, mark in _MEANINGS.items() if mark in used}
-    below = f"below an image: person, camera, {'rank and ' if left_out is not None else ''}{distance}"
+    known = "person, camera" if names.has_cameras else "person"
+    below = f"below an image: {known}, {'rank and ' if left_out is not None else ''}{distance}"
     return _with_legend(tile_table(rows), marks, below, title)
 
 
@@ -211,6 +209,11 @@ def _with_legend(
     return picture
 
 
+def _about(image: LabeledImage, names: Names) -> list[str]:
+    """Returns the lines that say who is in an image, and by which camera."""
+    return [line for line in (names.person(image.pid), names.camera(image.camid)) if line]
+
+
 def _check_height(height: int) -> None:
     if height < 16:
         raise ValueError(f"height must be at least 16, got {height}")
@@ -240,7 +243,7 @@ def _name_lines(name: str, height: int, most: int = 3) -> list[str]:
     """Cuts a name into lines as wide as a frame. The last one is shortened when the picture is drawn."""
     lines, width = [""], _frame_size(height)[0]
     for letter in name:
-        if len(lines) < most and font(12).getlength(lines[-1] + letter) > width:
+        if len(lines) < most and font(12, name).getlength(lines[-1] + letter) > width:
             lines.append("")
         lines[-1] += letter
     return lines

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from dsa_fast.data.people import Names
 from dsa_fast.evaluation import DistanceHistogram, EvaluationResult, UnfilteredLists
 from dsa_fast.evaluation.ranked_lists import NONE
 from dsa_fast.files import atomic_path
@@ -74,6 +75,7 @@ def write_report(
     height: int | None = None,
     images: ImagePlace = "auto",
     progress: Callable[[int, int], None] | None = None,
+    names: Names | None = None,
 ) -> WrittenReport:
     """Writes the page atomically. Only one image and one data block are in memory at a time.
 
@@ -93,11 +95,12 @@ def write_report(
             images.
         images: whether images are stored in the page, or in a folder next to it with the page's name plus `_images`.
         progress: called with the number of finished images and the total.
+        names: what people and cameras are called, see `PeopleSplits.names`; any text.
 
     Raises:
         ValueError: sizes do not match, an image can't be read, or the folder of the images contains something else.
     """
-    path = Path(path)
+    path, names = Path(path), names or Names()
     places = np.arange(len(queries)) if chosen is None else np.asarray(chosen, np.int64)
     if len(places) == 0 or lists.indices.shape[0] != len(places):
         raise ValueError(f"lists must hold one row for each chosen query, {len(places)} >= 1, got {len(lists.indices)}")
@@ -123,6 +126,8 @@ def write_report(
         heat_rows = [*(query_heat[i] for i in places), *(gallery_heat[i] for i in listed)]
     index = {
         "images": [[item.path.name, item.pid, item.camid] for item in shown],
+        "people": {item.pid: names.person(item.pid) for item in shown},
+        "cameras": {item.camid: names.camera(item.camid) for item in shown if names.has_cameras},
         "queries": _query_rows(places, listed, lists, result),
         "chunk": _CHUNK,
         "heat": None if heat_rows is None else [*heat_rows[0].shape],

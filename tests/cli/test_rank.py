@@ -16,7 +16,7 @@ from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.data.people import Person
 from dsa_fast.models import ModelConfig
 from dsa_fast.training import ReIDTask
-from tests.data.trees import make_tree
+from tests.data.trees import PRCC, make_tree, touch_images
 from tests.evaluation.people import result_of
 
 
@@ -101,6 +101,53 @@ def test_command_writes_everything(
         main(["rank", str(checkpoint), str(people), "--out", str(tmp_path / "d"), "--queries", "x.png", *options]) == 1
     )
     assert "got 'x.png'" in capsys.readouterr().err and not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("cameras", [True, False])
+def test_people_and_cameras_are_called_by_their_ids(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cameras: bool
+) -> None:
+    """Of your own data: in the pictures, the page and the JSON file."""
+    import dsa_fast.visual.ranked_lists as pictures
+
+    places = [f"{who}/{camera}" if cameras else who for who in ("alice", "bob") for camera in ("door", "yard")]
+    for number, place in enumerate(places):
+        touch_images(tmp_path / "photos", [f"{place}/{number}.png"], (32, 16))
+    said: list[str] = []
+    monkeypatch.setattr(pictures, "captioned", lambda tile, lines, **_: said.extend(lines) or tile)
+    command = ["rank", str(checkpoint), str(tmp_path / "photos"), "--out", str(tmp_path / "out"), "--queries", "all"]
+    assert main([*command, "--workers", "0", "--device", "cpu"]) == 0
+    assert {"alice", "bob"} <= set(said) and not any("pid" in line for line in said)
+    assert {line for line in said if line.startswith("camera")} == (
+        {"camera door", "camera yard"} if cameras else set()
+    )
+    rows = json.loads((tmp_path / "out" / "ranks.json").read_text())["queries"]
+    assert {row["pid"] for row in rows} == {item["pid"] for item in rows[0]["list"]} == {"alice", "bob"}
+    assert {row["camera"] for row in rows} == ({"door", "yard"} if cameras else {None})
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert '"people":{"1":"alice","2":"bob"}' in page
+    assert ('"cameras":{"1":"camera door","2":"camera yard"}' if cameras else '"cameras":{}') in page
+
+
+def test_one_image_of_each_person_is_drawn(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PRCC's single-shot gallery, in `eval` and `rank`."""
+    touch_images(tmp_path / "prcc", PRCC, (32, 16))
+    options = ["--options", "{gallery: single-shot}", "--check_counts", "false", "--workers", "0", "--device", "cpu"]
+    scores = tmp_path / "scores.json"
+    more = ["--json_out", str(scores), "--rerank", "--expand", "1"]
+    assert main(["eval", str(checkpoint), str(tmp_path / "prcc"), *options, *more]) == 0
+    assert "2 queries, 2 gallery images" in (text := capsys.readouterr().out) and "means over the draws" in text
+    written = json.loads(scores.read_text())
+    assert len(written["draws"]) == 10
+    assert written["mAP"] == pytest.approx(np.mean([draw["mAP"] for draw in written["draws"]]))
+    out = ["--out", str(tmp_path / "out"), "--queries", "all", "--html", "false", "--activation", "none"]
+    assert main(["rank", str(checkpoint), str(tmp_path / "prcc"), *options, *out]) == 0
+    assert "the first of 10 draws" in capsys.readouterr().out
+    ranks = json.loads((tmp_path / "out" / "ranks.json").read_text())
+    assert [len(row["list"]) for row in ranks["queries"]] == [2, 2]
+    assert ranks["mAP"] == written["draws"][0]["mAP"]
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

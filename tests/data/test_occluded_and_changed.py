@@ -113,6 +113,9 @@ def test_prcc(tmp_path: Path, place: str) -> None:
     assert "same-clothes or cloth-changing, got 'standard'" in error_of(
         tmp_path, check_counts=False, protocol="standard"
     )
+    assert "gallery must be all or single-shot, got 'some'" in error_of(tmp_path, check_counts=False, gallery="some")
+    single = read_dataset(tmp_path, check_counts=False, gallery="single-shot")
+    assert single.gallery_draws == 10 and single.gallery == data.gallery and "drawn 10 times" in single.notes()[0]
 
 
 def test_mars(tmp_path: Path) -> None:

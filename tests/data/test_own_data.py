@@ -140,19 +140,23 @@ def test_folders_that_are_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names",
+    ("names", "why"),
     [
-        ["a.jpg", "alice/0.jpg"],  # images beside the people
-        ["alice/0.jpg", "notes/text.txt"],
-        ["bounding_box_train/0.jpg", "query/0.jpg"],  # a part of another data set
-        ["market/query/0.jpg", "market/bounding_box_test/0.jpg"],
+        (["a.jpg", "alice/0.jpg"], "images must be in the folders of people, got {}/a.jpg beside them"),
+        (["alice/0.jpg", "bob/0.jpg", "notes/text.txt"], "each must have images, got {}/notes without"),
+        (["alice/0.jpg", "notes/text.txt"], ""),
+        (["bounding_box_train/0.jpg", "query/0.jpg"], ""),  # a part of another data set
+        (["market/query/0.jpg", "market/bounding_box_test/0.jpg"], ""),
     ],
 )
-def test_what_is_no_folder_per_person(tmp_path: Path, names: list[str]) -> None:
+def test_what_is_no_folder_per_person(tmp_path: Path, names: list[str], why: str) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert "no known data set" in error_of(tmp_path)
+    assert "no known data set" in error_of(tmp_path) and "no folder per person in" in error_of(tmp_path, "folders")
+    for name in ("auto", "folders"):
+        assert ("It looks like a folder per person, but" in error_of(tmp_path, name)) == bool(why)
+        assert why.format(tmp_path) in error_of(tmp_path, name)
 
 
 def test_a_folder_that_holds_a_table_is_read_by_it(tmp_path: Path) -> None:

@@ -206,7 +206,8 @@ def test_cameras_of_the_kinds_of_files_agree(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({}, "neither vertices nor pred_vertices"),
+        ({}, "neither vertices, nor pred_vertices, nor parameters"),
+        ({"body_pose": np.zeros(69)}, "it has parameters .body_pose. and no vertices, which need smpl.model"),
         ({"vertices": np.zeros((3, 2))}, r"vertices must be \[V, 3\]"),
         ({"vertices": MESH}, "it has no focal_length"),
         ({"vertices": MESH, "focal_length": 0}, "must be positive"),

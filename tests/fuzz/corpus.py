@@ -132,7 +132,18 @@ def bodies() -> tuple[bytes, ...]:
     triangle = np.array([[0, 0, 1], [1, 0, 1], [0, 1, 1]], np.float32)
     hmr2 = {"pred_vertices": triangle[None], "pred_cam_t": np.zeros((1, 3)), "focal_length": np.full((1, 2), 5e3)}
     kinds = ({"vertices": triangle, "focal_length": 5}, hmr2 | {"box_center": [[3, 4]], "box_size": [6]})
+    turned = {"global_orient": np.eye(3)[None, None], "body_pose": np.eye(3)[None, None], "betas": np.ones((1, 2))}
+    kinds = (*kinds, turned | {"pred_cam_t_full": [[0, 0, 3]], "scaled_focal_length": 5})
     return tuple(_saved(lambda path, kind=kind: np.savez(path, **kind), "a.npz") for kind in kinds)
+
+
+@cache
+def smpl_models() -> tuple[bytes, ...]:
+    """A model of three vertices and two joints."""
+    arrays = {"v_template": np.eye(3), "shapedirs": np.ones((3, 3, 2)), "posedirs": np.ones((3, 3, 9))}
+    arrays |= {"J_regressor": np.full((2, 3), 1 / 3), "weights": np.full((3, 2), 0.5)}
+    arrays["kintree_table"] = np.array([[2**32 - 1, 0], [0, 1]], np.uint32)
+    return (_saved(lambda path: np.savez(path, **arrays), "a.npz"),)
 
 
 @cache

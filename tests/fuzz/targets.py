@@ -299,13 +299,25 @@ def _mask(case: tuple[str, bytes]) -> None:
 
 def _bodies(content: bytes) -> None:
     from dsa_fast.densepose.smpl import UVSurface, draw_smpl, read_bodies
+    from dsa_fast.densepose.smpl_model import read_smpl_model
 
     corners = np.arange(3)
     surface = UVSurface(corners, np.zeros((3, 2), np.float32), np.full(3, 2, np.uint8), corners[None].astype(np.int32))
+    with file(corpus.smpl_models()[0], ".npz") as path:
+        model = read_smpl_model(path)
     with file(content, ".npz") as path:
-        found = read_bodies(path)
+        found = read_bodies(path, model)
         for vertices, focal in zip(found.vertices, found.focal, strict=True):
             draw_smpl(surface, vertices, focal, (3, 4), (8, 6))
+
+
+def _smpl_model(content: bytes) -> None:
+    from dsa_fast.densepose.smpl_model import pose_bodies, read_smpl_model
+
+    with file(content, ".npz") as path:
+        model = read_smpl_model(path)
+        turned = np.ones((2, len(model.parents) - 1, 3), np.float32)
+        pose_bodies(model, {"global_orient": turned[:, 0], "body_pose": turned, "betas": np.ones(1, np.float32)})
 
 
 def _charts(content: bytes) -> None:
@@ -765,6 +777,7 @@ TARGETS: dict[str, Target] = {
     ),
     "masks": Target("images", named(corpus.masks()), _mask),
     "bodies": Target("arrays", st.one_of(broken(corpus.bodies()), archive(), arrays()), _bodies),
+    "smpl model": Target("arrays", st.one_of(broken(corpus.smpl_models()), archive(), arrays()), _smpl_model),
     "charts": Target("MATLAB", broken(corpus.charts() or (b"",)), _charts),
     "MATLAB": Target("MATLAB", broken(corpus.matlab() or (b"",)), _mat),
     "MARS": Target(

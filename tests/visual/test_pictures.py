@@ -21,7 +21,7 @@ from dsa_fast.visual import palette
 from dsa_fast.visual.activation import activation_grid, color_table, overlay
 from dsa_fast.visual.charts import cmc_curves, cmc_svg, curves, distance_distributions, distance_svg
 from dsa_fast.visual.contact_sheet import synthetic_people
-from dsa_fast.visual.layout import save_picture, shorten, tile_table
+from dsa_fast.visual.layout import font, save_picture, shorten, tile_table
 from dsa_fast.visual.ranked_lists import Found, ranked_lists, search_results
 
 QUERY, RIGHT, WRONG, LEFT_OUT = map(ImageColor.getrgb, (palette.QUERY, palette.RIGHT, palette.WRONG, palette.LEFT_OUT))
@@ -282,3 +282,12 @@ def test_grid_shows_each_image_next_to_its_heat() -> None:
     assert blue == 3 * 2 * 20 * 40
     with pytest.raises(ValueError, match="rows must hold at least one image"):
         activation_grid([])
+
+
+def test_letters_that_pillows_font_lacks_are_drawn() -> None:
+    """Names of people in other alphabets. ASCII texts, and marks such as the middle dot, keep Pillow's font."""
+    unknown = bytes(font(12).getmask("\uffff"))
+    assert font(12) is font(12, "rank 1 · 0.021…") is font(12, "alice")
+    for name in ("Zoë", "Łukasz", "Иван", "Ελένη"):
+        assert all(bytes(font(12, name).getmask(letter)) != unknown for letter in name)
+        assert font(12, name) is not font(12)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dsa_fast.data.people import Person
+from dsa_fast.data.people import Names, Person
 from dsa_fast.evaluation import evaluate
 from dsa_fast.evaluation.pair_distances import distance_histogram
 from dsa_fast.evaluation.ranked_lists import (
@@ -302,6 +302,27 @@ def test_browser_filters_sorts_and_pages(browser: Any, tmp_path: Path) -> None:
     assert page.listed() == [12]
     page.put("find", "nobody")
     assert page.listed() == [] and "No query" in page.run("$('rows').textContent")
+    assert browser.get_log("browser") == []
+
+
+def test_browser_calls_people_by_their_names(browser: Any, tmp_path: Path) -> None:
+    called = {1: "Alice", 2: "bob<b>", 3: "12"}
+    page = Page(browser, make_report(tmp_path, names=Names(called, has_cameras=False)).path)
+    page.put("per", "100")
+    first = page.run("document.querySelector('.row').textContent")
+    assert first.startswith("Alice") and "camera" not in first and "pid" not in first
+    assert page.run("document.querySelector('.row h2').firstChild.textContent") == "Alice"
+    for text, rest in (("ali", 0), ("B<b>", 1), ("12", 2)):
+        page.put("find", text)
+        assert {i for i in range(45) if i % 3 == rest and i != 7} <= set(page.listed()) != set(range(45))
+    page.put("find", "pid")  # nobody's name, except of him who has none
+    assert page.listed() == []
+    assert page.run("getComputedStyle($('camera-label')).display") == "none"
+    assert page.run("[...$('sort').options].every(e => e.value !== 'camera')")
+    assert "the query itself" in page.run("$('left-out').textContent")
+    page = Page(browser, make_report(tmp_path, names=Names({}, {1: "door"})).path)
+    assert page.run("[...$('camera').options].map(e => e.textContent)") == ["all", "door", "2", "3"]
+    assert page.run("document.querySelector('.row h2').firstChild.textContent") == "pid 1, camera door"
     assert browser.get_log("browser") == []
 
 
