@@ -1,8 +1,8 @@
 """A process that has imported everything and forks once for each command, so that a try costs no imports.
 
 It reads lines of JSON: the command's arguments, the file for its output, and limits: `file` and `memory` (of files, and
-of the process above what it has, in bytes), `threads`, and `user`. It answers each with the child's number, and with
-the child's end (`exit STATUS` or `signal NUMBER`).
+of the process above what it has, in bytes), `threads`, and `user`. It answers each with the child's number. A line with
+that number is answered with the child's end (`exit STATUS` or `signal NUMBER`) when it has ended.
 """
 
 from __future__ import annotations
@@ -48,7 +48,13 @@ def main() -> None:
             continue
     print("ready", flush=True)
     for line in sys.stdin:
-        arguments, log, limits = json.loads(line)
+        given = json.loads(line)
+        if isinstance(given, int):
+            _, ended = os.waitpid(given, 0)
+            found = f"signal {os.WTERMSIG(ended)}" if os.WIFSIGNALED(ended) else f"exit {os.WEXITSTATUS(ended)}"
+            print(found, flush=True)
+            continue
+        arguments, log, limits = given
         child = os.fork()
         if child == 0:
             os.setsid()
@@ -71,8 +77,6 @@ def main() -> None:
                 sys.stderr.flush()
                 os._exit(status)
         print(child, flush=True)
-        _, ended = os.waitpid(child, 0)
-        print(f"signal {os.WTERMSIG(ended)}" if os.WIFSIGNALED(ended) else f"exit {os.WEXITSTATUS(ended)}", flush=True)
 
 
 if __name__ == "__main__":
