@@ -446,6 +446,23 @@ def test_little_memory_is_a_word(error: Exception, capsys: pytest.CaptureFixture
     assert "there is too little memory" in capsys.readouterr().err
 
 
+def test_a_python_that_cannot_read_its_own_files_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dsa_fast.cli import guard
+
+    def run() -> int:
+        raise ModuleNotFoundError("No module named 'concurrent.futures.process'")
+
+    monkeypatch.setattr(guard.os, "access", lambda *args: False)
+    assert guard.guarded("dsa-fast x", run) == 1
+    said = capsys.readouterr().err
+    assert "No module named 'concurrent.futures.process'; this user can't read Python's files in " in said
+    monkeypatch.undo()
+    with pytest.raises(ModuleNotFoundError):
+        guard.guarded("dsa-fast x", run)
+
+
 _GPU = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB"
 
 

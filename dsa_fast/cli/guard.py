@@ -27,6 +27,7 @@ _OUTPUTS = {
     "crops": ("out", True),
     "pack": ("out", False),
     "eval": ("json_out", False),
+    "search": ("json_out", False),
     "warp": ("out", False),
 }
 # Words of libraries that find too little memory, or can't start a thread.
@@ -69,9 +70,12 @@ def guarded(
             except BrokenPipeError:
                 raise
             except (ValueError, TypeError, OSError) as error:
-                print(f"{program}: error: {reword(str(error))}", file=sys.stderr)
+                print(f"{program}: error: {reword(str(error))}{_unreadable_python()}", file=sys.stderr)
             except Exception as error:  # libraries have their own kinds
-                said = _too_little_memory(error)
+                said, unreadable = _too_little_memory(error), _unreadable_python()
+                if said is None and unreadable:
+                    print(f"{program}: error: {error}{unreadable}", file=sys.stderr)
+                    return error_status
                 if said is None:
                     raise
                 on_gpu, about = said
@@ -86,6 +90,11 @@ def guarded(
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+
+
+def _unreadable_python() -> str:
+    """Returns a hint for errors if this user can't read Python's own modules, some of which are loaded when needed."""
+    return "" if os.access(os.__file__, os.R_OK) else f"; this user can't read Python's files in {sys.base_prefix}"
 
 
 def _too_little_memory(error: Exception) -> tuple[bool, str] | None:

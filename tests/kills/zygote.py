@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import pkgutil
 import resource
 import sys
 
@@ -32,14 +33,16 @@ def _limit(limits: dict[str, int]) -> None:
 def main() -> None:
     import torch
 
-    from dsa_fast.cli import COMMANDS
+    import dsa_fast
     from dsa_fast.cli import main as run
     from dsa_fast.extras import require
 
     torch.set_num_threads(1)  # threads do not survive a fork
-    for name in COMMANDS:
-        importlib.import_module(f"dsa_fast.cli.{name}")
-    for name in ("dsa_fast.deploy.index", "dsa_fast.training.run", "dsa_fast.deploy.export", "tensorboard"):
+    for found in pkgutil.walk_packages(dsa_fast.__path__, "dsa_fast."):
+        if not found.name.endswith(("__main__", "._C", "._C_cuda")):
+            importlib.import_module(found.name)
+    # Another user may not be allowed to read Python's files.
+    for name in ("tensorboard", "concurrent.futures.process", "concurrent.futures.thread", "encodings.cp437"):
         importlib.import_module(name)
     for name in ("faiss", "pyarrow.parquet", "onnx", "onnxruntime", "openvino"):
         try:
