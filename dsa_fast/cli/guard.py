@@ -34,6 +34,7 @@ _OUTPUTS = {
 _NO_MEMORY = (
     *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed"),
     *("could not create a primitive", "can't start new thread", "bad_alloc", "failed to allocate memory"),
+    "failed to map segment",  # of a library that is loaded
 )
 
 
