@@ -10,13 +10,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dsa_fast.cli import ERROR_STATUS, commands_of, main
-from dsa_fast.cli.parser import make_parser, parse
+from dsa_fast.cli.parser import make_parser, parse, positional_names
 from dsa_fast.files import is_left_over
 from tests.commands import CASES, all_names
 
@@ -152,6 +153,20 @@ def test_every_option_takes_every_name(name: str) -> None:
             for part in option.split("."):
                 value = value[part] if isinstance(value, dict) else getattr(value, part)
             assert str(value).removeprefix("./") == odd, option
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_names_after_two_dashes_may_begin_with_a_dash(name: str) -> None:
+    function = function_of(name)
+    positional = positional_names(function)
+    parameters = signature(function).parameters.values()
+    required = [
+        f"--{each.name}=x" for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty
+    ]
+    if not positional:
+        pytest.skip("takes names as --option=-NAME only")
+    given = parse(function, name, [*required, "--", *(f"-{each}" for each in positional)])
+    assert [str(given[each]) for each in positional] == [f"-{each}" for each in positional]
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in ("info", "completion", "synth", "demo")])
