@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dsa_fast.cli import ERROR_STATUS, commands_of, main
 from dsa_fast.cli.parser import make_parser, parse, positional_names
@@ -93,6 +94,8 @@ def check(name: str, odd: str, inputs: Path, folder: Path, capsys: pytest.Captur
     assert name in SILENT or shown(place) in shown(said.out), f"{place!r} is not shown: {said.out}"
     for path in out.rglob("*.json"):
         json.loads(path.read_bytes())
+    for path in out.rglob("*.ckpt"):
+        torch.load(path, weights_only=True)
 
 
 # They name no file that they wrote.
