@@ -92,6 +92,8 @@ TARGETS = (
            predicted="5-6 us"),
     Target("kernels and memsets that a warp queues", "warp",
            lambda result: len(result["one_image"]["launches"]), 1, least=False, predicted="1"),
+    Target("a call of warp on the host, 1 image of 8 x 8", "warp",
+           lambda result: 1e6 * result["host"]["warp"], 41 / 4, least=False, unit="us"),
     Target("warp, mean of bytes compared with last, 64 images, by graph", "warp",
            lambda result: _ratio({"batch": 64, "name": MEAN_GRAPH}, {"batch": 64, "name": GRAPH}, result["rows"]),
            1.5, least=False, unit="x", predicted="2.4-2.8 x"),

@@ -1,4 +1,4 @@
-"""The `warp` suite of run.py: from pixels to part images, compared with PyTorch and NumPy.
+"""The `warp` suite of run.py: from pixels to part images, compared with PyTorch and NumPy; a call's cost to the host.
 
 Every contender's result is compared with `dsa_fast.ops.plain_reference` before it is timed. The floor is the number of
 bytes (each read and written once) over a copy rate measured in the same run.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections import deque
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+import chart
 import numpy as np
 import torch
 from common import Clock, copy_rate, print_table, say, spread
@@ -175,6 +177,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                     row = {"input": kind, "batch": batch, **replayed(clock, sets, size, reduce, dtype, rate)}
                     rows.append(row | {"times_dsa_fast": row["median_s"] / ours})
     result: dict[str, Any] = {"copy_bytes_per_s": rate, "inputs": inputs, "rows": rows}
+    result["host"] = host_cost(device, rounds=3 if options.quick else 100)
     if device.type == "cuda":
         img, iuv = (x.to(device) for x in people(1, 256, 128, generator))
         result["one_image"] = one_image(clock, img, iuv, size)
@@ -263,6 +266,41 @@ def one_image(clock: Clock, img: Tensor, iuv: Tensor, size: int, calls: int = 20
     return {"launches": on_device, **spread([time / calls for time in times])}
 
 
+def host_cost(device: torch.device, rounds: int) -> dict[str, float]:
+    """Measures the seconds of processor time that calls take, on photos so small that the kernels take almost none.
+
+    Each figure is the best of some rounds. "operator" is what Python calls in the end, below all checks. On a GPU, the
+    calls only queue their kernels.
+    """
+    img = torch.zeros(1, 3, 8, 8, dtype=torch.uint8, device=device)
+    photo, grid = img.float(), torch.zeros(1, 4, 4, 2, device=device)
+    heads = chart.Heads(*(torch.zeros(1, channels, 4, 4, device=device) for channels in (2, 25, 25, 25)))
+    boxes, index = torch.zeros(1, 4, device=device), torch.zeros(1, dtype=torch.long, device=device)
+    operator, charts = torch.ops.dsa_fast.warp_detached.default, torch.ops.dsa_fast.warp_densepose_detached.default
+    options = (4, [0.0, 0.0, 0.0], "last", torch.float32)
+    found = {}
+    for name, call in {
+        "warp": lambda: dsa_fast.warp(img, img, size=4, dtype=torch.float32),
+        "warp, operator": lambda: operator(img, img, *options),
+        "warp_densepose": lambda: dsa_fast.warp_densepose(img, heads, boxes, index, size=4, dtype=torch.float32),
+        "warp_densepose, operator": lambda: charts(img, *vars(heads).values(), boxes, index, *options),
+        "PyTorch grid_sample": lambda: torch.nn.functional.grid_sample(photo, grid, align_corners=False),
+    }.items():
+        found[name] = min(seconds_each(call, device) for _ in range(rounds))
+    return found
+
+
+def seconds_each(call: Callable[[], object], device: torch.device, calls: int = 500) -> float:
+    """Returns this thread's seconds of processor time for each of many calls in turn."""
+    begin = time.thread_time_ns()
+    for _ in range(calls):
+        call()
+    seconds = (time.thread_time_ns() - begin) / calls / 1e9
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return seconds
+
+
 def verify(name: str, run: Callable[[int], Any], img: Tensor, iuv: Tensor, size: int) -> None:
     """Stops the benchmark if a contender's first image is wrong."""
     got = torch.as_tensor(run(0))[:1].cpu()
@@ -303,4 +341,6 @@ def show(result: dict[str, Any]) -> None:
     if "one_image" in result:
         about = result["one_image"]
         say(f"one image: {1e6 * about['median_s']:.1f} us a call, queued: {', '.join(about['launches'])}")
+    costs = (f"{name} {1e6 * seconds:.1f} us" for name, seconds in result["host"].items())
+    say(f"a call on the host: {', '.join(costs)}")
     say(f"copy rate {result['copy_bytes_per_s'] / 1e9:.1f} GB/s")

@@ -10,6 +10,7 @@
 #include "../densepose.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "../chart.h"
 #include "block.h"
@@ -19,8 +20,9 @@
 namespace dsa_fast {
 namespace {
 
-// Rows of a column that a thread walks: enough to use each of a head's rows several times, few enough for many threads.
-constexpr int64_t kBand = 16;
+// Rows of a column that a thread walks, at most: enough to use each of a head's rows several times. Fewer where a GPU
+// would have few threads: a walk of one row takes twice the instructions for it, but no thread waits for 15 others.
+constexpr uint32_t kBand = 16;
 // Threads for an instance's box, which may be as large as its image but is mostly much smaller. In a large box, a
 // thread walks several columns. Few blocks are idle.
 constexpr int64_t kBoxThreads = int64_t{64} * kThreads;
@@ -150,21 +152,25 @@ struct Column {
 
 // entry[n, texel]: for kLast the last raster index of its pixels plus one, starting at 0; for kMean the head of their
 // chain, starting at -1. chain[n, pixel], for kMean: the next pixel on the same texel; -1 ends it.
+// share: the threads of an instance that keep the GPU busy.
 template <typename T, int kCoarse>
-__global__ void DSA_FAST_THREADS(kThreads)
-    label_charts(Charts charts, int64_t height, int64_t width, int64_t images, int32_t size, Reduce reduce,
-                 const int64_t* image_index,  // [N]
-                 int32_t* entry,              // [N, 24 * S * S]
-                 int32_t* chain) {            // [N, H * W] or null
+__global__ void DSA_FAST_THREADS(kThreads) label_charts(Charts charts, int64_t height, int64_t width, int64_t images,
+                                                        int32_t size, Reduce reduce, uint32_t share,
+                                                        const int64_t* image_index,  // [N]
+                                                        int32_t* entry,              // [N, 24 * S * S]
+                                                        int32_t* chain) {            // [N, H * W] or null
   const int32_t cells = size * size;
   FOR_EACH_ITEM(n, charts.N) {
     if (image_index[n] < 0 || image_index[n] >= images) continue;
     const Box box = box_of(charts.boxes + 4 * n);
     const Visible rows = visible(box.y, box.h, height), columns = visible(box.x, box.w, width);
+    const uint32_t down = static_cast<uint32_t>(rows.end - rows.begin);
     const uint32_t across = static_cast<uint32_t>(columns.end - columns.begin);
-    FOR_EACH_ELEMENT(k, (rows.end - rows.begin + kBand - 1) / kBand * across) {
-      const int64_t band = rows.begin + static_cast<uint32_t>(k) / across * kBand;
-      const int64_t band_end = band + kBand < rows.end ? band + kBand : rows.end;
+    const uint32_t wanted = (down * across + share - 1) / share;
+    const uint32_t height_of_band = wanted < 1 ? 1 : (wanted < kBand ? wanted : kBand);
+    FOR_EACH_ELEMENT(k, int64_t{(down + height_of_band - 1) / height_of_band} * across) {
+      const int64_t band = rows.begin + static_cast<uint32_t>(k) / across * height_of_band;
+      const int64_t band_end = band + height_of_band < rows.end ? band + height_of_band : rows.end;
       const int64_t column = columns.begin + static_cast<uint32_t>(k) % across;
       const Sample x = sample_of(column, charts.w, box.w);
       Column<T, kCoarse> walk;
@@ -330,12 +336,17 @@ bool has_block_gather(const WarpDensePoseArgs& args, const int32_t* entry) {
 }
 
 void label(const WarpDensePoseArgs& args, int32_t* entry, int32_t* chain, cudaStream_t stream) {
-  const int64_t threads = std::min((args.H + kBand - 1) / kBand * args.W, kBoxThreads);
+  if (args.charts.N == 0) return;
+  // At 128 registers, two blocks fit on a multiprocessor.
+  const int64_t busy = int64_t{2} * kThreads * device_limits().multiprocessors;
+  const int64_t share = std::clamp<int64_t>(busy / args.charts.N, 1, std::numeric_limits<int32_t>::max());
+  const int64_t walks = std::min((args.H + kBand - 1) / kBand * args.W, kBoxThreads);  // of a box like its image
+  const int64_t threads = std::min(args.H * args.W, std::max(walks, share));
   NetworkTypes::visit(args.charts.dtype, [&](auto tag) {
     using T = TypeOf<decltype(tag)>;
     const auto run = [&](auto kernel) {
       launch(kernel, threads, args.charts.N, stream, args.charts, args.H, args.W, args.B, static_cast<int32_t>(args.S),
-             args.reduce, args.image_index, entry, chain);
+             args.reduce, static_cast<uint32_t>(share), args.image_index, entry, chain);
     };
     if (args.charts.K == 2) {  // detectron2's models have 2 or 15
       run(label_charts<T, 2>);

@@ -8,6 +8,8 @@ from torch.autograd import forward_ad
 
 __all__ = ["refuse_transforms"]
 
+_transforms = getattr(torch._C._functorch, "get_interpreter_stack", lambda: None)
+
 
 def refuse_transforms(name: str, img: Tensor) -> None:
     """Raises NotImplementedError if `img` carries a forward-mode tangent, or is differentiated by `torch.func`.
@@ -20,7 +22,9 @@ def refuse_transforms(name: str, img: Tensor) -> None:
     """
     if torch.compiler.is_compiling():
         return
-    stack = getattr(torch._C._functorch, "get_interpreter_stack", lambda: None)() or []
+    stack = _transforms() or []
+    if not stack and forward_ad._current_level < 0:
+        return
     kinds = {str(interpreter.key()).rpartition(".")[2] for interpreter in stack} & {"Grad", "Jvp"}
     # Under vmap a tangent can't be seen.
     forward = forward_ad._current_level >= 0 and (bool(stack) or forward_ad.unpack_dual(img).tangent is not None)

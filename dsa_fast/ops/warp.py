@@ -116,10 +116,9 @@ def _no_gradient(*tensors: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return False
-    if torch.is_grad_enabled():
-        for tensor in tensors:
-            if tensor.requires_grad:
-                return False
+    for tensor in tensors:
+        if tensor.requires_grad:
+            return not torch.is_grad_enabled()
     return True
 
 
@@ -172,6 +171,8 @@ def _check_options(
 
 def _fill_values(fill: float | Sequence[float], channels: int) -> list[float]:
     """One number per channel."""
+    if type(fill) is float:
+        return [fill] * channels
     if isinstance(fill, Real):
         return [float(fill)] * channels
     if isinstance(fill, (str, bytes)) or not isinstance(fill, Sequence):

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, overload
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from dsa_fast.ops import _load
 from dsa_fast.ops.transforms import refuse_transforms
@@ -16,6 +17,7 @@ from dsa_fast.ops.warp import PARTS, _check_options, _check_photos, _names, _no_
 
 _HEADS = ("coarse_segm", "fine_segm", "u", "v")
 _HEAD_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_FEW = 256  # image indexes that Python compares faster than an operator
 
 _warp = torch.ops.dsa_fast.warp_densepose.default
 _warp_detached = torch.ops.dsa_fast.warp_densepose_detached.default
@@ -96,7 +98,7 @@ def warp_densepose(
     heads, corners = _check_charts(output, boxes, img.device, "img's device")
     if not batched:
         img = img.unsqueeze(0)
-    index = _check_index(image_index, img, len(corners))
+    index = _check_index(image_index, img, corners.shape[0])
     op = _warp_detached if _no_gradient(img) else _warp
     out: Tensor = op(img, *heads, corners, index, size, values, reduce, dtype)
     return out
@@ -165,7 +167,10 @@ def _check_charts(
     output: object, boxes: object, device: torch.device | None, whose: str
 ) -> tuple[list[Tensor], Tensor]:
     """Checks the heads and the boxes; returns the four heads, of one dtype, and float32 [N, 4]."""
+    # To detach takes longer than all checks.
+    attached = torch.compiler.is_compiling() or forward_ad._current_level >= 0
     heads: list[Tensor] = []
+    mixed = False
     for name in _HEADS:
         head = getattr(output, name, None)
         if not isinstance(head, Tensor):
@@ -173,34 +178,40 @@ def _check_charts(
                 f"output must have the tensors coarse_segm, fine_segm, u and v, "
                 f"but {type(output).__name__}.{name} is {'missing' if head is None else type(head).__name__}"
             )
-        if head.dtype not in _HEAD_DTYPES:
-            raise TypeError(f"output.{name} must be {_names(_HEAD_DTYPES)}, got {head.dtype}")
+        shape, dtype = head.shape, head.dtype
+        if dtype not in _HEAD_DTYPES:
+            raise TypeError(f"output.{name} must be {_names(_HEAD_DTYPES)}, got {dtype}")
         if head.device != device:
             raise ValueError(f"output.{name} must be on {whose}, {device}, got {head.device}")
-        heads.append(head.detach())
-    shape = heads[0].shape
-    if len(shape) != 4 or shape[1] not in (2, 15) or shape[2] == 0 or shape[3] == 0:
-        raise ValueError(f"output.coarse_segm must have shape [N, 2, h, w] or [N, 15, h, w], got {list(shape)}")
-    for name, head in zip(_HEADS[1:], heads[1:], strict=True):
-        if head.dim() != 4 or head.shape != (shape[0], PARTS + 1, *shape[2:]):
+        if not heads:
+            if len(shape) != 4 or shape[1] not in (2, 15) or shape[2] == 0 or shape[3] == 0:
+                raise ValueError(f"output.{name} must have shape [N, 2, h, w] or [N, 15, h, w], got {list(shape)}")
+            first, wanted = dtype, (shape[0], PARTS + 1, shape[2], shape[3])
+        elif shape != wanted:
             raise ValueError(
                 f"output.{name} must have shape [N, 25, h, w] with coarse_segm's N, h and w, "
-                f"{[shape[0], PARTS + 1, *shape[2:]]}, got {list(head.shape)}"
+                f"{list(wanted)}, got {list(shape)}"
             )
-    if any(head.dtype != heads[0].dtype for head in heads):
+        mixed |= dtype != first
+        heads.append(head.detach() if attached or head.requires_grad else head)
+    if mixed:
         heads = [head.float() for head in heads]
     corners = boxes if isinstance(boxes, Tensor) else getattr(boxes, "tensor", None)
     if not isinstance(corners, Tensor):
         raise TypeError(f"boxes must be a tensor, or an object with a tensor as .tensor, got {type(boxes).__name__}")
-    if corners.is_complex() or corners.dtype == torch.bool:
+    if corners.dtype != torch.float32 and (corners.is_complex() or corners.dtype == torch.bool):
         raise TypeError(f"boxes must hold real numbers, got {corners.dtype}")
-    if corners.dim() != 2 or corners.shape[1] != 4 or corners.shape[0] != shape[0]:
-        raise ValueError(f"boxes must have shape [N, 4] with output's N = {shape[0]}, got {list(corners.shape)}")
+    if corners.shape != (wanted[0], 4):
+        raise ValueError(f"boxes must have shape [N, 4] with output's N = {wanted[0]}, got {list(corners.shape)}")
     if corners.device != device:
         raise ValueError(f"boxes must be on {whose}, {device}, got {corners.device}")
     if corners.is_cuda:
         _load.require_cuda()
-    return heads, corners.detach().float().contiguous()
+    if attached or corners.requires_grad:
+        corners = corners.detach()
+    if corners.dtype != torch.float32:
+        corners = corners.float()
+    return heads, corners.contiguous()
 
 
 def _check_index(index: Tensor | Sequence[int] | None, img: Tensor, count: int) -> Tensor:
@@ -224,14 +235,16 @@ def _check_index(index: Tensor | Sequence[int] | None, img: Tensor, count: int) 
         raise TypeError(f"image_index must be int64 or int32, got {index.dtype}")
     if index.shape != (count,):
         raise ValueError(f"image_index must have shape [N] with output's N = {count}, got {list(index.shape)}")
-    if index.device != img.device:
-        raise ValueError(f"image_index must be on img's device, {img.device}, got {index.device}")
+    device = index.device
+    if device != img.device:
+        raise ValueError(f"image_index must be on img's device, {img.device}, got {device}")
     # Check values only if that neither waits nor breaks a compiled graph.
-    if index.device.type == "cpu" and count > 0 and not torch.compiler.is_compiling():
-        low, high = (int(x) for x in index.aminmax())
+    if device.type == "cpu" and count > 0 and not torch.compiler.is_compiling():
+        values = index.tolist() if count <= _FEW else [int(x) for x in index.aminmax()]
+        low, high = min(values), max(values)
         if low < 0 or high >= photos:
             raise ValueError(f"image_index must be in 0..{photos - 1}, got {low if low < 0 else high}")
-    return index.to(torch.int64).contiguous()
+    return index.long().contiguous()
 
 
 def _warp_densepose_fake(

@@ -6,6 +6,9 @@
 #include <limits>
 #include <memory>
 
+#if !defined(__CUDACC__)
+#include "../../csrc/cuda/host_shim.h"
+#endif
 #include "../../csrc/densepose.h"
 #include "asked_capability.h"
 #include "scaffold.h"
@@ -304,10 +307,23 @@ void run_types(int64_t channels) {
   }
 }
 
+// Boxes whose columns threads walk in bands of all heights: on a GPU of few multiprocessors.
+void run_bands() {
+#if !defined(__CUDACC__)
+  shim_device = {shim_device.number + 1, 4, shim_device.block_shared, shim_device.multiprocessor_shared};
+#endif
+  for (const DType head : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
+    for (const int64_t coarse : {2, 15, 3}) run({9, coarse, 5, 6, 2, 3, 48, 75, 4, head, Content::kSmooth, false});
+  }
+}
+
 }  // namespace
 
-void run_tests(const std::vector<std::string>&) {
+// With the argument "bands": only the cases which depend on the number of multiprocessors.
+void run_tests(const std::vector<std::string>& arguments) {
   skip_unless_capable();
+  run_bands();
+  if (arguments == std::vector<std::string>{"bands"}) return;
   for (const int64_t channels : {3, 2}) run_types(channels);
   // Heads of a pixel, of odd sides, larger, much larger and smaller than the photo; photos of nothing, of a row, of a
   // column, wider than a chunk; one texel for all; more channels than a launch takes; more instances than blocks.

@@ -508,6 +508,19 @@ void test_small_sizes() {
   }
 }
 
+// The next call does not report an error that one has returned.
+void test_an_error_is_told_once() {
+#if defined(__CUDACC__)
+  const Buffer map(3 * 4, 1), count(kParts * 4 * 4);
+  CountArgs args{{map.data(), {12, 4, 2, 1}, DType::kUInt8, 1, 2, 2}, nullptr, 2};
+  check(warp_count_cuda(args, nullptr) != cudaSuccess, "counts at no address");
+  check(cudaPeekAtLastError() == cudaSuccess, "the error is taken off the runtime");
+  args.count = count.data<int32_t>();
+  check(warp_count_cuda(args, nullptr) == cudaSuccess, "the next call is healthy");
+  wait_for_device();
+#endif
+}
+
 }  // namespace
 
 // With the argument "bytes": only the cases which depend on the processor's instruction set.
@@ -521,6 +534,7 @@ void run_tests(const std::vector<std::string>& arguments) {
   };
   test_casts();
   test_small_sizes();
+  test_an_error_is_told_once();
   if (only != "bytes") test_blocks();
 
   constexpr DType types[] = {DType::kUInt8, DType::kFloat16, DType::kBFloat16, DType::kFloat32, DType::kFloat64};

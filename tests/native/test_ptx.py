@@ -77,6 +77,8 @@ def test_compiled_kernels(programs: Path) -> None:
         idle = re.findall(r"PTX: never ran: (.*)", result.stdout)
         assert all(re.search(r"::warp_(last|mean)<512, ", kernel) for kernel in idle), f"{name}: {idle}"
         print(name, *result.stdout.splitlines(), sep="\n  ")
+    result = run(programs / "ptx_densepose_90", "bands", DSA_FAST_PTX_PROCESSORS="4")
+    assert result.returncode == 0, output(result)
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation["name"])

@@ -494,11 +494,12 @@ def test_cuda_does_not_wait() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
 @pytest.mark.parametrize("reduce", REDUCTIONS)
-def test_cuda_graph(reduce: Any) -> None:
+def test_cuda_graph(reduce: Any, dtype: torch.dtype) -> None:
     require_cuda()
     output = make(3, seed=16).map(lambda head: head.cuda())
-    boxes, img = torch.tensor(BOXES[:3]).cuda(), photos(3, torch.float32).cuda()
+    boxes, img = torch.tensor(BOXES[:3]).cuda(), photos(3, dtype).cuda()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         dsa_fast.warp_densepose(img, output, boxes, reduce=reduce)
@@ -512,9 +513,40 @@ def test_cuda_graph(reduce: Any) -> None:
         assert torch.equal(got, dsa_fast.warp_densepose(img, output, boxes, reduce=reduce))
 
 
+@pytest.mark.parametrize("people", [1, 8, 40, 200])  # threads of a few walk fewer rows
+def test_cuda_of_bytes_on_several_streams(people: int) -> None:
+    require_cuda()
+    heads, img = make(people, h=20, w=16, seed=22), photos(1, torch.uint8, (256, 128))
+    places = [torch.tensor([[0.0, 0, 128, 256]]).repeat(people, 1) - 8 * k for k in range(4)]
+    expected = [dsa_fast.warp_densepose(img, heads, boxes) for boxes in places]
+    on_cuda, photo = heads.map(lambda head: head.cuda()), img.cuda()
+    there = [boxes.cuda() for boxes in places]
+    streams = [torch.cuda.Stream() for _ in places]
+    torch.cuda.synchronize()
+    for _ in range(5):
+        got = []
+        for boxes, stream in zip(there, streams, strict=True):
+            with torch.cuda.stream(stream):
+                got.append(dsa_fast.warp_densepose(photo, on_cuda, boxes))
+        torch.cuda.synchronize()
+        for one, wanted in zip(got, expected, strict=True):
+            assert_equal(one, wanted)
+
+
 # ---- wrong arguments -----------------------------------------------------------------------------------------------
 
 IMG, OUTPUT, PLACES = photos(2), make(3), torch.tensor(BOXES[:3])
+
+
+@pytest.mark.parametrize("count", [2, 1000])  # Python compares a few itself
+@pytest.mark.parametrize("wrong", [-1, 2])
+def test_a_wrong_index_is_found(count: int, wrong: int) -> None:
+    output, boxes = make(1, h=2, w=2).map(lambda head: head.expand(count, -1, -1, -1)), torch.zeros(count, 4)
+    index = torch.arange(count) % 2
+    dsa_fast.warp_densepose(IMG, output, boxes, index, size=1)
+    index[-1] = wrong
+    with pytest.raises(ValueError, match=rf"image_index must be in 0\.\.1, got {wrong}"):
+        dsa_fast.warp_densepose(IMG, output, boxes, index, size=1)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,12 @@ namespace {
 constexpr uint32_t kDefaultShared = 48 << 10;  // more must be asked for
 constexpr uint32_t kMostShared = (DSA_FAST_PTX_ARCH == 75 ? 64 : 227) << 10;
 constexpr int kReservedShared = DSA_FAST_PTX_ARCH == 75 ? 0 : 1024;  // of a block, by the system
-constexpr int kProcessors = DSA_FAST_PTX_ARCH == 75 ? 4 : 132;
+
+// Multiprocessors; DSA_FAST_PTX_PROCESSORS says another number.
+int processors() {
+  const char* text = std::getenv("DSA_FAST_PTX_PROCESSORS");
+  return text == nullptr ? (DSA_FAST_PTX_ARCH == 75 ? 4 : 132) : std::atoi(text);
+}
 
 // ---- errors --------------------------------------------------------------------------------------------------------
 
@@ -513,7 +518,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
   static const std::map<cudaDeviceAttr, int> values{
       {cudaDevAttrMaxThreadsPerBlock, 1024},
       {cudaDevAttrWarpSize, 32},
-      {cudaDevAttrMultiProcessorCount, kProcessors},
+      {cudaDevAttrMultiProcessorCount, processors()},
       {cudaDevAttrMaxSharedMemoryPerBlock, kDefaultShared},
       {cudaDevAttrMaxSharedMemoryPerBlockOptin, kMostShared},
       {cudaDevAttrMaxSharedMemoryPerMultiprocessor, kMostShared + kReservedShared},
