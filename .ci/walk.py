@@ -42,7 +42,8 @@ _TINY = (
 SMALL = {
     "synth": "--identities 8 --cameras 2 --images_per_camera 2",
     "fit": _TINY,
-    "tables": f"{_TINY} --seeds 0 --rows two_branches,dsa --synth.identities 8 --synth.cameras 2",
+    "tables": f"{_TINY} --seeds 0 --rows two_branches,dsa --synth.identities 8 --synth.cameras 2"
+    " --synth.images_per_camera 2",
     "eval": "--workers 0",
     "rank": "--workers 0 --count 4",
     "export": "--workers 0 --calibration_images 8",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Test processes share the cores, and more threads than cores make everything many times slower. So do the processes
+# that tests start, and NumPy. Tests of threading set their own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 
 from tests.cuda import HAS_CUDA, NEEDS_CUDA, require_cuda
 
-# Test processes share the cores, and more threads than cores make everything many times slower. Tests of threading
-# set their own number.
 torch.set_num_threads(1)
 
 

@@ -107,7 +107,7 @@ def demo(
         augment=AUGMENT,
         trainer=TrainerConfig(
             max_epochs=epochs,
-            eval_every=max(epochs // 6, 1),
+            eval_every=max(epochs // 4, 1),
             accelerator="gpu" if place.type == "cuda" else "cpu",
             log_every=min(10, max(1, len(data.train) // (4 * min(8, num_ids)))),  # at least once per epoch
         ),

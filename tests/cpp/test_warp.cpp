@@ -20,7 +20,7 @@ constexpr double kInf = std::numeric_limits<double>::infinity();
 
 // ---- element types, from their definitions and not from dtype.h ----------------------------------------------------
 
-double decode16(uint16_t bits, int exponent_bits) {
+double decode16_by_definition(uint16_t bits, int exponent_bits) {
   const int mantissa_bits = 15 - exponent_bits;
   const int bias = (1 << (exponent_bits - 1)) - 1;
   const int exponent = (bits >> mantissa_bits) & ((1 << exponent_bits) - 1);
@@ -29,6 +29,16 @@ double decode16(uint16_t bits, int exponent_bits) {
   if (exponent == (1 << exponent_bits) - 1) return mantissa ? kNaN : sign * kInf;
   if (exponent == 0) return sign * std::ldexp(mantissa, 1 - bias - mantissa_bits);
   return sign * std::ldexp(mantissa + (1 << mantissa_bits), exponent - bias - mantissa_bits);
+}
+
+double decode16(uint16_t bits, int exponent_bits) {
+  static const auto table_of = [](int exponent_bits) {
+    std::vector<double> table(0x10000);
+    for (uint32_t k = 0; k < 0x10000; ++k) table[k] = decode16_by_definition(static_cast<uint16_t>(k), exponent_bits);
+    return table;
+  };
+  static const std::vector<double> half = table_of(5), bfloat = table_of(8);
+  return (exponent_bits == 5 ? half : bfloat)[bits];
 }
 
 // The nearest 16-bit number, ties to the even pattern, by bisection over all positive ones.
@@ -394,7 +404,7 @@ void test_blocks() {
   for (int run = 0; run < 400; ++run) {
     const int* device = devices[below(4)];
     set_device(device[0], device[1]);
-    const int64_t B = 1 + below(5), C = channels[below(8)], H = 1 + below(30);
+    const int64_t C = channels[below(8)], B = 1 + below(C > 5 ? 2 : 5), H = 1 + below(30);
     const int64_t W = below(3) == 0 ? 1 + below(50) : 4 * (1 + below(15));
     const int64_t S = below(5) == 0 ? 1 + below(40) : 2 * (1 + below(20));
     const Reduce reduce = below(2) == 0 ? Reduce::kLast : Reduce::kMean;
@@ -532,10 +542,12 @@ void run_tests(const std::vector<std::string>& arguments) {
     const bool bytes = k.img == DType::kUInt8 && k.iuv == DType::kUInt8;
     if (only.empty() || bytes == (only == "bytes")) run(k);
   };
-  test_casts();
-  test_small_sizes();
-  test_an_error_is_told_once();
-  if (only != "bytes") test_blocks();
+  if (only != "bytes") {
+    test_casts();
+    test_small_sizes();
+    test_an_error_is_told_once();
+    test_blocks();
+  }
 
   constexpr DType types[] = {DType::kUInt8, DType::kFloat16, DType::kBFloat16, DType::kFloat32, DType::kFloat64};
   constexpr DType map_types[] = {DType::kUInt8, DType::kFloat16, DType::kBFloat16, DType::kFloat32};

@@ -24,6 +24,8 @@ from PIL import Image
 from dsa_fast.densepose import choose_person, iuv_from_result, read_dump
 from dsa_fast.densepose.unpickle import Call, read_values
 
+pytestmark = pytest.mark.xdist_group("dumps")
+
 # Writes dumps by classes that are named and made as detectron2's are; in a process of its own, so that the classes do
 # not exist where the dumps are read.
 WRITER = """

@@ -560,6 +560,7 @@ def estimator(weights: Path) -> PoseEstimator:
     return PoseEstimator(weights, batch_size=2, min_score=0.0, min_size=64)
 
 
+@pytest.mark.xdist_group("keypoint network")
 def test_runs_torchvisions_network(estimator: PoseEstimator) -> None:
     generator = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (3, 64 + 8 * i, 32), dtype=torch.uint8, generator=generator) for i in range(3)]
@@ -581,6 +582,7 @@ def test_runs_on_cuda(weights: Path) -> None:
     assert len(people) == 2 and all(person is None or isinstance(person, np.ndarray) for person in people)
 
 
+@pytest.mark.xdist_group("keypoint network")
 def test_chooses_the_person_and_keeps_the_order(estimator: PoseEstimator, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
 
@@ -613,6 +615,7 @@ def test_chooses_the_person_and_keeps_the_order(estimator: PoseEstimator, monkey
     assert people[3] is None and people[4] is None
 
 
+@pytest.mark.xdist_group("keypoint network")
 def test_estimator_errors(tmp_path: Path, weights: Path, estimator: PoseEstimator) -> None:
     with pytest.raises(FileNotFoundError, match="no file .*none.pth"):
         PoseEstimator(tmp_path / "none.pth")

@@ -60,7 +60,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     pytest.importorskip("sklearn")
     path = make_engine(tmp_path / "x.onnx")
     data = tmp_path / "people"
-    make_dataset(data, SynthConfig(identities=72, cameras=2, images_per_camera=2, height=48, width=24))
+    make_dataset(data, SynthConfig(identities=72, cameras=2, images_per_camera=2, height=48, width=24), workers=1)
     photos = sorted((data / "query").glob("*.jpg")) or sorted(data.rglob("*.jpg"))
     two = [str(photos[0]), str(photos[-1])]
     assert main(["verify", *two, "--encoder", str(path)]) == 1

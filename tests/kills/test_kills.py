@@ -18,6 +18,8 @@ import pytest
 from tests.commands import CASES
 from tests.kills.tools import Zygote, contents, difference
 
+pytestmark = pytest.mark.xdist_group("kills")
+
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 

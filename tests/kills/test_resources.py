@@ -21,6 +21,8 @@ from dsa_fast.cli import ERROR_STATUS
 from tests.commands import CASES
 from tests.kills.tools import Zygote, contents, difference
 
+pytestmark = pytest.mark.xdist_group("kills")
+
 WRITING = [name for name, case in CASES.items() if not case.reads_only]
 QUICK = ("fit", "synth", "pack", "embed", "search add")
 

@@ -18,6 +18,8 @@ from dsa_fast.cli import ERROR_STATUS
 from tests.commands import CASES
 from tests.kills.tools import Zygote, contents, difference
 
+pytestmark = pytest.mark.xdist_group("kills")
+
 QUICK = ("fit", "tables", "prepare")
 #: Options with which the second would write something else.
 OTHER = {

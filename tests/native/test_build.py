@@ -16,6 +16,7 @@ import torch
 
 import dsa_fast
 from dsa_fast.ops import _load
+from tests.native import cpp_tests
 
 SOURCE = Path(__file__).resolve().parents[2]
 PACKAGE = Path(dsa_fast.__file__).parent
@@ -40,15 +41,14 @@ def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> su
 
 def require_tool(*names: str) -> str:
     """The first of the programs that is there, in this environment or on PATH; skips where none is."""
-    for name in names:
-        found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-        if found:
-            return found
+    found = cpp_tests.find_tool(*names)
+    if found:
+        return found
     pytest.skip(f"{' or '.join(names)} is not there")
 
 
 def output(result: subprocess.CompletedProcess[str]) -> str:
-    return f"{result.stdout[-5000:]}\n{result.stderr[-5000:]}"
+    return f"{result.stdout[-5000:]}\n{(result.stderr or '')[-5000:]}"
 
 
 # ---- the libraries -------------------------------------------------------------------------------------------------
@@ -197,6 +197,7 @@ every = importlib.metadata.distributions
 importlib.metadata.distributions = lambda **how: every(**how, path={places})
 import dsa_fast
 from dsa_fast.ops import _load
+from tests.native import cpp_tests
 print(dsa_fast.__file__, _load.folder, dsa_fast.warp.__name__)
 """
     return run(sys.executable, "-c", code, cwd=checkout, PYTHONPATH="")
@@ -236,15 +237,12 @@ def test_kernels_without_pytorch(tmp_path: Path) -> None:
 
     tests/deploy/test_runtime.py builds the library of kernels without them, and runs the other C++ tests.
     """
-    cmake, ctest = require_tool("cmake"), require_tool("ctest")
+    _, ctest = require_tool("cmake"), require_tool("ctest")
     require_tool("c++", "g++", "clang++")
-    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    result = run(cmake, "-S", SOURCE, "-B", tmp_path, *generator, "-DDSA_FAST_CUDA=OFF", "-DDSA_FAST_RUNTIME=OFF")
+    folder, result = cpp_tests.build("kernels", tmp_path)
     assert result.returncode == 0, output(result)
     assert "the runtime is left out: DSA_FAST_RUNTIME=OFF" in result.stdout
-    result = run(cmake, "--build", tmp_path, "--parallel", "2", "--target", "kernel_tests")
-    assert result.returncode == 0, output(result)
-    result = run(ctest, "--test-dir", tmp_path, "-L", "kernels", "--output-on-failure", "--parallel", "2")
+    result = run(ctest, "--test-dir", folder, "-L", "kernels", "--output-on-failure", "--parallel", "2")
     assert result.returncode == 0 and "100% tests passed" in result.stdout, output(result)
 
 

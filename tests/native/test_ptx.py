@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.native import cpp_tests
 from tests.native import kernel_resources as resources
 
 PTX = resources.SOURCE / "tests" / "cpp" / "ptx"
@@ -46,16 +46,9 @@ def output(result: subprocess.CompletedProcess[str]) -> str:
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compiles everything; the folder of the programs, such as ptx_warp_75."""
-    cmake = shutil.which("cmake", path=str(Path(sys.executable).parent)) or shutil.which("cmake")
-    if resources.find_nvcc() is None or cmake is None or shutil.which("c++") is None:
+    if resources.find_nvcc() is None or cpp_tests.find_tool("cmake") is None or cpp_tests.find_tool("c++") is None:
         pytest.skip("nvcc (on PATH or in CUDA_HOME), cmake or c++ is not there: the compiled kernels do not run")
-    folder = tmp_path_factory.mktemp("ptx")
-    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    off = [f"-DDSA_FAST_{what}=OFF" for what in ("CUDA", "RUNTIME", "SANITIZE")]
-    command = ("-S", resources.SOURCE, "-B", folder, *generator, *off, "-DDSA_FAST_PTX=ON")
-    result = run(cmake, *command, f"-DPython3_EXECUTABLE={sys.executable}")
-    assert result.returncode == 0, output(result)
-    result = run(cmake, "--build", folder, "--target", "ptx", "--parallel", "2")
+    folder, result = cpp_tests.build("ptx", tmp_path_factory.mktemp("ptx"))
     assert result.returncode == 0, output(result)
     return folder / "tests" / "cpp" / "ptx"
 

@@ -20,6 +20,8 @@ from dsa_fast.training.data import read_people
 from tests.data.trees import make_tree
 from tests.training.processes import GUIDE, ONE, data, train
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 ACCUMULATE = replace(ONE, accumulate=2)
 
 
