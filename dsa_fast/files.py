@@ -37,6 +37,7 @@ __all__ = [
     "remove_left_over",
     "replace_folder",
     "temporary_folder",
+    "utf8_name",
     "write_json",
 ]
 
@@ -132,6 +133,31 @@ def write_json(path: str | os.PathLike[str], value: Any, *, sync: bool = False) 
     """Writes a value as a JSON file, whole or not at all."""
     with atomic_path(path, sync=sync) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def utf8_name(path: str | os.PathLike[str], *, write: bool = False) -> Iterator[str]:
+    """Yields a name of a file or folder for libraries that take only names in UTF-8.
+
+    It is the path itself if that is UTF-8, and else the name of an open descriptor, which is valid during the block.
+
+    Args:
+        path: a file, or a folder that exists.
+        write: makes the file if there is none.
+
+    Raises:
+        OSError: it can't be opened; only for names that are not UTF-8.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        place = os.open(path, os.O_WRONLY | os.O_CREAT if write else os.O_RDONLY, 0o666)
+        try:
+            yield f"/dev/fd/{place}"
+        finally:
+            os.close(place)
+    else:
+        yield os.fspath(path)
 
 
 # ------------------------------------------------------------------------- what killed processes leave
@@ -239,7 +265,7 @@ def locked(output: str | os.PathLike[str], *, folder: bool = False) -> Iterator[
     """Keeps other processes from writing the same output during the block.
 
     The lock is the hidden file `.NAME.lock` next to the output, or `.lock` in it if it is a folder. It is removed at
-    the end of the block, with a folder that stayed empty. The lock of a killed process holds nobody up. A thread may
+    the end of the block, with new folders that stayed empty. The lock of a killed process holds nobody up. A thread may
     lock again what it has locked.
 
     Args:
@@ -256,8 +282,9 @@ def locked(output: str | os.PathLike[str], *, folder: bool = False) -> Iterator[
     if held in _held:
         yield
         return
-    is_new = folder and not target.exists()
-    (target if folder else target.parent).mkdir(parents=True, exist_ok=True)
+    place = target if folder else target.parent
+    new = [each for each in (place, *place.parents) if not each.exists()]
+    place.mkdir(parents=True, exist_ok=True)
     while True:
         places: list[int] = []
         lock = filelock.FileLock(path, timeout=0, on_acquired=places.append)
@@ -283,9 +310,9 @@ def locked(output: str | os.PathLike[str], *, folder: bool = False) -> Iterator[
         _held.discard(held)
         path.unlink(missing_ok=True)
         lock.release()
-        if is_new:
-            with contextlib.suppress(OSError):
-                target.rmdir()
+        for each in new:
+            with contextlib.suppress(OSError):  # it is not empty
+                each.rmdir()
 
 
 # ------------------------------------------------------------------------------------------------ reading

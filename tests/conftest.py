@@ -50,3 +50,11 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     test = [f"{pid:04}_c{cam}s1_000000_00.png" for pid in (3, 4) for cam in (1, 2)]
     tree = {"bounding_box_train": train, "query": test[::2], "bounding_box_test": test[1::2]}
     return make_tree(tmp_path_factory.mktemp("data") / "people", tree)
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Inputs of all commands; see `tests.commands`."""
+    from tests.commands import make_inputs
+
+    return make_inputs(tmp_path_factory.mktemp("inputs"))

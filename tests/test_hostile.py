@@ -446,6 +446,56 @@ def test_little_memory_is_a_word(error: Exception, capsys: pytest.CaptureFixture
     assert "there is too little memory" in capsys.readouterr().err
 
 
+def test_a_python_that_cannot_read_its_own_files_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dsa_fast.cli import guard
+
+    def run() -> int:
+        raise ModuleNotFoundError("No module named 'concurrent.futures.process'")
+
+    monkeypatch.setattr(guard.os, "access", lambda *args: False)
+    assert guard.guarded("dsa-fast x", run) == 1
+    said = capsys.readouterr().err
+    assert "No module named 'concurrent.futures.process'; this user can't read Python's files in " in said
+    monkeypatch.undo()
+    with pytest.raises(ModuleNotFoundError):
+        guard.guarded("dsa-fast x", run)
+
+
+_GPU = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB"
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "advice"),
+    [
+        (
+            "fit",
+            "dsa_fast.training.module.ReIDTask.training_step",
+            "lower --data.p or --data.k or --data.test_batch, or choose --trainer.precision bf16-mixed",
+        ),
+        ("eval", "dsa_fast.evaluation.embedding.ModelEmbedder.__call__", "lower --batch, or choose --device cpu"),
+        ("embed", "dsa_fast.deploy.encoder.Encoder.__call__", "lower --batch, or choose --device cpu"),
+        ("prepare --method=torchscript", "torch.jit.load", "lower --batch, or choose --device cpu"),
+        ("warp", "dsa_fast.visual.atlas.photo_and_parts", "lower --size"),
+    ],
+)
+def test_a_gpu_without_memory_is_a_word(
+    name: str, place: str, advice: str, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def full(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError(_GPU)
+
+    if not CASES[name].can_run:
+        pytest.skip(f"needs {', '.join(CASES[name].needs)}")
+    monkeypatch.setattr(place, full)
+    assert main(CASES[name].arguments(inputs, tmp_path)) == 1
+    said = capsys.readouterr().err
+    assert f"error: the GPU has too little memory: {advice} ({_GPU})" in said and "Traceback" not in said
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".") or path.suffix in (".png", ".ckpt")]
+
+
 def test_a_library_thread_without_space_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     from dsa_fast.cli.guard import guarded
 

@@ -106,7 +106,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return in_words_of_the_command(message, function, program, options)
 
-    return guarded(program, run, error_status=ERROR_STATUS.get(name, 1), reword=in_words)
+    def less(on_gpu: bool) -> str:
+        from dsa_fast.cli.words import with_less_memory
+
+        return with_less_memory(function, program, on_gpu=on_gpu)
+
+    return guarded(program, run, error_status=ERROR_STATUS.get(name, 1), reword=in_words, less=less)
 
 
 def commands_of(name: str) -> Callable[..., object] | Mapping[str, Callable[..., object]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from dsa_fast.configs.datasets import DatasetOptions
+from dsa_fast.files import locked
 from dsa_fast.terminal import console as open_console
 
 
@@ -58,12 +59,13 @@ def calibrate(
     if encoder.suffix not in SUFFIXES.values():
         raise ValueError(f"encoder must be a file of dsa-fast export, which has a sidecar, got {encoder}")
     data = read_dataset(root, name, check_counts=check_counts, **(options or {}))
-    with Encoder.load(encoder, device=device) as model:
-        query, gallery = (
-            embed_people(model, people, batch=batch, workers=workers, progress=f"embedding {part}")
-            for part, people in (("query", data.query), ("gallery", data.gallery))
-        )
-    sidecar = run(encoder, query, gallery, f"{data.name} ({data.root})", probability=probability, seed=seed)
+    with locked(sidecar_path(encoder)):
+        with Encoder.load(encoder, device=device) as model:
+            query, gallery = (
+                embed_people(model, people, batch=batch, workers=workers, progress=f"embedding {part}")
+                for part, people in (("query", data.query), ("gallery", data.gallery))
+            )
+        sidecar = run(encoder, query, gallery, f"{data.name} ({data.root})", probability=probability, seed=seed)
     found = sidecar.verification
     assert found is not None
     checked = found["checked"]

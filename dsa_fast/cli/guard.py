@@ -22,17 +22,30 @@ _OUTPUTS = {
     "demo": ("out", True),
     "tables": ("out", True),
     "rank": ("out", True),
+    "inspect": ("out", True),
     "embed": ("out", False),
     "crops": ("out", True),
+    "pack": ("out", False),
+    "eval": ("json_out", False),
+    "search": ("json_out", False),
+    "warp": ("out", False),
 }
 # Words of libraries that find too little memory, or can't start a thread.
 _NO_MEMORY = (
-    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory"),
-    *("could not create a primitive", "can't start new thread", "bad_alloc"),
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed"),
+    *("could not create a primitive", "can't start new thread", "bad_alloc", "failed to allocate memory"),
+    "failed to map segment",  # of a library that is loaded
 )
 
 
-def guarded(program: str, run: Callable[[], int], *, error_status: int = 1, reword: Callable[[str], str] = str) -> int:
+def guarded(
+    program: str,
+    run: Callable[[], int],
+    *,
+    error_status: int = 1,
+    reword: Callable[[str], str] = str,
+    less: Callable[[bool], str] = lambda on_gpu: "",
+) -> int:
     """Runs a command.
 
     Args:
@@ -40,6 +53,7 @@ def guarded(program: str, run: Callable[[], int], *, error_status: int = 1, rewo
         run: does the work and returns the exit status.
         error_status: the exit status of expected errors.
         reword: writes an expected error's message in the words of the command.
+        less: says which options need less memory, on the GPU or else.
 
     Returns:
         The exit status: 130 after Ctrl-C, 143 after SIGTERM, 141 if the output's reader has gone.
@@ -57,16 +71,17 @@ def guarded(program: str, run: Callable[[], int], *, error_status: int = 1, rewo
             except BrokenPipeError:
                 raise
             except (ValueError, TypeError, OSError) as error:
-                print(f"{program}: error: {reword(str(error))}", file=sys.stderr)
-            except (MemoryError, RuntimeError) as error:
-                about = (str(error).strip().splitlines() or [""])[0]
-                if not isinstance(error, MemoryError) and not any(text in str(error).lower() for text in _NO_MEMORY):
+                print(f"{program}: error: {reword(str(error))}{_unreadable_python()}", file=sys.stderr)
+            except Exception as error:  # libraries have their own kinds
+                said, unreadable = _too_little_memory(error), _unreadable_python()
+                if said is None and unreadable:
+                    print(f"{program}: error: {error}{unreadable}", file=sys.stderr)
+                    return error_status
+                if said is None:
                     raise
-                print(
-                    f"{program}: error: there is too little memory, or too few threads are allowed: a smaller batch "
-                    f"and fewer workers need less{' (' if about else ''}{about}{')' if about else ''}",
-                    file=sys.stderr,
-                )
+                on_gpu, about = said
+                what = "the GPU has too little memory" if on_gpu else "there is too little memory, or too few threads"
+                print(f"{program}: error: {what}{less(on_gpu)}{about and f' ({about})'}", file=sys.stderr)
             except KeyboardInterrupt:
                 took = duration(time.perf_counter() - start)
                 print(f"{program}: {'terminated' if stopped else 'interrupted'} after {took}", file=sys.stderr)
@@ -76,6 +91,22 @@ def guarded(program: str, run: Callable[[], int], *, error_status: int = 1, rewo
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+
+
+def _unreadable_python() -> str:
+    """Returns a hint for errors if this user can't read Python's own modules, some of which are loaded when needed."""
+    return "" if os.access(os.__file__, os.R_OK) else f"; this user can't read Python's files in {sys.base_prefix}"
+
+
+def _too_little_memory(error: Exception) -> tuple[bool, str] | None:
+    """Returns whether it was the GPU's, and the error's first line; None for other errors."""
+    text, torch = str(error), sys.modules.get("torch")
+    about = (text.strip().splitlines() or [""])[0]
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True, about
+    if isinstance(error, MemoryError) or any(each in text.lower() for each in _NO_MEMORY):
+        return "cuda" in text.lower() or "cublas" in text.lower(), about
+    return None
 
 
 @contextlib.contextmanager

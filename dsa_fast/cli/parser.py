@@ -255,12 +255,16 @@ def _spell_out_flags(function: Callable[..., object], arguments: Sequence[str]) 
         if argument in flags and following.lower() not in ("true", "false", "yes", "no"):
             spelt.append("true")
     # Optional arguments can be positional if the function lists them in its `positionals`.
-    unnamed = iter(getattr(function, "positionals", ()))
+    optional = getattr(function, "positionals", ())
+    unnamed = iter(optional)
     named: list[str] = []
-    is_value = False
+    is_value = is_bare = False
     for argument in spelt:
-        if not is_value and not argument.startswith("-") and (name := next(unnamed, None)) is not None:
-            named.append(f"--{name}")
+        if optional and argument == "--" and not is_bare:
+            is_bare = True  # what follows is no option, even if it begins with a dash
+            continue
+        is_free = is_bare or (not is_value and not argument.startswith("-"))
+        name = next(unnamed, None) if is_free else None
         is_value = not is_value and argument.startswith("--") and "=" not in argument
-        named.append(argument)
+        named.append(argument if name is None else f"--{name}={argument}")
     return named

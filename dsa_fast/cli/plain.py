@@ -28,6 +28,8 @@ def _load_plain(text: str) -> Any:
     """Reads a configuration file, or one value of the command line."""
     check_yaml(text)
     value = _load_yaml(text)
+    if value is None and "\n" not in text and text.strip().lower() not in ("", "~", "null"):
+        return text  # a name on the command line, which YAML reads as a comment or an anchor
     check_plain(value)
     return value
 

@@ -122,21 +122,18 @@ def prepare(
         estimator, about = _gated(listing, estimator, masks)
         settings |= about
     report_path = listing.out / _REPORT
-    with (
-        locked(listing.out, folder=True) if processes.rank == 0 else contextlib.nullcontext(),
-        _progress_bar(console, len(listing.pairs), processes.rank == 0) as show,
-        _memory_hint(batch),
-    ):
+    with locked(listing.out, folder=True) if processes.rank == 0 else contextlib.nullcontext():
         if processes.rank == 0:
             _begin(report_path, settings, listing.pairs)
-        made = make_maps(listing.pairs, estimator, batch=batch, workers=workers, processes=processes, progress=show)
-    if made is None:
-        return
-    remove_left_over(listing.out)
-    report = summary(listing, made, settings, estimator.maker)
-    report["not_covered"] = _not_covered(listing, listed)
-    write_json(report_path, report)
-    save_picture(_sheet(listing, made, estimator.maker), listing.out / _SHEET)
+        with _progress_bar(console, len(listing.pairs), processes.rank == 0) as show:
+            made = make_maps(listing.pairs, estimator, batch=batch, workers=workers, processes=processes, progress=show)
+        if made is None:
+            return
+        remove_left_over(listing.out)
+        report = summary(listing, made, settings, estimator.maker)
+        report["not_covered"] = _not_covered(listing, listed)
+        write_json(report_path, report)
+        save_picture(_sheet(listing, made, estimator.maker), listing.out / _SHEET)
     _print(open_console(), listing, report, made)
     if made.failed:
         shown = "\n".join(f"  {made.failed[number]}" for number in sorted(made.failed)[:_SHOWN])
@@ -434,13 +431,3 @@ def _progress_bar(console: Console, total: int, visible: bool) -> Iterator[Calla
     with Progress(*columns, console=console, transient=True, disable=not (visible and console.is_terminal)) as bar:
         task = bar.add_task("maps", total=total)
         yield lambda done: bar.update(task, completed=done)
-
-
-@contextlib.contextmanager
-def _memory_hint(batch: int) -> Iterator[None]:
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise ValueError(f"the GPU has too little memory for batch {batch}: use a smaller --batch") from error

@@ -91,7 +91,10 @@ def tables(
         _check_teachers(trainings)
         if not root:
             _make_people(folder / "people", synth if factor is None else scaled(synth, factor), console)
-    people = "synthetic people" if not root else f"people of {Path(trainings[0].data.root).resolve().name}"
+    people = "synthetic people"
+    if root:
+        name = Path(trainings[0].data.root).resolve().name
+        people = f"people of {name.encode(errors='backslashreplace').decode()}"  # Matplotlib takes only UTF-8
     details = (
         None if root else {"synth": synth.as_dict(), "scaled_by_strength": list(MISALIGNMENTS) if strengths else []}
     )

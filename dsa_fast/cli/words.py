@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dsa_fast.cli.parser import make_parser, positional_names
 
-__all__ = ["in_words_of_the_command"]
+__all__ = ["in_words_of_the_command", "with_less_memory"]
 
 _MISSING = re.compile(r"no such|not found|does not exist|\bno \S+ in it\b", re.IGNORECASE)
 _MOST_NAMES = 10_000  # of a folder, in which a close one is looked for
@@ -36,13 +36,7 @@ def in_words_of_the_command(
         values: its options by name, if they are known.
     """
     positional = positional_names(function)
-    options = {
-        name
-        for each in [function, *([_fit()] if hasattr(function, "passed_on") else [])]
-        for action in make_parser(each, prog)._actions
-        for name in action.option_strings
-        if name.startswith("--") and name.lstrip("-") not in positional
-    }
+    options = _options(function, prog)
     ends = {name.lstrip("-").rpartition(".")[2]: name for name in sorted(options, reverse=True)}
     given = dict(_flat(values or {}))
     if hasattr(function, "passed_on"):
@@ -59,10 +53,16 @@ def in_words_of_the_command(
         name = named(match[1])
         return f"{name} {value}" if name else match[0]
 
-    text = re.sub(r"\b([a-z][\w.]*)=(\w+|'[^']*'|\"[^\"]*\")", with_value, message)
+    paths = sorted({str(each) for each in given.values() if isinstance(each, Path) and each.name}, key=len)[::-1]
+    text = message
+    for number, path in enumerate(paths):  # what looks like an option in a name is none
+        text = text.replace(path, f"\0{number}\0")
+    text = re.sub(r"(?<![-\w./'])([a-z][\w.]*)=(\w+|'[^']*'|\"[^\"]*\")", with_value, text)
     text = re.sub(
         r"(?<![-\w./'])[a-z]\w*\.\w+(?![\w./'])", lambda it: f"--{it[0]}" if f"--{it[0]}" in options else it[0], text
     )
+    for number, path in enumerate(paths):
+        text = text.replace(f"\0{number}\0", path)
     subject = re.match(r"([a-z]\w*)(?= (?:must|needs|replaces|not found|has)\b)", text)
     if subject is not None:
         name = named(subject[1])
@@ -74,6 +74,35 @@ def in_words_of_the_command(
         if name is not None and not any(each.startswith(f"{name}.") for each in options):
             text = name + text[subject.end() :]
     return text + _hint(text, prog, positional, given)
+
+
+#: Options that take less memory with a lower value: on the GPU, and else.
+_ON_GPU = ("--data.p", "--data.k", "--data.test_batch", "--batch", "--size")
+_ON_CPU = (*_ON_GPU, "--data.workers", "--workers")
+
+
+def with_less_memory(function: Callable[..., object], prog: str, *, on_gpu: bool) -> str:
+    """Names a command's options that take less memory, for the end of an error; "" if it has none."""
+    options = _options(function, prog)
+    lower = [name for name in (_ON_GPU if on_gpu else _ON_CPU) if name in options]
+    advice = [f"lower {' or '.join(lower)}"] if lower else []
+    if on_gpu and "--trainer.precision" in options:
+        advice.append("choose --trainer.precision bf16-mixed")
+    if on_gpu and "--device" in options:
+        advice.append("choose --device cpu")
+    return f": {', or '.join(advice)}" if advice else ""
+
+
+def _options(function: Callable[..., object], prog: str) -> set[str]:
+    """Returns the names of a command's options, with those that it passes on."""
+    positional = positional_names(function)
+    return {
+        name
+        for each in [function, *([_fit()] if hasattr(function, "passed_on") else [])]
+        for action in make_parser(each, prog)._actions
+        for name in action.option_strings
+        if name.startswith("--") and name.lstrip("-") not in positional
+    }
 
 
 def _fit() -> Callable[..., object]:

@@ -26,7 +26,7 @@ from torch.nn.functional import interpolate
 from dsa_fast.densepose.person_choice import choose_person
 from dsa_fast.densepose.prepare import PersonMap
 from dsa_fast.densepose.results import ChartHeads
-from dsa_fast.files import checksum
+from dsa_fast.files import checksum, utf8_name
 from dsa_fast.image import read_image
 from dsa_fast.ops.warp_densepose import to_iuv
 
@@ -185,7 +185,10 @@ def _load(path: Path, device: torch.device) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript is deprecated in newer versions of PyTorch
-            module = torch.jit.load(path, map_location=device).eval()
+            with utf8_name(path) as name:
+                module = torch.jit.load(name, map_location=device).eval()
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError) as error:
         last = str(error).strip().split("\n")[0]
         raise ValueError(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dsa_fast.data.transforms import resize
 from dsa_fast.extras import require
-from dsa_fast.files import check_regular
+from dsa_fast.files import check_regular, utf8_name
 from dsa_fast.weights import download_state, load_named, read_state
 
 __all__ = ["Detector", "OnnxDetector", "TorchvisionDetector", "load_detector"]
@@ -123,7 +123,8 @@ class OnnxDetector:
         check_regular(self.path)
         runtime = require("onnxruntime")
         try:
-            self._session = runtime.InferenceSession(str(self.path), providers=["CPUExecutionProvider"])
+            with utf8_name(self.path) as name:
+                self._session = runtime.InferenceSession(name, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises many kinds of errors
             raise ValueError(f"detector {path} must be an ONNX file that ONNX Runtime reads, got: {error}") from error
         inputs = self._session.get_inputs()

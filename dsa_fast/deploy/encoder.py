@@ -25,6 +25,7 @@ from dsa_fast.deploy.tensorrt import Engine
 from dsa_fast.deploy.verification import Verdict, judge
 from dsa_fast.device import pick_device
 from dsa_fast.extras import require
+from dsa_fast.files import utf8_name
 from dsa_fast.version import __version__
 
 Backend = Literal["auto", "torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
@@ -372,7 +373,8 @@ class _OnnxCpu:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         try:
-            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            with utf8_name(path) as name:
+                self._session = runtime.InferenceSession(name, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common base class
             raise ValueError(f"{path} must run in ONNX Runtime {runtime.__version__}, got: {error}") from error
         (given,), (made,) = self._session.get_inputs(), self._session.get_outputs()
@@ -428,7 +430,8 @@ class _OpenVino:
             "INFERENCE_PRECISION_HINT": _OPENVINO_TYPES[precision],
         }
         try:
-            self._model = core.compile_model(str(path), "CPU", options)
+            with utf8_name(path) as name:
+                self._model = core.compile_model(name, "CPU", options)
         except Exception as error:  # RuntimeError and OpenVINO's own errors
             raise ValueError(f"{path} must run in OpenVINO {openvino.__version__}, got: {error}") from error
         given, made = self._model.input(0), self._model.output(0)
@@ -480,7 +483,8 @@ def _onnx_cuda(path: Path, sidecar: Sidecar, device: torch.device) -> CudaRunner
     stream = torch.cuda.Stream(device)
     provider = ("CUDAExecutionProvider", {"device_id": index, "user_compute_stream": str(stream.cuda_stream)})
     try:
-        session = runtime.InferenceSession(str(path), providers=[provider])
+        with utf8_name(path) as name:
+            session = runtime.InferenceSession(name, providers=[provider])
     except Exception as error:
         raise ValueError(f"{path} must run in ONNX Runtime {runtime.__version__}, got: {error}") from error
     if "CUDAExecutionProvider" not in session.get_providers():

@@ -33,7 +33,7 @@ from dsa_fast.deploy.sidecar import (
 )
 from dsa_fast.deploy.tensorrt import build_engine, describe_gpu, library, version_key
 from dsa_fast.extras import require
-from dsa_fast.files import checksum, locked, temporary_folder
+from dsa_fast.files import checksum, locked, temporary_folder, utf8_name
 from dsa_fast.version import __version__
 
 if TYPE_CHECKING:
@@ -179,10 +179,12 @@ def _make_onnx(
     about = None
     if precision == "int8":
         assert calibration is not None
-        plain = work / f"{stem}.float.onnx"
-        write_onnx(network, plain, spec, output)
         array = to_input(calibration.images, spec).numpy()
-        write_int8_onnx(plain, file, array, input_name=spec.name, method=method)
+        with utf8_name(work) as place:
+            plain, quantized = Path(place, "float.onnx"), Path(place, "int8.onnx")
+            write_onnx(network, plain, spec, output)
+            write_int8_onnx(plain, quantized, array, input_name=spec.name, method=method)
+            quantized.rename(file)
         about = {"images": len(array), "source": calibration.name, "method": method}
     else:
         write_onnx(network, file, spec, output)

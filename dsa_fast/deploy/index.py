@@ -20,7 +20,7 @@ from dsa_fast.array_files import load_arrays
 from dsa_fast.deploy.inputs import Item
 from dsa_fast.deploy.vector_files import Vectors, check_finite, check_visibility, read_visibility, same_kind
 from dsa_fast.extras import require
-from dsa_fast.files import atomic_path, checksum, is_left_over, locked, read_json, write_json
+from dsa_fast.files import atomic_path, checksum, is_left_over, locked, read_json, utf8_name, write_json
 
 _FORMAT, _VERSION, _MARK = "dsa_fast.index", 1, "current.json"
 _MOST_IN_KIND = 1 << 16
@@ -126,7 +126,8 @@ class VectorIndex:
         files = _files(folder, generation)
         try:
             rows = _read_table(files["table"], encoder)
-            read = faiss.read_index(str(files["index"]))
+            with utf8_name(files["index"]) as name:
+                read = faiss.read_index(name)
             if read.ntotal != len(rows):
                 raise ValueError(f"it has {read.ntotal} vectors and its table {len(rows)} rows")
         except Exception as error:  # FAISS raises RuntimeError
@@ -252,7 +253,8 @@ class VectorIndex:
         files = _files(self.folder, self._generation)
         with atomic_path(files["index"], sync=True) as temporary:
             try:
-                faiss.write_index(self._index, str(temporary))
+                with utf8_name(temporary, write=True) as name:
+                    faiss.write_index(self._index, name)
             except RuntimeError as error:
                 raise OSError(f"{files['index']} could not be written: {_last_line(error)}") from error
         with atomic_path(files["table"], sync=True) as temporary, temporary.open("wb") as file:

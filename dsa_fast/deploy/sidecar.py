@@ -144,8 +144,10 @@ class Sidecar:
     verification: dict[str, Any] | None = None
 
     def to_json(self) -> str:
-        """Returns the sidecar's text."""
-        return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
+        """Returns the sidecar's text. Bytes of names that are not UTF-8 become question marks."""
+        about = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        text = json.dumps(about, ensure_ascii=False).encode(errors="replace")  # others don't read lone surrogates
+        return json.dumps(json.loads(text), indent=2) + "\n"
 
 
 def sidecar_path(path: str | os.PathLike[str]) -> Path:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dsa_fast.array_files import load_arrays, memory
 from dsa_fast.deploy.inputs import Item
 from dsa_fast.extras import require
-from dsa_fast.files import atomic_path, check_regular, is_left_over
+from dsa_fast.files import atomic_path, check_regular, is_left_over, utf8_name
 
 SUFFIXES = (".parquet", ".npz")
 NO_FRAME = -1
@@ -185,7 +185,8 @@ def _plan_of(path: Path) -> str | None:
         if path.suffix == ".npz":
             return str(load_arrays(path, ("plan",))["plan"])
         check_regular(path)
-        metadata = require("pyarrow.parquet").read_schema(str(path)).metadata or {}
+        with utf8_name(path) as name:
+            metadata = require("pyarrow.parquet").read_schema(name).metadata or {}
         return str(metadata[b"dsa_fast.plan"].decode())
     except Exception:  # any other file
         return None
@@ -225,7 +226,10 @@ def write_vectors(path: Path, parts: Sequence[Vectors], *, plan: str = "") -> No
             "dsa_fast.part_dim": str(parts[0].part_dim),
         },
     )
-    with parquet.ParquetWriter(str(path), schema, compression="zstd", use_dictionary=["path"]) as writer:
+    with (
+        utf8_name(path, write=True) as name,
+        parquet.ParquetWriter(name, schema, compression="zstd", use_dictionary=["path"]) as writer,
+    ):
         for part in parts:
             paths = part.paths.tolist()
             listed = [pa.array(paths if text == pa.string() else [os.fsencode(name) for name in paths], text)]
@@ -336,7 +340,7 @@ def _check_kinds(vectors: NDArray[Any], frames: NDArray[Any], boxes: NDArray[Any
 def _read_parquet(path: Path) -> Vectors:
     pa, parquet = require("pyarrow"), require("pyarrow.parquet")
     check_regular(path)
-    with parquet.ParquetFile(str(path)) as file:
+    with utf8_name(path) as name, parquet.ParquetFile(name) as file:
         if file.metadata.num_rows * 100 > memory():
             raise ValueError(f"it promises {file.metadata.num_rows:,} rows, more than the memory holds")
         more = ["visibility"] if "visibility" in file.schema_arrow.names else []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dsa_fast.extras import require
-from dsa_fast.files import check_regular
+from dsa_fast.files import check_regular, utf8_name
 from dsa_fast.image import check_pixels
 
 __all__ = ["count_frames", "read_frames"]
@@ -36,7 +36,7 @@ def read_frames(path: Path, is_wanted: Callable[[int], bool]) -> Iterator[tuple[
     av = require("av")
     try:
         check_regular(path)
-        with av.open(f"file:{path.absolute()}", container_options=_ONLY) as container:
+        with utf8_name(path.absolute()) as name, av.open(f"file:{name}", container_options=_ONLY) as container:
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise ValueError("there is no decoder for its codec")
@@ -59,7 +59,7 @@ def count_frames(path: Path) -> int:
     av = require("av")
     try:
         check_regular(path)
-        with av.open(f"file:{path.absolute()}", container_options=_ONLY) as container:
+        with utf8_name(path.absolute()) as name, av.open(f"file:{name}", container_options=_ONLY) as container:
             return int(container.streams.video[0].frames)
     except (OSError, ValueError, IndexError, av.FFmpegError) as error:
         raise ValueError(f"{path} must be a video: {error}") from error

@@ -271,4 +271,4 @@ def _plus_minus(value: dict[str, Any], *, sign: bool = False) -> str:
 
 def _write(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names

@@ -36,6 +36,8 @@ class SyncedCheckpoints(TorchCheckpointIO):
             OSError: it can't be written; the checkpoint before it is kept.
         """
         target = Path(path)
+        weights = ("state_dict", "optimizer_states")
+        checkpoint = {key: value if key in weights else _as_text(value) for key, value in checkpoint.items()}
         previous = target.with_name(_PREVIOUS)
         with contextlib.suppress(OSError):  # some file systems have no hard links; the rename is atomic without it
             previous.unlink(missing_ok=True)
@@ -46,6 +48,18 @@ class SyncedCheckpoints(TorchCheckpointIO):
             except RuntimeError as error:  # PyTorch's of a full disk
                 raise OSError(f"{target} could not be written, and is as before: {error}") from error
         previous.unlink(missing_ok=True)
+
+
+def _as_text(value: Any) -> Any:
+    """Returns a value whose paths are text, and whose texts are UTF-8: PyTorch can't read others.
+
+    Lightning keeps a path with `::` in it as a `Path`.
+    """
+    if isinstance(value, (str, Path)):
+        return str(value).encode(errors="backslashreplace").decode()
+    if type(value) is dict:
+        return {_as_text(key): _as_text(item) for key, item in value.items()}
+    return [_as_text(item) for item in value] if type(value) is list else value
 
 
 def find_last(folder: Path) -> Path | None:

@@ -36,7 +36,9 @@ _LISTED = 5  # gallery images for each query
 _PEOPLE, _WIDTH = 3, 1000  # people in the picture of part images, and its largest width
 
 
-def make_loggers(trainer: TrainerConfig, out: Path, options: dict[str, Any], *, resumed: bool) -> list[Logger]:
+def make_loggers(
+    trainer: TrainerConfig, out: Path, options: dict[str, Any], *, resumed: bool, named: str | None = None
+) -> list[Logger]:
     """Makes the CSV logger, which is always there, and the logger that `trainer.logger` names.
 
     A resumed run goes on in the tracker's run, whose id is in `log/wandb.id` or `log/mlflow.id`.
@@ -46,6 +48,7 @@ def make_loggers(trainer: TrainerConfig, out: Path, options: dict[str, Any], *, 
         out: the run's folder.
         options: all options, for trackers.
         resumed: whether the run is resumed.
+        named: a name of `out` in UTF-8, for TensorBoard; see `dsa_fast.files.utf8_name`.
 
     Raises:
         ValueError: the tracker's package is not installed; the message says how to install it.
@@ -54,7 +57,7 @@ def make_loggers(trainer: TrainerConfig, out: Path, options: dict[str, Any], *, 
     if trainer.logger == "csv":
         return [first]
     if trainer.logger == "tensorboard":
-        return [first, TensorBoardLogger(out, name="", version="log")]
+        return [first, TensorBoardLogger(named or out, name="", version="log")]
     require(trainer.logger, f"trainer.logger {trainer.logger}")
     file = out / "log" / f"{trainer.logger}.id"
     known = file.read_text().strip() if resumed and file.is_file() else None

@@ -32,7 +32,7 @@ from rich.table import Table
 from dsa_fast.configs import read_yaml
 from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.configs.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
-from dsa_fast.files import atomic_path, locked
+from dsa_fast.files import atomic_path, locked, utf8_name
 from dsa_fast.models import GuideConfig, ModelConfig
 from dsa_fast.terminal import console as open_console
 from dsa_fast.terminal import counted, duration
@@ -146,7 +146,8 @@ def _fit(
                 sizes = augment.size, augment.dsap_size or AugmentConfig.dsap_size
                 pictures = Pictures(out / "log" / "pictures", trainer.pictures, *sizes, trainer.max_epochs)
                 callbacks = [*callbacks, pictures]
-            runner = _runner(trainer, out, callbacks, last if resume else None, options)
+            named = stack.enter_context(utf8_name(out))
+            runner = _runner(trainer, out, callbacks, last if resume else None, options, named)
         except MisconfigurationException as error:
             raise ValueError(f"trainer: {error}") from error
         stack.callback(finish, runner.loggers)
@@ -175,9 +176,14 @@ def _fit(
 
 
 def _runner(
-    trainer: TrainerConfig, out: Path, callbacks: Sequence[Callback], resumed: Path | None, options: dict[str, Any]
+    trainer: TrainerConfig,
+    out: Path,
+    callbacks: Sequence[Callback],
+    resumed: Path | None,
+    options: dict[str, Any],
+    named: str,
 ) -> lightning.Trainer:
-    loggers = make_loggers(trainer, out, options, resumed=resumed is not None)
+    loggers = make_loggers(trainer, out, options, resumed=resumed is not None, named=named)
     terminal = open_console().is_terminal
     if resumed is not None:
         assert isinstance(loggers[0], CSVLogger)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,7 +166,7 @@ def write_report(
                         (fresh / file_name).parent.mkdir(parents=True, exist_ok=True)
                         (fresh / file_name).write_bytes(data)
                         bytes_outside += len(data)
-                        thumbs.append(f"{folder.name}/{file_name.as_posix()}")
+                        thumbs.append(f"{quote(os.fsencode(folder.name))}/{file_name.as_posix()}")
                     if progress is not None:
                         progress(number + 1, len(shown))
                 _write(file, _block(f"images-{start // _CHUNK}", thumbs))

@@ -28,7 +28,7 @@ def table_chart(rows: Sequence[dict[str, Any]], people: str) -> Image.Image:
     scores = [row["here"]["mAP"] for row in rows]
     means = [score["mean"] for score in scores]
     errors = [score["std"] or 0.0 for score in scores]
-    label = f"here: {people} (mean, deviation, seeds)"
+    label = "here: {} (mean, deviation, seeds)".format(people.replace("$", r"\$"))  # two begin a formula
     axes.errorbar(means, places, xerr=errors, fmt="D", color=QUERY, capsize=4, markersize=6, label=label)
     for place, score in zip(places, scores, strict=True):
         axes.plot(score["values"], [place] * len(score["values"]), ".", color=QUERY, alpha=0.5, markersize=5)

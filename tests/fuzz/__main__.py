@@ -67,12 +67,17 @@ def _child(name: str, examples: int, number: int, note: Path, answer: Any) -> No
     answer.send(fuzz(name, examples, number, note))
 
 
+def _write(out: Path, number: int, tried: Counter[str], failed: dict[str, list[str]]) -> None:
+    counts = {kind: {"tried": tried[kind], "failed": len(failed.get(kind, []))} for kind in sorted(tried)}
+    out.write_text(json.dumps({"seed": number, "counts": counts, "failed": failed}, indent=2) + "\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--only", default="", help="names of targets up to their comma, separated by commas")
-    parser.add_argument("--out", type=Path, default=None, help="JSON file for the counts")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file for the counts, written as they grow")
     given_ = parser.parse_args()
     names = [name for name in TARGETS if not given_.only or name.partition(",")[0] in given_.only.split(",")]
     tried: Counter[str] = Counter()
@@ -101,6 +106,8 @@ def main() -> int:
             for each in wrong:
                 print(f"FAILED {each}", flush=True)
             number += 1
+            if given_.out is not None:
+                _write(given_.out, given_.seed, tried, failed)
     note.unlink(missing_ok=True)
     width = max(map(len, tried), default=5)
     print(f"seed {given_.seed}\n{'class':{width}}  {'tried':>8}  {'held':>8}  {'failed':>6}")
@@ -109,9 +116,6 @@ def main() -> int:
         print(f"{kind:{width}}  {tried[kind]:8,}  {tried[kind] - bad:8,}  {bad:6,}")
     total, bad = sum(tried.values()), sum(map(len, failed.values()))
     print(f"{'all':{width}}  {total:8,}  {total - bad:8,}  {bad:6,}")
-    if given_.out is not None:
-        counts = {kind: {"tried": tried[kind], "failed": len(failed.get(kind, []))} for kind in sorted(tried)}
-        given_.out.write_text(json.dumps({"seed": given_.seed, "counts": counts, "failed": failed}, indent=2) + "\n")
     return 1 if bad else 0
 
 

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import shutil
 import signal
@@ -14,58 +12,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from tests.commands import CASES
-from tests.kills.zygote import Zygote
+from tests.kills.tools import Zygote, contents, difference
 
 pytestmark = pytest.mark.xdist_group("kills")
 
-# What a resumed run does not know or measures anew. TensorBoard's files hold times in their names.
-TIMES = ("seconds", "images_per_second", "estimating_share", "made_now", "parity", "flops", "costs")
-
-
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if key not in TIMES}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """Returns each file's name and checksum, without times."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if ".dsa_fast" in path.parts:  # the documented cache next to a data set
-            continue
-        if path.name.startswith("events.out.tfevents") or path.is_dir():
-            found |= {f"{name}/": "folder"} if path.is_dir() else {}
-        elif path.name.startswith("."):
-            found[name] = "hidden"
-        elif path.name in ("table.md", "verified.json"):
-            found[name] = "text"  # these tell the seconds, or when the images were made
-        elif path.suffix == ".json":
-            found[name] = json.dumps(_plain(json.loads(path.read_text())), sort_keys=True)
-        elif path.suffix == ".ckpt":
-            state = torch.load(path, weights_only=True)
-            weights = sorted(state["state_dict"].items())
-            digest = hashlib.sha256(b"".join(value.numpy().tobytes() for _, value in weights))
-            found[name] = f"{state['epoch']} {state['global_step']} {digest.hexdigest()}"
-        else:
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
-
-
-def difference(found: dict[str, str], expected: dict[str, str]) -> str:
-    more, fewer = sorted(found.keys() - expected.keys()), sorted(expected.keys() - found.keys())
-    other = sorted(name for name in found.keys() & expected.keys() if found[name] != expected[name])
-    return f"more: {more}, missing: {fewer}, different: {other}"
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.reads_only])

@@ -1,14 +1,17 @@
-"""Each command on a disk that gets full: a clear word, nothing half-written, and the same command again finishes.
+"""Each command where something is missing: a clear word, nothing half-written, and what was there stays.
 
-`pytest tests/kills --kills 10` tries ten sizes of disk for each command; by default it is one for the quick ones. The
-disk is a tmpfs, which only root can mount; without it, the size of each file is limited.
+A disk that gets full, and then the same command again finishes; no permission to write; inputs that can only be read;
+little memory; no new threads. `pytest tests/kills --kills 10` tries ten sizes of disk for each command, and everything
+else; by default it is a part. The disk is a tmpfs, which only root can mount, and only root can become another user.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +19,7 @@ import pytest
 
 from dsa_fast.cli import ERROR_STATUS
 from tests.commands import CASES
-from tests.kills.test_kills import contents, difference
-from tests.kills.zygote import Zygote
+from tests.kills.tools import Zygote, contents, difference
 
 pytestmark = pytest.mark.xdist_group("kills")
 
@@ -101,3 +103,68 @@ def test_a_full_disk_is_a_word_and_the_same_command_finishes(
         assert again == "exit 0" or end == "exit 0", f"{about}: again {again}: {zygote.log.read_text()}"
         found = contents(out)
         assert found == expected, f"{about}: {difference(found, expected)}"
+
+
+# ------------------------------------------------------------------- permissions, memory and threads
+
+NOBODY = 65534
+MIB = 1 << 20
+LIMITS = {
+    "no permission": {"user": NOBODY},
+    "read-only inputs": {"user": NOBODY},
+    "no new thread": {"user": NOBODY - 1, "threads": 1},
+    "64 MiB": {"memory": 64 * MIB},
+    "256 MiB": {"memory": 256 * MIB},
+}
+#: Fails as the first file is written, so it costs little; of the others, one by default.
+ALWAYS = {("no permission", name) for name in WRITING if name not in ("demo", "tables")}
+ALWAYS |= {("read-only inputs", "embed"), ("no new thread", "fit"), ("64 MiB", "fit"), ("64 MiB", "embed")}
+
+
+@pytest.fixture(scope="module")
+def public(inputs: Path, zygote: Zygote) -> Iterator[Path]:
+    """A folder that every user can enter, with the inputs, which only root can write."""
+    with tempfile.TemporaryDirectory() as made:
+        place = Path(made)
+        place.chmod(0o755)
+        shutil.copytree(inputs, place / "in")
+        for path in place.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        if os.geteuid() or zygote.run(["info"], user=NOBODY)[0] != "exit 0":
+            pytest.skip("only root can become another user")
+        yield place
+
+
+@pytest.mark.parametrize("name", [*CASES])
+@pytest.mark.parametrize("what", LIMITS)
+def test_what_is_missing_is_a_word(
+    what: str, name: str, public: Path, zygote: Zygote, request: pytest.FixtureRequest
+) -> None:
+    case, limits = CASES[name], LIMITS[what]
+    if not case.can_run:
+        pytest.skip(f"needs {', '.join(case.needs)}")
+    if (what, name) not in ALWAYS and not request.config.getoption("--kills"):
+        pytest.skip("takes too long: pytest tests/kills --kills 1")
+    out = public / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    case.before(public / "in", out)
+    if "user" in limits and what != "no permission":
+        for path in (out, *out.rglob("*")):
+            os.chown(path, limits["user"], limits["user"])
+    before = contents(out)
+    end, _ = zygote.run(case.arguments(public / "in", out), **limits)
+    said = zygote.log.read_text()
+    about = f"{name}, {what}: {end}: {said[-2000:]}"
+    failed = f"exit {ERROR_STATUS.get(name, 1)}"
+    assert "Traceback" not in said, about
+    if what == "no permission" and not case.reads_only:
+        assert end == failed and "ermission denied" in said, about
+    elif what == "read-only inputs":
+        assert end == "exit 0" or (end == failed and "can't read Python's files" in said), about
+    else:
+        assert end == "exit 0" or (end == failed and said.strip()), about
+    found = contents(out)
+    assert not [each for each in found if each.rpartition("/")[2].startswith(".")], f"{about}: {[*found]}"
+    if end != "exit 0":
+        assert not [each for each in before if found.get(each) != before[each]], f"{about}: {difference(found, before)}"

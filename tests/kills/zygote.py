@@ -1,61 +1,18 @@
 """A process that has imported everything and forks once for each command, so that a try costs no imports.
 
-The process reads lines of JSON: the command's arguments, the file for its output, and limits: `file` and `memory` (of
-files, and of the process above what it has, in bytes), `threads`, and `user`. It answers each with the child's number,
-and with the child's end (`exit STATUS` or `signal NUMBER`). `Zygote` starts it.
+It reads lines of JSON: the command's arguments, the file for its output, and limits: `file` and `memory` (of files, and
+of the process above what it has, in bytes), `threads`, and `user`. It answers each with the child's number. A line with
+that number is answered with the child's end (`exit STATUS` or `signal NUMBER`) when it has ended.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
+import pkgutil
 import resource
-import subprocess
 import sys
-import time
-from pathlib import Path
-
-ROOT = Path(__file__).parents[2]
-
-
-class Zygote:
-    """Starts the process, and runs commands in its forks."""
-
-    def __init__(self, folder: Path) -> None:
-        self.log = folder / "log.txt"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.kills.zygote"],
-            cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self._line() == "ready"
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def run(
-        self, arguments: list[str], kill: int | None = None, after: float = 0.0, **limits: int
-    ) -> tuple[str, float]:
-        """Runs a command, and sends it a signal after some seconds. Returns its end, and the seconds it took."""
-        assert self.process.stdin is not None
-        start = time.perf_counter()
-        self.process.stdin.write(json.dumps([arguments, str(self.log), limits]) + "\n")
-        self.process.stdin.flush()
-        child = int(self._line())
-        if kill is not None:
-            time.sleep(after)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, kill)
-        end = self._line()
-        return end, time.perf_counter() - start
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(30)
 
 
 def _limit(limits: dict[str, int]) -> None:
@@ -76,14 +33,16 @@ def _limit(limits: dict[str, int]) -> None:
 def main() -> None:
     import torch
 
-    from dsa_fast.cli import COMMANDS
+    import dsa_fast
     from dsa_fast.cli import main as run
     from dsa_fast.extras import require
 
     torch.set_num_threads(1)  # threads do not survive a fork
-    for name in COMMANDS:
-        importlib.import_module(f"dsa_fast.cli.{name}")
-    for name in ("dsa_fast.deploy.index", "dsa_fast.training.run", "dsa_fast.deploy.export", "tensorboard"):
+    for found in pkgutil.walk_packages(dsa_fast.__path__, "dsa_fast."):
+        if not found.name.endswith(("__main__", "._C", "._C_cuda")):
+            importlib.import_module(found.name)
+    # Another user may not be allowed to read Python's files.
+    for name in ("tensorboard", "concurrent.futures.process", "concurrent.futures.thread", "encodings.cp437"):
         importlib.import_module(name)
     for name in ("faiss", "pyarrow.parquet", "onnx", "onnxruntime", "openvino"):
         try:
@@ -92,7 +51,13 @@ def main() -> None:
             continue
     print("ready", flush=True)
     for line in sys.stdin:
-        arguments, log, limits = json.loads(line)
+        given = json.loads(line)
+        if isinstance(given, int):
+            _, ended = os.waitpid(given, 0)
+            found = f"signal {os.WTERMSIG(ended)}" if os.WIFSIGNALED(ended) else f"exit {os.WEXITSTATUS(ended)}"
+            print(found, flush=True)
+            continue
+        arguments, log, limits = given
         child = os.fork()
         if child == 0:
             os.setsid()
@@ -115,8 +80,6 @@ def main() -> None:
                 sys.stderr.flush()
                 os._exit(status)
         print(child, flush=True)
-        _, ended = os.waitpid(child, 0)
-        print(f"signal {os.WTERMSIG(ended)}" if os.WIFSIGNALED(ended) else f"exit {os.WEXITSTATUS(ended)}", flush=True)
 
 
 if __name__ == "__main__":

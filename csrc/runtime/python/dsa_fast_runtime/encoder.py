@@ -107,12 +107,14 @@ class Encoder(_native.Encoder):
             _load_library(kind)
         try:
             super().__init__(
-                os.fspath(self.path),
+                os.fsencode(self.path),  # a name need not be UTF-8
                 device="" if device == "auto" else device,
                 batch=batch or 0,
                 threads=threads or 0,
                 precision="" if precision == "auto" else precision,
             )
+        except UnicodeDecodeError as error:  # an error's text with such a name
+            raise ValueError(error.object.decode(errors="backslashreplace")) from None
         except ValueError as error:
             if "cannot open shared object file" not in str(error):
                 raise
