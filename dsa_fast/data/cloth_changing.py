@@ -112,7 +112,7 @@ def _read_prcc(
         protocol: `cloth-changing` takes camera C's images as queries, and `same-clothes` camera B's.
         with_val: add the validation images, of the same people, to the training set.
         gallery: `all` images of camera A; or `single-shot`, one of each person, drawn at random ten times. Scores are
-            then means over the draws, as in the set's paper. Its draws are not published; ours have seeds of their own.
+            then means over the draws. The set's own draws are not published; ours have seeds of their own.
     """
     if gallery not in ("all", "single-shot"):
         raise ValueError(f"gallery must be all or single-shot, got {gallery!r}")

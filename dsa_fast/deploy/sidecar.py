@@ -268,6 +268,8 @@ def _check(sidecar: Sidecar) -> None:
 def _judges(verification: dict[str, Any]) -> bool:
     """Returns whether thresholds and probabilities are finite numbers, see `dsa_fast.deploy.verification`."""
     thresholds, fitted = verification["thresholds"], verification["probability"]
+    if not isinstance(verification["data"], str):
+        return False
     if not all(_number(float(rate)) and _number(value) for rate, value in thresholds.items()):
         return False
     if fitted["kind"] == "logistic":

@@ -342,6 +342,13 @@ def test_verify_is_the_encoders(runtime: ModuleType, tmp_path: Path) -> None:
         for encoder in (native, using):
             with pytest.raises(ValueError, match=r"fmr must be one of the calibrated rates, 0.01, 0.001, got 0.5"):
                 encoder.verify(a, b, fmr=0.5)
+    for left_out in ("data", "thresholds", "probability"):
+        damaged = {name: value for name, value in verification.items() if name != left_out}
+        write_sidecar(path, verification=damaged)
+        with pytest.raises(ValueError, match=rf"x.onnx.json must hold a calibration .*{left_out}"):
+            runtime.Encoder(path).verify(a, b)
+        with pytest.raises(ValueError, match=rf"x.onnx.json .*{left_out}"):
+            Encoder.load(path)
 
 
 class OnGpu:

@@ -166,7 +166,7 @@ class Encoder(_native.Encoder):
             channels: see `__call__`.
 
         Raises:
-            ValueError: the file has no calibration, or none for this rate: run `dsa-fast calibrate`.
+            ValueError: the file has no calibration, a damaged one, or none for this rate: run `dsa-fast calibrate`.
         """
         found = self.sidecar.get("verification")
         if found is None:
@@ -174,7 +174,12 @@ class Encoder(_native.Encoder):
                 f"{self.path} must be calibrated before it can tell people apart: "
                 f"run dsa-fast calibrate {self.path} DATA"
             )
-        thresholds = {float(rate): value for rate, value in found["thresholds"].items()}
+        try:
+            thresholds = {float(rate): float(value) for rate, value in found["thresholds"].items()}
+            data, fitted = str(found["data"]), found["probability"]
+            probability(fitted, 0.0)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.path}.json must hold a calibration by dsa-fast calibrate: {error!r}") from None
         if fmr not in thresholds:
             rates = ", ".join(f"{rate:g}" for rate in thresholds)
             raise ValueError(
@@ -182,14 +187,7 @@ class Encoder(_native.Encoder):
             )
         first, second = self([a, b], channels=channels)
         cosine = float(first @ second)
-        return Verdict(
-            cosine,
-            probability(found["probability"], cosine),
-            cosine >= thresholds[fmr],
-            thresholds[fmr],
-            fmr,
-            found["data"],
-        )
+        return Verdict(cosine, probability(fitted, cosine), cosine >= thresholds[fmr], thresholds[fmr], fmr, data)
 
     def __repr__(self) -> str:
         return f"Encoder({str(self.path)!r}, {self.description}, size={self.size}, dim={self.dim})"
