@@ -197,7 +197,6 @@ every = importlib.metadata.distributions
 importlib.metadata.distributions = lambda **how: every(**how, path={places})
 import dsa_fast
 from dsa_fast.ops import _load
-from tests.native import cpp_tests
 print(dsa_fast.__file__, _load.folder, dsa_fast.warp.__name__)
 """
     return run(sys.executable, "-c", code, cwd=checkout, PYTHONPATH="")
