@@ -291,7 +291,7 @@ def _draw_activations(
             shown.append((data.gallery[top], gallery_heat[top], f"rank 1, {right}"))
         group = []
         for person, heat, text in shown:
-            about = f"{text}: {data.names.both(person.pid, person.camid)}"
+            about = f"{text}: {', '.join(data.names.lines(person.pid, person.camid))}"
             group.append((read_picture(person.path), heat, about))
         rows.append(group)
     where = "the backbone" if layer == "backbone" else f"the {layer} branch"

@@ -54,9 +54,9 @@ class Names(NamedTuple):
         """Names a camera: "camera door", "camera 3", or "" if no cameras are known."""
         return f"camera {self.cameras.get(camid, camid)}" if self.has_cameras else ""
 
-    def both(self, pid: int, camid: int) -> str:
-        """Names a person and a camera in one line."""
-        return ", ".join(filter(None, (self.person(pid), self.camera(camid))))
+    def lines(self, pid: int, camid: int) -> list[str]:
+        """Names a person, and a camera if any are known."""
+        return [self.person(pid), *([self.camera(camid)] if self.has_cameras else [])]
 
 
 @dataclass(frozen=True)

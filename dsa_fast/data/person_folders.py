@@ -51,12 +51,12 @@ def why_not(folder: Path) -> str:
         return ""
     loose = image_names(folder)
     if loose:
-        return f"images must be in the folders of people, got {folder / loose[0]} beside them"
+        return f"images must be in the folders of people, got {folder / loose[0]} next to them"
     return next((f"each must have images, got {each} without" for each in found if each not in people), "")
 
 
 def _cameras(person: Path) -> list[Path]:
-    """Lists the folders of a person's cameras, or none if images lie beside them or one of them has no images."""
+    """Lists the folders of a person's cameras, or none if images lie next to them or one of them has no images."""
     found = subfolders(person)
     are_cameras = not image_names(person) and all(image_names(each) for each in found)
     return found if are_cameras and not any(each.name.lower() in _NOT_PEOPLE for each in found) else []

@@ -106,7 +106,7 @@ def ranked_lists(
     rows = [[query_head, Image.new("RGB", (rule.width, 1), PAPER), *heads]]
     used: set[str | None] = {None}
     for row, query in enumerate(queries):
-        lines = [*_about(query, names), *([notes[row]] if notes is not None else [])]
+        lines = [*names.lines(query.pid, query.camid), *([notes[row]] if notes is not None else [])]
         tiles = [_framed(read_picture(query.path), QUERY, lines, height), rule]
         rank = 0
         for column in range(k):
@@ -122,7 +122,7 @@ def ranked_lists(
             if left_out is not None:
                 far = f"left out · {far}" if out else f"rank {rank} · {far}"
             color = LEFT_OUT if out else RIGHT if match else WRONG
-            image, lines = read_picture(item.path), [*_about(item, names), far]
+            image, lines = read_picture(item.path), [*names.lines(item.pid, item.camid), far]
             if out:
                 grey = image.convert("L").convert("RGB")
                 image = Image.blend(grey, Image.new("RGB", grey.size, LINE), 0.55)
@@ -207,11 +207,6 @@ def _with_legend(
     picture.paste(top_part, (0, 0))
     picture.paste(table, (0, top_part.height - 4))
     return picture
-
-
-def _about(image: LabeledImage, names: Names) -> list[str]:
-    """Returns the lines that say who is in an image, and by which camera."""
-    return [line for line in (names.person(image.pid), names.camera(image.camid)) if line]
 
 
 def _check_height(height: int) -> None:

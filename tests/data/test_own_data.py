@@ -142,7 +142,7 @@ def test_folders_that_are_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "why"),
     [
-        (["a.jpg", "alice/0.jpg"], "images must be in the folders of people, got {}/a.jpg beside them"),
+        (["a.jpg", "alice/0.jpg"], "images must be in the folders of people, got {}/a.jpg next to them"),
         (["alice/0.jpg", "bob/0.jpg", "notes/text.txt"], "each must have images, got {}/notes without"),
         (["alice/0.jpg", "notes/text.txt"], ""),
         (["bounding_box_train/0.jpg", "query/0.jpg"], ""),  # a part of another data set
