@@ -31,6 +31,7 @@ while True:
         try:
             for place, stream in enumerate(streams, 1):
                 os.dup2(stream, place)
+            sys.stdout, sys.stderr = (open(place, "w", closefd=False) for place in (1, 2))
             channel.close()
             os.closerange(3, 64)
             code, sys.argv[1:], folder, environment = json.loads(text)

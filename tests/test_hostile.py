@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from dsa_fast.cli import main
 from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.files import atomic_path, is_left_over, locked, remove_left_over, temporary_folder
 from dsa_fast.image import image_size, open_image, read_image, upright
-from tests.commands import CASES, all_names, make_inputs
+from tests.commands import CASES, all_names
 from tests.fresh import ROOT, run_fresh
 
 # The smallest training run.
@@ -569,11 +570,11 @@ def hostile(folder: Path) -> Path:
 
 
 def test_no_command_starts_a_process_opens_a_socket_or_writes_outside(
-    tmp_path: Path, request: pytest.FixtureRequest
+    inputs: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """All commands run, and on hostile inputs they say a word; without a home, and at a terminal that can nothing."""
     is_long = request.config.getoption("--kills") > 0
-    inputs, out = make_inputs(tmp_path), tmp_path / "out"
+    inputs, out = shutil.copytree(inputs, tmp_path / "in"), tmp_path / "out"
     bad, ckpt = hostile(tmp_path / "bad"), str(inputs / "model.ckpt")
     commands: list[list[str]] = []
     for name, case in CASES.items():
