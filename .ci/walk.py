@@ -46,8 +46,10 @@ SMALL = {
     " --synth.images_per_camera 2",
     "eval": "--workers 0",
     "rank": "--workers 0 --count 4",
-    "export": "--workers 0 --calibration_images 8",
+    "export": "--workers 0 --calibration_images 8 --batch 1,2,4",
 }
+#: The same for options that a command has.
+SMALLER = {"--strengths": "--strengths 0.5"}
 
 
 @dataclass
@@ -163,6 +165,7 @@ class Walk:
             from dsa_fast.cli import main
 
             extra = "" if "--help" in words else SMALL.get(words[1], "")
+            extra = " ".join([extra, *(smaller for option, smaller in SMALLER.items() if option in words)])
             try:
                 status = main([*words[1:], *extra.split()])
             except SystemExit as end:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,10 +23,8 @@ from dsa_fast.cli import main
 from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.files import atomic_path, is_left_over, locked, remove_left_over, temporary_folder
 from dsa_fast.image import image_size, open_image, read_image, upright
-from tests.commands import CASES, all_names, make_inputs
-
-ROOT = Path(__file__).parents[1]
-
+from tests.commands import CASES, all_names
+from tests.fresh import ROOT, run_fresh
 
 # The smallest training run.
 SMALL = [
@@ -333,8 +332,11 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def limited(code: str, *, size: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs code with files of at most `size` bytes, as on a full disk."""
     limit = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n" if size else ""
+    code = f"import sys\nfrom dsa_fast.cli import main\n{limit}{code}"
+    if not environment:
+        return run_fresh(code)
     return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", f"import sys\nfrom dsa_fast.cli import main\n{limit}{code}"],
+        [sys.executable, "-W", "ignore", "-c", code],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment}, timeout=300,
     )  # fmt: skip
 
@@ -398,7 +400,7 @@ def test_a_folder_without_permission_is_a_word(tmp_path: Path, capsys: pytest.Ca
 
 @pytest.mark.parametrize(
     "environment",
-    [{"TERM": "dumb"}, {"LANG": "C", "LC_ALL": "C"}, {"HOME": ""}, {"PYTHONIOENCODING": "ascii"}],
+    [{"TERM": "dumb", "LANG": "C", "LC_ALL": "C", "HOME": ""}, {"PYTHONIOENCODING": "ascii"}],
     ids=str,
 )
 def test_odd_terminals_are_fine(environment: dict[str, str], tmp_path: Path) -> None:
@@ -568,11 +570,11 @@ def hostile(folder: Path) -> Path:
 
 
 def test_no_command_starts_a_process_opens_a_socket_or_writes_outside(
-    tmp_path: Path, request: pytest.FixtureRequest
+    inputs: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """All commands run, and on hostile inputs they say a word; without a home, and at a terminal that can nothing."""
     is_long = request.config.getoption("--kills") > 0
-    inputs, out = make_inputs(tmp_path), tmp_path / "out"
+    inputs, out = shutil.copytree(inputs, tmp_path / "in"), tmp_path / "out"
     bad, ckpt = hostile(tmp_path / "bad"), str(inputs / "model.ckpt")
     commands: list[list[str]] = []
     for name, case in CASES.items():
@@ -652,7 +654,7 @@ def test_openvino_reports_to_nobody() -> None:
         "import sys\nfrom dsa_fast.extras import require\nrequire('openvino')\n"
         "print(any(name.startswith('openvino_telemetry') for name in sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    done = run_fresh(program)
     assert done.stdout.strip() == "False", done.stderr
 
 
@@ -666,10 +668,7 @@ def test_onnx_runtime_notes_nothing_to_report(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     program = "import sys\nfrom dsa_fast.deploy.detectors import OnnxDetector\nOnnxDetector(sys.argv[1])"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "a.onnx")], capture_output=True, text=True, cwd=ROOT,
-        env={**environment, "HOME": str(tmp_path / "home")},
-    )  # fmt: skip
+    done = run_fresh(program, tmp_path / "a.onnx", environment={**environment, "HOME": str(tmp_path / "home")})
     assert done.returncode == 0, done.stderr
     assert not [path for path in (tmp_path / "home").rglob("*") if "onnxruntime" in str(path)]
 

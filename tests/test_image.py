@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from dsa_fast.densepose import write_iuv
 from dsa_fast.deploy import Encoder, Item, read_items
 from dsa_fast.image import image_size, read_image, read_picture, save_image, upright
 from tests.deploy.deployed import save_checkpoint, smooth_images
+from tests.fresh import run_fresh
 
 HEIGHT, WIDTH = 48, 20
 # What is done to the upright picture so that a viewer that follows the orientation undoes it.
@@ -149,8 +148,7 @@ def test_a_picture_that_is_cut_is_an_error(tmp_path: Path) -> None:
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 2}, {size // 2}))\n"
         "try:\n    save_image(picture, sys.argv[2])\nexcept OSError:\n    print('a word')\n"
     )
-    command = [sys.executable, "-c", program, str(tmp_path / "whole.jpg"), str(tmp_path / "cut.jpg")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    done = run_fresh(program, tmp_path / "whole.jpg", tmp_path / "cut.jpg")
     assert done.stdout == "a word\n", done.stderr
 
 

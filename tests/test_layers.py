@@ -15,15 +15,16 @@ import pytest
 import dsa_fast
 from dsa_fast.deploy import BatchRange, NamedImages, export
 from tests.deploy.deployed import save_checkpoint, smooth_images
+from tests.fresh import ROOT, run_fresh
 
-ROOT = Path(__file__).resolve().parents[1]
 TRAINING_ONLY = {"lightning", "pytorch_lightning", "matplotlib", "tensorboard", "jsonargparse"}
 
 
 def imported(code: str) -> set[str]:
-    """The top-level modules that a new interpreter has after `code`."""
+    """The top-level modules after `code`, in an interpreter that has imported PyTorch alone."""
     code += "; import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = run_fresh(code)
+    assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -36,31 +37,17 @@ def test_imports_run_one_way() -> None:
 
 
 UNWANTED = {
-    "import dsa_fast, dsa_fast.ops": {"torchvision", "PIL", "rich", "yaml"},
+    "import dsa_fast, dsa_fast.ops; dsa_fast.warp": {"torchvision", "PIL", "rich", "yaml"},
     "import dsa_fast.data": {"torchvision", "rich", "h5py", "scipy"},
     "import dsa_fast.deploy": {"torchvision", "rich", "onnx", "onnxruntime", "openvino", "faiss", "pyarrow", "av"},
     "import dsa_fast.evaluation": {"torchvision", "rich"},
     "import dsa_fast.models": {"rich"},
 }
-# Each in a fork of an interpreter that has imported PyTorch, which takes longer than all of them.
-FORKS = """
-import json, os, sys
-import torch
-for code in sys.argv[1:]:
-    if os.fork() == 0:
-        exec(code)
-        print(json.dumps([code, sorted({name.partition(".")[0] for name in sys.modules})]), flush=True)
-        os._exit(0)
-    os.wait()
-"""
 
 
-def test_packages_import_only_what_they_need() -> None:
-    done = subprocess.run([sys.executable, "-c", FORKS, *UNWANTED], cwd=ROOT, capture_output=True, text=True)
-    found = dict(map(json.loads, done.stdout.splitlines()))
-    assert found.keys() == UNWANTED.keys(), done.stderr
-    for code, names in found.items():
-        assert set(names) & (TRAINING_ONLY | UNWANTED[code]) == set(), code
+@pytest.mark.parametrize("code", UNWANTED)
+def test_packages_import_only_what_they_need(code: str) -> None:
+    assert imported(code) & (TRAINING_ONLY | UNWANTED[code]) == set()
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".onnx"])

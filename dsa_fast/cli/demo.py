@@ -44,7 +44,7 @@ def demo(
     out: Path = Path("runs/demo"),
     identities: int = 160,
     cameras: int = 4,
-    epochs: int = 16,
+    epochs: int = 12,
     device: str = "auto",
     seed: int = 0,
 ) -> None:

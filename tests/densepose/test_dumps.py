@@ -23,6 +23,7 @@ from PIL import Image
 
 from dsa_fast.densepose import choose_person, iuv_from_result, read_dump
 from dsa_fast.densepose.unpickle import Call, read_values
+from tests.fresh import run_fresh
 
 pytestmark = pytest.mark.xdist_group("dumps")
 
@@ -135,7 +136,8 @@ torch.save(plain, f"{out}/expected.pt")
 @pytest.fixture(scope="module")
 def dumps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dumps")
-    subprocess.run([sys.executable, "-c", WRITER, str(folder)], check=True)
+    done = run_fresh(WRITER, folder)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -470,7 +472,8 @@ def test_reading_needs_no_detectron2_and_imports_nothing_named_in_the_file(dumps
         assert len(read_dump({str(dumps / "zip.pkl")!r})) == 3
         assert not {{name for name in sys.modules if name.startswith(("densepose", "detectron2"))}}
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
+    done = run_fresh(textwrap.dedent(script))
+    assert done.returncode == 0, done.stderr
 
 
 # ------------------------------------------------------------------------------------------- results, whose it is

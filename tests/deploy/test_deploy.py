@@ -368,16 +368,16 @@ def test_a_full_size_network_becomes_engines(folder: Path) -> None:
     size = (256, 128)
     path = save_checkpoint(folder / "full.ckpt", ModelConfig(pretrained=None, dsag=False), size)
     images, sizes = NamedImages(smooth_images(2, size), "patches"), {}
-    for precision in ("fp32", "fp16", "int8"):
+    for precision in ("fp16", "int8"):
         # Random weights give all images almost the same vector, so the limit between them would be very strict.
         extra = {"calibration": images, "least_cosine": 0.95} if precision == "int8" else {}
         options: Any = {"precision": precision, "format": "tensorrt-rtx", "batch": BatchRange(1, 1, 2), **extra}
         sidecar = export(path, folder / f"full-{precision}.engine", images=images, **options)
         assert sidecar.output.dim == 4096 and sidecar.model["parameters"] > 27e6
-        assert sidecar.parity["batches"]["1"]["cosine_min"] > {"fp32": 0.99999, "fp16": 0.999, "int8": 0.95}[precision]
+        assert sidecar.parity["batches"]["1"]["cosine_min"] > {"fp16": 0.999, "int8": 0.95}[precision]
         assert read_sidecar(folder / f"full-{precision}.engine") == sidecar
         sizes[precision] = sidecar.bytes
-    assert sizes["int8"] < 0.7 * sizes["fp16"] < 0.4 * sizes["fp32"]  # its weights are in that precision
+    assert sizes["int8"] < 0.7 * sizes["fp16"] < 0.4 * 4 * sidecar.model["parameters"]  # weights in that precision
 
 
 @pytest.mark.xdist_group("demo")
@@ -387,7 +387,7 @@ def test_the_demos_checkpoint_is_exported(tmp_path: Path) -> None:
     if not demo:
         pytest.skip("DSA_FAST_DEMO names no folder of a finished demo")
     trained, people = Path(demo) / "run" / "checkpoints" / "last.ckpt", Path(demo) / "people"
-    for precision, least in {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.99}.items():
+    for precision, least in {"fp32": 0.99999, "int8": 0.99}.items():
         out = tmp_path / f"{precision}.engine"
         options = ["--format", "tensorrt-rtx", "--precision", precision, "--out", str(out), "--batch", "1,2,16"]
         options += ["--root", str(people), "--workers", "0"] if precision == "int8" else []

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from dsa_fast.deploy.vector_files import PartWriter, Vectors, columns, read_vect
 from dsa_fast.evaluation import PartVisibility, visible_distances
 from dsa_fast.models import GuideConfig
 from tests.deploy.deployed import as_arrays, save_checkpoint, smooth_images
+from tests.fresh import run_fresh
 
 
 @pytest.fixture(scope="module")
@@ -218,8 +217,8 @@ def test_a_killed_run_goes_on_where_it_was(
     assert main(["embed", str(checkpoint), str(photos), str(straight), *options]) == 0
     seen: list[int] = []
     real = Encoder.__call__
-    command = [sys.executable, "-c", KILLED, "embed", str(checkpoint), str(photos), str(out), *options]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
+    done = run_fresh(KILLED, "embed", checkpoint, photos, out, *options)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert not out.exists()
     monkeypatch.setattr(Encoder, "__call__", lambda self, images: seen.append(len(images)) or real(self, images))
     seen.clear()

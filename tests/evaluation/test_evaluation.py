@@ -5,8 +5,6 @@ from __future__ import annotations
 import colorsys
 import contextlib
 import math
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -36,6 +34,7 @@ from dsa_fast.evaluation import (
 from dsa_fast.evaluation.checks import Metric
 from dsa_fast.evaluation.color_histogram import _hsv
 from dsa_fast.ops import rank as rank_ops
+from tests.fresh import run_fresh
 
 # What other devices do, done on the CPU.
 by_torch = mock.patch.object(metrics, "_ranks_on_cpu", metrics._ranks_by_torch)
@@ -251,7 +250,8 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 evaluate(q, pids[0], [1] * 1500, x, pids[1], [2] * 200000)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = run_fresh(code)
+    assert result.returncode == 0, result.stderr
     assert int(result.stdout) < 128 * 1024  # KiB
 
 
@@ -561,7 +561,8 @@ def test_the_package_has_what_users_look_for_and_needs_no_plots_and_no_training(
         f"import sys; from dsa_fast.evaluation import {', '.join(names.split())}; "
         "sys.exit(any(name in sys.modules for name in ('matplotlib', 'lightning', 'tensorboard')))"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    done = run_fresh(code)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("device", ["cpu", "torch"])

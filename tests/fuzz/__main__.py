@@ -76,6 +76,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--cases", type=int, default=100, help="of a target in its turn")
     parser.add_argument("--only", default="", help="names of targets up to their comma, separated by commas")
     parser.add_argument("--out", type=Path, default=None, help="JSON file for the counts, written as they grow")
     given_ = parser.parse_args()
@@ -90,7 +91,7 @@ def main() -> int:
             if time.monotonic() >= end:
                 break
             mine, theirs = context.Pipe(duplex=False)
-            child = context.Process(target=_child, args=(name, 100, number, note, theirs))
+            child = context.Process(target=_child, args=(name, given_.cases, number, note, theirs))
             child.start()
             theirs.close()
             kind = TARGETS[name].kind

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 import dsa_fast
 from dsa_fast.ops.plain_reference import warp_reference
 from dsa_fast.ops.train_transform import train_transform
+from tests.fresh import run_fresh
 from tests.ops.inputs import make
 
 LARGE = 33  # images whose parts in float32 of 64 x 64 take 37 MiB
@@ -131,7 +131,7 @@ result = dsa_fast.warp(img, iuv, size=64, dtype=torch.float32)
 del result
 print(pages() - before)
 """
-    environment = {**os.environ, "DSA_FAST_KEEP_MIB": limit}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = run_fresh(code, environment={**os.environ, "DSA_FAST_KEEP_MIB": limit})
+    assert done.returncode == 0, done.stderr
     mib = int(done.stdout) * os.sysconf("SC_PAGE_SIZE") / 2**20
     assert (mib > 40) == kept, f"{mib} MiB are left of a result of 45 MiB"

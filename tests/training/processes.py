@@ -1,17 +1,21 @@
-"""The code of each of the two processes in test_processes.py: `python -m tests.training.processes FOLDER`."""
+"""The code of the two processes in test_processes.py: `python -m tests.training.processes FOLDER`.
+
+The first command is `dsa-fast fit`, in which Lightning starts the second process, with the same program.
+"""
 
 from __future__ import annotations
 
 import copy
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from dsa_fast.cli import main as run_command
 from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.models import DSALoss, DSAReID, GuideConfig, ModelConfig
 from dsa_fast.models.dsa_reid import DSAOutput
@@ -45,6 +49,19 @@ def train(
         (folder / name / "mAP.txt").write_text(repr(result.scores["mAP"]))
 
 
+def share(folder: Path) -> None:
+    """Trains with `dsa-fast fit`; without LOCAL_RANK, this starts the other process."""
+    options = {
+        **{f"model.{name}": value for name, value in asdict(MODEL).items() if value is not None},
+        **{"model.pretrained": "null", "augment.size": "[32, 16]", "augment.dsap_size": 16, "augment.pad": 2},
+        **{"data.root": folder / "people", "data.p": 2, "data.k": 2, "data.workers": 0, "data.cache": folder / "cache"},
+        **{"trainer.max_epochs": 1, "trainer.eval_every": 1, "trainer.accelerator": "cpu", "trainer.log_every": 1},
+        **{"trainer.devices": 2, "trainer.strategy": "ddp", "trainer.progress": "false", "out": folder / "shared"},
+    }
+    status = run_command(["fit", *(str(word) for name, value in options.items() for word in (f"--{name}", value))])
+    assert status == 0, status
+
+
 def check_gather(rank: int) -> None:
     """With gather, two processes have the same loss and gradients as one process with all features."""
     torch.manual_seed(0)
@@ -74,6 +91,7 @@ def check_gather(rank: int) -> None:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
+    share(folder)
     train(folder, "two", TWO)
     train(folder, "two_then_one", replace(TWO, max_epochs=1, eval_every=0))
     train(folder, "one_then_two", TWO, resume=True)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -165,42 +161,6 @@ def test_a_training_flips_by_its_table(people: Path, tmp_path: Path) -> None:
     assert run("still", still) != plain
     with pytest.raises(FileNotFoundError, match=r"symmetry table not found: .*none\.mat"):
         run("none", tmp_path / "none.mat")
-
-
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="PyTorch has no Gloo here")
-def test_two_processes_share_a_run(people: Path, tmp_path: Path) -> None:
-    script, cache, out = tmp_path / "run.py", tmp_path / "cache", tmp_path / "run"
-    script.write_text("import sys\nfrom dsa_fast.cli import main\nsys.exit(main())\n")
-    options = {
-        **{f"model.{name}": value for name, value in asdict(MODEL).items() if value is not None},
-        **{"model.pretrained": "null", "augment.size": "[32, 16]", "augment.dsap_size": 16, "augment.pad": 2},
-        **{"data.root": people, "data.p": 2, "data.k": 2, "data.workers": 0, "data.cache": cache, "out": out},
-        **{"trainer.max_epochs": 1, "trainer.eval_every": 1, "trainer.accelerator": "cpu", "trainer.log_every": 1},
-        **{"trainer.devices": 2, "trainer.strategy": "ddp", "trainer.progress": "false"},
-    }
-    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    package = Path(__file__).resolve().parents[2]
-    path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
-    # A separate process group, so that no process outlives the test.
-    with subprocess.Popen(
-        [sys.executable, str(script), "fit", *words],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            printed, _ = process.communicate(timeout=300)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, printed
-    assert len(losses(out / "log" / "metrics.csv")) == 2  # each process takes every other of four batches
-    assert len(list(cache.glob("*/people-*.bin"))) == 1
-    assert all(
-        torch.isfinite(value).all() for value in load_model(out / "checkpoints" / "last.ckpt").model.parameters()
-    )
 
 
 def test_mixed_precision(people: Path, tmp_path: Path) -> None:

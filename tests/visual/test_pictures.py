@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -23,6 +21,7 @@ from dsa_fast.visual.charts import cmc_curves, cmc_svg, curves, distance_distrib
 from dsa_fast.visual.contact_sheet import synthetic_people
 from dsa_fast.visual.layout import font, save_picture, shorten, tile_table
 from dsa_fast.visual.ranked_lists import Found, ranked_lists, search_results
+from tests.fresh import run_fresh
 
 QUERY, RIGHT, WRONG, LEFT_OUT = map(ImageColor.getrgb, (palette.QUERY, palette.RIGHT, palette.WRONG, palette.LEFT_OUT))
 
@@ -257,7 +256,8 @@ def test_pyplot_is_left_alone() -> None:
         "import sys; from dsa_fast.visual.charts import curves; curves({'a': [(0, 1)]}); "
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    done = run_fresh(code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_overlay_is_hot_where_the_map_is() -> None:
