@@ -161,7 +161,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         }
         for title, (path, height, width) in files.items():
             found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-            for _ in range(rounds):
+            for turn in range(rounds):
+                say(f"{title}: turn {turn + 1} of {rounds}")
                 for name in names:
                     code = _BEFORE.format(str(path), height, width, "auto") + CONTENDERS[name]
                     found[name].append(fresh(name, code + _AFTER.format(options.seconds)))
@@ -214,7 +215,8 @@ def run_batches(options: argparse.Namespace, names: list[str], folder: Path, rou
         ways = [*names, _ONNX_RUNTIME, _BENCHMARK_APP] if precision != "bf16" else [*names, _BENCHMARK_APP]
         for batch in (1, 4) if options.quick else (1, 32):
             found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
-            for _ in range(rounds):
+            for turn in range(rounds):
+                say(f"{precision}, batch of {batch}: turn {turn + 1} of {rounds}")
                 for name in ways:
                     if name == _BENCHMARK_APP:
                         found[name].append(benchmark_app(path, precision, batch, size.shape(batch), options.seconds))
