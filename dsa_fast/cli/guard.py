@@ -134,13 +134,13 @@ def _threads_in_words(program: str) -> Iterator[None]:
     """Says in a line what a library's thread could not do, such as TensorBoard's on a full disk."""
     before = threading.excepthook
 
-    def say(about: threading.ExceptHookArgs) -> None:
+    def report(about: threading.ExceptHookArgs) -> None:
         if isinstance(about.exc_value, (OSError, MemoryError)):
             say(f"{program}: error in the background: {about.exc_value or 'out of memory'}", file=sys.stderr)
         else:
             before(about)
 
-    threading.excepthook = say
+    threading.excepthook = report
     try:
         yield
     finally:
