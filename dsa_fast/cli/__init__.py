@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from dsa_fast.terminal import duration
+from dsa_fast.terminal import duration, say
 
 COMMANDS = {
     "demo": "render people, train, evaluate and draw in minutes; needs no data",
@@ -134,5 +134,5 @@ def _usage_of(program: str, functions: Mapping[str, Callable[..., object]]) -> s
 def _unknown(program: str, name: str, known: Mapping[str, object]) -> int:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    print(f"{program}: error: unknown command {name!r}{hint}\n(`{program} --help` lists the commands)", file=sys.stderr)
+    say(f"{program}: error: unknown command {name!r}{hint}\n(`{program} --help` lists the commands)", file=sys.stderr)
     return 2

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dsa_fast.cli.fit import print_scores
 from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.files import atomic_path, write_json
+from dsa_fast.terminal import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -174,7 +175,7 @@ def eval(
             )
     rows = {name: mean_scores(scores) for name, scores in drawn.items()}
     print_scores(rows)
-    print(f"Distance: {metric}" + (f"; re-ranked by the {k1} nearest neighbors by {metric}" if rerank else ""))
+    say(f"Distance: {metric}" + (f"; re-ranked by the {k1} nearest neighbors by {metric}" if rerank else ""))
     try:
         pairs: dict[str, Any] | None = match_rates(query, gallery).summary()
     except ValueError:  # a single person
@@ -182,7 +183,7 @@ def eval(
     if pairs is not None:
         print_pairs(pairs)
     counted, total = result.num_valid_queries, len(query.pids)
-    print(
+    say(
         f"{counted} queries, {len(some.pids)} gallery {kind}"
         if counted == total
         else f"{counted} of {total} queries count, {len(some.pids)} gallery {kind}: the other "
@@ -194,7 +195,7 @@ def eval(
             "All images show one person, so nobody can be mistaken for another, and the scores mean nothing",
         ]
     for line in notes:
-        print(line)
+        say(line)
     if json_out is not None:
         about: dict[str, Any] = {
             "checkpoint": None if checkpoint is None else str(checkpoint),
@@ -218,7 +219,7 @@ def eval(
 def print_pairs(pairs: dict[str, Any]) -> None:
     """Prints how well the cosine tells whether two images show one person."""
     found = ", ".join(f"{100 * pairs['tpr'][fmr]:.1f} % at {fmr}" for fmr in pairs["thresholds"])
-    print(
+    say(
         f"Pairs of one person found, by false match rate: {found or 'too few pairs of different people'}\n"
         f"Equal error rate: {100 * pairs['eer']:.2f} % at a cosine of {pairs['eer_threshold']:.4f}"
     )

@@ -12,7 +12,7 @@ from rich.table import Table
 from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.configs.model import GuideConfig, ModelConfig
 from dsa_fast.configs.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
-from dsa_fast.terminal import console
+from dsa_fast.terminal import console, say
 
 
 def fit(
@@ -56,7 +56,7 @@ def fit(
         result = run(data, model, loss, optim, augment, trainer, out, resume, seed, init, guide=guide)
     except KeyboardInterrupt:
         saved = (out / "checkpoints" / "last.ckpt").exists()
-        print(
+        say(
             f"stopped; --resume continues after the last finished epoch in {out}"
             if saved
             else "stopped before the first epoch was finished, so nothing is saved: repeat the command to start again",
@@ -67,15 +67,15 @@ def fit(
         return
     if result.scores:
         print_scores({"after training": result.scores})
-    print(f"Checkpoint: {result.checkpoint}\nLog:        {result.log}")
+    say(f"Checkpoint: {result.checkpoint}\nLog:        {result.log}")
     if not result.scores:
         why = (
             "--trainer.eval_every is 0"
             if result.testable
             else f"{data.test_root or data.root} has no query and gallery"
         )
-        print(f"Not tested: {why}")
-    print(f"Next:       {_next_command(result.checkpoint, data, result.testable)}")
+        say(f"Not tested: {why}")
+    say(f"Next:       {_next_command(result.checkpoint, data, result.testable)}")
 
 
 def _next_command(checkpoint: Path, data: DataConfig, testable: bool) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dsa_fast.files import locked
-from dsa_fast.terminal import duration
+from dsa_fast.terminal import duration, say
 
 __all__ = ["guarded", "locked_output"]
 
@@ -71,20 +71,20 @@ def guarded(
             except BrokenPipeError:
                 raise
             except (ValueError, TypeError, OSError) as error:
-                print(f"{program}: error: {reword(str(error))}{_unreadable_python()}", file=sys.stderr)
+                say(f"{program}: error: {reword(str(error))}{_unreadable_python()}", file=sys.stderr)
             except Exception as error:  # libraries have their own kinds
                 said, unreadable = _too_little_memory(error), _unreadable_python()
                 if said is None and unreadable:
-                    print(f"{program}: error: {error}{unreadable}", file=sys.stderr)
+                    say(f"{program}: error: {error}{unreadable}", file=sys.stderr)
                     return error_status
                 if said is None:
                     raise
                 on_gpu, about = said
                 what = "the GPU has too little memory" if on_gpu else "there is too little memory, or too few threads"
-                print(f"{program}: error: {what}{less(on_gpu)}{about and f' ({about})'}", file=sys.stderr)
+                say(f"{program}: error: {what}{less(on_gpu)}{about and f' ({about})'}", file=sys.stderr)
             except KeyboardInterrupt:
                 took = duration(time.perf_counter() - start)
-                print(f"{program}: {'terminated' if stopped else 'interrupted'} after {took}", file=sys.stderr)
+                say(f"{program}: {'terminated' if stopped else 'interrupted'} after {took}", file=sys.stderr)
                 return 128 + (signal.SIGTERM if stopped else signal.SIGINT)
             return error_status
     except BrokenPipeError:  # such as `| head`; Python would complain again when it ends
@@ -134,13 +134,13 @@ def _threads_in_words(program: str) -> Iterator[None]:
     """Says in a line what a library's thread could not do, such as TensorBoard's on a full disk."""
     before = threading.excepthook
 
-    def say(about: threading.ExceptHookArgs) -> None:
+    def report(about: threading.ExceptHookArgs) -> None:
         if isinstance(about.exc_value, (OSError, MemoryError)):
-            print(f"{program}: error in the background: {about.exc_value or 'out of memory'}", file=sys.stderr)
+            say(f"{program}: error in the background: {about.exc_value or 'out of memory'}", file=sys.stderr)
         else:
             before(about)
 
-    threading.excepthook = say
+    threading.excepthook = report
     try:
         yield
     finally:

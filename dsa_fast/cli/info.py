@@ -7,6 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from dsa_fast.terminal import say
 from dsa_fast.version import __version__
 
 _OPTIONAL = {
@@ -53,7 +54,7 @@ def info() -> None:
     }
     width = max(map(len, rows))
     for name, text in rows.items():
-        print(f"{name:{width}}  {text}")
+        say(f"{name:{width}}  {text}")
 
 
 def _system() -> str:

@@ -14,6 +14,7 @@ from dsa_fast.cli.progress import image_progress
 from dsa_fast.configs.datasets import DatasetOptions
 from dsa_fast.files import write_json
 from dsa_fast.terminal import console as open_console
+from dsa_fast.terminal import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -165,9 +166,9 @@ def rank(
     written.append("ranks.json")
     print_scores({method: result.summary()})
     for line in data.notes():
-        print(line)
+        say(line)
     if drawn:
-        print(f"Single-shot: the gallery is the first of {drawn} draws of one image of each person")
+        say(f"Single-shot: the gallery is the first of {drawn} draws of one image of each person")
     if html:
         facts = {
             "checkpoint": str(checkpoint),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsa_fast.files import checksum, locked, write_json
+from dsa_fast.terminal import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +63,7 @@ def add(index: Path, source: Path) -> None:
         before = len(opened)
         opened.add(vectors)
     if len(opened) == before and len(vectors):
-        print("these vectors were the last to be added, and are not added again")
+        say("these vectors were the last to be added, and are not added again")
     _say_size(opened, index)
 
 
@@ -158,7 +159,7 @@ def query(
         write_json(json_out, answer)
     if picture is not None:
         _draw(picture, items[:_SHOWN], found[:_SHOWN])
-        print(f"Picture: {picture}")
+        say(f"Picture: {picture}")
 
 
 #: The actions of `dsa-fast search`.
@@ -166,7 +167,7 @@ search = {"build": build, "add": add, "query": query}
 
 
 def _say_size(index: VectorIndex, folder: Path) -> None:
-    print(f"{len(index)} vectors in {folder} ({index.kind})")
+    say(f"{len(index)} vectors in {folder} ({index.kind})")
 
 
 def _images(items: Sequence[Item]) -> list[Tensor]:
@@ -194,14 +195,14 @@ def _threshold(encoder: Encoder) -> float | None:
 def _print(items: Sequence[Item], found: Sequence[Sequence[tuple[Item, float]]], threshold: float | None) -> None:
     """Prints all results, one per line: rank, cosine and path, below the query's path."""
     for item, nearest in list(zip(items, found, strict=True))[:_SHOWN]:
-        print(_name(item))
+        say(_name(item))
         for rank, (each, cosine) in enumerate(nearest, 1):
             mark = "" if threshold is None else "= " if cosine >= threshold else "  "
-            print(f"{rank:>5}  {cosine:.4f}  {mark}{_name(each)}")
+            say(f"{rank:>5}  {cosine:.4f}  {mark}{_name(each)}")
     if len(items) > _SHOWN:
-        print(f"and {len(items) - _SHOWN} more queries; --json_out writes all")
+        say(f"and {len(items) - _SHOWN} more queries; --json_out writes all")
     if threshold is not None:
-        print(f"= one person: a cosine of {threshold:.4f} or more, for a false match rate of {_FMR:g}")
+        say(f"= one person: a cosine of {threshold:.4f} or more, for a false match rate of {_FMR:g}")
 
 
 def _name(item: Item) -> str:

@@ -48,8 +48,11 @@ def split(
         dsa-fast split photos/people.csv --out photos/half.csv --test 0.3 --seed 1
     """
     from dsa_fast.data.registry import read_dataset
-    from dsa_fast.data.split import split_people
+    from dsa_fast.data.split import check_share, split_people
 
+    check_share(test)
+    if out is not None and out.suffix.lower() != ".csv":
+        raise ValueError(f"out must be a CSV file, got {out}")
     if name == "auto" and not options and _is_split(source / "split.csv"):
         raise FileExistsError(
             f"{source} is split already, by {source / 'split.csv'}: give that file to other commands, or remove it "
@@ -57,8 +60,6 @@ def split(
         )
     data = read_dataset(source, name, **(options or {}))
     out = data.root / "split.csv" if out is None else out
-    if out.suffix.lower() != ".csv":
-        raise ValueError(f"out must be a CSV file, got {out}")
     if source.is_file() and out.exists() and out.samefile(source):
         raise ValueError(f"out must be another file than source, got {out} for both")
     parts = split_people(data, test, seed)

@@ -94,7 +94,7 @@ def tables(
     people = "synthetic people"
     if root:
         name = Path(trainings[0].data.root).resolve().name
-        people = f"people of {name.encode(errors='backslashreplace').decode()}"  # Matplotlib takes only UTF-8
+        people = f"the data set {name.encode(errors='backslashreplace').decode()}"  # Matplotlib takes only UTF-8
     details = (
         None if root else {"synth": synth.as_dict(), "scaled_by_strength": list(MISALIGNMENTS) if strengths else []}
     )

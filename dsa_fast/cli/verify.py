@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dsa_fast.terminal import say
+
 
 def verify(a: Path, b: Path, *, encoder: Path, fmr: float = 1e-3, device: str = "auto") -> None:
     """Tell whether two images show the same person: `dsa-fast verify A.jpg B.jpg --encoder mf.onnx`.
@@ -25,7 +27,7 @@ def verify(a: Path, b: Path, *, encoder: Path, fmr: float = 1e-3, device: str = 
     with Encoder.load(encoder, device=device) as model:
         verdict = model.verify(a, b, fmr=fmr)
     relation = "reaches" if verdict.same else "is below"
-    print(
+    say(
         f"{'same person' if verdict.same else 'different people'}: the cosine {verdict.cosine:.4f} {relation} "
         f"{verdict.threshold:.4f}, the threshold for a false match rate of {verdict.fmr:g}\n"
         f"probability of one person: {verdict.probability:.3f}, if that is as likely as not beforehand\n"

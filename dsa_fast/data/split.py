@@ -9,7 +9,7 @@ import numpy as np
 
 from dsa_fast.data.people import PeopleSplits, Person
 
-__all__ = ["matchable", "split_people", "split_test"]
+__all__ = ["check_share", "matchable", "split_people", "split_test"]
 
 
 def matchable(people: Sequence[Person]) -> list[int]:
@@ -45,6 +45,12 @@ def split_test(people: Sequence[Person]) -> tuple[list[Person], list[Person]]:
     return list(query.values()), gallery
 
 
+def check_share(test: float) -> None:
+    """Raises ValueError unless `test` is a share of the identities that `split_people` can test on."""
+    if not 0 < test < 1:
+        raise ValueError(f"test must be above 0 and below 1, got {test}")
+
+
 def split_people(people: PeopleSplits, test: float = 0.5, seed: int = 0) -> PeopleSplits:
     """Splits a data set without splits by identity. The same data and seed give the same split.
 
@@ -64,8 +70,7 @@ def split_people(people: PeopleSplits, test: float = 0.5, seed: int = 0) -> Peop
     """
     if people.is_split:
         raise ValueError(f"the data set must have no splits, got train, query or gallery in {people.root}")
-    if not 0 < test < 1:
-        raise ValueError(f"test must be above 0 and below 1, got {test}")
+    check_share(test)
     able = matchable(people.gallery)
     if len(able) < 2:
         seen = "seen by two cameras each" if people.has_cameras else "with two images each"

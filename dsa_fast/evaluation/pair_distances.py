@@ -23,7 +23,8 @@ from dsa_fast.evaluation.checks import (
 
 __all__ = ["DistanceHistogram", "distance_histogram"]
 
-_FINE_BINS = 4096
+#: Even bins of the distance in which pairs are counted; of a cosine, 3e-5 each.
+FINE_BINS = 1 << 16
 _PAIRS = 1 << 21  # pairs whose distances are held at a time: 8 MiB of float32
 
 
@@ -77,7 +78,7 @@ def distance_histogram(
         raise ValueError(f"bins must be at least 1, got {bins}")
     check_metric(metric)
     counts, reach = count_pairs(
-        *(query_features, query_pids, query_camids, gallery_features, gallery_pids, gallery_camids), metric, _FINE_BINS
+        *(query_features, query_pids, query_camids, gallery_features, gallery_pids, gallery_camids), metric, FINE_BINS
     )
     return _summarised(counts, reach, bins)
 
@@ -125,6 +126,25 @@ def count_pairs(
     return counts, reach
 
 
+def equal_error(same: NDArray[np.int64], different: NDArray[np.int64]) -> tuple[float, int]:
+    """Finds the distance at which the shares of missed pairs and of false matches are closest.
+
+    Args:
+        same: int64 [n], pairs of one identity by their distance, from the closest bin.
+        different: int64 [n], pairs of different identities.
+
+    Returns:
+        The mean of the two shares there, and the number of bins that count as one identity: of equally good numbers,
+        the middle one.
+    """
+    found, false = (np.concatenate([[0], np.cumsum(counts)]) / counts.sum() for counts in (same, different))
+    missed = 1 - found
+    apart = np.abs(false - missed)
+    places = np.flatnonzero(apart == apart.min())
+    place = int(places[len(places) // 2])
+    return float((false[place] + missed[place]) / 2), place
+
+
 def _places(
     offsets: NDArray[np.int64], items: NDArray[np.int64], rows: slice, columns: slice
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -145,22 +165,21 @@ def _summarised(counts: NDArray[np.int64], reach: float, bins: int) -> DistanceH
     available = counts[:, first : first + n * merge]
     padded[:, : available.shape[1]] = available
     same, different = padded.reshape(2, n, merge).sum(2)
-    edges = np.asarray((first + merge * np.arange(n + 1)) * (reach / _FINE_BINS), np.float64)
+    edges = np.asarray((first + merge * np.arange(n + 1)) * (reach / FINE_BINS), np.float64)
     if not (same.sum() and different.sum()):
         return DistanceHistogram(edges, same, different, np.nan, np.nan, np.nan, np.nan)
     overlap = float(np.minimum(same / same.sum(), different / different.sum()).sum())
     share = counts / counts.sum(1, keepdims=True)
     below = np.cumsum(share[0]) - share[0] / 2
-    missed, accepted = 1 - np.cumsum(share[0]), np.cumsum(share[1])
-    at = int(np.argmin(np.abs(missed - accepted)))
+    rate, at = equal_error(*counts)
     return DistanceHistogram(
         edges=edges,
         same=same,
         different=different,
         overlap=overlap,
         auc=float((below * share[1]).sum()),
-        equal_error_rate=float((missed[at] + accepted[at]) / 2),
-        threshold=(at + 1) * reach / _FINE_BINS,
+        equal_error_rate=rate,
+        threshold=at * reach / FINE_BINS,
     )
 
 

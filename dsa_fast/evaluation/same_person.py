@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsa_fast.evaluation.embedding import Embedded
-from dsa_fast.evaluation.pair_distances import count_pairs
+from dsa_fast.evaluation.pair_distances import FINE_BINS, count_pairs, equal_error
 
 __all__ = ["RATES", "MatchRates", "match_rates"]
 
 #: False match rates that are reported.
 RATES = (1e-2, 1e-3, 1e-4)
 
-_BINS = 1 << 16  # of the cosine: 3e-5 each
 _FALSE_MATCHES = 10  # a threshold is known only if this many false matches are expected
 
 
@@ -51,9 +50,8 @@ class MatchRates:
 
     def equal_error(self) -> tuple[float, float]:
         """Returns the error rate where the shares of missed pairs and of false matches are equal, and its threshold."""
-        false, missed = self._shares(self.different), 1 - self._shares(self.same)
-        place = int(np.argmin(np.abs(false - missed)))
-        return float((false[place] + missed[place]) / 2), float(self.edges[place])
+        rate, bins = equal_error(self.same[::-1], self.different[::-1])
+        return rate, float(self.edges[len(self.same) - bins])
 
     def mean_cosines(self) -> tuple[float, float]:
         """Returns the mean cosine of one person and of different people."""
@@ -86,9 +84,9 @@ def match_rates(query: Embedded, gallery: Embedded) -> MatchRates:
     Raises:
         ValueError: there is no pair of one person by different cameras, or none of different people.
     """
-    counts, _ = count_pairs(*query, *gallery, "cosine", _BINS)
+    counts, _ = count_pairs(*query, *gallery, "cosine", FINE_BINS)
     same, different = counts[:, ::-1]  # by cosine instead of distance
     if not same.sum() or not different.sum():
         kind = "different people" if same.sum() else "one person by different cameras"
         raise ValueError(f"the images must have a pair of {kind}, got none")
-    return MatchRates(np.linspace(-1, 1, _BINS + 1), same, different)
+    return MatchRates(np.linspace(-1, 1, FINE_BINS + 1), same, different)

@@ -13,7 +13,7 @@ import dsa_fast.cli.demo
 from dsa_fast import __version__
 from dsa_fast.cli import COMMANDS, commands_of, main
 from dsa_fast.cli.parser import examples
-from dsa_fast.terminal import duration
+from dsa_fast.terminal import console, duration, say
 
 #: All commands with their functions: "fit", "search build", ...
 FUNCTIONS: dict[str, Callable[..., object]] = {}
@@ -215,3 +215,32 @@ def test_completion_knows_commands_and_options(capsys: pytest.CaptureFixture[str
     script = capsys.readouterr().out
     assert all(word in script for word in (*COMMANDS, "--data.root", "--picture", "--guide.dense"))
     assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+
+
+def test_names_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.progress import Progress
+    from rich.table import Table
+
+    name = "a\x1b[2J\x07\x9b1m\rb\tc"
+    say(name)
+    assert capsys.readouterr().out == r"a\x1b[2J\x07\x9b1m\x0db" + "\tc\n"
+    table = Table(title=name)
+    table.add_column(name)
+    table.add_row(name)
+    shown = console(width=80)
+    shown.print(table)
+    shown.print(name, soft_wrap=True)
+    with Progress(console=shown) as bar:
+        bar.add_task(name)
+    out = capsys.readouterr().out
+    assert out.count(r"\x1b[2J") == 5 and not set(out) & {"\x1b", "\x07", "\x9b", "\r"}
+    for command in (["eval", f"{name}.ckpt", "people"], ["search", "query", name, name], [name]):
+        assert main(command)
+        assert r"\x1b[2J" in (err := capsys.readouterr().err) and "\x1b" not in err
+
+
+def test_a_terminal_still_has_colors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    console().print("a\x1b[2Jb", style="red")
+    assert capsys.readouterr().out == "\x1b[31ma\\x1b[2Jb\x1b[0m\n"

@@ -240,6 +240,9 @@ def test_split_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     first = table.read_bytes()
     assert main(["split", str(root), "--overwrite"]) == 1
     assert "is split already, by" in capsys.readouterr().err
+    for wrong in (["--test", "1.5"], ["--out", str(tmp_path / "x.txt")]):  # said first
+        assert main(["split", str(root), *wrong]) == 1
+        assert f"{wrong[0]} must be " in capsys.readouterr().err
     assert main(["split", str(root), "--name", "folders", "--test", "0.4"]) == 1
     assert "--overwrite" in capsys.readouterr().err
     assert main(["split", str(root), "--name", "folders", "--test", "0.4", "--overwrite"]) == 0

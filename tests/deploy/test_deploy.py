@@ -301,8 +301,11 @@ def test_the_graph_is_typed_folded_and_dynamic(exported: Callable[..., Path], pr
     if precision != "int8":
         assert {weights[node.input[1]].data_type for node in convolutions} == {wanted}
         return
+    # OpenVINO computes a 1x1 convolution with a stride wrongly, now and then, unless its channels are multiples of 16.
+    floats = [node for node in convolutions if node.input[1] in weights]
+    assert [list(weights[node.input[1]].dims) for node in floats] == [[16, 8, 1, 1]]
     pairs = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
-    assert len(pairs) >= 2 * 25 - 4  # a weight and an input each; some share their input
+    assert len(pairs) >= 2 * 24 - 4  # a weight and an input each; some share their input
     for node in pairs:
         assert weights[node.input[2]].data_type == onnx.TensorProto.INT8
         assert not onnx.numpy_helper.to_array(weights[node.input[2]]).any()

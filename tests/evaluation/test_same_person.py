@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dsa_fast.evaluation import Embedded, MatchRates, match_rates
+from dsa_fast.evaluation import Embedded, MatchRates, distance_histogram, match_rates
 
 
 def people(count: int, images: int, *, noise: float = 0.6, seed: int = 0) -> tuple[Embedded, Embedded]:
@@ -48,6 +48,8 @@ def test_rates_are_those_of_all_pairs() -> None:
     assert different_mean == pytest.approx(float(strangers.mean()), abs=1e-4)
     summary = rates.summary()
     assert list(summary["thresholds"]) == list(summary["tpr"]) == ["0.01", "0.001"]
+    drawn = distance_histogram(*query, *gallery)  # what `rank` shows
+    assert drawn.equal_error_rate == error and drawn.threshold == pytest.approx(1 - threshold)
 
 
 def test_a_perfect_and_a_useless_network() -> None:
