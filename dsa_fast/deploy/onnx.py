@@ -164,8 +164,9 @@ def write_int8_onnx(
 def _left_in_float(source: Path) -> list[str]:
     """Names the convolutions of one pixel with a stride whose input channels are no multiple of 16.
 
-    On a processor with AVX2 but without VNNI, OpenVINO 2026.4.1 computes them in 8 bits with threads that write into
-    each other's memory: now and then, images of a batch come out wrong. Only networks of an odd width have them.
+    On a processor with AVX2 but without VNNI, OpenVINO 2026.4.1 computes them wrongly in 8 bits if two threads work at
+    the same moment: now and then, images of a batch come out wrong. Its threads may write into each other's memory;
+    that is a guess. Only networks of an odd width have such convolutions.
     """
     graph = require("onnx").load(str(source)).graph
     shapes = {tensor.name: tensor.dims for tensor in graph.initializer}
