@@ -44,7 +44,7 @@ def demo(
     out: Path = Path("runs/demo"),
     identities: int = 160,
     cameras: int = 4,
-    epochs: int = 12,
+    epochs: int = 14,
     device: str = "auto",
     seed: int = 0,
 ) -> None:
@@ -103,7 +103,7 @@ def demo(
     result = fit(
         DataConfig(str(people), p=min(8, num_ids), k=4, workers=0),
         MODEL,
-        optim=OptimConfig(lr=2e-3, warmup_lr=2e-4, warmup_epochs=warm, decay_epochs=max(epochs / 4, 1)),
+        optim=OptimConfig(lr=2e-3, warmup_lr=2e-4, warmup_epochs=warm, schedule="cosine"),
         augment=AUGMENT,
         trainer=TrainerConfig(
             max_epochs=epochs,
