@@ -166,7 +166,7 @@ def _left_in_float(source: Path) -> list[str]:
 
     On a processor with AVX2 but without VNNI, OpenVINO 2026.4.1 computes them wrongly in 8 bits if two threads work at
     the same moment: now and then, images of a batch come out wrong. Its threads may write into each other's memory;
-    that is a guess. Only networks of an odd width have such convolutions.
+    that is a guess. A ResNet of `width` 0.125 has such convolutions, one of full, half or quarter width has none.
     """
     graph = require("onnx").load(str(source)).graph
     shapes = {tensor.name: tensor.dims for tensor in graph.initializer}
