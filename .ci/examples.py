@@ -32,7 +32,8 @@ def run(example: Path) -> None:
 
 
 if __name__ == "__main__":
-    for example in sorted((Path(__file__).parents[1] / "examples").glob("*.[ip]*y*")):
+    folder = Path(__file__).parents[1] / "examples"
+    for example in sorted([*folder.glob("*.ipynb"), *folder.glob("*.py")]):
         print(f"examples/{example.name}", flush=True)
         program = multiprocessing.get_context("fork").Process(target=run, args=(example,))
         program.start()
