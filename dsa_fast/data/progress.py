@@ -1,10 +1,13 @@
-"""Progress bars and messages for reading many files. Rich is imported only if something is shown."""
+"""Progress bars and messages for reading many files. Rich is imported only for a bar."""
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from dsa_fast import terminal
 
 __all__ = ["progress_bar", "say"]
 
@@ -23,10 +26,8 @@ def progress_bar(text: str, total: int, shown: bool = True) -> Iterator[Callable
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from dsa_fast.terminal import console as open_console
-
     columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = open_console(stderr=True)
+    console = terminal.console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(text, total=total)
         yield lambda count: bar.advance(task, count)
@@ -36,6 +37,4 @@ def say(text: str, shown: bool = True) -> None:
     """Writes a line to the log, and to stderr if `shown`."""
     _log.info(text)
     if shown:
-        from dsa_fast.terminal import console as open_console
-
-        open_console(stderr=True).print(text, soft_wrap=True)
+        terminal.say(text, sys.stderr)
