@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 _SERVER = """
-import json, os, socket, sys, traceback
+import json, os, signal, socket, sys, traceback
 import torch
 channel = socket.socket(fileno=int(sys.argv[1]))
 while True:
@@ -28,6 +28,7 @@ while True:
     child = os.fork()
     if child == 0:
         status = 1
+        signal.alarm(300)  # ends a child that hangs, by SIGALRM
         try:
             for place, stream in enumerate(streams, 1):
                 os.dup2(stream, place)
