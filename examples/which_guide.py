@@ -22,7 +22,8 @@ from dsa_fast.training import DataConfig, TrainerConfig, fit
 GUIDES = {
     "no guidance": (False, GuideConfig()),
     "the paper's fusion": (True, GuideConfig()),
-    "fusion, dense prediction": (True, GuideConfig(dense=0.5)),
+    "ID losses on body parts": (False, GuideConfig(parts=1.0)),
+    "their control, stripes": (False, GuideConfig(stripes=1.0)),
 }
 
 

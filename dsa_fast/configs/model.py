@@ -71,10 +71,16 @@ class GuideConfig:
             It needs IUV maps but no DSAG-Stream.
         dense_uv: weight of the (u, v) error relative to the part's cross entropy.
         dense_background: weight of a background position relative to a person's, in the cross entropy.
-        dense_scale: resolution of the predicted map relative to F, along each side: 1, 2, 4, 8 or 16.
+        dense_scale: resolution of the map that dense, focus and parts read, relative to F, along each side: 1, 2, 4, 8
+            or 16.
         dense_channels: width of the decoder.
         focus: weight of the focus: penalizes the share of a local branch's activation outside its part. It needs IUV
             maps but no DSAG-Stream.
+        parts: weight of the ID losses on body parts: F is averaged over each merged part, by the IUV map, and each
+            average has a classifier of its own, which is dropped after training. Summed over the parts like the local
+            ID losses. It needs IUV maps but no DSAG-Stream.
+        stripes: the same with 8 horizontal stripes of the image instead of parts. It needs no maps. It is the control
+            of `parts`: it shows what ID losses on regions of F do without semantics.
         distil: weight of the distillation: f learns from a teacher's fused features. The teacher gets no gradient.
         distil_teacher: `self`, the running network; `ema`, its moving average; or the path of a checkpoint that was
             trained on the same people. f learns from the checkpoint's fused features, or from its MF-Stream's features
@@ -98,6 +104,8 @@ class GuideConfig:
     dense_scale: int = 4
     dense_channels: int = 128
     focus: float = 0.0
+    parts: float = 0.0
+    stripes: float = 0.0
     distil: float = 0.0
     distil_teacher: str = SELF
     distil_logits: float = 1.0
@@ -112,7 +120,7 @@ class GuideConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"guide.{name} must be a share in [0, 1], got {getattr(self, name)}")
         weights = (
-            "dense", "dense_uv", "dense_background", "focus",
+            "dense", "dense_uv", "dense_background", "focus", "parts", "stripes",
             "distil", "distil_logits", "distil_relations", "distil_features", "distil_ramp",
         )  # fmt: skip
         for name in weights:
@@ -130,4 +138,4 @@ class GuideConfig:
     @property
     def reads_maps(self) -> bool:
         """Whether a guide needs the IUV map at F's positions."""
-        return self.dense > 0 or self.focus > 0
+        return self.dense > 0 or self.focus > 0 or self.parts > 0

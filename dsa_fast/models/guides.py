@@ -1,8 +1,8 @@
 """Guides: they train the MF-Stream with dense semantics, cost nothing at inference, and are not exported.
 
 You can combine them. The network itself has the fusion (z = f + d). This module adds its fading and dropping, and
-guides that reach the MF-Stream without it: dense prediction from the map F, focus of the local branches, and
-distillation from the fused features.
+guides that reach the MF-Stream without it: dense prediction from the map F, focus of the local branches, ID losses on
+regions of F, and distillation from the fused features.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from torch.nn import functional
 from dsa_fast.configs.model import GuideConfig
 from dsa_fast.densepose.parts import MERGE_13_TO_8, MERGE_24_TO_13, NUM_PARTS
 from dsa_fast.models.dsa_reid import DSAOutput
+from dsa_fast.models.heads import BranchClassifier
+from dsa_fast.models.losses import id_loss
 from dsa_fast.models.mf_stream import NUM_LOCAL
 
 # The merged part of each value of a map; -1 if the value is not a part.
@@ -123,6 +125,51 @@ def focus_loss(maps: Tensor, iuv: Tensor) -> Tensor:
     return share
 
 
+def part_shares(iuv: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Computes the share of each merged part in each position of F: uint8 [B, 3, H, W] -> float32 [B, 8, h, w].
+
+    Args:
+        iuv: the map, H and W multiples of h and w.
+        grid: (h, w).
+    """
+    height, width = grid
+    return functional.avg_pool2d(merged_masks(iuv), (iuv.shape[2] // height, iuv.shape[3] // width))
+
+
+def stripe_shares(grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
+    """Computes the share of 8 horizontal stripes of equal height in each position of F: float32 [8, h, w].
+
+    Args:
+        grid: (h, w).
+        device: device of the result.
+    """
+    height, width = grid
+    # Each row is cut into 8, so that a stripe has a whole number of pieces.
+    stripe = torch.arange(NUM_LOCAL * height, device=device) // height
+    own = stripe == torch.arange(NUM_LOCAL, device=device)[:, None]
+    return own.float().view(NUM_LOCAL, height, NUM_LOCAL).mean(dim=2)[..., None].expand(-1, -1, width)
+
+
+def region_features(features: Tensor, shares: Tensor, *, least: float = 0.1) -> tuple[Tensor, Tensor]:
+    """Averages F over regions.
+
+    Args:
+        features: [B, C, h, w], the map F.
+        shares: [B, G, h, w], the share of each region in each position, from 0 to 1.
+        least: a region counts if its shares add up to more than this.
+
+    Returns:
+        [B, G, C], the weighted average of each region, or that of the whole image if the region does not count; and
+        float32 [B, G], 1 where a region counts and 0 elsewhere.
+    """
+    mass = shares.sum(dim=(2, 3))
+    seen = (mass > least).float()
+    average = shares.to(features.dtype).flatten(2) @ features.flatten(2).transpose(1, 2)
+    average = average / mass.clamp(min=least)[..., None].to(average.dtype)
+    whole = features.mean(dim=(2, 3))[:, None].to(average.dtype)
+    return torch.where(seen[..., None] > 0, average, whole), seen
+
+
 def logits_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Hinton et al., "Distilling the Knowledge in a Neural Network" (https://arxiv.org/abs/1503.02531).
 
@@ -180,19 +227,39 @@ def _centered(x: Tensor) -> Tensor:
 
 
 class Guides(nn.Module):
-    """The guides of a training run: the dense decoder, which is not part of the network, and the guides' losses.
+    """The guides of a training run: their layers, which are not part of the network, and their losses.
 
     Args:
         config: weights and options.
         channels: number of channels of F.
+        num_ids: number of identities, for the classifiers of parts and stripes.
+        classifier_dim: width of their first layer.
+        label_smoothing: label smoothing of their ID losses.
     """
 
-    def __init__(self, config: GuideConfig, channels: int) -> None:
+    def __init__(
+        self,
+        config: GuideConfig,
+        channels: int,
+        num_ids: int = 1,
+        *,
+        classifier_dim: int = 512,
+        label_smoothing: float = 0.0,
+    ) -> None:
         super().__init__()
         self.config = config
+        self.label_smoothing = label_smoothing
         self.decoder: DenseDecoder | None = None
         if config.dense:
             self.decoder = DenseDecoder(channels, config.dense_channels, config.dense_scale)
+        #: The classifiers of the 8 parts and of the 8 stripes.
+        self.classifiers = nn.ModuleDict(
+            {
+                name: BranchClassifier(NUM_LOCAL, channels, num_ids, classifier_dim)
+                for name in ("parts", "stripes")
+                if getattr(config, name)
+            }
+        )
 
     def share(self, batch: int, progress: float, generator: torch.Generator) -> Tensor | None:
         """Returns the weight of the DSAG-Stream's features, float32 [B] on the CPU, or None without fade and drop.
@@ -210,12 +277,19 @@ class Guides(nn.Module):
         return (left * kept).float()
 
     def forward(
-        self, output: DSAOutput, *, iuv: Tensor | None = None, teacher: DSAOutput | None = None, epoch: float = 0.0
+        self,
+        output: DSAOutput,
+        labels: Tensor | None = None,
+        *,
+        iuv: Tensor | None = None,
+        teacher: DSAOutput | None = None,
+        epoch: float = 0.0,
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Computes the guides' losses of a batch.
 
         Args:
             output: the network's output.
+            labels: int64 [B], the identities, 0 to num_ids - 1; needed by parts and stripes.
             iuv: uint8 [B, 3, h * s, w * s], the map at F's positions (s is `dense_scale`); needed if a guide reads it.
             teacher: the teacher's output; the network's own output for `self`.
             epoch: number of finished epochs; may be fractional.
@@ -233,6 +307,10 @@ class Guides(nn.Module):
         if config.focus and output.maps is not None and output.maps.local is not None:
             assert iuv is not None
             terms.append(("focus", config.focus, focus_loss(output.maps.local, iuv)))
+        for name, classifier in self.classifiers.items():
+            assert output.maps is not None and labels is not None
+            value = self._regions_id(name, classifier, output.maps.shared, labels, iuv)
+            terms.append((f"id_{name}", getattr(config, name), value))
         if config.distil:
             assert teacher is not None
             ramp = min(1.0, epoch / config.distil_ramp) if config.distil_ramp else 1.0
@@ -242,6 +320,20 @@ class Guides(nn.Module):
             return None, {}
         total = torch.stack([weight * value for _, weight, value in terms]).sum()
         return total, {name: value.detach() for name, _, value in terms}
+
+    def _regions_id(
+        self, name: str, classifier: nn.Module, features: Tensor, labels: Tensor, iuv: Tensor | None
+    ) -> Tensor:
+        height, width = features.shape[2:]
+        if name == "parts":
+            assert iuv is not None
+            shares = part_shares(iuv, (height, width))
+        else:
+            shares = stripe_shares((height, width), features.device).expand(len(features), -1, -1, -1)
+        averages, seen = region_features(features, shares)
+        # As if each part were visible: otherwise images without a map would make the loss smaller.
+        weight = seen / seen.mean().clamp(min=1e-6)
+        return id_loss(classifier(averages), labels, label_smoothing=self.label_smoothing, weight=weight)
 
     def _distil(self, output: DSAOutput, teacher: DSAOutput) -> list[tuple[str, float, Tensor]]:
         config = self.config

@@ -86,7 +86,13 @@ class ReIDTask(lightning.LightningModule):
         self.metric_losses = MetricLosses(self.loss_config, num_ids, self.model.embed_dims)
         self.guide_config = guide or GuideConfig()
         check_guides(self.guide_config, self.model_config)
-        self.guides = Guides(self.guide_config, self.model.mf_stream.backbone.out_channels)
+        self.guides = Guides(
+            self.guide_config,
+            self.model.mf_stream.backbone.out_channels,
+            num_ids,
+            classifier_dim=self.model_config.classifier_dim,
+            label_smoothing=self.loss_config.label_smoothing,
+        )
         # In a list, so that it is not a submodule: it is neither trained nor saved.
         self._frozen_teacher: list[DSAReID] = []
         self.average: DSAReID | None = None
@@ -147,7 +153,7 @@ class ReIDTask(lightning.LightningModule):
         if added is not None:
             total, terms = total + added, terms | others
         teacher = self._teach(output, batch, dsap, draws, inputs) if config.distil else None
-        guided, more = self.guides(output, iuv=iuv, teacher=teacher, epoch=self._epochs_done())
+        guided, more = self.guides(output, labels, iuv=iuv, teacher=teacher, epoch=self._epochs_done())
         if guided is not None:
             total, terms = total + guided, terms | more
         # One reduction for all values: the log gets the mean over processes.

@@ -17,7 +17,10 @@ from dsa_fast.models.guides import (
     focus_loss,
     logits_divergence,
     merged_masks,
+    part_shares,
+    region_features,
     relations_divergence,
+    stripe_shares,
 )
 
 IDS = 5
@@ -203,6 +206,90 @@ def test_focus_is_the_share_outside() -> None:
     assert focus_loss(maps.flatten(1, 2), torch.zeros_like(iuv)).item() == 0
 
 
+# Parts and stripes
+
+
+def test_part_shares_by_a_loop() -> None:
+    iuv = some_map()
+    shares = part_shares(iuv, (4, 2))
+    assert shares.shape == (6, 8, 4, 2)
+    masks = merged_masks(iuv)
+    for y in range(4):
+        for x in range(2):
+            area = masks[:, :, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4]
+            torch.testing.assert_close(shares[:, :, y, x], area.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("height", [4, 8, 13, 16, 24])
+def test_stripes_are_equal_and_cover_each_position_once(height: int) -> None:
+    shares = stripe_shares((height, 3))
+    assert shares.shape == (8, height, 3)
+    torch.testing.assert_close(shares.sum(dim=0), torch.ones(height, 3))
+    torch.testing.assert_close(shares.sum(dim=(1, 2)), torch.full((8,), 3 * height / 8))
+    centers = (shares * torch.arange(height)[:, None]).sum(dim=(1, 2)) / shares.sum(dim=(1, 2))
+    assert centers.diff().ge(0).all() and centers[0] < centers[-1]
+    if height == 16:
+        assert torch.equal(shares[2, :, 0].nonzero().flatten(), torch.tensor([4, 5]))
+
+
+def test_region_features_by_a_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 5, 4, 2, generator=generator)
+    shares = torch.rand(3, 8, 4, 2, generator=generator)
+    shares[1, 2] = 0
+    shares[2, 3] = 0.01  # 0.08 in all: too little
+    averages, seen = region_features(features, shares)
+    assert averages.shape == (3, 8, 5)
+    for b in range(3):
+        for k in range(8):
+            hidden = (b, k) in ((1, 2), (2, 3))
+            weight = torch.ones(4, 2) if hidden else shares[b, k]
+            expected = (weight * features[b]).sum(dim=(1, 2)) / weight.sum()
+            torch.testing.assert_close(averages[b, k], expected)
+            assert seen[b, k].item() == (not hidden)
+
+
+@pytest.mark.parametrize("name", ["parts", "stripes"])
+def test_regions_learn_identities_and_reach_the_backbone(name: str) -> None:
+    model, iuv, labels = network(dsag=False), some_map(), torch.arange(6) % IDS
+    channels = model.mf_stream.backbone.out_channels
+    guides = Guides(GuideConfig(**{name: 1.0}), channels, IDS, classifier_dim=16)  # type: ignore[arg-type]
+    optimizer = torch.optim.Adam([*model.parameters(), *guides.parameters()], lr=3e-3)
+    totals = []
+    for _ in range(40):
+        total, terms = guides(model(inputs()[0]), labels, iuv=iuv if name == "parts" else None)
+        assert total is not None and set(terms) == {f"id_{name}"}
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert 6 * math.log(IDS) < totals[0] < 16 * math.log(IDS)  # a sum over 8 parts
+    assert totals[-1] < 0.5 * totals[0]
+    backbone = model.mf_stream.backbone.get_parameter("conv1.weight")
+    assert backbone.grad is not None and backbone.grad.any()
+
+
+def test_parts_see_only_their_own_pixels() -> None:
+    """Without a map there is no loss. With one, F gets gradients only where a visible part is."""
+    model, labels = network(dsag=False), torch.arange(6) % IDS
+    guides = Guides(GuideConfig(parts=1.0), model.mf_stream.backbone.out_channels, IDS, classifier_dim=16)
+    output = model(inputs()[0])
+    assert output.maps is not None
+    none, _ = guides(output, labels, iuv=torch.zeros_like(some_map()))
+    assert none is not None and none.item() == 0
+    iuv = torch.zeros(6, 3, 16, 8, dtype=torch.uint8)
+    iuv[1:, 0, 4:8, :4] = 23  # the head, in position (1, 0) of F; the first image has no map
+    total, _ = guides(output, labels, iuv=iuv)
+    (gradient,) = torch.autograd.grad(total, output.maps.shared)
+    classifier = guides.classifiers["parts"].eval()  # batch norms mix the images
+    averages, seen = region_features(output.maps.shared, part_shares(iuv, (4, 2)))
+    assert seen.sum(dim=0).tolist() == [0] * 7 + [5]
+    (gradient,) = torch.autograd.grad((classifier(averages)[1:, 7]).square().sum(), output.maps.shared)
+    assert gradient[1:, :, 1, 0].any()
+    gradient[1:, :, 1, 0] = 0
+    assert not gradient.any()
+
+
 # Distillation
 
 
@@ -292,10 +379,11 @@ def test_guides_leave_the_network_as_it_is() -> None:
     """The network does not contain a guide: it has the same parameters and bit-identical features."""
     model = network(dsag=False).eval()
     names = set(model.state_dict())
-    guides = Guides(GuideConfig(dense=1.0, focus=1.0), model.mf_stream.backbone.out_channels)
+    config = GuideConfig(dense=1.0, focus=1.0, parts=1.0, stripes=1.0)
+    guides = Guides(config, model.mf_stream.backbone.out_channels, IDS, classifier_dim=16)
     assert len(list(guides.parameters())) > 0 and set(model.state_dict()) == names
     output = model(inputs()[0])
-    guides(output, iuv=some_map())
+    guides(output, torch.arange(6) % IDS, iuv=some_map())
     assert torch.equal(model(inputs()[0]).f_global, output.f_global)
     DSALoss()(output, torch.arange(6) % IDS)
 
@@ -306,6 +394,8 @@ def test_guides_leave_the_network_as_it_is() -> None:
         ({"drop": 1.5}, r"guide.drop must be a share in \[0, 1\], got 1.5"),
         ({"fade": -0.1}, "guide.fade must be a share"),
         ({"dense": -1.0}, "guide.dense must be finite and at least 0, got -1.0"),
+        ({"parts": -1.0}, "guide.parts must be finite and at least 0, got -1.0"),
+        ({"stripes": math.inf}, "guide.stripes must be finite and at least 0, got inf"),
         ({"distil": float("nan")}, "guide.distil must be finite"),
         ({"dense_scale": 3}, "guide.dense_scale must be 1, 2, 4, 8 or 16, got 3"),
         ({"dense_channels": 0}, "guide.dense_channels must be at least 1"),

@@ -25,7 +25,17 @@ from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig
 MODEL = ModelConfig(backbone="resnet18", pretrained=None, width=0.125, classifier_dim=16)
 AUGMENT = AugmentConfig(size=(32, 16), dsap_size=16, pad=2)
 #: All guides but the moving average, whose running statistics of batch norms are those of each process.
-GUIDE = GuideConfig(fade=0.6, drop=0.5, dense=0.5, focus=0.5, distil=1.0, distil_features=1.0, distil_ramp=2.0)
+GUIDE = GuideConfig(
+    fade=0.6,
+    drop=0.5,
+    dense=0.5,
+    focus=0.5,
+    parts=0.5,
+    stripes=0.5,
+    distil=1.0,
+    distil_features=1.0,
+    distil_ramp=2.0,
+)
 OPTIM = OptimConfig(lr=1e-3, warmup_lr=1e-4, warmup_epochs=1)
 ONE = TrainerConfig(max_epochs=2, eval_every=2, accelerator="cpu", devices=1, log_every=1, progress=False)
 TWO = replace(ONE, devices=2, strategy="ddp")

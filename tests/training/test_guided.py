@@ -22,7 +22,16 @@ from tests.data.trees import make_tree
 from tests.training.small import AUGMENT, MODEL, TRAINER, config, losses
 
 ALL = GuideConfig(
-    fade=0.5, drop=0.5, dense=0.5, dense_scale=2, focus=0.5, distil=1.0, distil_features=1.0, distil_teacher="ema"
+    fade=0.5,
+    drop=0.5,
+    dense=0.5,
+    dense_scale=2,
+    focus=0.5,
+    parts=0.5,
+    stripes=0.5,
+    distil=1.0,
+    distil_features=1.0,
+    distil_teacher="ema",
 )
 ALONE = replace(MODEL, dsag=False)
 
@@ -58,7 +67,7 @@ def test_a_resumed_guided_run_equals_an_uninterrupted_one(people: Path, tmp_path
 def test_guides_are_in_no_loaded_model(people: Path, tmp_path: Path) -> None:
     trainer = replace(TRAINER, max_epochs=1, eval_every=0)
     plain = fit(config(people), ALONE, augment=AUGMENT, trainer=trainer, out=tmp_path / "plain")
-    guide = GuideConfig(dense=1.0, focus=1.0, distil=1.0, distil_teacher="ema")
+    guide = GuideConfig(dense=1.0, focus=1.0, parts=1.0, stripes=1.0, distil=1.0, distil_teacher="ema")
     guided = fit(config(people), ALONE, augment=AUGMENT, trainer=trainer, out=tmp_path / "guided", guide=guide)
     a, b = (load_model(run.checkpoint).model.state_dict() for run in (plain, guided))
     assert a.keys() == b.keys()
@@ -84,6 +93,8 @@ def test_the_average_moves_once_a_step(people: Path, tmp_path: Path) -> None:
     "guide",
     [
         GuideConfig(dense=1.0),
+        GuideConfig(parts=1.0),
+        GuideConfig(stripes=1.0),
         GuideConfig(drop=1.0),
         GuideConfig(fade=1.0),
         GuideConfig(detach=True, distil=1.0),
@@ -159,7 +170,7 @@ def test_guides_without_use_are_refused(people: Path, tmp_path: Path, model, gui
         fit(config(people), model, augment=AUGMENT, trainer=TRAINER, out=tmp_path, guide=guide)
 
 
-@pytest.mark.parametrize("guide", [GuideConfig(dense=1.0), GuideConfig(focus=1.0)])
+@pytest.mark.parametrize("guide", [GuideConfig(dense=1.0), GuideConfig(focus=1.0), GuideConfig(parts=1.0)])
 def test_guides_without_maps_are_refused(tmp_path: Path, guide: GuideConfig) -> None:
     names = [f"{pid:04}_c{cam}s1_000000_00.png" for pid in (2, 5) for cam in (1, 2)]
     tree = {"bounding_box_train": names, "query": ["0003_c1_0.png"], "bounding_box_test": ["0003_c2_0.png"]}
@@ -176,6 +187,8 @@ def test_guides_without_maps_are_refused(tmp_path: Path, guide: GuideConfig) -> 
     [
         (ALONE, LossConfig(), GuideConfig(dense=1.0, dense_scale=4), 0, (8, 4)),
         (ALONE, LossConfig(), GuideConfig(focus=1.0, dense_scale=2), 0, (4, 2)),
+        (ALONE, LossConfig(), GuideConfig(parts=1.0, dense_scale=1), 0, (2, 1)),
+        (ALONE, LossConfig(), GuideConfig(stripes=1.0), 0, None),
         (ALONE, LossConfig(), GuideConfig(), 0, None),
         (ALONE, LossConfig(visibility=0.5), GuideConfig(dense=1.0), 16, (8, 4)),
         (MODEL, LossConfig(), GuideConfig(dense=1.0), 16, (8, 4)),

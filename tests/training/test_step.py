@@ -24,8 +24,10 @@ def test_nothing_in_the_step_waits_for_a_value() -> None:
         labels = torch.randint(0, 5, (8,))
         output = model(torch.randn(8, 3, 32, 16), torch.randn(8, 24, 3, 8, 8), torch.rand(8))
         total, _ = DSALoss()(output, labels)
-        guides = Guides(GuideConfig(dense=1.0, focus=1.0, distil=1.0, distil_features=1.0), 32)
-        guided, _ = guides(output, iuv=torch.randint(0, 25, (8, 3, 8, 4), dtype=torch.uint8), teacher=output, epoch=1.0)
+        config = GuideConfig(dense=1.0, focus=1.0, parts=1.0, stripes=1.0, distil=1.0, distil_features=1.0)
+        guides = Guides(config, 32, 5)
+        iuv = torch.randint(0, 25, (8, 3, 8, 4), dtype=torch.uint8)
+        guided, _ = guides(output, labels, iuv=iuv, teacher=output, epoch=1.0)
         total = total + guided
         total.backward()
         optimizer.step()
