@@ -1,4 +1,4 @@
-"""Guides: they train the MF-Stream with dense semantics, cost nothing at inference, and are not exported.
+"""Guides: they help to train the MF-Stream, cost nothing at inference, and are not exported.
 
 You can combine them. The network itself has the fusion (z = f + d). This module adds its fading and dropping, and
 guides that reach the MF-Stream without it: dense prediction from the map F, focus of the local branches, ID losses on
@@ -159,15 +159,16 @@ def region_features(features: Tensor, shares: Tensor, *, least: float = 0.1) -> 
         least: a region counts if its shares add up to more than this.
 
     Returns:
-        [B, G, C], the weighted average of each region, or that of the whole image if the region does not count; and
-        float32 [B, G], 1 where a region counts and 0 elsewhere.
+        float32 [B, G, C], the weighted average of each region, or the average of the whole image if the region does not
+        count, so that batch norms see usual values; and float32 [B, G], 1 where a region counts and 0 elsewhere.
     """
     mass = shares.sum(dim=(2, 3))
     seen = (mass > least).float()
-    average = shares.to(features.dtype).flatten(2) @ features.flatten(2).transpose(1, 2)
-    average = average / mass.clamp(min=least)[..., None].to(average.dtype)
-    whole = features.mean(dim=(2, 3))[:, None].to(average.dtype)
-    return torch.where(seen[..., None] > 0, average, whole), seen
+    with torch.autocast(features.device.type, enabled=False):
+        average = shares.float().flatten(2) @ features.float().flatten(2).transpose(1, 2)
+        average = average / mass.clamp(min=least)[..., None]
+        whole = features.mean(dim=(2, 3), dtype=torch.float32)[:, None]
+        return torch.where(seen[..., None] > 0, average, whole), seen
 
 
 def logits_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -232,16 +233,19 @@ class Guides(nn.Module):
     Args:
         config: weights and options.
         channels: number of channels of F.
-        num_ids: number of identities, for the classifiers of parts and stripes.
+        num_ids: number of identities; needed by the classifiers of parts and stripes.
         classifier_dim: width of their first layer.
         label_smoothing: label smoothing of their ID losses.
+
+    Raises:
+        ValueError: parts or stripes without `num_ids`.
     """
 
     def __init__(
         self,
         config: GuideConfig,
         channels: int,
-        num_ids: int = 1,
+        num_ids: int | None = None,
         *,
         classifier_dim: int = 512,
         label_smoothing: float = 0.0,
@@ -253,13 +257,12 @@ class Guides(nn.Module):
         if config.dense:
             self.decoder = DenseDecoder(channels, config.dense_channels, config.dense_scale)
         #: The classifiers of the 8 parts and of the 8 stripes.
-        self.classifiers = nn.ModuleDict(
-            {
-                name: BranchClassifier(NUM_LOCAL, channels, num_ids, classifier_dim)
-                for name in ("parts", "stripes")
-                if getattr(config, name)
-            }
-        )
+        self.classifiers = nn.ModuleDict()
+        for name in ("parts", "stripes"):
+            if getattr(config, name):
+                if num_ids is None:
+                    raise ValueError(f"num_ids must be given for guide.{name}, got None")
+                self.classifiers[name] = BranchClassifier(NUM_LOCAL, channels, num_ids, classifier_dim)
 
     def share(self, batch: int, progress: float, generator: torch.Generator) -> Tensor | None:
         """Returns the weight of the DSAG-Stream's features, float32 [B] on the CPU, or None without fade and drop.
@@ -331,8 +334,9 @@ class Guides(nn.Module):
         else:
             shares = stripe_shares((height, width), features.device).expand(len(features), -1, -1, -1)
         averages, seen = region_features(features, shares)
-        # As if each part were visible: otherwise images without a map would make the loss smaller.
-        weight = seen / seen.mean().clamp(min=1e-6)
+        # As if each part were visible: otherwise images without a map would make the loss smaller. A few parts in a
+        # batch of hardly any maps do not get the weight of all.
+        weight = seen / seen.mean().clamp(min=0.05)
         return id_loss(classifier(averages), labels, label_smoothing=self.label_smoothing, weight=weight)
 
     def _distil(self, output: DSAOutput, teacher: DSAOutput) -> list[tuple[str, float, Tensor]]:

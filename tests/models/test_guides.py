@@ -269,25 +269,62 @@ def test_regions_learn_identities_and_reach_the_backbone(name: str) -> None:
     assert backbone.grad is not None and backbone.grad.any()
 
 
-def test_parts_see_only_their_own_pixels() -> None:
-    """Without a map there is no loss. With one, F gets gradients only where a visible part is."""
-    model, labels = network(dsag=False), torch.arange(6) % IDS
-    guides = Guides(GuideConfig(parts=1.0), model.mf_stream.backbone.out_channels, IDS, classifier_dim=16)
-    output = model(inputs()[0])
-    assert output.maps is not None
-    none, _ = guides(output, labels, iuv=torch.zeros_like(some_map()))
-    assert none is not None and none.item() == 0
+def test_averages_of_parts_see_only_their_own_pixels() -> None:
+    features = torch.randn(6, 3, 4, 2, requires_grad=True)
     iuv = torch.zeros(6, 3, 16, 8, dtype=torch.uint8)
     iuv[1:, 0, 4:8, :4] = 23  # the head, in position (1, 0) of F; the first image has no map
-    total, _ = guides(output, labels, iuv=iuv)
-    (gradient,) = torch.autograd.grad(total, output.maps.shared)
-    classifier = guides.classifiers["parts"].eval()  # batch norms mix the images
-    averages, seen = region_features(output.maps.shared, part_shares(iuv, (4, 2)))
+    averages, seen = region_features(features, part_shares(iuv, (4, 2)))
     assert seen.sum(dim=0).tolist() == [0] * 7 + [5]
-    (gradient,) = torch.autograd.grad((classifier(averages)[1:, 7]).square().sum(), output.maps.shared)
-    assert gradient[1:, :, 1, 0].any()
+    (gradient,) = torch.autograd.grad(averages[1:, 7].square().sum(), features)
+    assert gradient[1:, :, 1, 0].all()
     gradient[1:, :, 1, 0] = 0
     assert not gradient.any()
+
+
+def test_averages_of_half_precision_are_single() -> None:
+    features, shares = torch.randn(2, 3, 4, 2).bfloat16(), torch.rand(2, 8, 4, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        averages, _ = region_features(features, shares)
+    assert averages.dtype == torch.float32
+    torch.testing.assert_close(averages, region_features(features.float(), shares)[0])
+
+
+def test_the_loss_of_parts_by_a_loop() -> None:
+    """It is the mean over the visible parts of all images, times the number of parts; label smoothing included."""
+    model, iuv, labels = network(dsag=False), some_map(), torch.arange(6) % IDS
+    iuv[2, 0] = 0  # no map
+    iuv[3, 0] *= (iuv[3, 0] == 23).byte()  # the head only
+    guides = Guides(
+        GuideConfig(parts=1.0), model.mf_stream.backbone.out_channels, IDS, classifier_dim=16, label_smoothing=0.1
+    )
+    output = model(inputs()[0])
+    assert output.maps is not None
+    _, terms = guides(output, labels, iuv=iuv)
+    averages, seen = region_features(output.maps.shared, part_shares(iuv, (4, 2)))
+    assert not seen[2].any() and seen[3].sum() == 1 and seen.sum() > 20
+    logits = guides.classifiers["parts"](averages).detach()
+    values = []
+    for b in range(6):
+        for k in range(8):
+            if seen[b, k]:
+                scores = logits[b, k].log_softmax(dim=0)
+                values.append(float(-0.9 * scores[labels[b]] - 0.1 * scores.mean()))
+    assert terms["id_parts"].item() == pytest.approx(8 * sum(values) / len(values), rel=1e-4)
+
+
+def test_parts_without_any_map_have_no_loss() -> None:
+    model, labels = network(dsag=False), torch.arange(6) % IDS
+    guides = Guides(GuideConfig(parts=1.0), model.mf_stream.backbone.out_channels, IDS, classifier_dim=16)
+    total, _ = guides(model(inputs()[0]), labels, iuv=torch.zeros_like(some_map()))
+    assert total is not None and total.item() == 0
+    total.backward()
+    gradients = [parameter.grad for parameter in guides.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
+def test_regions_need_the_number_of_identities() -> None:
+    with pytest.raises(ValueError, match=r"num_ids must be given for guide.stripes, got None"):
+        Guides(GuideConfig(stripes=1.0), 8)
 
 
 # Distillation

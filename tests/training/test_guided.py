@@ -108,6 +108,23 @@ def test_a_guide_changes_the_training(people: Path, tmp_path: Path, guide: Guide
         for name, each in (("plain", None), ("guided", guide))
     )
     assert losses(plain.log) != losses(guided.log)
+    a, b = (load_model(run.checkpoint).model.mf_stream.state_dict() for run in (plain, guided))
+    assert not torch.equal(a["backbone.conv1.weight"], b["backbone.conv1.weight"])
+
+
+def test_classifiers_of_regions_are_like_the_others(people: Path, tmp_path: Path) -> None:
+    seen = []
+
+    class Watch(Callback):
+        def on_train_start(self, trainer, task) -> None:
+            seen.append((task.guides.label_smoothing, task.guides.classifiers["stripes"].fc1.weight.shape[-2:]))
+            seen.append((task.loss.label_smoothing, task.model.classify_f_local.fc1.weight.shape[-2:]))
+
+    trainer, loss = replace(TRAINER, max_epochs=1, eval_every=0), LossConfig(label_smoothing=0.2)
+    guide = GuideConfig(stripes=1.0)
+    fit(config(people), ALONE, loss, augment=AUGMENT, trainer=trainer, out=tmp_path, guide=guide, callbacks=[Watch()])
+    (smoothing, shape), (others, their_shape) = seen
+    assert smoothing == others == 0.2 and MODEL.classifier_dim in shape and MODEL.classifier_dim in their_shape
 
 
 def test_focus_changes_the_training(tmp_path: Path) -> None:
