@@ -155,6 +155,7 @@ class VectorIndex:
             if found is None or found[0] != self._generation:
                 raise ValueError(f"another process has changed the index since it was opened, {self.folder}: try again")
             if found[2] == digest:
+                self._remove_old_files()  # an interrupted call can leave them
                 return
             self._index.add(unit)
             old = self._table
@@ -273,6 +274,10 @@ class VectorIndex:
             "sha256": {name: checksum(file) for name, file in files.items()},
         }
         write_json(self.folder / _MARK, about, sync=True)
+        self._remove_old_files()
+
+    def _remove_old_files(self) -> None:
+        files = _files(self.folder, self._generation)
         for old in self.folder.glob("*-*.*"):
             if old not in files.values() and old.stem.split("-")[0] in files:
                 old.unlink()

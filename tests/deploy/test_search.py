@@ -290,6 +290,19 @@ def test_what_an_index_refuses(tmp_path: Path) -> None:
         VectorIndex.open(folder)
 
 
+def test_an_add_that_was_killed_at_its_end_is_cleared_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new index is complete, but the files of the one before are still there."""
+    opened = VectorIndex.build(tmp_path / "index", some(20))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", lambda self, missing_ok=False: None)
+        opened.add(some(5, seed=3))
+    assert (tmp_path / "index" / "table-000000.npz").is_file()
+    again = VectorIndex.open(tmp_path / "index")
+    again.add(some(5, seed=3))
+    assert len(again) == 25
+    assert not list((tmp_path / "index").glob("*-000000.*")) and len(VectorIndex.open(tmp_path / "index")) == 25
+
+
 def test_a_killed_add_leaves_the_index_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "index"
     VectorIndex.build(folder, some(10))
