@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from dsa_fast.configs.model import GuideConfig
 from dsa_fast.densepose.parts import MERGE_13_TO_8, MERGE_24_TO_13, NUM_PARTS
+from dsa_fast.models.backbone import pool
 from dsa_fast.models.dsa_reid import DSAOutput
 from dsa_fast.models.heads import BranchClassifier
 from dsa_fast.models.losses import id_loss
@@ -167,8 +168,7 @@ def region_features(features: Tensor, shares: Tensor, *, least: float = 0.1) -> 
     with torch.autocast(features.device.type, enabled=False):
         average = shares.float().flatten(2) @ features.float().flatten(2).transpose(1, 2)
         average = average / mass.clamp(min=least)[..., None]
-        whole = features.mean(dim=(2, 3), dtype=torch.float32)[:, None]
-        return torch.where(seen[..., None] > 0, average, whole), seen
+        return torch.where(seen[..., None] > 0, average, pool(features)[:, None]), seen
 
 
 def logits_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -19,20 +19,10 @@ from dsa_fast.ops.train_transform import TrainInputs, train_transform
 from dsa_fast.training import DataConfig, LossConfig, fit
 from dsa_fast.training.data import hold_out, read_people
 from tests.data.trees import make_tree
+from tests.training.processes import GUIDE
 from tests.training.small import AUGMENT, MODEL, TRAINER, config, losses
 
-ALL = GuideConfig(
-    fade=0.5,
-    drop=0.5,
-    dense=0.5,
-    dense_scale=2,
-    focus=0.5,
-    parts=0.5,
-    stripes=0.5,
-    distil=1.0,
-    distil_features=1.0,
-    distil_teacher="ema",
-)
+ALL = replace(GUIDE, dense_scale=2, distil_teacher="ema")
 ALONE = replace(MODEL, dsag=False)
 
 
