@@ -3,6 +3,7 @@
 # the figure. Takes about ten minutes on two cores. Run it on a machine that does nothing else.
 #
 #   bash benchmarks/cpu.sh          # a processor with AVX-512 and AMX
+#   bash benchmarks/cpu.sh avx512   # a processor with AVX-512 alone
 #   bash benchmarks/cpu.sh avx2     # a processor with AVX2 alone
 #   SUITES="neighbor eval" PEER=PATH_TO_TORCHREID_CHECKOUT bash benchmarks/cpu.sh avx2
 set -euo pipefail

@@ -1,6 +1,7 @@
 """Draws the figure of README.md and docs/performance.md, and writes that page's tables, from benchmarks/results/*.json.
 
-Files SUITE_cpu.json are of a processor with AVX-512 and AMX, SUITE_cpu_avx2.json of one without (benchmarks/cpu.sh).
+Files SUITE_cpu.json are of a processor with AVX-512 and AMX, SUITE_cpu_avx512.json of one with AVX-512 alone, and
+SUITE_cpu_avx2.json of one with neither (benchmarks/cpu.sh).
 
 python benchmarks/plot.py                 # docs/speed.png, and the tables in docs/performance.md
 python benchmarks/plot.py --device cuda   # docs/speed_cuda.png
@@ -124,7 +125,7 @@ TABLE: list[tuple[str, dict[str, Any], str, str, str, str]] = [
     ("infer", {"batch": 32}, "OpenVINO int8", "PyTorch eager fp32", "`Encoder`, 32 images", "PyTorch, float32"),
 ]
 # The files' suffixes, and what the processors have.
-MACHINES = {"cpu": "AVX-512 and AMX", "cpu_avx2": "AVX2"}
+MACHINES = {"cpu": "AVX-512 and AMX", "cpu_avx512": "AVX-512", "cpu_avx2": "AVX2"}
 SPEEDS, NEIGHBOR = "<!-- written by benchmarks/plot.py -->\n", "<!-- neighbor, written by benchmarks/plot.py -->\n"
 END = "<!-- end -->\n"
 Pairs = dict[tuple[str, str], tuple[float, float]]  # task and peer -> our time and the peer's
