@@ -3,7 +3,7 @@
 Files SUITE_cpu.json are of a processor with AVX-512 and AMX, SUITE_cpu_avx512.json of one with AVX-512 alone, and
 SUITE_cpu_avx2.json of one with neither (benchmarks/cpu.sh).
 
-python benchmarks/plot.py                 # docs/speed.png, and the tables in docs/performance.md
+python benchmarks/plot.py                 # docs/speed.png of README's processor, and the tables in docs/performance.md
 python benchmarks/plot.py --device cuda   # docs/speed_cuda.png
 """
 
@@ -221,7 +221,7 @@ def write_tables(page: Path) -> None:
 def main() -> None:
     """Draws the measured suites."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--device", default="cpu_avx512", help=f"{', '.join(MACHINES)} or cuda (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="default: docs/speed.png, or docs/speed_DEVICE.png")
     options = parser.parse_args()
     panels: list[dict[str, Any]] = []
@@ -242,11 +242,12 @@ def main() -> None:
         bars(place, **panel)
     figure.text(0.99, 0.004, f"{about}; logarithmic axes", ha="right", color=INK, fontsize=8)
     figure.tight_layout(rect=(0, 0.02, 1, 1))
-    out = options.out or ROOT / "docs" / ("speed.png" if options.device == "cpu" else f"speed_{options.device}.png")
+    cpu = options.device in MACHINES
+    out = options.out or ROOT / "docs" / ("speed.png" if cpu else f"speed_{options.device}.png")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=160, transparent=True)
     print(f"wrote {out}")
-    if options.device == "cpu" and options.out is None:
+    if cpu and options.out is None:
         write_tables(ROOT / "docs" / "performance.md")
 
 
