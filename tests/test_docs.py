@@ -83,7 +83,9 @@ def test_every_command_is_in_the_api_reference() -> None:
 
 def results(suite: str) -> list[dict[str, Any]]:
     """The rows that benchmarks/run.py measured on the processor that README names."""
-    rows: list[dict[str, Any]] = json.loads((ROOT / "benchmarks" / "results" / f"{suite}_cpu_avx512.json").read_text())["rows"]
+    rows: list[dict[str, Any]] = json.loads((ROOT / "benchmarks" / "results" / f"{suite}_cpu_avx512.json").read_text())[
+        "rows"
+    ]
     return rows
 
 

@@ -68,6 +68,13 @@ def fit(
     if result.scores:
         print_scores({"after training": result.scores})
     say(f"Checkpoint: {result.checkpoint}\nLog:        {result.log}")
+    if model.branches == "none":
+        say("Not tested: a backbone alone has no features")
+        words = ["dsa-fast", "fit", "--data.root", "DIR", "--model.backbone", model.backbone]
+        words += ["--model.width", str(model.width)] if model.width != 1 else []
+        words += ["--model.pretrained", str(result.checkpoint)]
+        say(f"Next:       {shlex.join(words)}")
+        return
     if not result.scores:
         why = (
             "--trainer.eval_every is 0"

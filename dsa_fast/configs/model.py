@@ -20,11 +20,12 @@ class ModelConfig:
         kind: `dsa` for the paper's two streams, `baseline` for the plain ResNet with a global feature.
         backbone: the MF-Stream's backbone: resnet18, resnet34, resnet50 or resnet101; the same with IBN-a, such as
             resnet50_ibn; or a timm network with a feature map at stride 16, such as timm/convnext_tiny.
-        pretrained: `imagenet`, the path of a state dict (of torchvision's ResNet, of IBN-Net's, or of timm's network),
-            or null for random weights.
+        pretrained: `imagenet`; the path of a state dict (of torchvision's ResNet, of IBN-Net's, or of timm's network)
+            or of a checkpoint of `dsa-fast fit`, whose backbone is taken; or null for random weights.
         width: scales every layer's channels, for small machines; with a timm backbone, only those of the heads and
             the DSAG-Stream.
-        branches: selects the branches to build: global, local or both.
+        branches: selects the branches to build: global, local or both; or none, to train the backbone alone with
+            `guide.dense`, without identities (the configuration `pretrain`).
         dsag: trains the DSAG-Stream too; without it the model is the paper's "Two branches" baseline.
         fusion: fuses the streams' features with `add`, or with `concat` and an FC layer (paper, table 5).
         classifier_dim: width of the classifiers' first layer.
@@ -41,7 +42,7 @@ class ModelConfig:
     backbone: str = "resnet50"
     pretrained: str | None = "imagenet"
     width: float = 1.0
-    branches: Literal["both", "global", "local"] = "both"
+    branches: Literal["both", "global", "local", "none"] = "both"
     dsag: bool = True
     fusion: Literal["add", "concat"] = "add"
     classifier_dim: int = 512
@@ -55,6 +56,11 @@ class ModelConfig:
             raise ValueError(
                 "model.branches, model.dsag and model.fusion must have their defaults for model.kind baseline, "
                 f"got {self.branches}, {self.dsag} and {self.fusion}"
+            )
+        if self.branches == "none" and (self.dsag or self.bnneck or self.pretrained_heads):
+            raise ValueError(
+                "model.dsag, model.bnneck and model.pretrained_heads must be false with model.branches none, which has "
+                f"no features, got {self.dsag}, {self.bnneck} and {self.pretrained_heads}"
             )
 
 

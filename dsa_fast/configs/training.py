@@ -22,7 +22,8 @@ class DataConfig:
         iuv: folder of the IUV maps, with the same subfolders as the data set; by default `iuv` inside the data set.
             Images without a map train with mean-filled parts.
         iuv_order: content of the maps' red, green and blue channels; `auto` detects it for each file.
-        name: name of the data set; `auto` detects it.
+        name: name of the data set; `auto` detects it. With `model.branches` none, `folder` takes all images of a folder
+            that have a map.
         options: options of the data set, such as `{kind: labeled}` for CUHK03.
         test_root: another data set to test on, which is not used for training; by default the data set in root.
         test_name: name of that data set.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -240,7 +241,8 @@ def make_backbone(
     Args:
         name: resnet18 to resnet101, with or without `_ibn`, or `timm/NAME`.
         width: scales the channel counts of our ResNets; timm's networks are not scaled.
-        pretrained: see `read_pretrained`; for a timm network, `imagenet` selects timm's own weights.
+        pretrained: see `read_pretrained`; for a timm network, `imagenet` selects timm's own weights. Or the path of a
+            checkpoint of `dsa-fast fit`, whose backbone must have the same name and width.
         frozen: see `Backbone`.
 
     Raises:
@@ -248,6 +250,11 @@ def make_backbone(
         ValueError: there is no such network, or its weights can't be downloaded, can't be read or don't fit.
         ModuleNotFoundError: the name needs timm, and timm is not installed.
     """
+    trained = read_trained(pretrained, name, width)
+    if trained is not None:
+        backbone = make_backbone(name, width=width, frozen=frozen)
+        load_named(backbone, trained, source=f"pretrained={str(pretrained)!r}")
+        return backbone
     if name.startswith(TIMM):
         from dsa_fast.models.timm_backbone import TimmBackbone
 
@@ -258,6 +265,30 @@ def make_backbone(
     if state is not None:
         load_named(backbone, state, source=f"pretrained={str(pretrained)!r}")
     return backbone
+
+
+def read_trained(source: str | os.PathLike[str] | None, backbone: str, width: float) -> dict[str, Tensor] | None:
+    """Reads the backbone's weights from a checkpoint of `dsa-fast fit`. None if `source` is anything else.
+
+    Raises:
+        ValueError: its backbone has another name or width.
+    """
+    if source is None or not Path(source).is_file():
+        return None
+    try:
+        checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+        about, weights = dict(checkpoint["dsa_fast"]["model"]), dict(checkpoint["state_dict"])
+    except Exception:  # another kind of file, whose reader says what is wrong with it
+        return None
+    for name, ours in (("backbone", backbone), ("width", width)):
+        # The width scales only the heads of timm's networks.
+        if about.get(name) != ours and not (name == "width" and backbone.startswith(TIMM)):
+            raise ValueError(
+                f"pretrained={str(source)!r} must be a checkpoint of a network with {name} {ours}, "
+                f"got {about.get(name)}"
+            )
+    prefix = "model.mf_stream.backbone."
+    return {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def read_pretrained(backbone: str, source: str | os.PathLike[str], *, width: float = 1.0) -> dict[str, Tensor]:

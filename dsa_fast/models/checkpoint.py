@@ -82,7 +82,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is a folder, or not a checkpoint of this package.
+        ValueError: it is a folder, or not a checkpoint of this package, or its network has no features.
     """
     path = Path(path)
     if not path.is_file():
@@ -96,10 +96,16 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
         kind = "" if isinstance(error, KeyError) else f" ({type(error).__name__} while reading it)"
         raise ValueError(f"checkpoint must be a file written by dsa-fast fit, got {path}{kind}") from error
     try:
-        return _build(about, checkpoint["state_dict"])
+        loaded = _build(about, checkpoint["state_dict"])
     except Exception as error:  # parts that are missing or of another type fail in many ways
         about = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise ValueError(f"checkpoint must be a file written by dsa-fast fit, got {path}: {about}") from error
+    if loaded.model.branches == "none":
+        raise ValueError(
+            f"checkpoint must have features, got a backbone that was trained alone (model.branches none): {path}; "
+            f"train features with dsa-fast fit --model.pretrained {path}"
+        )
+    return loaded
 
 
 _MOST_IDS, _MOST_PIXELS, _MOST_WIDTH = 10_000_000, 4096, 16.0

@@ -15,7 +15,7 @@ from dsa_fast.densepose.parts import NUM_PARTS
 from dsa_fast.models.backbone import Normalize
 from dsa_fast.models.dsag_stream import DSAGStream
 from dsa_fast.models.heads import AddFusion, BNNeck, BranchClassifier, Classifier, ConcatFusion
-from dsa_fast.models.mf_stream import NUM_LOCAL, Branches, FeatureMaps, Features, MFStream, check_branches
+from dsa_fast.models.mf_stream import NUM_LOCAL, BuiltBranches, FeatureMaps, Features, MFStream, check_branches
 
 Fusion = Literal["add", "concat"]
 
@@ -54,11 +54,12 @@ class DSAReID(nn.Module):
     Args:
         num_ids: number of identities for the classifiers.
         backbone: the MF-Stream's ResNet: resnet18, resnet34, resnet50 or resnet101.
-        pretrained: weights of conv1 to conv4_x: `"imagenet"`, the path of a torchvision state dict, or None for
-            random ones. The DSAG-Stream and the local head always start from random weights. The global head does so
-            unless `pretrained_heads` is set.
-        width: scales every channel count (to multiples of 8, at least 8); pretrained weights need 1.
-        branches: branches to build in both streams: global, local or both.
+        pretrained: weights of conv1 to conv4_x: `"imagenet"`, the path of a torchvision state dict or of a checkpoint
+            of `dsa-fast fit`, or None for random ones. The DSAG-Stream and the local head always start from random
+            weights. The global head does so unless `pretrained_heads` is set.
+        width: scales every channel count (to multiples of 8, at least 8); weights from ImageNet need 1.
+        branches: branches to build in both streams: global, local or both; or none, for a backbone that is trained
+            alone (`guide.dense`). It has no features, so it can't embed.
         dsag: builds the DSAG-Stream. Without it, this is the paper's "Baseline (Two branches)", or with
             `branches="global"` its plain baseline (but see `Baseline`), and the fused features are the features f.
         fusion: `"add"`, or `"concat"` for concatenation and an FC layer (paper, table 5).
@@ -87,7 +88,7 @@ class DSAReID(nn.Module):
         backbone: str = "resnet50",
         pretrained: str | os.PathLike[str] | None = "imagenet",
         width: float = 1.0,
-        branches: Branches = "both",
+        branches: BuiltBranches = "both",
         dsag: bool = True,
         fusion: Fusion = "add",
         classifier_dim: int = 512,
@@ -104,7 +105,8 @@ class DSAReID(nn.Module):
             raise ValueError(f"fusion must be one of {', '.join(get_args(Fusion))}, got {fusion!r}")
         check_branches(branches)
         self.num_ids = num_ids
-        self.branches: Branches = branches
+        self.branches: BuiltBranches = branches
+        has_global, has_local = branches in ("both", "global"), branches in ("both", "local")
         self.normalize = Normalize()
         self.mf_stream = MFStream(
             backbone,
@@ -119,12 +121,14 @@ class DSAReID(nn.Module):
         global_dim, local_dim = self.mf_stream.global_dim, self.mf_stream.local_dim
         self.dsag_stream: DSAGStream | None = None
         if dsag:
+            if branches == "none":
+                raise ValueError("dsag must be False with branches='none', got True")
             self.dsag_stream = DSAGStream(width=width, global_dim=global_dim, local_dim=local_dim, branches=branches)
 
         self.neck_f: BNNeck | None = None
         self.neck_z: BNNeck | None = None
         if bnneck:
-            dims = (global_dim if branches != "local" else 0, local_dim if branches != "global" else 0, NUM_LOCAL)
+            dims = (global_dim if has_global else 0, local_dim if has_local else 0, NUM_LOCAL)
             self.neck_f = BNNeck(*dims)
             self.neck_z = BNNeck(*dims) if dsag else None
 
@@ -134,12 +138,12 @@ class DSAReID(nn.Module):
         self.classify_f_local: nn.Module | None = None
         self.classify_z_global: nn.Module | None = None
         self.classify_z_local: nn.Module | None = None
-        if branches != "local":
+        if has_global:
             self.classify_f_global = Classifier(global_dim, num_ids, classifier_dim)
             if dsag:
                 self.fuse_global = AddFusion() if fusion == "add" else ConcatFusion(1, global_dim)
                 self.classify_z_global = Classifier(global_dim, num_ids, classifier_dim)
-        if branches != "global":
+        if has_local:
             self.classify_f_local = BranchClassifier(NUM_LOCAL, local_dim, num_ids, classifier_dim)
             if dsag:
                 self.fuse_local = AddFusion() if fusion == "add" else ConcatFusion(NUM_LOCAL, local_dim)
@@ -209,6 +213,8 @@ class DSAReID(nn.Module):
 
     def embed_and_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Does `embed`, and also returns the MF-Stream's map F, [B, C, H/16, W/16]."""
+        if self.branches == "none":
+            raise ValueError("embed needs features, and this model was built with branches='none'")
         with torch.no_grad(), _evaluating(self):
             maps = self._maps(images)
             return _unit_halves(_through(self.neck_f, maps.pooled())), maps.shared

@@ -234,6 +234,8 @@ class DSALoss(nn.Module):
             if features is not None:
                 flat = gather(features.flatten(1)) if self.gather else features.flatten(1)
                 terms.append((name, weight, batch_hard_triplet_loss(flat, everyone, margin=self.margin)))
+        if not terms:  # a backbone alone
+            return torch.zeros((), device=labels.device), {}
         total = torch.stack([weight * value for _, weight, value in terms]).sum()
         return total, {name: value.detach() for name, _, value in terms}
 

@@ -16,13 +16,17 @@ from dsa_fast.models.backbone import (
     make_stage,
     pool,
     read_pretrained,
+    read_trained,
     scaled,
 )
 from dsa_fast.models.branches import BranchBasicBlock, BranchBottleneck, make_branch_stage
 from dsa_fast.models.timm_backbone import TimmBackbone
 from dsa_fast.weights import load_named
 
+#: Branches of a head.
 Branches = Literal["both", "global", "local"]
+#: Branches to build; `none` for a backbone without a head.
+BuiltBranches = Literal["both", "global", "local", "none"]
 
 #: Number of merged parts, one per local branch.
 NUM_LOCAL = len(MERGED_NAMES)
@@ -70,7 +74,7 @@ class MFStream(nn.Module):
     Args:
         backbone: see `make_backbone`.
         width: scales every channel count (to multiples of 8, at least 8).
-        branches: branches of the head to build: global, local or both.
+        branches: branches of the head to build: global, local, both or none.
         last_stride: stride of the heads; 1 in the paper, 2 in the plain ResNet.
         pretrained: see `make_backbone`.
         pretrained_heads: starts the global head from the pretrained conv5_x. With a timm backbone, the global head is
@@ -93,7 +97,7 @@ class MFStream(nn.Module):
         backbone: str = "resnet50",
         *,
         width: float = 1.0,
-        branches: Branches = "both",
+        branches: BuiltBranches = "both",
         last_stride: int = 1,
         pretrained: str | os.PathLike[str] | None = None,
         pretrained_heads: bool = False,
@@ -103,6 +107,11 @@ class MFStream(nn.Module):
         if last_stride not in (1, 2):
             raise ValueError(f"last_stride must be 1 or 2, got {last_stride}")
         check_branches(branches)
+        if pretrained_heads and read_trained(pretrained, backbone, width) is not None:
+            raise ValueError(
+                "pretrained_heads needs weights of a whole network, got a checkpoint of dsa-fast fit, of which only "
+                f"the backbone is taken: {pretrained}"
+            )
         self.backbone = make_backbone(backbone, width=width, pretrained=pretrained, frozen=frozen)
         block, blocks = head_spec(backbone)
         planes, local_planes = scaled(512, width), scaled(512 // NUM_LOCAL, width)
@@ -111,15 +120,16 @@ class MFStream(nn.Module):
         channels = self.backbone.out_channels
         self.head_global: nn.Sequential | None = None
         self.head_local: nn.Sequential | None = None
-        if branches != "local" and pretrained_heads and isinstance(self.backbone, TimmBackbone):
+        has_global, has_local = branches in ("both", "global"), branches in ("both", "local")
+        if has_global and pretrained_heads and isinstance(self.backbone, TimmBackbone):
             self.head_global = self.backbone.head(last_stride, pretrained=pretrained)
             self.global_dim = self.head_global.out_channels
-        elif branches != "local":
+        elif has_global:
             self.head_global = make_stage(block, channels, planes, blocks, stride=last_stride)
             if pretrained_heads and pretrained is not None:
                 state = read_pretrained(backbone, pretrained, width=width)
                 load_named(self.head_global, state, prefix="layer4.", source=f"pretrained={str(pretrained)!r}")
-        if branches != "global":
+        if has_local:
             branch_block = BranchBottleneck if block.expansion == BranchBottleneck.expansion else BranchBasicBlock
             self.head_local = make_branch_stage(
                 branch_block, NUM_LOCAL, channels, local_planes, blocks, stride=last_stride, shared_input=True
@@ -154,6 +164,6 @@ def split_parts(x: Tensor) -> Tensor:
 
 
 def check_branches(branches: str) -> None:
-    """Raises ValueError unless `branches` is both, global or local."""
-    if branches not in get_args(Branches):
-        raise ValueError(f"branches must be one of {', '.join(get_args(Branches))}, got {branches!r}")
+    """Raises ValueError unless `branches` is both, global, local or none."""
+    if branches not in get_args(BuiltBranches):
+        raise ValueError(f"branches must be one of {', '.join(get_args(BuiltBranches))}, got {branches!r}")

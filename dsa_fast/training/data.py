@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 
 from dsa_fast.configs.training import DataConfig
 from dsa_fast.data.dataset import Collate, PeopleDataset, PersonItem
+from dsa_fast.data.image_list import list_folder
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.person_store import PersonStore, Place, StoreLoader, choose_place, measure, say
-from dsa_fast.data.registry import read_dataset
+from dsa_fast.data.registry import holds_dataset, read_dataset
 from dsa_fast.data.sampler import PKSampler
 from dsa_fast.data.split import matchable, split_test
 from dsa_fast.data.verify import verify_files
@@ -71,6 +72,32 @@ def hold_out(people: PeopleSplits, identities: int, seed: int = 0) -> PeopleSpli
     return replace(people, train=train, query=query, gallery=gallery, multi_query=[], is_split=True, gallery_draws=0)
 
 
+def read_unlabeled(config: DataConfig) -> PeopleSplits:
+    """Lists the training images that have an IUV map, each as a person of its own, with nobody to test on.
+
+    `root` is a data set, whose test images are left out, or a folder with images at any depth. A folder's maps are
+    where `dsa-fast prepare` writes them.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_dataset` and `list_folder`; also ValueError if no image has a map.
+    """
+    root = Path(config.root).expanduser()
+    images: list[tuple[Path, Path]]
+    if root.is_dir() and (config.name == "folder" or (config.name == "auto" and not holds_dataset(root))):
+        listing = list_folder(root, root / "iuv" if config.iuv is None else Path(config.iuv).expanduser())
+        name, images = listing.name, [(image, place) for image, place in listing.pairs if place.exists()]
+    else:
+        people = read_people(replace(config, test_root=None, validation_ids=0))
+        name, root = people.name, people.root
+        images = [(person.path, person.iuv_path) for person in people.train if person.iuv_path is not None]
+    if not images:
+        raise ValueError(
+            f"data.root must hold images with IUV maps, got none in {root}: make them with dsa-fast prepare {root}"
+        )
+    train = [Person(path, place, pid=number, camid=1) for number, (path, place) in enumerate(images, 1)]
+    return PeopleSplits(name=name, root=root, train=train, query=[], gallery=[])
+
+
 class ReIDData(lightning.LightningDataModule):
     """Training batches of a data set, and test batches of the same or another data set.
 
@@ -81,9 +108,10 @@ class ReIDData(lightning.LightningDataModule):
         stamp: file that records that all files were valid; see `verify_files`.
         folder: the run's folder, which gets the store's file if the data set's folder is not writable.
         progress: shows a progress bar while files are checked and read.
+        identities: whether training needs identities; if not, see `read_unlabeled`. Batches then have P x K images.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_people` and `PKSampler`.
+        FileNotFoundError, ValueError: see `read_people`, `read_unlabeled` and `PKSampler`.
     """
 
     def __init__(
@@ -95,10 +123,13 @@ class ReIDData(lightning.LightningDataModule):
         stamp: Path | None = None,
         folder: Path | None = None,
         progress: bool = False,
+        identities: bool = True,
     ) -> None:
         super().__init__()
-        self.config, self.seed = config, seed
-        self.people = read_people(config)
+        self.seed, self.people = seed, read_people(config) if identities else read_unlabeled(config)
+        if not identities:
+            config = replace(config, p=min(config.p * config.k, len(self.people.train)), k=1)
+        self.config = config
         self._size, self._collate, self._folder = size, Collate(size), folder
         self._store: PersonStore | None = None
         self._chosen: tuple[Place, str] | None = None

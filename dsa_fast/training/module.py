@@ -309,7 +309,12 @@ def check_guides(guide: GuideConfig, model: ModelConfig) -> None:
             "guide.distil_teacher must be a checkpoint or 'ema' unless the network has fused features of its own "
             "(model.kind dsa and model.dsag true), got 'self'"
         )
-    if guide.focus and (model.kind != "dsa" or model.branches == "global"):
+    if model.branches == "none" and (not guide.dense or guide.parts or guide.stripes or guide.distil):
+        raise ValueError(
+            "model.branches none trains the backbone with guide.dense alone: guide.dense must be above 0, and "
+            "guide.parts, guide.stripes and guide.distil must be 0"
+        )
+    if guide.focus and (model.kind != "dsa" or model.branches in ("global", "none")):
         raise ValueError("guide.focus needs local branches: model.kind dsa and model.branches both or local")
 
 

@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,10 @@ def _fit(
     parts: dict[str, Any], out: Path, resume: bool, seed: int, init: Path | str | None, callbacks: Sequence[Callback]
 ) -> FitResult:
     data, model, loss, optim, augment, trainer, guide = parts.values()
+    identities = model.branches != "none"
+    if not identities:  # there is nothing to test, and no loss compares people
+        trainer, loss = replace(trainer, eval_every=0), LossConfig(id_mf=0.0, triplet=0.0, id_fused=0.0)
+        parts = parts | {"trainer": trainer, "loss": loss}
     last = out / "checkpoints" / LAST
     if last.exists() and not resume:
         raise ValueError(f"out must be a folder without a run, got {out}: add --resume, or choose another folder")
@@ -125,7 +129,10 @@ def _fit(
     if resume:
         _check_same_run(out / "config.yaml", options)
 
-    people = ReIDData(data, augment.size, seed, stamp=out / "verified.json", folder=out, progress=trainer.progress)
+    stamp = out / "verified.json"
+    people = ReIDData(
+        data, augment.size, seed, stamp=stamp, folder=out, progress=trainer.progress, identities=identities
+    )
     _check_maps(people, data, model, guide)
     people.check_batches()
     _check_pairs(people, loss)

@@ -825,7 +825,7 @@ def test_wrong_input(images: Tensor, dsap: Tensor | None, error: type[Exception]
             {"backbone": "resnet52"},
             "backbone must be one of resnet18, .* or timm/NAME, got 'resnet52'",
         ),
-        ({"branches": "all"}, "branches must be one of both, global, local, got 'all'"),
+        ({"branches": "all"}, "branches must be one of both, global, local, none, got 'all'"),
         ({"fusion": "mul"}, "fusion must be one of add, concat, got 'mul'"),
         ({"width": 0.0}, "width must be a finite number above 0, got 0.0"),
         ({"width": float("nan")}, "width must be a finite number above 0, got nan"),
