@@ -8,7 +8,8 @@
 # epochs, the same for every row. Two branches get three learning rates, and 2.5 times as many epochs, which is more
 # wall time than the guided row takes with its teacher. The guided rows get the configuration's learning rate.
 # OUT/NAME_SEED/ROW/seedSEED/scores.json has the scores. Unfinished runs are stopped; the same command with EPOCHS set to
-# the number in OUT/epochs.txt resumes them.
+# the number in OUT/epochs.txt resumes them. `pretrained` is two branches that start from a backbone that was trained
+# with the maps of the training images before, without identities, for as many epochs.
 set -uo pipefail
 data=$1 iuv=$2 weights=$3 out=$4 limit=${5:-240}
 start=$SECONDS
@@ -31,10 +32,10 @@ probe() { # NAME ROW EPOCHS
     --trainer.progress false --out "$out/probe/$1" >"$out/probe/$1.log" 2>&1
 }
 
-# Seconds of 15 processes at once, with so many epochs each.
+# Seconds of 18 processes at once, with so many epochs each.
 all() { # EPOCHS
   local begin=$SECONDS i
-  for i in {1..15}; do probe "$1_$i" "$([[ $i -le 5 ]] && echo dsa || echo two_branches)" "$1" & done
+  for i in {1..18}; do probe "$1_$i" "$([[ $i -le 5 ]] && echo dsa || echo two_branches)" "$1" & done
   wait
   echo "$((SECONDS - begin))"
 }
@@ -60,7 +61,14 @@ table() { # NAME ROWS SEED OPTIONS...
   log "${name}_$seed: $([[ $code == 0 ]] && echo done || echo "FAILED: $(tail -n 1 "$out/${name}_$seed.log")")"
 }
 
+pretrained() { # SEED
+  run fit --config lite0 --config pretrain "${common[@]}" --data.workers 2 --trainer.max_epochs "$EPOCHS" --seed "$1" \
+    --trainer.progress false --out "$out/pretrain_$1" >"$out/pretrain_$1.log" 2>&1
+  table pretrained two_branches "$1" --model.pretrained "$out/pretrain_$1/checkpoints/last.ckpt"
+}
+
 for seed in 0 1 2; do
+  pretrained "$seed" &
   table guided dsa,dsa_plus "$seed" &
   table control two_branches,two_branches_taught "$seed" &
   table long two_branches "$seed" --trainer.max_epochs $((EPOCHS * 5 / 2)) &
@@ -69,7 +77,7 @@ for seed in 0 1 2; do
 done
 while ((SECONDS - start < limit)) && [[ -n $(jobs -r) ]]; do sleep 1; done
 if [[ -n $(jobs -r) ]]; then
-  log "time is up: $(jobs -r | wc -l) of 15 chains are not done"
+  log "time is up: $(jobs -r | wc -l) of 18 chains are not done"
   pkill -f "$out/" || true
 fi
 [[ -n ${CUDA_MPS_PIPE_DIRECTORY:-} ]] && echo quit | nvidia-cuda-mps-control >/dev/null 2>&1

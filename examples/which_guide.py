@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from dsa_fast.data import AugmentConfig
@@ -18,9 +19,11 @@ from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.models import GuideConfig, ModelConfig
 from dsa_fast.training import DataConfig, TrainerConfig, fit
 
+MAPS_FIRST = "a backbone trained with maps first"
 #: The guides to compare, and whether the network has a DSAG-Stream.
 GUIDES = {
     "no guidance": (False, GuideConfig()),
+    MAPS_FIRST: (False, GuideConfig()),
     "the paper's fusion": (True, GuideConfig()),
     "ID losses on body parts": (False, GuideConfig(parts=1.0)),
     "their control, stripes": (False, GuideConfig(stripes=1.0)),
@@ -39,16 +42,29 @@ def main() -> None:
         if options.root is None:
             options.root = f"{folder}/people"
             make_dataset(options.root, SynthConfig(identities=16, cameras=2, images_per_camera=2))
+        data = DataConfig(options.root, p=4, k=2, workers=0, validation_ids=options.held_out)
+        model = ModelConfig("dsa", "resnet18", pretrained=None, width=options.width, dsag=False, classifier_dim=64)
+        augment = AugmentConfig(size=(128, 64), dsap_size=16, pad=5)
+        trainer = TrainerConfig(max_epochs=options.epochs, eval_every=options.epochs, progress=False)
+        # The backbone first learns to find body parts, from the images of the people who are not held out.
+        alone = fit(
+            data,
+            replace(model, branches="none"),
+            augment=augment,
+            trainer=trainer,
+            guide=GuideConfig(dense=1.0),
+            out=Path(folder) / MAPS_FIRST,
+        )
         for name, (dsag, guide) in GUIDES.items():
             result = fit(
-                DataConfig(options.root, p=4, k=2, workers=0, validation_ids=options.held_out),
-                ModelConfig("dsa", "resnet18", pretrained=None, width=options.width, dsag=dsag, classifier_dim=64),
-                augment=AugmentConfig(size=(128, 64), dsap_size=16, pad=5),
-                trainer=TrainerConfig(max_epochs=options.epochs, eval_every=options.epochs, progress=False),
+                data,
+                replace(model, dsag=dsag, pretrained=str(alone.checkpoint) if name == MAPS_FIRST else None),
+                augment=augment,
+                trainer=trainer,
                 guide=guide,
-                out=Path(folder) / name,
+                out=Path(folder) / f"{name}, with identities",
             )
-            print(f"{name:26} mAP {result.scores['mAP']:.1%} of {options.held_out} held-out people")
+            print(f"{name:36} mAP {result.scores['mAP']:.1%} of {options.held_out} held-out people")
 
 
 if __name__ == "__main__":

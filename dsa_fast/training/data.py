@@ -87,7 +87,7 @@ def read_unlabeled(config: DataConfig) -> PeopleSplits:
         listing = list_folder(root, root / "iuv" if config.iuv is None else Path(config.iuv).expanduser())
         name, images = listing.name, [(image, place) for image, place in listing.pairs if place.exists()]
     else:
-        people = read_people(replace(config, test_root=None, validation_ids=0))
+        people = read_people(replace(config, test_root=None))
         name, root = people.name, people.root
         images = [(person.path, person.iuv_path) for person in people.train if person.iuv_path is not None]
     if not images:

@@ -20,7 +20,7 @@ from dsa_fast.models import GuideConfig, load_model
 from dsa_fast.models.backbone import make_backbone
 from dsa_fast.models.mf_stream import MFStream
 from dsa_fast.training import DataConfig, FitResult, OptimConfig, fit
-from dsa_fast.training.data import read_unlabeled
+from dsa_fast.training.data import read_people, read_unlabeled
 from tests.training.small import AUGMENT, MODEL, TRAINER, config, losses
 
 ALONE = replace(MODEL, branches="none", dsag=False)
@@ -103,6 +103,15 @@ def test_images_without_a_map_are_left_out(people: Path, tmp_path: Path) -> None
         read_unlabeled(config(some))
     with pytest.raises(FileNotFoundError, match="no such folder"):
         read_unlabeled(config(tmp_path / "nowhere"))
+
+
+def test_held_out_people_are_left_out(people: Path) -> None:
+    """They are to be tested on, so not even their images may be seen."""
+    data = replace(config(people), validation_ids=1)
+    held = {person.path for person in read_people(data).query} | {person.path for person in read_people(data).gallery}
+    left = {person.path for person in read_unlabeled(data).train}
+    assert held and not held & left
+    assert held | left == {person.path for person in read_unlabeled(config(people)).train}
 
 
 def test_a_run_starts_from_its_backbone(people: Path, pretrained: FitResult, tmp_path: Path) -> None:
