@@ -192,7 +192,8 @@ class TrainerConfig:
             Their own environment variables apply, such as WANDB_MODE=offline or MLFLOW_TRACKING_URI.
         project: project in wandb, experiment in mlflow.
         pictures: number of queries in the picture of ranked lists that each evaluation makes, next to a picture of part
-            images; 0 for no pictures.
+            images; with `model.branches` none, number of images in the picture of predicted parts that each epoch
+            makes; 0 for no pictures.
         deterministic: `warn` uses deterministic algorithms and warns if there is none; `true` fails if there is none.
         progress: shows a progress bar.
         accumulate: number of batches whose gradients are accumulated for one optimizer step. Each batch has its own

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import lightning
 import numpy as np
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch.nn import functional
 
 from dsa_fast.configs.training import TrainerConfig
 from dsa_fast.data.dataset import PeopleDataset
@@ -99,12 +101,13 @@ def _start(logger: WandbLogger | MLFlowLogger, file: Path, options: dict[str, An
 class Pictures(Callback):
     """Logs pictures at each evaluation: some queries' ranked lists, and the part images of some training people.
 
+    A backbone that is trained alone is not evaluated: its pictures are of the parts that it predicts, after each epoch.
     They are PNG files in `log/pictures`, and go to loggers that take images. The queries are the same each time. The
     people change, so that more maps are seen. A picture that can't be made is reported, and the run goes on.
 
     Args:
         folder: folder for the files.
-        queries: number of queries.
+        queries: number of queries, or of people whose parts are predicted.
         size: height and width of a photo.
         dsap_size: S, height and width of a part image.
         max_epochs: number of epochs of the run.
@@ -132,6 +135,39 @@ class Pictures(Callback):
                 self._log(trainer, name, picture, epoch)
         except (OSError, ValueError) as error:
             console().print(f"no pictures of epoch {epoch}: {error}", soft_wrap=True)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        task: ReIDTask = pl_module  # type: ignore[assignment]
+        if task.model.branches != "none" or not trainer.is_global_zero:
+            return
+        epoch = trainer.current_epoch + 1
+        try:
+            picture = self._predicted(task, trainer.datamodule, f"epoch {epoch}")  # type: ignore[attr-defined]
+            self._log(trainer, "predicted", picture, epoch)
+        except (OSError, ValueError) as error:
+            console().print(f"no picture of epoch {epoch}: {error}", soft_wrap=True)
+
+    def _predicted(self, task: ReIDTask, data: ReIDData, title: str) -> Image.Image:
+        """Draws photos, their maps, and the parts that the backbone predicts."""
+        from dsa_fast.data.transforms import resize
+        from dsa_fast.densepose.iuv import resize_iuv
+        from dsa_fast.visual.atlas import part_overlay
+        from dsa_fast.visual.layout import captioned, fit, tile_table, to_picture
+
+        people = data.people.train
+        rows = np.unique(np.linspace(0, len(people) - 1, self._queries).round().astype(int)).tolist()
+        dataset = PeopleDataset([people[row] for row in rows], iuv_order=data.config.iuv_order)
+        items = [dataset[number] for number in range(len(rows))]
+        photos = torch.stack([resize(item["image"][None], self._size)[0] for item in items])
+        maps = torch.stack([resize_iuv(item["iuv"], self._size) for item in items])
+        parts = task.predict_parts(photos.to(task.device)).cpu()
+        found = functional.interpolate(parts[:, None].float(), self._size).to(torch.uint8).expand(-1, 3, -1, -1)
+        drawn = []
+        for photo, given, predicted in zip(photos, maps, found, strict=True):
+            pictures = (to_picture(photo), part_overlay(photo, given), part_overlay(photo, predicted))
+            names = (f"photo, {title}", "its map", "predicted parts")
+            drawn.append([captioned(fit(each, (256, 256)), [name]) for each, name in zip(pictures, names, strict=True)])
+        return tile_table([list(row) for row in zip(*drawn, strict=True)])
 
     def _ranked(self, tested: Tested, data: ReIDData, title: str) -> Image.Image:
         from dsa_fast.visual.ranked_lists import ranked_lists

@@ -193,6 +193,17 @@ class ReIDTask(lightning.LightningModule):
                 else:
                     old.copy_(new)
 
+    def predict_parts(self, images: Tensor) -> Tensor:
+        """Finds the parts in images with the dense guide's decoder: uint8 [B, 3, H, W] -> int64 [B, h, w], 0..24."""
+        assert self.guides.decoder is not None
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        with torch.no_grad():
+            parts: Tensor = self.guides.decoder(self.model(images).maps.shared)[0]
+        for module, mode in modes:
+            module.training = mode
+        return parts.argmax(dim=1)
+
     def _generator(self, batch_index: int, stream: int = 0) -> torch.Generator:
         # The seed depends only on the position in the run, so there is no generator state to save.
         # Batches are numbered within the epoch, not the process: any number of processes draws the same numbers.

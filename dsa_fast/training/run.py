@@ -148,7 +148,7 @@ def _fit(
         rank_zero_only(people.verify)()
         # From here on, the run's files are written.
         try:
-            if trainer.eval_every and trainer.pictures:
+            if trainer.pictures and (trainer.eval_every or not identities):
                 # Parts that are not trained on have no size.
                 sizes = augment.size, augment.dsap_size or AugmentConfig.dsap_size
                 pictures = Pictures(out / "log" / "pictures", trainer.pictures, *sizes, trainer.max_epochs)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
+from PIL import Image
 from torch import Tensor
 
 from dsa_fast.cli import main
@@ -49,6 +50,17 @@ def test_only_the_backbone_and_the_decoder_are_trained(pretrained: FitResult) ->
     assert not pretrained.scores
     options = yaml.safe_load((pretrained.checkpoint.parents[1] / "config.yaml").read_text())
     assert options["trainer"]["eval_every"] == 0
+
+
+def test_each_epoch_draws_the_predicted_parts(people: Path, pretrained: FitResult, tmp_path: Path) -> None:
+    folder = pretrained.checkpoint.parents[1] / "log" / "pictures"
+    assert sorted(file.name for file in folder.iterdir()) == [f"predicted_{epoch:04d}.png" for epoch in (1, 2, 3)]
+    with Image.open(folder / "predicted_0003.png") as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 100
+    without = pretrain(config(people), tmp_path, trainer=replace(TRAINER, pictures=0))
+    assert not (without.log.parent / "pictures").exists()
+    a, b = weights(without), weights(pretrained)
+    assert all(torch.equal(a[name], b[name]) for name in a)  # drawing changes nothing
 
 
 def test_it_learns_the_parts(tmp_path: Path) -> None:
