@@ -75,6 +75,9 @@ def fit(
 ) -> FitResult:
     """Trains a model and evaluates it on query and gallery.
 
+    With `model.branches` none, it trains the backbone alone with `guide.dense`: without identities, ID losses and
+    evaluation; see `read_unlabeled`.
+
     Writes into `out`: `checkpoints/last.ckpt` (after each epoch), `config.yaml` (all options; `dsa-fast fit --config`
     reads it), `log/metrics.csv`, `log/pictures` and the files of `trainer.logger`.
 
