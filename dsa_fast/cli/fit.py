@@ -70,9 +70,10 @@ def fit(
     say(f"Checkpoint: {result.checkpoint}\nLog:        {result.log}")
     if model.branches == "none":
         say("Not tested: a backbone alone has no features")
-        words = ["dsa-fast", "fit", "--data.root", "DIR", "--model.backbone", model.backbone]
+        words = ["dsa-fast", "fit", "--data.root", "DIR", "--out", f"{out}_reid", "--model.dsag", "false"]
+        words += ["--model.backbone", model.backbone]
         words += ["--model.width", str(model.width)] if model.width != 1 else []
-        words += ["--model.pretrained", str(result.checkpoint)]
+        words += ["--augment.size", str(list(augment.size)), "--model.pretrained", str(result.checkpoint)]
         say(f"Next:       {shlex.join(words)}")
         return
     if not result.scores:

@@ -165,6 +165,8 @@ def _training(
     arguments = ["--config", str(base), "--config", str(file), *options]
     parsed = parse_options(parser, arguments)
     parts = {part: parsed[part] for part in ("data", "model", "loss", "optim", "augment", "trainer", "guide")}
+    if parts["model"].branches == "none":
+        raise ValueError("model.branches must be both, global or local for tables, which test features, got none")
     return Training(name, seed, out, strength=strength, **parts)
 
 

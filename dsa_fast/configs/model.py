@@ -25,7 +25,8 @@ class ModelConfig:
         width: scales every layer's channels, for small machines; with a timm backbone, only those of the heads and
             the DSAG-Stream.
         branches: selects the branches to build: global, local or both; or none, to train the backbone alone with
-            `guide.dense`, without identities (the configuration `pretrain`).
+            `guide.dense`, without identities (the configuration `pretrain`): losses on identities and evaluations are
+            then left out.
         dsag: trains the DSAG-Stream too; without it the model is the paper's "Two branches" baseline.
         fusion: fuses the streams' features with `add`, or with `concat` and an FC layer (paper, table 5).
         classifier_dim: width of the classifiers' first layer.
@@ -58,9 +59,10 @@ class ModelConfig:
                 f"got {self.branches}, {self.dsag} and {self.fusion}"
             )
         if self.branches == "none" and (self.dsag or self.bnneck or self.pretrained_heads):
+            on = [f"model.{name}" for name in ("dsag", "bnneck", "pretrained_heads") if getattr(self, name)]
             raise ValueError(
-                "model.dsag, model.bnneck and model.pretrained_heads must be false with model.branches none, which has "
-                f"no features, got {self.dsag}, {self.bnneck} and {self.pretrained_heads}"
+                f"{' and '.join(on)} must be false with model.branches none, which has no features, got true; "
+                "the configuration pretrain sets them"
             )
 
 

@@ -25,7 +25,8 @@ class DataConfig:
         name: name of the data set; `auto` detects it. With `model.branches` none, `folder` takes all images of a folder
             that have a map.
         options: options of the data set, such as `{kind: labeled}` for CUHK03.
-        test_root: another data set to test on, which is not used for training; by default the data set in root.
+        test_root: another data set to test on, which is not used for training; by default the data set in root. Nothing
+            is tested with `model.branches` none.
         test_name: name of that data set.
         test_options: options of that data set.
         check_counts: fails unless the numbers of images match the published ones.

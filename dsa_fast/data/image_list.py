@@ -13,7 +13,7 @@ from dsa_fast.data.people import Person
 from dsa_fast.data.registry import holds_dataset, read_dataset
 from dsa_fast.densepose.iuv_store import in_store
 
-__all__ = ["ImageList", "list_folder", "list_images"]
+__all__ = ["ImageList", "list_images"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def list_images(
     if name == "folder" or (name == "auto" and source.is_dir() and not holds_dataset(source)):
         if splits != "all":
             raise ValueError(f"splits must be all for a plain folder, got {splits}: {source} is not a known data set")
-        listing = list_folder(source, source / "iuv" if out is None else out)
+        listing = _list_folder(source, source / "iuv" if out is None else out)
     else:
         listing = _list_dataset(source, name, out, splits, check_counts, dict(options or {}))
     if not listing.pairs:
@@ -88,12 +88,7 @@ def _make(folder: Path) -> None:
         raise PermissionError(f"out must be a folder that can be written to, got {folder}: no permission; see --out")
 
 
-def list_folder(root: Path, out: Path) -> ImageList:
-    """Lists the images of a plain folder at any depth, and the places of their maps in `out`. Writes nothing.
-
-    Raises:
-        ValueError: two images would have one map.
-    """
+def _list_folder(root: Path, out: Path) -> ImageList:
     own = out.resolve()
     pairs = []
     for place, folders, _ in os.walk(root):

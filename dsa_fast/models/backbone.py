@@ -271,7 +271,7 @@ def read_trained(source: str | os.PathLike[str] | None, backbone: str, width: fl
     """Reads the backbone's weights from a checkpoint of `dsa-fast fit`. None if `source` is anything else.
 
     Raises:
-        ValueError: its backbone has another name or width.
+        ValueError: its backbone has another name or width, or its weights are not finite.
     """
     if source is None or not Path(source).is_file():
         return None
@@ -281,14 +281,18 @@ def read_trained(source: str | os.PathLike[str] | None, backbone: str, width: fl
     except Exception:  # another kind of file, whose reader says what is wrong with it
         return None
     for name, ours in (("backbone", backbone), ("width", width)):
+        theirs = about.get(name, "an earlier version's" if name == "backbone" else None)
         # The width scales only the heads of timm's networks.
-        if about.get(name) != ours and not (name == "width" and backbone.startswith(TIMM)):
+        if theirs != ours and not (name == "width" and backbone.startswith(TIMM)):
             raise ValueError(
-                f"pretrained={str(source)!r} must be a checkpoint of a network with {name} {ours}, "
-                f"got {about.get(name)}"
+                f"pretrained={str(source)!r} must be a checkpoint of a network with {name} {ours}, got {theirs}"
             )
     prefix = "model.mf_stream.backbone."
-    return {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
+    state = {str(name)[len(prefix) :]: value for name, value in weights.items() if str(name).startswith(prefix)}
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or (value.is_floating_point() and not bool(value.isfinite().all())):
+            raise ValueError(f"pretrained={str(source)!r} must hold finite weights, got others for {name}")
+    return state
 
 
 def read_pretrained(backbone: str, source: str | os.PathLike[str], *, width: float = 1.0) -> dict[str, Tensor]:

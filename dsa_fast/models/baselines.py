@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from dsa_fast.models.backbone import TIMM
+from dsa_fast.models.backbone import TIMM, read_trained
 from dsa_fast.models.dsa_reid import DSAReID
 
 
@@ -19,7 +19,8 @@ class Baseline(DSAReID):
         num_ids: number of identities for the classifier.
         backbone: resnet18, resnet34, resnet50 or resnet101.
         pretrained: as in `DSAReID`, but conv5_x is loaded too. The re-ID systems on which the paper builds its baseline
-            also use the whole pretrained ResNet. With a timm backbone, the head starts from random weights.
+            also use the whole pretrained ResNet. With a timm backbone, or a checkpoint of `dsa-fast fit`, the head
+            starts from random weights.
         width: scales every channel count; pretrained weights need 1.
         classifier_dim: width of the classifier's first FC layer.
         bnneck: as in `DSAReID`.
@@ -53,6 +54,6 @@ class Baseline(DSAReID):
             classifier_dim=classifier_dim,
             bnneck=bnneck,
             last_stride=last_stride,
-            pretrained_heads=not backbone.startswith(TIMM),
+            pretrained_heads=not backbone.startswith(TIMM) and read_trained(pretrained, backbone, width) is None,
             frozen=frozen,
         )

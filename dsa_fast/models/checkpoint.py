@@ -103,7 +103,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     if loaded.model.branches == "none":
         raise ValueError(
             f"checkpoint must have features, got a backbone that was trained alone (model.branches none): {path}; "
-            f"train features with dsa-fast fit --model.pretrained {path}"
+            f"start from it with dsa-fast fit --model.pretrained {path}"
         )
     return loaded
 

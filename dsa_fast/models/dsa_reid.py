@@ -215,7 +215,7 @@ class DSAReID(nn.Module):
         """Does `embed`, and also returns the MF-Stream's map F, [B, C, H/16, W/16]."""
         if self.branches == "none":
             raise ValueError("embed needs features, and this model was built with branches='none'")
-        with torch.no_grad(), _evaluating(self):
+        with torch.no_grad(), evaluating(self):
             maps = self._maps(images)
             return _unit_halves(_through(self.neck_f, maps.pooled())), maps.shared
 
@@ -231,7 +231,7 @@ class DSAReID(nn.Module):
         """
         if self.dsag_stream is None:
             raise ValueError("embed_fused needs a DSAG-Stream, and this model was built with dsag=False; use embed")
-        with torch.no_grad(), _evaluating(self):
+        with torch.no_grad(), evaluating(self):
             return _unit_halves(_through(self.neck_z, self._fuse(self._mf(images), self._dsag(images, dsap))))
 
     def _mf(self, images: Tensor) -> Features:
@@ -299,7 +299,8 @@ def _unit_halves(features: Features) -> Tensor:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Sets a module and its children to evaluation mode, and restores their modes."""
     training = [child for child in module.modules() if child.training]
     if training:
         module.eval()

@@ -15,8 +15,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
 from dsa_fast.configs.training import DataConfig
+from dsa_fast.data import person_folders
 from dsa_fast.data.dataset import Collate, PeopleDataset, PersonItem
-from dsa_fast.data.image_list import list_folder
+from dsa_fast.data.folders import IuvMaps, plain_folder
 from dsa_fast.data.people import PeopleSplits, Person
 from dsa_fast.data.person_store import PersonStore, Place, StoreLoader, choose_place, measure, say
 from dsa_fast.data.registry import holds_dataset, read_dataset
@@ -75,27 +76,37 @@ def hold_out(people: PeopleSplits, identities: int, seed: int = 0) -> PeopleSpli
 def read_unlabeled(config: DataConfig) -> PeopleSplits:
     """Lists the training images that have an IUV map, each as a person of its own, with nobody to test on.
 
-    `root` is a data set, whose test images are left out, or a folder with images at any depth. A folder's maps are
-    where `dsa-fast prepare` writes them.
+    `root` is a data set, whose test images and held-out people are left out, or a folder with images at any depth. A
+    folder's maps are in its subfolder `iuv`, in `config.iuv`, or next to the images, as `dsa-fast pack` reads them.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_dataset` and `list_folder`; also ValueError if no image has a map.
+        FileNotFoundError, ValueError: see `read_dataset`; also ValueError if no image has a map.
     """
     root = Path(config.root).expanduser()
-    images: list[tuple[Path, Path]]
-    if root.is_dir() and (config.name == "folder" or (config.name == "auto" and not holds_dataset(root))):
-        listing = list_folder(root, root / "iuv" if config.iuv is None else Path(config.iuv).expanduser())
-        name, images = listing.name, [(image, place) for image, place in listing.pairs if place.exists()]
+    plain = config.name == "folder"
+    if config.name == "auto" and root.is_dir():
+        plain = not holds_dataset(root) and not person_folders.FORMAT.holds(root)
+    if plain:
+        if not root.is_dir():
+            raise FileNotFoundError(f"data.root must be a folder with data.name folder, got {root}")
+        if config.validation_ids:
+            raise ValueError(
+                "data.validation_ids must be 0 for a plain folder, which has no identities, "
+                f"got {config.validation_ids}"
+            )
+        listed = list(plain_folder(root, IuvMaps(root, config.iuv)))
+        name, found = "folder", [(image, place) for _, image, place in listed if image is not None]
     else:
         people = read_people(replace(config, test_root=None))
-        name, root = people.name, people.root
-        images = [(person.path, person.iuv_path) for person in people.train if person.iuv_path is not None]
+        name, root, found = people.name, people.root, [(person.path, person.iuv_path) for person in people.train]
+    images = [(image, place) for image, place in found if place is not None]
     if not images:
         raise ValueError(
-            f"data.root must hold images with IUV maps, got none in {root}: make them with dsa-fast prepare {root}"
+            f"data.root must hold images with IUV maps, got none of {len(found)} in {config.iuv or root}: make them "
+            f"with dsa-fast prepare {config.root}"
         )
-    train = [Person(path, place, pid=number, camid=1) for number, (path, place) in enumerate(images, 1)]
-    return PeopleSplits(name=name, root=root, train=train, query=[], gallery=[])
+    train = [Person(path, place, pid=number, camid=number) for number, (path, place) in enumerate(images, 1)]
+    return PeopleSplits(name=name, root=root, train=train, query=[], gallery=[], has_cameras=False)
 
 
 class ReIDData(lightning.LightningDataModule):
@@ -127,6 +138,7 @@ class ReIDData(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         self.seed, self.people = seed, read_people(config) if identities else read_unlabeled(config)
+        self._kind = "people" if identities else "images with maps"
         if not identities:
             config = replace(config, p=min(config.p * config.k, len(self.people.train)), k=1)
         self.config = config
@@ -143,7 +155,7 @@ class ReIDData(lightning.LightningDataModule):
         """
         if self.num_ids < 2:
             raise ValueError(
-                f"data.root must hold two people or more to train on, got {self.num_ids} in {self.people.root}"
+                f"data.root must hold two {self._kind} or more to train on, got {self.num_ids} in {self.people.root}"
             )
         if self.config.p > self.num_ids:
             raise ValueError(

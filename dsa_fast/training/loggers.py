@@ -101,7 +101,8 @@ def _start(logger: WandbLogger | MLFlowLogger, file: Path, options: dict[str, An
 class Pictures(Callback):
     """Logs pictures at each evaluation: some queries' ranked lists, and the part images of some training people.
 
-    A backbone that is trained alone is not evaluated: its pictures are of the parts that it predicts, after each epoch.
+    A backbone that is trained alone is not evaluated: its pictures are of the parts that it predicts, after each epoch
+    (with the current weights, also if `trainer.ema` averages them).
     They are PNG files in `log/pictures`, and go to loggers that take images. The queries are the same each time. The
     people change, so that more maps are seen. A picture that can't be made is reported, and the run goes on.
 

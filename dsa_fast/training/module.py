@@ -31,6 +31,7 @@ from dsa_fast.models import (
     part_weights,
 )
 from dsa_fast.models.checkpoint import describe_network
+from dsa_fast.models.dsa_reid import evaluating
 from dsa_fast.models.metric_losses import MetricLosses
 from dsa_fast.training.schedule import learning_rate
 
@@ -196,12 +197,9 @@ class ReIDTask(lightning.LightningModule):
     def predict_parts(self, images: Tensor) -> Tensor:
         """Finds the parts in images with the dense guide's decoder: uint8 [B, 3, H, W] -> int64 [B, h, w], 0..24."""
         assert self.guides.decoder is not None
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        with torch.no_grad():
-            parts: Tensor = self.guides.decoder(self.model(images).maps.shared)[0]
-        for module, mode in modes:
-            module.training = mode
+        with torch.no_grad(), evaluating(self):
+            maps = self.model.mf_stream.maps(self.model.normalize(images))  # not compiled: another dtype and batch
+            parts: Tensor = self.guides.decoder(maps.shared)[0]
         return parts.argmax(dim=1)
 
     def _generator(self, batch_index: int, stream: int = 0) -> torch.Generator:

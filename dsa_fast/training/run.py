@@ -119,7 +119,6 @@ def _fit(
     identities = model.branches != "none"
     if not identities:  # there is nothing to test, and no loss compares people
         trainer, loss = replace(trainer, eval_every=0), LossConfig(id_mf=0.0, triplet=0.0, id_fused=0.0)
-        parts = parts | {"trainer": trainer, "loss": loss}
     last = out / "checkpoints" / LAST
     if last.exists() and not resume:
         raise ValueError(f"out must be a folder without a run, got {out}: add --resume, or choose another folder")
@@ -147,7 +146,7 @@ def _fit(
         if init is not None and not resume:
             start_from(task.model, init)
         if trainer.progress:
-            _announce(people, task.reads_maps, loss)
+            _announce(people, task.reads_maps, loss, unlabeled=not identities)
         rank_zero_only(people.verify)()
         # From here on, the run's files are written.
         try:
@@ -296,7 +295,11 @@ def _check_pairs(people: ReIDData, loss: LossConfig) -> None:
 
 
 @rank_zero_only
-def _announce(people: ReIDData, reads_maps: bool, loss: LossConfig) -> None:
+def _announce(people: ReIDData, reads_maps: bool, loss: LossConfig, *, unlabeled: bool) -> None:
+    if unlabeled:
+        found = counted(len(people.people.train), "image")
+        open_console().print(f"{people.people.name}: {found} with IUV maps in {people.people.root}", soft_wrap=True)
+        return
     table = Table(title=f"{people.people.name}: {people.people.root}")
     table.add_column("")
     for column in ("images", "identities", "cameras", "IUV maps"):

@@ -19,6 +19,7 @@ from dsa_fast.data.registry import read_dataset
 from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.models import GuideConfig, load_model
 from dsa_fast.models.backbone import make_backbone
+from dsa_fast.models.baselines import Baseline
 from dsa_fast.models.mf_stream import MFStream
 from dsa_fast.training import DataConfig, FitResult, OptimConfig, fit
 from dsa_fast.training.data import read_people, read_unlabeled
@@ -48,8 +49,9 @@ def test_only_the_backbone_and_the_decoder_are_trained(pretrained: FitResult) ->
     header = pretrained.log.read_text().splitlines()[0].split(",")
     assert {name for name in header if name.startswith("loss")} == {"loss", "loss/dense_part", "loss/dense_uv"}
     assert not pretrained.scores
+    # The options stay as they were given: without `branches`, the same file trains with identities.
     options = yaml.safe_load((pretrained.checkpoint.parents[1] / "config.yaml").read_text())
-    assert options["trainer"]["eval_every"] == 0
+    assert options["trainer"]["eval_every"] == TRAINER.eval_every and options["loss"]["triplet"] == 1.5
 
 
 def test_each_epoch_draws_the_predicted_parts(people: Path, pretrained: FitResult, tmp_path: Path) -> None:
@@ -111,7 +113,7 @@ def test_images_without_a_map_are_left_out(people: Path, tmp_path: Path) -> None
     assert [person.path for person in left] == [person.path for person in train[1::2]]
     assert sorted(person.pid for person in left) == list(range(1, len(left) + 1))
     shutil.rmtree(some / "iuv")
-    with pytest.raises(ValueError, match=r"data.root must hold images with IUV maps, got none in .*dsa-fast prepare"):
+    with pytest.raises(ValueError, match=r"data.root must hold images with IUV maps, got none of .*dsa-fast prepare"):
         read_unlabeled(config(some))
     with pytest.raises(FileNotFoundError, match="no such folder"):
         read_unlabeled(config(tmp_path / "nowhere"))
@@ -124,6 +126,52 @@ def test_held_out_people_are_left_out(people: Path) -> None:
     left = {person.path for person in read_unlabeled(data).train}
     assert held and not held & left
     assert held | left == {person.path for person in read_unlabeled(config(people)).train}
+
+
+def test_test_images_of_person_folders_are_left_out(people: Path, tmp_path: Path) -> None:
+    data = read_dataset(people)
+    for split, persons in (("train", data.train), ("query", data.query), ("gallery", data.gallery)):
+        for person in persons:
+            if person.pid > 0:
+                place = tmp_path / "folders" / split / f"{person.pid}" / person.path.name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(person.path, place)
+                mapped = tmp_path / "folders" / "iuv" / split / place.parent.name / f"{place.stem}.png"
+                mapped.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(data.train[0].iuv_path or "", mapped)
+    left = read_unlabeled(config(tmp_path / "folders")).train
+    assert {person.path.name for person in left} == {person.path.name for person in data.train}
+
+
+def test_maps_of_a_plain_folder(people: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(people / "bounding_box_train", plain / "deep" / "er")
+    shutil.copytree(people / "iuv" / "bounding_box_train", plain / "iuv" / "deep" / "er")
+    data = DataConfig(str(plain), name="folder")
+    images = len(list((plain / "deep" / "er").iterdir()))
+    assert len(read_unlabeled(data).train) == images
+    assert main(["pack", str(plain), "--out", str(tmp_path / "maps.dsaiuv")]) == 0
+    shutil.rmtree(plain / "iuv")
+    assert len(read_unlabeled(replace(data, iuv=str(tmp_path / "maps.dsaiuv"))).train) == images
+    with pytest.raises(ValueError, match=rf"got none of {images} in "):
+        read_unlabeled(data)
+    with pytest.raises(FileNotFoundError, match="iuv must be the folder of the IUV maps"):
+        read_unlabeled(replace(data, iuv=str(tmp_path / "nowhere")))
+    with pytest.raises(FileNotFoundError, match="data.root must be a folder with data.name folder"):
+        read_unlabeled(replace(data, root=str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match="data.validation_ids must be 0 for a plain folder"):
+        read_unlabeled(replace(data, validation_ids=1))
+
+
+def test_the_plain_baseline_takes_its_backbone(pretrained: FitResult) -> None:
+    model = Baseline(3, backbone="resnet18", width=MODEL.width, pretrained=pretrained.checkpoint)
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    assert all(torch.equal(state[n], v) for n, v in weights(pretrained).items() if n.startswith("model."))
+
+
+def test_tables_test_features(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tables", "--rows=dense", "--seeds=0", f"--data.root={people}", "--model.branches=none"]) == 1
+    assert "--model.branches must be both, global or local for tables" in capsys.readouterr().err
 
 
 def test_a_run_starts_from_its_backbone(people: Path, pretrained: FitResult, tmp_path: Path) -> None:
@@ -162,6 +210,16 @@ def test_a_broken_checkpoint_is_refused(pretrained: FitResult, tmp_path: Path) -
     torch.save(whole, tmp_path / "less.ckpt")
     with pytest.raises(ValueError, match=r"does not fit this network: 1 missing: conv1.weight"):
         make_backbone("resnet18", width=MODEL.width, pretrained=tmp_path / "less.ckpt")
+    for value in (torch.full((8, 3, 7, 7), torch.nan), "text"):
+        whole["state_dict"]["model.mf_stream.backbone.conv1.weight"] = value
+        whole["state_dict"][5] = 7
+        torch.save(whole, tmp_path / "odd.ckpt")
+        with pytest.raises(ValueError, match=r"must hold finite weights, got others for conv1.weight"):
+            make_backbone("resnet18", width=MODEL.width, pretrained=tmp_path / "odd.ckpt")
+    whole["dsa_fast"]["model"]["trunk"] = whole["dsa_fast"]["model"].pop("backbone")
+    torch.save(whole, tmp_path / "old.ckpt")
+    with pytest.raises(ValueError, match=r"with backbone resnet18, got an earlier version's"):
+        make_backbone("resnet18", width=MODEL.width, pretrained=tmp_path / "old.ckpt")
     (tmp_path / "cut.ckpt").write_bytes(pretrained.checkpoint.read_bytes()[:1000])
     with pytest.raises(ValueError, match="not a file of tensors"):
         make_backbone("resnet18", pretrained=tmp_path / "cut.ckpt")
@@ -190,7 +248,7 @@ def test_other_guides_are_refused(people: Path, tmp_path: Path, guide: GuideConf
 
 @pytest.mark.parametrize("option", ["dsag", "bnneck", "pretrained_heads"])
 def test_options_of_features_are_refused(option: str) -> None:
-    with pytest.raises(ValueError, match=rf"model.{option}.* must be false with model.branches none"):
+    with pytest.raises(ValueError, match=f"^model.{option} must be false with model.branches none"):
         replace(ALONE, **{option: True})  # type: ignore[arg-type]
 
 
@@ -201,4 +259,4 @@ def test_the_command_names_the_next_one(people: Path, tmp_path: Path, capsys: py
     )
     out = "".join(capsys.readouterr().out.split())
     assert "Nottested:abackbonealonehasnofeatures" in out
-    assert "--model.backboneresnet18--model.width0.25--model.pretrained" in out
+    assert "--model.backboneresnet18--model.width0.25--augment.size'[32,16]'--model.pretrained" in out
