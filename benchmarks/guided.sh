@@ -62,8 +62,13 @@ table() { # NAME ROWS SEED OPTIONS...
 }
 
 pretrained() { # SEED
+  local again=()
+  [[ -e $out/pretrain_$1/config.yaml ]] && again=(--resume true)
   run fit --config lite0 --config pretrain "${common[@]}" --data.workers 2 --trainer.max_epochs "$EPOCHS" --seed "$1" \
-    --trainer.progress false --out "$out/pretrain_$1" >"$out/pretrain_$1.log" 2>&1
+    --trainer.progress false "${again[@]}" --out "$out/pretrain_$1" >"$out/pretrain_$1.log" 2>&1 || {
+    log "pretrain_$1: FAILED: $(tail -n 1 "$out/pretrain_$1.log")"
+    return
+  }
   table pretrained two_branches "$1" --model.pretrained "$out/pretrain_$1/checkpoints/last.ckpt"
 }
 
