@@ -1,9 +1,11 @@
-"""The smallest training run: its options, and its losses from the log."""
+"""The smallest training run: its options, an interruption, and its losses from the log."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
+
+from lightning.pytorch.callbacks import Callback
 
 from dsa_fast.configs.augment import AugmentConfig
 from dsa_fast.models import ModelConfig
@@ -25,3 +27,15 @@ def config(people: Path) -> DataConfig:
 def losses(log: Path) -> list[tuple[str, str]]:
     with log.open() as file:
         return [(row["step"], row["loss"]) for row in csv.DictReader(file) if row.get("loss")]
+
+
+class Stop(RuntimeError):
+    """Raised by `Interrupt`."""
+
+
+class Interrupt(Callback):
+    """Stops a run within its second epoch."""
+
+    def on_train_batch_start(self, trainer, task, batch, batch_index) -> None:
+        if trainer.current_epoch == 1 and batch_index == 1:
+            raise Stop

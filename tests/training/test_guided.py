@@ -20,20 +20,10 @@ from dsa_fast.training import DataConfig, LossConfig, fit
 from dsa_fast.training.data import hold_out, read_people
 from tests.data.trees import make_tree
 from tests.training.processes import GUIDE
-from tests.training.small import AUGMENT, MODEL, TRAINER, config, losses
+from tests.training.small import AUGMENT, MODEL, TRAINER, Interrupt, Stop, config, losses
 
 ALL = replace(GUIDE, dense_scale=2, distil_teacher="ema")
 ALONE = replace(MODEL, dsag=False)
-
-
-class Stop(RuntimeError):
-    pass
-
-
-class Interrupt(Callback):
-    def on_train_batch_start(self, trainer, task, batch, batch_index) -> None:
-        if trainer.current_epoch == 1 and batch_index == 1:
-            raise Stop
 
 
 def test_a_resumed_guided_run_equals_an_uninterrupted_one(people: Path, tmp_path: Path) -> None:

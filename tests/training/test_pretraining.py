@@ -23,7 +23,7 @@ from dsa_fast.models.baselines import Baseline
 from dsa_fast.models.mf_stream import MFStream
 from dsa_fast.training import DataConfig, FitResult, OptimConfig, fit
 from dsa_fast.training.data import read_people, read_unlabeled
-from tests.training.small import AUGMENT, MODEL, TRAINER, config, losses
+from tests.training.small import AUGMENT, MODEL, TRAINER, Interrupt, Stop, config, losses
 
 ALONE = replace(MODEL, branches="none", dsag=False)
 DENSE = GuideConfig(dense=1.0, dense_scale=2, dense_channels=8)
@@ -86,14 +86,6 @@ def test_identities_are_not_read(people: Path, pretrained: FitResult, tmp_path: 
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(people: Path, pretrained: FitResult, tmp_path: Path) -> None:
-    class Stop(RuntimeError):
-        pass
-
-    class Interrupt(Callback):
-        def on_train_batch_start(self, trainer, task, batch, batch_index) -> None:
-            if trainer.current_epoch == 1 and batch_index == 1:
-                raise Stop
-
     with pytest.raises(Stop):
         pretrain(config(people), tmp_path, callbacks=[Interrupt()])
     resumed = pretrain(config(people), tmp_path, resume=True)
