@@ -208,9 +208,9 @@ class DSALoss(nn.Module):
             part_weight: [B, 8], weight of each part of each image in the local ID losses (see `part_weights`).
 
         Returns:
-            The weighted sum (a scalar, float32), and each term by name, unweighted and without gradient: some of
-            id_f_global, id_f_local, triplet_global, triplet_local, id_z_global, id_z_local, triplet_f_global,
-            triplet_f_local.
+            The weighted sum (a scalar, float32; 0 if there are no features), and each term by name, unweighted and
+            without gradient: some of id_f_global, id_f_local, triplet_global, triplet_local, id_z_global, id_z_local,
+            triplet_f_global, triplet_f_local.
         """
         fused = output.logits_z_global is not None or output.logits_z_local is not None
         id_f = self.id_mf if fused else self.id_fused
