@@ -8,7 +8,7 @@
 # epochs, the same for every row. Two branches get three learning rates, and 2.5 times as many epochs, which is more
 # wall time than the guided row takes with its teacher. The guided rows get the configuration's learning rate.
 # OUT/NAME_SEED/ROW/seedSEED/scores.json has the scores. Unfinished runs are stopped; the same command with EPOCHS set to
-# the number in OUT/epochs.txt resumes them. `pretrained` is two branches that start from a backbone that was trained
+# the number in OUT/epochs.txt resumes them. `dsa_plus` starts from the backbone of the row `pretrain`, which was trained
 # with the maps of the training images before, without identities, for as many epochs.
 set -uo pipefail
 data=$1 iuv=$2 weights=$3 out=$4 limit=${5:-240}
@@ -61,20 +61,9 @@ table() { # NAME ROWS SEED OPTIONS...
   log "${name}_$seed: $([[ $code == 0 ]] && echo done || echo "FAILED: $(tail -n 1 "$out/${name}_$seed.log")")"
 }
 
-pretrained() { # SEED
-  local again=()
-  [[ -e $out/pretrain_$1/config.yaml ]] && again=(--resume true)
-  run fit --config lite0 --config pretrain "${common[@]}" --data.workers 2 --trainer.max_epochs "$EPOCHS" --seed "$1" \
-    --trainer.progress false "${again[@]}" --out "$out/pretrain_$1" >"$out/pretrain_$1.log" 2>&1 || {
-    log "pretrain_$1: FAILED: $(tail -n 1 "$out/pretrain_$1.log")"
-    return
-  }
-  table pretrained two_branches "$1" --model.pretrained "$out/pretrain_$1/checkpoints/last.ckpt"
-}
-
 for seed in 0 1 2; do
-  pretrained "$seed" &
-  table guided dsa,dsa_plus "$seed" &
+  table plus pretrain,dsa_plus "$seed" &
+  table guided dsa,dsa_taught_dense "$seed" &
   table control two_branches,two_branches_taught "$seed" &
   table long two_branches "$seed" --trainer.max_epochs $((EPOCHS * 5 / 2)) &
   { table dense dense "$seed"; table low two_branches "$seed" --optim.lr 5e-4; } &

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _Number = TypeVar("_Number", int, float)
 
+_PRETRAIN = "pretrain"  # a row, although its file is not in `rows`
 #: Options of `SynthConfig` that a sweep scales. They displace or hide a person's parts in the image.
 MISALIGNMENTS = ("pose", "view", "box", "occlusion")
 
@@ -36,18 +37,20 @@ def tables(
     base: str = "tiny",
     out: Path = Path("runs/tables"),
     strengths: str | None = None,
+    unlabeled: Path | None = None,
     synth: SynthConfig = SynthConfig(identities=160),
     options: list[str] = [],  # noqa: B006  (shown by --help)
 ) -> None:
     """Train and test the rows of the paper's tables 3, 4 and 5, and write the scores next to the paper's numbers.
 
-    Each row is trained once per seed and tested after the last epoch. To continue after Ctrl-C, repeat the command. It
-    keeps finished training runs and resumes an interrupted one. You can add seeds or rows later. Without --data.root,
-    the command renders synthetic people.
+    Each row is trained once per seed and tested after the last epoch; `pretrain` has nothing to test. To continue after
+    Ctrl-C, repeat the command. It keeps finished training runs and resumes an interrupted one. You can add seeds or
+    rows later. Without --data.root, the command renders synthetic people.
 
     Args:
         rows: rows to train, separated by commas: names of files in the folder `rows` next to `base` or in the package's
-            `rows`, or paths of YAML files; `paper` for all rows of the paper.
+            `rows`, or paths of YAML files; `pretrain`, which trains the backbone of later rows; `paper` for all rows of
+            the paper.
         seeds: random seeds of weights, batches and transforms, separated by commas. The people stay the same.
         base: configuration shared by all rows: a YAML file or a name of the package's (`tiny`, `small`, `dsa_reid`). A
             row's file contains only its own changes.
@@ -55,12 +58,15 @@ def tables(
         strengths: instead of the table, sweep the misalignment of synthetic people. These factors, separated by commas,
             scale the options pose, view, box and occlusion of `synth`; 1 keeps them, 0 removes them, and the result is
             at most 1. Writes sweep.json, sweep.md and sweep.png, with each row's gain over the first row.
+        unlabeled: images with IUV maps for the row `pretrain`: a folder, or a data set, of which only the training
+            images are taken. Its maps are in its subfolder `iuv` or in --data.iuv. By default the training images of
+            the other rows.
         synth: options of the synthetic people, used without --data.root.
         options: more options of dsa-fast fit, which apply to all rows; pass them directly: --data.root DIR, --data.p 8,
             --trainer.max_epochs 12.
 
     Examples:
-        dsa-fast tables --rows two_branches,dsa --seeds 0,1,2
+        dsa-fast tables --rows two_branches,pretrain,dsa_plus --seeds 0,1,2
         dsa-fast tables --base dsa_reid --data.root DIR --out runs/tables
     """
     from dsa_fast.tables import PAPER_ROWS, run_trainings, sweep_report, table_report
@@ -87,13 +93,20 @@ def tables(
             given += ["--data.root", str(folder / "people")]
         for seed in numbers:  # a complete table early, then more seeds
             for name, file in files.items():
-                trainings.append(_training(base_file, file, given, name, seed, folder / name / f"seed{seed}", factor))
-        _check_teachers(trainings)
+                training = _training(base_file, file, given, name, seed, folder / name / f"seed{seed}", factor)
+                if unlabeled is not None and not training.tested:
+                    maps = None if (unlabeled / "iuv").is_dir() else training.data.iuv
+                    data = replace(
+                        training.data, root=str(unlabeled), iuv=maps, name="auto", options={}, validation_ids=0
+                    )
+                    training = replace(training, data=data)
+                trainings.append(training)
+        _check_rows(trainings, unlabeled)
         if not root:
             _make_people(folder / "people", synth if factor is None else scaled(synth, factor), console)
     people = "synthetic people"
     if root:
-        name = Path(trainings[0].data.root).resolve().name
+        name = Path(next(training for training in trainings if training.tested).data.root).resolve().name
         people = f"the data set {name.encode(errors='backslashreplace').decode()}"  # Matplotlib takes only UTF-8
     details = (
         None if root else {"synth": synth.as_dict(), "scaled_by_strength": list(MISALIGNMENTS) if strengths else []}
@@ -107,15 +120,16 @@ def tables(
 
         def done(training: Training, scores: TrainingScores, kept: bool) -> None:
             runs.append(scores)
-            test = rows_of(training.config)[-1].test
+            tested = scores.scores.get(rows_of(training.config)[-1].test)
+            found = f"mAP {100 * tested['mAP']:.1f}, R1 {100 * tested['R1']:.1f}" if tested else "trained"
             seconds = "kept" if kept else "resumed" if scores.seconds is None else f"{scores.seconds:.0f} s"
             strength = "" if training.strength is None else f"strength {training.strength:g}, "
             bar.console.print(
-                f"{len(runs)}/{len(trainings)}  {strength}{training.config}, seed {training.seed}: "
-                f"mAP {100 * scores.scores[test]['mAP']:.1f}, R1 {100 * scores.scores[test]['R1']:.1f} ({seconds})",
+                f"{len(runs)}/{len(trainings)}  {strength}{training.config}, seed {training.seed}: {found} ({seconds})",
                 soft_wrap=True,
             )
-            report(runs, out, people=people, details=details)
+            if any(run.scores for run in runs):
+                report(runs, out, people=people, details=details)
 
         run_trainings(trainings, done=done, advance=lambda count: bar.advance(task, count))
     text = report(runs, out, people=people, details=details)
@@ -150,9 +164,9 @@ def _row_file(base: Path, name: str) -> Path:
     if next_to_base.is_file():
         return next_to_base
     try:
-        return find_config(name if name.endswith((".yaml", ".yml")) else f"rows/{name}")
+        return find_config(name if name.endswith((".yaml", ".yml")) or name == _PRETRAIN else f"rows/{name}")
     except FileNotFoundError:
-        known = sorted({path.stem for path in (base.parent / "rows").glob("*.yaml")} | set(row_names()))
+        known = sorted({path.stem for path in (base.parent / "rows").glob("*.yaml")} | {_PRETRAIN, *row_names()})
         raise FileNotFoundError(f"rows must be some of {', '.join(known)}, or YAML files, got {name}") from None
 
 
@@ -160,28 +174,33 @@ def _training(
     base: Path, file: Path, options: Sequence[str], name: str, seed: int, out: Path, strength: float | None
 ) -> Training:
     from dsa_fast.tables import Training
+    from dsa_fast.tables.run import ROW
 
-    parser = make_parser(fit, "dsa-fast tables")
-    arguments = ["--config", str(base), "--config", str(file), *options]
-    parsed = parse_options(parser, arguments)
+    files = ["--config", str(base), "--config", str(file)]
+    parsed = parse_options(make_parser(fit, "dsa-fast tables"), [*files, *options])
     parts = {part: parsed[part] for part in ("data", "model", "loss", "optim", "augment", "trainer", "guide")}
-    if parts["model"].branches == "none":
-        raise ValueError("model.branches must be both, global or local for tables, which test features, got none")
+    # Weights on the command line are for the rows that do not start from another row.
+    start = parse_options(make_parser(fit, "dsa-fast tables"), [*files, "--data.root", "."])["model"].pretrained
+    if start is not None and start.startswith(ROW):
+        parts["model"] = replace(parts["model"], pretrained=start)
     return Training(name, seed, out, strength=strength, **parts)
 
 
-def _check_teachers(trainings: Sequence[Training]) -> None:
-    """Checks that each row's teacher is already trained, or comes earlier in the list."""
-    from dsa_fast.tables.run import ROW
-
-    for number, training in enumerate(trainings):
-        teacher = training.teacher
-        earlier = {other.out / "checkpoints" / "last.ckpt" for other in trainings[:number]}
-        if teacher is not None and not teacher.is_file() and teacher not in earlier:
-            name = training.guide.distil_teacher.removeprefix(ROW)
-            raise ValueError(
-                f"rows must have {name}, the teacher, before {training.config}, got {training.config} without it"
-            )
+def _check_rows(trainings: Sequence[Training], unlabeled: Path | None) -> None:
+    """Checks that rows that another needs exist or come earlier, that a row is tested, and that `unlabeled` is used."""
+    earlier: set[Path] = set()
+    for training in trainings:
+        for name, checkpoint in training.sources.items():
+            if not checkpoint.is_file() and checkpoint not in earlier:
+                raise ValueError(f"rows must have {name} before {training.config}, which needs it, got no {name} there")
+        earlier.add(training.out / "checkpoints" / "last.ckpt")
+    if not any(training.tested for training in trainings):
+        raise ValueError(
+            f"rows must have one with features to test, got only {trainings[0].config}; dsa-fast fit trains a backbone "
+            "alone"
+        )
+    if unlabeled is not None and all(training.tested for training in trainings):
+        raise ValueError("rows must have pretrain to use unlabeled, got no row that trains a backbone alone")
 
 
 def _make_people(folder: Path, config: SynthConfig, console: Console) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from dsa_fast.files import atomic_path
 from dsa_fast.tables.rows import PAPER_ROWS, TableRow, rows_of
-from dsa_fast.tables.run import ROW, TrainingScores
+from dsa_fast.tables.run import TrainingScores, source_rows
 from dsa_fast.terminal import counted
 from dsa_fast.version import __version__
 from dsa_fast.visual.layout import save_picture
@@ -61,9 +61,10 @@ def collect(runs: Sequence[TrainingScores]) -> list[dict[str, Any]]:
 
 
 def collect_costs(runs: Sequence[TrainingScores]) -> dict[str, dict[str, Any]]:
-    """Collects the seconds, floating-point operations and teacher's row of each configuration.
+    """Collects the seconds, floating-point operations and required rows of each configuration.
 
-    Seconds and operations are spreads over seeds, or None if unknown. They exclude the teacher's own training run.
+    Seconds and operations are spreads over seeds, or None if unknown. They exclude the training runs of the rows that
+    the configuration needs: its teacher, and the one whose backbone it starts from.
     """
     costs = {}
     for config in dict.fromkeys(run.config for run in runs):
@@ -71,7 +72,7 @@ def collect_costs(runs: Sequence[TrainingScores]) -> dict[str, dict[str, Any]]:
         costs[config] = {
             "seconds": _spread_of([run.seconds for run in trained]),
             "flops": _spread_of([run.flops for run in trained]),
-            "teacher": _teacher(trained[0]),
+            "needs": source_rows(trained[0].options),
         }
     return costs
 
@@ -82,15 +83,14 @@ def _spread_of(values: Sequence[float | None]) -> dict[str, Any] | None:
     return spread(known) if known else None
 
 
+def _spent(cost: dict[str, Any]) -> list[str]:
+    """Formats minutes and PFLOP."""
+    extra = "".join(f" + {name}" for name in cost["needs"])
+    return [_scaled(cost["seconds"], 60, extra), _scaled(cost["flops"], 1e15, extra)]
+
+
 def _scaled(value: dict[str, Any] | None, unit: float, extra: str) -> str:
     return "" if value is None else f"{value['mean'] / unit:.3g}{extra}"
-
-
-def _teacher(run: TrainingScores) -> str | None:
-    """Returns the row that taught this one, or None."""
-    guide = run.options.get("guide", {})
-    name = str(guide.get("distil_teacher", ""))
-    return name.removeprefix(ROW) if guide.get("distil") and name.startswith(ROW) else None
 
 
 def table_report(
@@ -99,7 +99,7 @@ def table_report(
     """Writes `table.json`, `table.md` and `table.png` into a folder.
 
     Args:
-        runs: scores of at least one training run.
+        runs: scores of training runs, at least one of which was tested.
         out: the folder.
         people: short description of the people.
         details: more about the people, for the JSON.
@@ -114,7 +114,7 @@ def table_report(
         f"Paper: {_PAPER_SETTING}. People, network and budget differ, so compare the order of rows.",
         "",
         "Minutes include training and test on this machine. PFLOP (10^15 operations) include the training only. "
-        '"+ row" means that the teacher\'s training run is not included.',
+        '"+ row" means that the row needs the training run of another row, which is not included.',
         "",
         "| row | seeds | mAP here | R1 here | R5 here | R10 here | minutes | PFLOP | "
         "paper mAP | paper R1 | paper R5 | paper R10 |",
@@ -124,13 +124,14 @@ def table_report(
         here = [_plus_minus(row["here"][name]) for name in METRICS]
         paper = [f"{row['paper'][name]:.1f}" if row["paper"] else "" for name in METRICS]
         cost = costs[row["config"]]
-        extra = f" + {cost['teacher']}" if cost["teacher"] else ""
-        spent = [_scaled(cost["seconds"], 60, extra), _scaled(cost["flops"], 1e15, extra)]
-        lines.append("| " + " | ".join([row["row"], str(len(row["seeds"])), *here, *spent, *paper]) + " |")
+        lines.append("| " + " | ".join([row["row"], str(len(row["seeds"])), *here, *_spent(cost), *paper]) + " |")
+    for config in dict.fromkeys(run.config for run in runs if not run.scores):
+        seeds = sum(run.config == config for run in runs)
+        lines.append("| " + " | ".join([config, str(seeds), *[""] * 4, *_spent(costs[config]), *[""] * 4]) + " |")
     text = "\n".join(lines) + "\n"
     about = {
         "format": "dsa_fast.tables",
-        "format_version": 1,
+        "format_version": 2,
         "people": people,
         "people_details": details,
         "setting": setting,
@@ -154,7 +155,7 @@ def sweep_report(
     tested with both streams fused, each test has its own line.
 
     Args:
-        runs: scores of training runs, each with a strength.
+        runs: scores of training runs, each with a strength; at least one was tested.
         out: the folder.
         people: short description of the people.
         details: more about the people, for the JSON.
@@ -162,7 +163,7 @@ def sweep_report(
     Returns:
         The Markdown.
     """
-    configs = list(dict.fromkeys(run.config for run in runs))
+    configs = list(dict.fromkeys(run.config for run in runs if run.scores))
     rows = [row for config in configs for row in rows_of(config) if row.branch == "both"]
     rows = [row for row in rows if any(run.config == row.config and row.test in run.scores for run in runs)]
     strengths = sorted({run.strength for run in runs if run.strength is not None})
@@ -218,11 +219,15 @@ def sweep_report(
 
 
 def describe(runs: Sequence[TrainingScores]) -> str:
-    """Describes the common setting of all training runs in one line."""
-    images, options = runs[0].images, runs[0].options
+    """Describes the common setting of all tested training runs in one line."""
+    first = next(run for run in runs if run.scores)
+    images, options = first.images, first.options
     model, data = options["model"], options["data"]
     (height, width), size = options["augment"]["size"], options["augment"]["dsap_size"]
+    needs = source_rows({"model": model})
     start = "random weights" if model["pretrained"] is None else f"weights {model['pretrained']}"
+    if needs:
+        start = f"weights of the row {needs[0]}"
     return (
         f"{images['train']} training images of {images['identities']} identities, {images['query']} queries, "
         f"{images['gallery']} gallery images; {model['backbone']}, width {model['width']:g}, {start}, "

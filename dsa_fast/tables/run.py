@@ -23,11 +23,11 @@ from dsa_fast.evaluation.embedding import Embedded, ModelEmbedder, as_tested, br
 from dsa_fast.files import atomic_path, read_json
 from dsa_fast.models import GuideConfig, LoadedModel, ModelConfig, load_model
 from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig, fit
-from dsa_fast.training.data import read_people
+from dsa_fast.training.data import read_people, read_unlabeled
 from dsa_fast.version import __version__
 
 _SCORES = "scores.json"
-#: Prefix of the name of a teacher's row in `guide.distil_teacher`.
+#: Prefix of a row's name in `guide.distil_teacher` and `model.pretrained`.
 ROW = "row:"
 _SECTIONS = ("data", "model", "loss", "optim", "augment", "trainer", "guide")
 
@@ -57,12 +57,20 @@ class Training:
     strength: float | None = None
 
     @property
-    def teacher(self) -> Path | None:
-        """The checkpoint of the row in `guide.distil_teacher` (`row:NAME`), with the same seed; or None."""
-        name = self.guide.distil_teacher
-        if not (self.guide.distil and name.startswith(ROW)):
-            return None
-        return self.out.parent.parent / name.removeprefix(ROW) / self.out.name / "checkpoints" / "last.ckpt"
+    def sources(self) -> dict[str, Path]:
+        """The checkpoints that this run needs, by row: `row:NAME` in `model.pretrained` and `guide.distil_teacher`.
+
+        They are of the same seed.
+        """
+        return {
+            name: self.out.parent.parent / name / self.out.name / "checkpoints" / "last.ckpt"
+            for name in source_rows(self.options)
+        }
+
+    @property
+    def tested(self) -> bool:
+        """Whether the network has features; a backbone that is trained alone has none."""
+        return self.model.branches != "none"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -84,13 +92,13 @@ class TrainingScores:
         seed: the run's seed.
         strength: strength of the people's misalignment in a sweep; None in a table.
         scores: mAP, mINP, R1, R5 and R10 in [0, 1], for each test that the model supports: `mf/both`, `mf/global`,
-            `mf/local`, and the same with `fused`.
+            `mf/local`, and the same with `fused`. Empty if the model has no features.
         seconds: time of training and test; None if the run was interrupted and resumed.
         images: numbers of training images, identities, queries and gallery images, by name.
         options: all options.
         flops: floating-point operations of the whole training run: those of its first step times the number of steps.
             They include convolutions and matrix products, forward and backward, and a multiply-add counts as two.
-            They exclude the training run of a teacher from another row. None if they were not counted.
+            They exclude training runs of other rows that this one needs. None if they were not counted.
     """
 
     config: str
@@ -101,6 +109,13 @@ class TrainingScores:
     images: dict[str, int]
     options: dict[str, Any]
     flops: float | None = None
+
+
+def source_rows(options: dict[str, Any]) -> list[str]:
+    """Returns the rows that must be trained before a run with these options, without repetition."""
+    model, guide = options.get("model", {}), options.get("guide", {})
+    names = [str(model.get("pretrained", "")), str(guide.get("distil_teacher", "")) if guide.get("distil") else ""]
+    return list(dict.fromkeys(name.removeprefix(ROW) for name in names if name.startswith(ROW)))
 
 
 def run_trainings(
@@ -121,7 +136,7 @@ def run_trainings(
 
     Raises:
         ValueError: a folder contains a run with other options; or see `fit`.
-        FileNotFoundError: a teacher has no checkpoint; or see `fit`.
+        FileNotFoundError: a row that another needs has no checkpoint; or see `fit`.
     """
     found = []
     for training in trainings:
@@ -209,18 +224,24 @@ class _Flops(Callback):
 
 def _train_and_test(training: Training, advance: Callable[[int], None]) -> TrainingScores:
     data = training.data
-    people = read_people(data)
+    people = read_people(data) if training.tested else read_unlabeled(data)
     if data.verify:  # once for all runs
         everybody = [*people.train, *people.query, *people.gallery]
-        verify_files(everybody, iuv_order=data.iuv_order, stamp=training.out.parent.parent / "verified.json")
-    teacher, flops = training.teacher, _Flops()
-    if teacher is not None and not teacher.is_file():
-        raise FileNotFoundError(f"guide.distil_teacher {training.guide.distil_teacher} must be trained first")
+        stamp = "verified.json" if training.tested else "verified_unlabeled.json"
+        verify_files(everybody, iuv_order=data.iuv_order, stamp=training.out.parent.parent / stamp)
+    model, guide, flops = training.model, training.guide, _Flops()
+    for name, checkpoint in training.sources.items():
+        if not checkpoint.is_file():
+            raise FileNotFoundError(f"the row {name} must be trained before {training.config}: no file {checkpoint}")
+        if model.pretrained == ROW + name:
+            model = replace(model, pretrained=str(checkpoint))
+        if guide.distil_teacher == ROW + name:
+            guide = replace(guide, distil_teacher=str(checkpoint))
     start = time.perf_counter()
     resume = (training.out / "checkpoints" / "last.ckpt").exists()
     result = fit(
         replace(data, verify=False),
-        training.model,
+        model,
         training.loss,
         training.optim,
         training.augment,
@@ -229,16 +250,18 @@ def _train_and_test(training: Training, advance: Callable[[int], None]) -> Train
         resume,
         training.seed,
         callbacks=[_Epochs(advance), *([flops] if training.trainer.compile == "off" else [])],
-        guide=training.guide if teacher is None else replace(training.guide, distil_teacher=str(teacher)),
+        guide=guide,
     )
-    loaded = load_model(result.checkpoint)
-    kind = training.trainer.accelerator
-    place = pick_device("cuda" if kind in ("gpu", "cuda") else kind if kind == "cpu" else "auto")
-    loaded.model.to(place)
-    scores = test_all(loaded, people, data, place)
+    scores = {}
+    if training.tested:
+        loaded = load_model(result.checkpoint)
+        kind = training.trainer.accelerator
+        place = pick_device("cuda" if kind in ("gpu", "cuda") else kind if kind == "cpu" else "auto")
+        loaded.model.to(place)
+        scores = test_all(loaded, people, data, place)
     images = {
         "train": len(people.train),
-        "identities": len({person.pid for person in people.train}),
+        "identities": len({person.pid for person in people.train}) if training.tested else 0,
         "query": len(people.query),
         "gallery": len(people.gallery),
     }

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 import yaml
 
 import dsa_fast.tables.run
@@ -14,7 +16,8 @@ from dsa_fast.cli import main
 from dsa_fast.cli.fit import fit
 from dsa_fast.cli.parser import make_parser
 from dsa_fast.cli.tables import scaled
-from dsa_fast.data.synth import SynthConfig
+from dsa_fast.data.registry import read_dataset
+from dsa_fast.data.synth import SynthConfig, make_dataset
 from dsa_fast.tables import PAPER_ROWS, TrainingScores, rows_of, sweep_report, table_report
 
 CONFIGS = Path(dsa_fast.__file__).parent / "configs"
@@ -62,7 +65,7 @@ def test_goes_on_where_it_was_stopped(
     # DSA's step does more than that of two branches.
     costs = json.loads((whole / "table.json").read_text())["costs"]
     assert costs["dsa"]["flops"]["values"][0] == costs["dsa"]["flops"]["values"][1] > costs["mine"]["flops"]["mean"] > 0
-    assert costs["mine"]["seconds"]["mean"] > 0 and costs["mine"]["teacher"] is None
+    assert costs["mine"]["seconds"]["mean"] > 0 and costs["mine"]["needs"] == []
 
     # Stopped in the second epoch of the second run.
     epochs = []
@@ -108,16 +111,74 @@ def test_a_row_teaches_another(base: Path, tmp_path: Path, capsys: pytest.Captur
     out = tmp_path / "out"
     once = ["tables", "--base", str(base), "--out", str(out), "--seeds", "0,1", "--trainer.max_epochs", "1", *PEOPLE]
     assert main([*once, "--rows", "taught,dsa"]) == 1
-    assert "rows must have dsa, the teacher, before taught" in capsys.readouterr().err
+    assert "rows must have dsa before taught, which needs it" in capsys.readouterr().err
     assert main([*once, "--rows", "dsa,taught"]) == 0
     table = json.loads((out / "table.json").read_text())
-    assert table["costs"]["taught"]["teacher"] == "dsa"
+    assert table["costs"]["taught"]["needs"] == ["dsa"]
     for seed in (0, 1):
         options = yaml.safe_load((out / "taught" / f"seed{seed}" / "config.yaml").read_text())
         assert options["guide"]["distil_teacher"] == str(out / "dsa" / f"seed{seed}" / "checkpoints" / "last.ckpt")
     assert " + dsa |" in (out / "table.md").read_text()
     assert main([*once, "--rows", "taught"]) == 0  # the teacher exists
     assert capsys.readouterr().out.count("(kept)") == 2
+
+
+@pytest.fixture
+def with_pretraining(base: Path, tmp_path: Path) -> Path:
+    (tmp_path / "rows" / "plus.yaml").write_text("model: {dsag: false, pretrained: 'row:pretrain'}\n")
+    return base
+
+
+def test_a_row_trains_the_backbone_of_another(
+    with_pretraining: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, start = tmp_path / "out", tmp_path / "start.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), start)
+    options = ["--trainer.max_epochs", "1", "--model.width", "1", "--model.pretrained", str(start)]
+    once = ["tables", "--base", str(with_pretraining), "--out", str(out), "--seeds", "0,1", *PEOPLE, *options]
+    assert main([*once, "--rows", "plus,pretrain"]) == 1
+    assert "rows must have pretrain before plus, which needs it" in capsys.readouterr().err
+    assert main([*once, "--rows", "pretrain"]) == 1
+    assert "rows must have one with features to test, got only pretrain" in capsys.readouterr().err
+    assert main([*once, "--rows", "mine", "--unlabeled", str(tmp_path)]) == 1
+    assert "rows must have pretrain to use unlabeled" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*once, "--rows", "pretrain,mine,plus"]) == 0
+    assert "pretrain, seed 1: trained (" in capsys.readouterr().out
+    for seed in ("seed0", "seed1"):
+        # The weights of the command line are for the rows that start from no other row.
+        started = {
+            row: yaml.safe_load((out / row / seed / "config.yaml").read_text())["model"]["pretrained"]
+            for row in ("pretrain", "mine", "plus")
+        }
+        alone = out / "pretrain" / seed / "checkpoints" / "last.ckpt"
+        assert started == {"pretrain": str(start), "mine": str(start), "plus": str(alone)}
+        assert json.loads((out / "pretrain" / seed / "scores.json").read_text())["scores"] == {}
+    table, text = json.loads((out / "table.json").read_text()), (out / "table.md").read_text()
+    assert [row["row"] for row in table["rows"]] == ["mine", "plus"]
+    assert table["costs"]["plus"]["needs"] == ["pretrain"] and table["costs"]["pretrain"]["flops"]["mean"] > 0
+    assert text.count(" + pretrain |") == 2 and "| pretrain | 2 |  |  |  |  |" in text
+    assert f"weights {start}," in text
+    assert main([*once, "--rows", "plus"]) == 0  # its backbone exists
+    assert capsys.readouterr().out.count("(kept)") == 2
+    assert "weights of the row pretrain," in (out / "table.md").read_text()
+
+
+def test_a_backbone_learns_from_other_images(with_pretraining: Path, tmp_path: Path) -> None:
+    others, out = tmp_path / "others", tmp_path / "out"
+    make_dataset(others, SynthConfig(identities=6, cameras=2, images_per_camera=2, height=32, width=16), workers=1)
+    once = ["tables", "--base", str(with_pretraining), "--out", str(out), "--seeds", "0", "--trainer.max_epochs", "1"]
+    options = ["--rows", "mine,pretrain,plus", "--strengths", "0,1", "--unlabeled", str(others)]
+    assert main([*once, *PEOPLE, *options]) == 0
+    images = len(read_dataset(others).train)
+    for strength in ("strength_0", "strength_1"):
+        run = json.loads((out / strength / "pretrain" / "seed0" / "scores.json").read_text())
+        assert run["images"] == {"train": images, "identities": 0, "query": 0, "gallery": 0}
+        assert run["options"]["data"]["root"] == str(others)
+        run = json.loads((out / strength / "plus" / "seed0" / "scores.json").read_text())
+        assert run["options"]["data"]["root"] == str(out / strength / "people")
+    points = json.loads((out / "sweep.json").read_text())["points"]
+    assert [point["config"] for point in points] == ["mine", "mine", "plus", "plus"]
 
 
 def test_sweep_of_strengths(base: Path, tmp_path: Path) -> None:
