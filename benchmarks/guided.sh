@@ -84,5 +84,7 @@ for path in sorted(Path(sys.argv[1]).glob("*/*/seed*/scores.json")):
     run = json.loads(path.read_text())
     scores = {name.removesuffix("/both"): run["scores"][name] for name in run["scores"] if name.endswith("/both")}
     text = ", ".join(f"{name} mAP {100 * of['mAP']:.2f} R1 {100 * of['R1']:.2f}" for name, of in scores.items())
+    if not run["scores"]:
+        continue  # a backbone alone
     print(f"{path.parent.relative_to(sys.argv[1])}: {text}; {run['seconds']} s")
 PY

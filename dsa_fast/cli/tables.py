@@ -15,12 +15,13 @@ from dsa_fast.cli.fit import fit
 from dsa_fast.cli.parser import make_parser
 from dsa_fast.cli.plain import parse_options
 from dsa_fast.cli.synth import render_people
-from dsa_fast.configs import find_config, row_names
+from dsa_fast.configs import find_config, read_yaml, row_names
 from dsa_fast.configs.synth import SynthConfig
 from dsa_fast.files import read_json
 from dsa_fast.terminal import console as open_console
 
 if TYPE_CHECKING:
+    from dsa_fast.configs.training import DataConfig
     from dsa_fast.tables import Training, TrainingScores
 
 _Number = TypeVar("_Number", int, float)
@@ -38,6 +39,7 @@ def tables(
     out: Path = Path("runs/tables"),
     strengths: str | None = None,
     unlabeled: Path | None = None,
+    unlabeled_iuv: Path | None = None,
     synth: SynthConfig = SynthConfig(identities=160),
     options: list[str] = [],  # noqa: B006  (shown by --help)
 ) -> None:
@@ -59,8 +61,8 @@ def tables(
             scale the options pose, view, box and occlusion of `synth`; 1 keeps them, 0 removes them, and the result is
             at most 1. Writes sweep.json, sweep.md and sweep.png, with each row's gain over the first row.
         unlabeled: images with IUV maps for the row `pretrain`: a folder, or a data set, of which only the training
-            images are taken. Its maps are in its subfolder `iuv` or in --data.iuv. By default the training images of
-            the other rows.
+            images are taken. They must show nobody who is tested. By default the training images of the other rows.
+        unlabeled_iuv: folder of their maps; by default the subfolder `iuv` of `unlabeled`.
         synth: options of the synthetic people, used without --data.root.
         options: more options of dsa-fast fit, which apply to all rows; pass them directly: --data.root DIR, --data.p 8,
             --trainer.max_epochs 12.
@@ -69,7 +71,7 @@ def tables(
         dsa-fast tables --rows two_branches,pretrain,dsa_plus --seeds 0,1,2
         dsa-fast tables --base dsa_reid --data.root DIR --out runs/tables
     """
-    from dsa_fast.tables import PAPER_ROWS, run_trainings, sweep_report, table_report
+    from dsa_fast.tables import PAPER_ROWS, check_rows, run_trainings, sweep_report, table_report
     from dsa_fast.tables.rows import rows_of
 
     console = open_console()
@@ -95,18 +97,16 @@ def tables(
             for name, file in files.items():
                 training = _training(base_file, file, given, name, seed, folder / name / f"seed{seed}", factor)
                 if unlabeled is not None and not training.tested:
-                    maps = None if (unlabeled / "iuv").is_dir() else training.data.iuv
-                    data = replace(
-                        training.data, root=str(unlabeled), iuv=maps, name="auto", options={}, validation_ids=0
-                    )
-                    training = replace(training, data=data)
+                    training = replace(training, data=_unlabeled(training.data, unlabeled, unlabeled_iuv))
                 trainings.append(training)
-        _check_rows(trainings, unlabeled)
+        check_rows(trainings)
+        _check_unlabeled(trainings, unlabeled, unlabeled_iuv)
         if not root:
             _make_people(folder / "people", synth if factor is None else scaled(synth, factor), console)
     people = "synthetic people"
     if root:
-        name = Path(next(training for training in trainings if training.tested).data.root).resolve().name
+        tested = [training for training in trainings if training.tested]
+        name = Path((tested or trainings)[0].data.root).resolve().name
         people = f"the data set {name.encode(errors='backslashreplace').decode()}"  # Matplotlib takes only UTF-8
     details = (
         None if root else {"synth": synth.as_dict(), "scaled_by_strength": list(MISALIGNMENTS) if strengths else []}
@@ -120,8 +120,8 @@ def tables(
 
         def done(training: Training, scores: TrainingScores, kept: bool) -> None:
             runs.append(scores)
-            tested = scores.scores.get(rows_of(training.config)[-1].test)
-            found = f"mAP {100 * tested['mAP']:.1f}, R1 {100 * tested['R1']:.1f}" if tested else "trained"
+            test = scores.scores.get(rows_of(training.config)[-1].test)
+            found = f"mAP {100 * test['mAP']:.1f}, R1 {100 * test['R1']:.1f}" if test else "trained, nothing to test"
             seconds = "kept" if kept else "resumed" if scores.seconds is None else f"{scores.seconds:.0f} s"
             strength = "" if training.strength is None else f"strength {training.strength:g}, "
             bar.console.print(
@@ -132,6 +132,9 @@ def tables(
                 report(runs, out, people=people, details=details)
 
         run_trainings(trainings, done=done, advance=lambda count: bar.advance(task, count))
+    if not any(run.scores for run in runs):
+        console.print(f"Trained in {out}. No row has features to test, so there is no table.", soft_wrap=True)
+        return
     text = report(runs, out, people=people, details=details)
     console.print(f"\n{text}\nWritten to {out}", soft_wrap=True)
 
@@ -173,34 +176,59 @@ def _row_file(base: Path, name: str) -> Path:
 def _training(
     base: Path, file: Path, options: Sequence[str], name: str, seed: int, out: Path, strength: float | None
 ) -> Training:
-    from dsa_fast.tables import Training
-    from dsa_fast.tables.run import ROW
+    from dsa_fast.tables import ROW, Training
+    from dsa_fast.training.module import check_guides
 
+    row = read_yaml(file)
+    model = row.get("model") if isinstance(row, dict) else None
+    model = model if isinstance(model, dict) else {}
     files = ["--config", str(base), "--config", str(file)]
-    parsed = parse_options(make_parser(fit, "dsa-fast tables"), [*files, *options])
+    arguments = [*files, *options]
+    if model.get("branches") == "none":
+        # Options of the network and its guides on the command line are for the rows with features.
+        network, others = _split_options(options)
+        arguments = [*files, *network, "--config", str(file), *others]
+    parsed = parse_options(make_parser(fit, "dsa-fast tables"), arguments)
     parts = {part: parsed[part] for part in ("data", "model", "loss", "optim", "augment", "trainer", "guide")}
     # Weights on the command line are for the rows that do not start from another row.
-    start = parse_options(make_parser(fit, "dsa-fast tables"), [*files, "--data.root", "."])["model"].pretrained
-    if start is not None and start.startswith(ROW):
+    start = str(model.get("pretrained"))
+    if start.startswith(ROW):
         parts["model"] = replace(parts["model"], pretrained=start)
+    check_guides(parts["guide"], parts["model"])
     return Training(name, seed, out, strength=strength, **parts)
 
 
-def _check_rows(trainings: Sequence[Training], unlabeled: Path | None) -> None:
-    """Checks that rows that another needs exist or come earlier, that a row is tested, and that `unlabeled` is used."""
-    earlier: set[Path] = set()
-    for training in trainings:
-        for name, checkpoint in training.sources.items():
-            if not checkpoint.is_file() and checkpoint not in earlier:
-                raise ValueError(f"rows must have {name} before {training.config}, which needs it, got no {name} there")
-        earlier.add(training.out / "checkpoints" / "last.ckpt")
-    if not any(training.tested for training in trainings):
-        raise ValueError(
-            f"rows must have one with features to test, got only {trainings[0].config}; dsa-fast fit trains a backbone "
-            "alone"
-        )
-    if unlabeled is not None and all(training.tested for training in trainings):
+def _split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits a command line into the options of the network and its guides, and the others."""
+    groups: tuple[list[str], list[str]] = ([], [])
+    own = 1
+    for word in options:
+        if word.startswith("--"):
+            own = 0 if word.startswith(("--model", "--guide")) else 1
+        groups[own].append(word)
+    return groups
+
+
+def _unlabeled(data: DataConfig, root: Path, iuv: Path | None) -> DataConfig:
+    """Returns the data of a row that trains a backbone alone, with other images than the table's."""
+    if root.resolve() == Path(data.root).resolve():  # held-out people stay out
+        return data if iuv is None else replace(data, iuv=str(iuv))
+    maps = None if iuv is None else str(iuv)
+    return replace(data, root=str(root), iuv=maps, name="auto", options={}, validation_ids=0, test_root=None)
+
+
+def _check_unlabeled(trainings: Sequence[Training], unlabeled: Path | None, iuv: Path | None) -> None:
+    """Checks that `unlabeled` is used and has maps, before anything is trained."""
+    from dsa_fast.training.data import read_unlabeled
+
+    if unlabeled is None:
+        if iuv is not None:
+            raise ValueError(f"unlabeled_iuv must be the maps of unlabeled, got {iuv} without unlabeled")
+        return
+    alone = [training for training in trainings if not training.tested]
+    if not alone:
         raise ValueError("rows must have pretrain to use unlabeled, got no row that trains a backbone alone")
+    read_unlabeled(alone[0].data)
 
 
 def _make_people(folder: Path, config: SynthConfig, console: Console) -> None:

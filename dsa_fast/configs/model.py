@@ -21,7 +21,8 @@ class ModelConfig:
         backbone: the MF-Stream's backbone: resnet18, resnet34, resnet50 or resnet101; the same with IBN-a, such as
             resnet50_ibn; or a timm network with a feature map at stride 16, such as timm/convnext_tiny.
         pretrained: `imagenet`; the path of a state dict (of torchvision's ResNet, of IBN-Net's, or of timm's network)
-            or of a checkpoint of `dsa-fast fit`, whose backbone is taken; or null for random weights.
+            or of a checkpoint of `dsa-fast fit`, whose backbone is taken; or null for random weights. In
+            `dsa-fast tables`, `row:NAME` is the checkpoint of that row and the same seed.
         width: scales every layer's channels, for small machines; with a timm backbone, only those of the heads and
             the DSAG-Stream.
         branches: selects the branches to build: global, local or both; or none, to train the backbone alone with
@@ -37,6 +38,10 @@ class ModelConfig:
             is the network's own last stage; networks without a stage after stride 16 are refused. The paper does not
             mention it, but strong baselines do it. No effect on our ResNets with random weights.
         frozen: does not train pretrained layers up to this stride, which makes steps faster; 0 trains all layers.
+        pooling: averages the maps of the heads over space (`mean`, the paper), or over the parts that the network finds
+            itself (`parts`): a 1x1 convolution on F predicts background and the 8 merged parts, also at inference. Each
+            local branch weights positions by its part's probability, the global branch by the person's. IUV maps teach
+            it in training (`guide.pooling`). It needs last_stride 1.
     """
 
     kind: Literal["dsa", "baseline"] = "dsa"
@@ -51,12 +56,19 @@ class ModelConfig:
     last_stride: Literal[1, 2] = 1
     pretrained_heads: bool = False
     frozen: Literal[0, 2, 4, 8] = 0
+    pooling: Literal["mean", "parts"] = "mean"
 
     def __post_init__(self) -> None:
-        if self.kind == "baseline" and (self.branches, self.dsag, self.fusion) != ("both", True, "add"):
+        given = (self.branches, self.dsag, self.fusion, self.pooling)
+        if self.kind == "baseline" and given != ("both", True, "add", "mean"):
             raise ValueError(
-                "model.branches, model.dsag and model.fusion must have their defaults for model.kind baseline, "
-                f"got {self.branches}, {self.dsag} and {self.fusion}"
+                "model.branches, model.dsag, model.fusion and model.pooling must have their defaults for model.kind "
+                f"baseline, got {', '.join(map(str, given))}"
+            )
+        if self.pooling == "parts" and (self.last_stride != 1 or self.branches == "none"):
+            raise ValueError(
+                "model.pooling parts needs model.last_stride 1, so that the heads' maps have F's positions, and a "
+                f"branch; got model.last_stride {self.last_stride} and model.branches {self.branches}"
             )
         if self.branches == "none" and (self.dsag or self.bnneck or self.pretrained_heads):
             on = [f"model.{name}" for name in ("dsag", "bnneck", "pretrained_heads") if getattr(self, name)]
@@ -78,7 +90,8 @@ class GuideConfig:
         dense: weight of the dense prediction: a small decoder predicts the part and (u, v) from the MF-Stream's map F.
             It needs IUV maps but no DSAG-Stream.
         dense_uv: weight of the (u, v) error relative to the part's cross entropy.
-        dense_background: weight of a background position relative to a person's, in the cross entropy.
+        dense_background: weight of a background position relative to a person's, in the cross entropy of dense and
+            pooling.
         dense_scale: resolution of the map that dense, focus and parts read, relative to F, along each side: 1, 2, 4, 8
             or 16.
         dense_channels: width of the decoder.
@@ -89,6 +102,7 @@ class GuideConfig:
             ID losses. It needs IUV maps but no DSAG-Stream.
         stripes: the same with 8 horizontal stripes of the image instead of parts. It needs no maps. It is the control
             of `parts`: it shows what ID losses on regions of F do without semantics.
+        pooling: weight of the part prediction of `model.pooling` parts; 0 keeps it as it is, and needs no maps.
         distil: weight of the distillation: f learns from a teacher's fused features. The teacher gets no gradient.
         distil_teacher: `self`, the running network; `ema`, its moving average; or the path of a checkpoint that was
             trained on the same people. f learns from the checkpoint's fused features, or from its MF-Stream's features
@@ -114,6 +128,7 @@ class GuideConfig:
     focus: float = 0.0
     parts: float = 0.0
     stripes: float = 0.0
+    pooling: float = 1.0
     distil: float = 0.0
     distil_teacher: str = SELF
     distil_logits: float = 1.0
@@ -128,7 +143,7 @@ class GuideConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"guide.{name} must be a share in [0, 1], got {getattr(self, name)}")
         weights = (
-            "dense", "dense_uv", "dense_background", "focus", "parts", "stripes",
+            "dense", "dense_uv", "dense_background", "focus", "parts", "stripes", "pooling",
             "distil", "distil_logits", "distil_relations", "distil_features", "distil_ramp",
         )  # fmt: skip
         for name in weights:
@@ -143,7 +158,7 @@ class GuideConfig:
         if not 0 <= self.distil_decay < 1:
             raise ValueError(f"guide.distil_decay must be in [0, 1), got {self.distil_decay}")
 
-    @property
-    def reads_maps(self) -> bool:
-        """Whether a guide needs the IUV map at F's positions."""
-        return self.dense > 0 or self.focus > 0 or self.parts > 0
+    def map_readers(self, model: ModelConfig) -> list[str]:
+        """Returns the names of the guides that need the IUV map at F's positions."""
+        names = ["dense", "focus", "parts", *(["pooling"] if model.pooling == "parts" else [])]
+        return [name for name in names if getattr(self, name) > 0]

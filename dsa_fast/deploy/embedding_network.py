@@ -81,13 +81,16 @@ class EmbeddingNetwork(nn.Module):
         if self.input != "float":
             x = ((x * 255 if self.input == "float01" else x) - self.mean) * self.scale
         maps = self.stream.backbone(x.to(self.dtype))
+        necks = (self.neck_global, self.neck_local)
+        if self.stream.find_parts is None:
+            heads = (self.stream.head_global, self.stream.head_local)
+            averages = [None if head is None else head(maps).float().mean(dim=(2, 3)) for head in heads]
+        else:
+            averages = [None if part is None else part.flatten(1) for part in self.stream.heads(maps).pooled()]
         halves = [
-            functional.normalize(neck(head(maps).float().mean(dim=(2, 3))), dim=1)
-            for head, neck in (
-                (self.stream.head_global, self.neck_global),
-                (self.stream.head_local, self.neck_local),
-            )
-            if head is not None
+            functional.normalize(neck(average), dim=1)
+            for average, neck in zip(averages, necks, strict=True)
+            if average is not None
         ]
         vectors: Tensor = torch.cat(halves, dim=1) / math.sqrt(len(halves))
         return vectors

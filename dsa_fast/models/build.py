@@ -14,7 +14,7 @@ def build_model(num_ids: int, config: ModelConfig) -> DSAReID | Baseline:
     """Builds the network that `config` describes, with `num_ids` classes."""
     options: dict[str, Any] = asdict(config)
     if options.pop("kind") == "baseline":
-        for name in ("branches", "dsag", "fusion", "pretrained_heads"):
+        for name in ("branches", "dsag", "fusion", "pretrained_heads", "pooling"):
             del options[name]
         return Baseline(num_ids, **options)
     return DSAReID(num_ids, **options)

@@ -15,7 +15,15 @@ from dsa_fast.densepose.parts import NUM_PARTS
 from dsa_fast.models.backbone import Normalize
 from dsa_fast.models.dsag_stream import DSAGStream
 from dsa_fast.models.heads import AddFusion, BNNeck, BranchClassifier, Classifier, ConcatFusion
-from dsa_fast.models.mf_stream import NUM_LOCAL, BuiltBranches, FeatureMaps, Features, MFStream, check_branches
+from dsa_fast.models.mf_stream import (
+    NUM_LOCAL,
+    BuiltBranches,
+    FeatureMaps,
+    Features,
+    MFStream,
+    Pooling,
+    check_branches,
+)
 
 Fusion = Literal["add", "concat"]
 
@@ -68,6 +76,7 @@ class DSAReID(nn.Module):
         last_stride: stride of the MF-Stream's heads; 1 in the paper, 2 in the plain ResNet.
         pretrained_heads: see `MFStream`.
         frozen: see `Backbone`.
+        pooling: see `MFStream`.
 
     Attributes:
         mf_stream: full images -> `Features`; inference needs nothing else.
@@ -96,6 +105,7 @@ class DSAReID(nn.Module):
         last_stride: int = 1,
         pretrained_heads: bool = False,
         frozen: int = 0,
+        pooling: Pooling = "mean",
     ) -> None:
         super().__init__()
         for name, value in (("num_ids", num_ids), ("classifier_dim", classifier_dim)):
@@ -116,6 +126,7 @@ class DSAReID(nn.Module):
             pretrained=pretrained,
             pretrained_heads=pretrained_heads,
             frozen=frozen,
+            pooling=pooling,
         )
 
         global_dim, local_dim = self.mf_stream.global_dim, self.mf_stream.local_dim

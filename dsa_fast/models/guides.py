@@ -137,6 +137,26 @@ def part_shares(iuv: Tensor, grid: tuple[int, int]) -> Tensor:
     return functional.avg_pool2d(merged_masks(iuv), (iuv.shape[2] // height, iuv.shape[3] // width))
 
 
+def part_share_loss(logits: Tensor, iuv: Tensor, *, background: float = 1.0) -> Tensor:
+    """Computes the cross entropy of predicted merged parts with the parts' shares in each position.
+
+    Ignores an image if its map is all background, because the map is then probably missing.
+
+    Args:
+        logits: [B, 9, h, w]; 0 is the background.
+        iuv: uint8 [B, 3, H, W], the map, H and W multiples of h and w.
+        background: weight of the background relative to a part.
+
+    Returns:
+        The weighted mean, a float32 scalar; 0 if no position counts.
+    """
+    height, width = logits.shape[2:]
+    shares = part_shares(iuv, (height, width))
+    aim = torch.cat([background * (1 - shares.sum(dim=1, keepdim=True)), shares], dim=1)
+    aim = aim * (shares.flatten(1).amax(dim=1) > 0)[:, None, None, None]
+    return -(aim * functional.log_softmax(logits.float(), dim=1)).sum() / aim.sum().clamp(min=1e-6)
+
+
 def stripe_shares(grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
     """Computes the share of 8 horizontal stripes of equal height in each position of F: float32 [8, h, w].
 
@@ -307,6 +327,10 @@ class Guides(nn.Module):
             logits, predicted = self.decoder(output.maps.shared)
             part, uv = dense_losses(logits, predicted, iuv, background=config.dense_background)
             terms += [("dense_part", config.dense, part), ("dense_uv", config.dense * config.dense_uv, uv)]
+        if config.pooling and output.maps is not None and output.maps.parts is not None:
+            assert iuv is not None
+            found = part_share_loss(output.maps.parts, iuv, background=config.dense_background)
+            terms.append(("pooling", config.pooling, found))
         if config.focus and output.maps is not None and output.maps.local is not None:
             assert iuv is not None
             terms.append(("focus", config.focus, focus_loss(output.maps.local, iuv)))

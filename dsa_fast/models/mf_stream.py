@@ -28,6 +28,9 @@ Branches = Literal["both", "global", "local"]
 #: Branches to build; `none` for a backbone without a head.
 BuiltBranches = Literal["both", "global", "local", "none"]
 
+#: How the heads' maps are averaged over space.
+Pooling = Literal["mean", "parts"]
+
 #: Number of merged parts, one per local branch.
 NUM_LOCAL = len(MERGED_NAMES)
 
@@ -51,17 +54,50 @@ class FeatureMaps(NamedTuple):
         shared: F, [B, C, H/16, W/16].
         whole: [B, global_dim, h, w], the global head's map.
         local: [B, 8 * local_dim, h, w], the local head's map, part by part.
+        parts: [B, 9, h, w], logits of background and the merged parts; None with `pooling="mean"`.
     """
 
     shared: Tensor
     whole: Tensor | None
     local: Tensor | None
+    parts: Tensor | None = None
 
     def pooled(self) -> Features:
-        """Averages the maps over space, in float32."""
+        """Averages the maps over space, in float32. With `parts`, see `part_averages`."""
+        if self.parts is not None:
+            return part_averages(self.whole, self.local, self.parts)
         whole = None if self.whole is None else pool(self.whole)
         local = None if self.local is None else split_parts(pool(self.local))
         return Features(whole, local)
+
+
+#: Least weight of a position relative to one that certainly belongs to the part, so that a part that is nowhere to be
+#: seen has a feature too: the average over the whole map.
+_LEAST = 0.05
+
+
+def part_averages(whole: Tensor | None, local: Tensor | None, parts: Tensor) -> Features:
+    """Averages maps over the parts that the network finds itself, in float32.
+
+    Each local branch weights the positions of its map by the probability of its part. The global branch weights them by
+    the probability that they belong to the person. Losses on the features do not move the probabilities.
+
+    Args:
+        whole: [B, C, h, w], the global head's map, or None.
+        local: [B, 8 * C', h, w], the local head's map, or None.
+        parts: [B, 9, h, w], logits of background and the merged parts.
+    """
+    shares = parts.detach().float().softmax(dim=1)
+
+    def average(x: Tensor, share: Tensor) -> Tensor:  # [B, G, C, h, w] and [B, G, h, w] -> [B, G, C]
+        weight = share + _LEAST
+        weight = weight / weight.sum(dim=(2, 3), keepdim=True)
+        return (x.float() * weight[:, :, None]).sum(dim=(3, 4))
+
+    return Features(
+        None if whole is None else average(whole[:, None], 1 - shares[:, :1])[:, 0],
+        None if local is None else average(local.unflatten(1, (NUM_LOCAL, -1)), shares[:, 1:]),
+    )
 
 
 class MFStream(nn.Module):
@@ -80,6 +116,8 @@ class MFStream(nn.Module):
         pretrained_heads: starts the global head from the pretrained conv5_x. With a timm backbone, the global head is
             the network's own last stage, also with random weights.
         frozen: see `Backbone`.
+        pooling: `mean`, or `parts`, with one more 1x1 convolution on F that predicts the merged parts; see
+            `part_averages`. It needs `last_stride` 1.
 
     Attributes:
         global_dim: length of the global feature: 2048 (resnet50, resnet101) or 512 at width 1; the last stage's
@@ -102,10 +140,18 @@ class MFStream(nn.Module):
         pretrained: str | os.PathLike[str] | None = None,
         pretrained_heads: bool = False,
         frozen: int = 0,
+        pooling: Pooling = "mean",
     ) -> None:
         super().__init__()
         if last_stride not in (1, 2):
             raise ValueError(f"last_stride must be 1 or 2, got {last_stride}")
+        if pooling not in get_args(Pooling):
+            raise ValueError(f"pooling must be mean or parts, got {pooling!r}")
+        if pooling == "parts" and (last_stride != 1 or branches == "none"):
+            raise ValueError(
+                "pooling parts needs last_stride 1, so that the heads' maps have F's positions, and a branch; "
+                f"got last_stride {last_stride} and branches {branches}"
+            )
         check_branches(branches)
         if pretrained_heads and read_trained(pretrained, backbone, width) is not None:
             raise ValueError(
@@ -118,6 +164,7 @@ class MFStream(nn.Module):
         self.global_dim: int = planes * block.expansion
         self.local_dim: int = local_planes * block.expansion
         channels = self.backbone.out_channels
+        self.find_parts = nn.Conv2d(channels, 1 + NUM_LOCAL, 1) if pooling == "parts" else None
         self.head_global: nn.Sequential | None = None
         self.head_local: nn.Sequential | None = None
         has_global, has_local = branches in ("both", "global"), branches in ("both", "local")
@@ -137,10 +184,14 @@ class MFStream(nn.Module):
 
     def maps(self, images: Tensor) -> FeatureMaps:
         """Images [B, 3, H, W], normalized float -> the maps that `forward` averages."""
-        x = self.backbone(fast_layout(images))
-        whole = None if self.head_global is None else self.head_global(x)
-        local = None if self.head_local is None else self.head_local(x)
-        return FeatureMaps(x, whole, local)
+        return self.heads(self.backbone(fast_layout(images)))
+
+    def heads(self, shared: Tensor) -> FeatureMaps:
+        """Runs the heads on F, [B, C, H/16, W/16]."""
+        whole = None if self.head_global is None else self.head_global(shared)
+        local = None if self.head_local is None else self.head_local(shared)
+        parts = None if self.find_parts is None else self.find_parts(shared)
+        return FeatureMaps(shared, whole, local, parts)
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Returns the height and width of F for images of `size` (height, width). Runs the backbone once."""

@@ -2,13 +2,15 @@
 
 from dsa_fast.tables.report import sweep_report, table_report
 from dsa_fast.tables.rows import PAPER_ROWS, TableRow, rows_of
-from dsa_fast.tables.run import Training, TrainingScores, run_trainings
+from dsa_fast.tables.run import ROW, Training, TrainingScores, check_rows, run_trainings
 
 __all__ = [
     "PAPER_ROWS",
+    "ROW",
     "TableRow",
     "Training",
     "TrainingScores",
+    "check_rows",
     "rows_of",
     "run_trainings",
     "sweep_report",

@@ -115,6 +115,7 @@ def table_report(
         "",
         "Minutes include training and test on this machine. PFLOP (10^15 operations) include the training only. "
         '"+ row" means that the row needs the training run of another row, which is not included.',
+        *describe_alone(runs),
         "",
         "| row | seeds | mAP here | R1 here | R5 here | R10 here | minutes | PFLOP | "
         "paper mAP | paper R1 | paper R5 | paper R10 |",
@@ -192,6 +193,7 @@ def sweep_report(
     lines = [
         f"Here: {people}; {setting}. mAP in percent, and the gain over {first.title} with the same people and seed: "
         "mean ± sample standard deviation.",
+        *describe_alone(runs),
         "",
         "| " + " | ".join(["strength", *titles, *(f"gain of {title}" for title in others)]) + " |",
         "|---" * (1 + len(titles) + len(others)) + "|",
@@ -220,7 +222,8 @@ def sweep_report(
 
 def describe(runs: Sequence[TrainingScores]) -> str:
     """Describes the common setting of all tested training runs in one line."""
-    first = next(run for run in runs if run.scores)
+    tested = [run for run in runs if run.scores]
+    first = next((run for run in tested if not source_rows(run.options)), tested[0])
     images, options = first.images, first.options
     model, data = options["model"], options["data"]
     (height, width), size = options["augment"]["size"], options["augment"]["dsap_size"]
@@ -237,6 +240,17 @@ def describe(runs: Sequence[TrainingScores]) -> str:
     )
 
 
+def describe_alone(runs: Sequence[TrainingScores]) -> list[str]:
+    """Describes the training of each backbone alone, in a line each."""
+    lines = {}
+    for run in runs:
+        if not run.scores:
+            name = Path(run.options["data"]["root"]).name
+            epochs = counted(run.options["trainer"]["max_epochs"], "epoch")
+            lines[run.config] = f"`{run.config}`: {run.images['train']} images with maps of {name}, {epochs}, no test."
+    return list(lines.values())
+
+
 def _runs(runs: Sequence[TrainingScores]) -> dict[str, Any]:
     return {
         "machine": {
@@ -251,6 +265,7 @@ def _runs(runs: Sequence[TrainingScores]) -> dict[str, Any]:
                 "config": r.config,
                 "seed": r.seed,
                 "strength": r.strength,
+                "images": r.images,
                 "seconds": r.seconds,
                 "flops": r.flops,
                 "scores": r.scores,

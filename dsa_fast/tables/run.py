@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -115,7 +116,56 @@ def source_rows(options: dict[str, Any]) -> list[str]:
     """Returns the rows that must be trained before a run with these options, without repetition."""
     model, guide = options.get("model", {}), options.get("guide", {})
     names = [str(model.get("pretrained", "")), str(guide.get("distil_teacher", "")) if guide.get("distil") else ""]
-    return list(dict.fromkeys(name.removeprefix(ROW) for name in names if name.startswith(ROW)))
+    found = list(dict.fromkeys(name.removeprefix(ROW) for name in names if name.startswith(ROW)))
+    if "" in found:
+        raise ValueError("row:NAME must have the name of a row, got row:")
+    return found
+
+
+def _is_finished(checkpoint: Path) -> bool:
+    """Whether a row's training has ended; `fit` writes the checkpoint after each epoch."""
+    return checkpoint.is_file() and (checkpoint.parent.parent / _SCORES).is_file()
+
+
+def _made_from(training: Training) -> dict[str, str]:
+    """Returns a digest of the options of each row that a run needs."""
+    digests = {}
+    for name, checkpoint in training.sources.items():
+        options = read_json(checkpoint.parent.parent / _SCORES)["options"]
+        digests[name] = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+    return digests
+
+
+def check_rows(trainings: Sequence[Training]) -> None:
+    """Checks that each row that another needs is trained or comes earlier in the list, and that it fits.
+
+    Raises:
+        ValueError: a row is missing, is not finished, or does not fit; the message names it.
+    """
+    earlier: dict[Path, Training] = {}
+    for training in trainings:
+        for name, checkpoint in training.sources.items():
+            source = earlier.get(checkpoint)
+            if name == training.config:
+                raise ValueError(f"row:NAME must be the name of another row, got row:{name} for {training.config}")
+            if source is None:
+                if not _is_finished(checkpoint):
+                    raise ValueError(
+                        f"rows must have {name} before {training.config}, which needs it, got no {name} before it, and "
+                        f"no finished training run of {name} in {checkpoint.parent.parent}"
+                    )
+                continue
+            if training.guide.distil_teacher == ROW + name and not source.tested:
+                raise ValueError(f"guide.distil_teacher must be a row with features, got row:{name}")
+            same = ["backbone"] if training.model.backbone.startswith("timm/") else ["backbone", "width"]
+            for option in same if training.model.pretrained == ROW + name else []:
+                ours, theirs = getattr(training.model, option), getattr(source.model, option)
+                if ours != theirs:
+                    raise ValueError(
+                        f"model.{option} must be that of {name}, whose backbone {training.config} starts from, "
+                        f"{theirs}, got {ours}"
+                    )
+        earlier[training.out / "checkpoints" / "last.ckpt"] = training
 
 
 def run_trainings(
@@ -163,6 +213,13 @@ def _finished(training: Training) -> TrainingScores | None:
 
 
 def _kept(path: Path, about: Any, training: Training) -> TrainingScores:
+    if "made_from" in about and all(map(_is_finished, training.sources.values())):
+        for name, digest in _made_from(training).items():
+            if about["made_from"].get(name) != digest:
+                raise ValueError(
+                    f"out must be another folder when options change: {path} has the scores of a training run that "
+                    f"needed {name} with other options than it has now"
+                )
     before, now = about["options"], training.options
     changed = [] if before["seed"] == now["seed"] else [f"seed was {before['seed']} and is {now['seed']}"]
     for section in _SECTIONS:
@@ -231,8 +288,11 @@ def _train_and_test(training: Training, advance: Callable[[int], None]) -> Train
         verify_files(everybody, iuv_order=data.iuv_order, stamp=training.out.parent.parent / stamp)
     model, guide, flops = training.model, training.guide, _Flops()
     for name, checkpoint in training.sources.items():
-        if not checkpoint.is_file():
-            raise FileNotFoundError(f"the row {name} must be trained before {training.config}: no file {checkpoint}")
+        if not _is_finished(checkpoint):
+            raise FileNotFoundError(
+                f"the row {name} must be trained to its end before {training.config}: no finished training run in "
+                f"{checkpoint.parent.parent}"
+            )
         if model.pretrained == ROW + name:
             model = replace(model, pretrained=str(checkpoint))
         if guide.distil_teacher == ROW + name:
@@ -269,9 +329,9 @@ def _train_and_test(training: Training, advance: Callable[[int], None]) -> Train
     about = TrainingScores(
         training.config, training.seed, training.strength, scores, seconds, images, training.options, flops.total
     )
-    versions = {"dsa_fast": __version__, "torch": torch.__version__}
+    more = {"made_from": _made_from(training), "versions": {"dsa_fast": __version__, "torch": torch.__version__}}
     with atomic_path(training.out / _SCORES) as temporary:
-        temporary.write_text(json.dumps({**asdict(about), "versions": versions}, indent=2) + "\n")
+        temporary.write_text(json.dumps({**asdict(about), **more}, indent=2) + "\n")
     return about
 
 

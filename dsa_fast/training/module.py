@@ -80,6 +80,11 @@ class ReIDTask(lightning.LightningModule):
         self.optim_config = optim or OptimConfig()
         self.augment = augment or AugmentConfig()
         self._mirror = flip_lut(self.augment)  # not a buffer: checkpoints do not need it
+        if (self.model_config.pretrained or "").startswith("row:"):
+            raise ValueError(
+                "model.pretrained must be imagenet or a path (row:NAME is for dsa-fast tables), "
+                f"got {self.model_config.pretrained}"
+            )
         self.model = build_model(num_ids, self.model_config)
         weights = asdict(self.loss_config)
         self._visibility: float = weights["visibility"]
@@ -105,11 +110,12 @@ class ReIDTask(lightning.LightningModule):
         # The warp is left out if nothing reads the part images.
         streams = [network.dsag_stream for network in (self.model, *self._frozen_teacher)]
         warped = self._visibility > 0 or any(stream is not None for stream in streams)
+        guided = bool(self.guide_config.map_readers(self.model_config))
         #: Whether training reads IUV maps at all.
-        self.reads_maps = warped or self.guide_config.reads_maps
+        self.reads_maps = warped or guided
         self._transform = self.augment if warped else replace(self.augment, dsap_size=0)
         self._grid: tuple[int, int] | None = None
-        if self.guide_config.reads_maps:
+        if guided:
             height, width = self.model.mf_stream.grid(self.augment.size)
             self._grid = self.guide_config.dense_scale * height, self.guide_config.dense_scale * width
         self._features: list[list[tuple[Tensor, Tensor, Tensor]]] = [[], []]

@@ -263,8 +263,8 @@ def _check_maps(people: ReIDData, data: DataConfig, model: ModelConfig, guide: G
     maps = sum(person.iuv_path is not None for person in train)
     if data.iuv is not None and maps == 0:
         raise ValueError(f"data.iuv must hold maps of the training images, got none in {data.iuv}")
-    for name in ("dense", "focus", "parts"):
-        if getattr(guide, name) and maps == 0:
+    for name in guide.map_readers(model):
+        if maps == 0:
             raise ValueError(
                 f"guide.{name} needs IUV maps of the training images, got none ({people.people.name}): make them "
                 f"with dsa-fast prepare {data.root}, or train without this guide: guide.{name}=0"

@@ -97,6 +97,7 @@ def reference(checkpoint: Path, images: Tensor) -> Tensor:
         replace(SMALL, branches="local", dsag=False),
         replace(SMALL, kind="baseline"),
         replace(SMALL, backbone="resnet50"),
+        replace(SMALL, pooling="parts", bnneck=True),
     ],
 )
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,42 +135,86 @@ def test_a_row_trains_the_backbone_of_another(
 ) -> None:
     out, start = tmp_path / "out", tmp_path / "start.pth"
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), start)
+    # Options of the network and its guides are for the rows with features; those of the trainer are for all.
     options = ["--trainer.max_epochs", "1", "--model.width", "1", "--model.pretrained", str(start)]
+    options += ["--model.bnneck", "true", "--guide.stripes=1", "--data.p", "2"]
     once = ["tables", "--base", str(with_pretraining), "--out", str(out), "--seeds", "0,1", *PEOPLE, *options]
     assert main([*once, "--rows", "plus,pretrain"]) == 1
     assert "rows must have pretrain before plus, which needs it" in capsys.readouterr().err
-    assert main([*once, "--rows", "pretrain"]) == 1
-    assert "rows must have one with features to test, got only pretrain" in capsys.readouterr().err
-    assert main([*once, "--rows", "mine", "--unlabeled", str(tmp_path)]) == 1
-    assert "rows must have pretrain to use unlabeled" in capsys.readouterr().err
     assert not out.exists()
     assert main([*once, "--rows", "pretrain,mine,plus"]) == 0
-    assert "pretrain, seed 1: trained (" in capsys.readouterr().out
+    assert "pretrain, seed 1: trained, nothing to test (" in capsys.readouterr().out
     for seed in ("seed0", "seed1"):
         # The weights of the command line are for the rows that start from no other row.
-        started = {
-            row: yaml.safe_load((out / row / seed / "config.yaml").read_text())["model"]["pretrained"]
-            for row in ("pretrain", "mine", "plus")
+        about = {
+            row: yaml.safe_load((out / row / seed / "config.yaml").read_text()) for row in ("pretrain", "mine", "plus")
         }
         alone = out / "pretrain" / seed / "checkpoints" / "last.ckpt"
+        started = {row: options["model"]["pretrained"] for row, options in about.items()}
         assert started == {"pretrain": str(start), "mine": str(start), "plus": str(alone)}
+        assert [about[row]["model"]["bnneck"] for row in about] == [False, True, True]
+        assert [about[row]["guide"]["stripes"] for row in about] == [0, 1, 1]
+        assert [about[row]["trainer"]["max_epochs"] for row in about] == [1, 1, 1]
         assert json.loads((out / "pretrain" / seed / "scores.json").read_text())["scores"] == {}
     table, text = json.loads((out / "table.json").read_text()), (out / "table.md").read_text()
     assert [row["row"] for row in table["rows"]] == ["mine", "plus"]
     assert table["costs"]["plus"]["needs"] == ["pretrain"] and table["costs"]["pretrain"]["flops"]["mean"] > 0
     assert text.count(" + pretrain |") == 2 and "| pretrain | 2 |  |  |  |  |" in text
+    assert "`pretrain`: 16 images with maps of people, 1 epoch, no test." in text
     assert f"weights {start}," in text
     assert main([*once, "--rows", "plus"]) == 0  # its backbone exists
     assert capsys.readouterr().out.count("(kept)") == 2
     assert "weights of the row pretrain," in (out / "table.md").read_text()
 
+    # A backbone of other options is not the one that the kept scores are of.
+    path = out / "pretrain" / "seed0" / "scores.json"
+    scores = json.loads(path.read_text())
+    scores["options"]["optim"]["lr"] *= 2
+    path.write_text(json.dumps(scores))
+    assert main([*once, "--rows", "plus"]) == 1
+    assert "needed pretrain with other options than it has now" in capsys.readouterr().err
+    # One whose training has not ended is refused: `fit` writes a checkpoint after each epoch.
+    path.unlink()
+    assert main([*once, "--rows", "plus"]) == 1
+    said = capsys.readouterr().err
+    assert "no finished training run of pretrain in" in said and str(path.parent) in said
+
+
+def test_a_stopped_backbone_goes_on(
+    with_pretraining: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    once = ["tables", "--base", str(with_pretraining), "--seeds", "0", "--trainer.max_epochs", "2", *PEOPLE]
+    assert main([*once, "--out", str(tmp_path / "whole"), "--rows", "pretrain"]) == 0
+    assert "No row has features to test" in capsys.readouterr().out
+    assert not (tmp_path / "whole" / "table.json").exists()
+    assert main([*once, "--out", str(tmp_path / "whole"), "--rows", "pretrain,plus"]) == 0
+
+    def stop(self, trainer, task) -> None:
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dsa_fast.tables.run._Epochs, "on_train_epoch_end", stop)
+        assert main([*once, "--out", str(tmp_path / "cut"), "--rows", "pretrain,plus"]) == 130
+    assert (tmp_path / "cut" / "pretrain" / "seed0" / "checkpoints" / "last.ckpt").is_file()
+    assert main([*once, "--out", str(tmp_path / "cut"), "--rows", "plus"]) == 1
+    assert main([*once, "--out", str(tmp_path / "cut"), "--rows", "pretrain,plus"]) == 0
+    assert "pretrain, seed 0: trained, nothing to test (resumed)" in capsys.readouterr().out
+    for row in ("pretrain", "plus"):
+        files = [tmp_path / out / row / "seed0" / "checkpoints" / "last.ckpt" for out in ("whole", "cut")]
+        a, b = (torch.load(file, weights_only=True)["state_dict"] for file in files)
+        assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
 
 def test_a_backbone_learns_from_other_images(with_pretraining: Path, tmp_path: Path) -> None:
     others, out = tmp_path / "others", tmp_path / "out"
     make_dataset(others, SynthConfig(identities=6, cameras=2, images_per_camera=2, height=32, width=16), workers=1)
+    (others / "iuv").rename(tmp_path / "maps")
     once = ["tables", "--base", str(with_pretraining), "--out", str(out), "--seeds", "0", "--trainer.max_epochs", "1"]
     options = ["--rows", "mine,pretrain,plus", "--strengths", "0,1", "--unlabeled", str(others)]
-    assert main([*once, *PEOPLE, *options]) == 0
+    assert main([*once, *PEOPLE, *options]) == 1  # before anything is rendered
+    assert not out.exists()
+    assert main([*once, *PEOPLE, *options, "--unlabeled_iuv", str(tmp_path / "maps")]) == 0
     images = len(read_dataset(others).train)
     for strength in ("strength_0", "strength_1"):
         run = json.loads((out / strength / "pretrain" / "seed0" / "scores.json").read_text())
@@ -179,6 +224,56 @@ def test_a_backbone_learns_from_other_images(with_pretraining: Path, tmp_path: P
         assert run["options"]["data"]["root"] == str(out / strength / "people")
     points = json.loads((out / "sweep.json").read_text())["points"]
     assert [point["config"] for point in points] == ["mine", "mine", "plus", "plus"]
+    assert f"`pretrain`: {images} images with maps of others" in (out / "sweep.md").read_text()
+
+
+def test_held_out_people_are_not_pretrained_on(with_pretraining: Path, tmp_path: Path) -> None:
+    people, out = tmp_path / "people", tmp_path / "out"
+    make_dataset(people, SynthConfig(identities=12, cameras=2, images_per_camera=2, height=32, width=16), workers=1)
+    once = ["tables", "--base", str(with_pretraining), "--out", str(out), "--seeds", "0", "--trainer.max_epochs", "1"]
+    once += ["--data.root", str(people), "--data.validation_ids", "2", "--rows", "pretrain,plus"]
+    assert main([*once, "--unlabeled", str(people)]) == 0
+    assert json.loads((out / "pretrain" / "seed0" / "scores.json").read_text())["images"]["train"] == 4 * 4
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "message"),
+    [
+        ("model: {width: 0.25, pretrained: 'row:pretrain'}", [], "model.width must be that of pretrain, .* 0.125, got"),
+        (
+            "guide: {distil: 1.0, distil_teacher: 'row:pretrain'}",
+            [],
+            "guide.distil_teacher must be a row with features",
+        ),
+        ("model: {pretrained: 'row:own'}", [], "row:NAME must be the name of another row, got row:own for own"),
+        ("model: {pretrained: 'row:'}", [], "row:NAME must have the name of a row"),
+        ("model: {dsag: false}", ["--guide.drop", "0.5"], "guide.drop needs fused features"),
+        ("model: {dsag: false}", ["--unlabeled_iuv", "x"], "unlabeled_iuv must be the maps of unlabeled"),
+        ("model: {dsag: false}", ["--unlabeled", "nowhere"], "no such folder"),
+    ],
+)
+def test_rows_that_do_not_fit_are_told_before_training(
+    base: Path, tmp_path: Path, row: str, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows" / "own.yaml").write_text(row + "\n")
+    out = tmp_path / "out"
+    assert main(["tables", "--base", str(base), "--out", str(out), "--rows", "pretrain,own", *PEOPLE, *options]) == 1
+    assert re.search(message, capsys.readouterr().err.replace("\n", " "))
+    assert not out.exists()
+
+
+def test_unlabeled_images_need_a_row_that_reads_them(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(base, tmp_path / "out", "--unlabeled", str(tmp_path)) == 1
+    assert "rows must have pretrain to use unlabeled" in capsys.readouterr().err
+
+
+def test_a_row_of_tables_is_no_weights_of_fit(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = people.parent / "row_of_tables"
+    row = ["--config", "tiny", "--config", "rows/dsa_plus", "--data.p", "2"]
+    assert main(["fit", *row, f"--data.root={people}", f"--out={out}"]) == 1
+    assert "model.pretrained must be imagenet or a path (row:NAME is for dsa-fast tables)" in capsys.readouterr().err
 
 
 def test_sweep_of_strengths(base: Path, tmp_path: Path) -> None:

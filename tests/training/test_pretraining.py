@@ -161,11 +161,6 @@ def test_the_plain_baseline_takes_its_backbone(pretrained: FitResult) -> None:
     assert all(torch.equal(state[n], v) for n, v in weights(pretrained).items() if n.startswith("model."))
 
 
-def test_tables_test_features(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["tables", "--rows=dense", "--seeds=0", f"--data.root={people}", "--model.branches=none"]) == 1
-    assert "--model.branches must be both, global or local for tables" in capsys.readouterr().err
-
-
 def test_a_run_starts_from_its_backbone(people: Path, pretrained: FitResult, tmp_path: Path) -> None:
     started = {}
 
