@@ -39,9 +39,9 @@ class ModelConfig:
             mention it, but strong baselines do it. No effect on our ResNets with random weights.
         frozen: does not train pretrained layers up to this stride, which makes steps faster; 0 trains all layers.
         pooling: averages the maps of the heads over space (`mean`, the paper), or over the parts that the network finds
-            itself (`parts`): a 1x1 convolution on F predicts background and the 8 merged parts, also at inference. Each
-            local branch weights positions by its part's probability, the global branch by the person's. IUV maps teach
-            it in training (`guide.pooling`). It needs last_stride 1.
+            itself (`parts`): a 1x1 convolution on F predicts background and the 8 merged parts, also at inference, at
+            4 x 4 positions per position of F. Each local branch weights positions by its part's probability, the global
+            branch by the person's. IUV maps teach it in training (`guide.pooling`). It needs last_stride 1.
     """
 
     kind: Literal["dsa", "baseline"] = "dsa"

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dsa_fast.densepose.parts import MERGED_NAMES
 from dsa_fast.models.backbone import (
@@ -54,7 +55,7 @@ class FeatureMaps(NamedTuple):
         shared: F, [B, C, H/16, W/16].
         whole: [B, global_dim, h, w], the global head's map.
         local: [B, 8 * local_dim, h, w], the local head's map, part by part.
-        parts: [B, 9, h, w], logits of background and the merged parts; None with `pooling="mean"`.
+        parts: [B, 9, 4 * h, 4 * w], logits of background and the merged parts; None with `pooling="mean"`.
     """
 
     shared: Tensor
@@ -73,7 +74,9 @@ class FeatureMaps(NamedTuple):
 
 #: Least weight of a position relative to one that certainly belongs to the part, so that a part that is nowhere to be
 #: seen has a feature too: the average over the whole map.
-_LEAST = 0.05
+_LEAST = 0.02
+#: Predicted positions per position of F, along each side. Borders of parts are finer than F.
+PARTS_SCALE = 4
 
 
 def part_averages(whole: Tensor | None, local: Tensor | None, parts: Tensor) -> Features:
@@ -85,9 +88,9 @@ def part_averages(whole: Tensor | None, local: Tensor | None, parts: Tensor) -> 
     Args:
         whole: [B, C, h, w], the global head's map, or None.
         local: [B, 8 * C', h, w], the local head's map, or None.
-        parts: [B, 9, h, w], logits of background and the merged parts.
+        parts: [B, 9, 4 * h, 4 * w], logits of background and the merged parts.
     """
-    shares = parts.detach().float().softmax(dim=1)
+    shares = functional.avg_pool2d(parts.detach().float().softmax(dim=1), PARTS_SCALE)
 
     def average(x: Tensor, share: Tensor) -> Tensor:  # [B, G, C, h, w] and [B, G, h, w] -> [B, G, C]
         weight = share + _LEAST
@@ -164,7 +167,10 @@ class MFStream(nn.Module):
         self.global_dim: int = planes * block.expansion
         self.local_dim: int = local_planes * block.expansion
         channels = self.backbone.out_channels
-        self.find_parts = nn.Conv2d(channels, 1 + NUM_LOCAL, 1) if pooling == "parts" else None
+        self.find_parts: nn.Sequential | None = None
+        if pooling == "parts":
+            values = (1 + NUM_LOCAL) * PARTS_SCALE**2
+            self.find_parts = nn.Sequential(nn.Conv2d(channels, values, 1), nn.PixelShuffle(PARTS_SCALE))
         self.head_global: nn.Sequential | None = None
         self.head_local: nn.Sequential | None = None
         has_global, has_local = branches in ("both", "global"), branches in ("both", "local")

@@ -33,6 +33,7 @@ from dsa_fast.models import (
 from dsa_fast.models.checkpoint import describe_network
 from dsa_fast.models.dsa_reid import evaluating
 from dsa_fast.models.metric_losses import MetricLosses
+from dsa_fast.models.mf_stream import PARTS_SCALE
 from dsa_fast.training.schedule import learning_rate
 
 
@@ -92,6 +93,8 @@ class ReIDTask(lightning.LightningModule):
         self.metric_losses = MetricLosses(self.loss_config, num_ids, self.model.embed_dims)
         self.guide_config = guide or GuideConfig()
         check_guides(self.guide_config, self.model_config)
+        if self.model.mf_stream.find_parts is not None and not self.guide_config.pooling:
+            self.model.mf_stream.find_parts.requires_grad_(False)  # several processes need a gradient of all others
         self.guides = Guides(
             self.guide_config,
             self.model.mf_stream.backbone.out_channels,
@@ -328,6 +331,10 @@ def check_guides(guide: GuideConfig, model: ModelConfig) -> None:
         raise ValueError(
             "model.branches none trains the backbone with guide.dense alone: guide.dense must be above 0, and "
             "guide.parts, guide.stripes and guide.distil must be 0"
+        )
+    if model.pooling == "parts" and guide.pooling and guide.dense_scale < PARTS_SCALE:
+        raise ValueError(
+            f"guide.dense_scale must be at least {PARTS_SCALE} with model.pooling parts, got {guide.dense_scale}"
         )
     if guide.focus and (model.kind != "dsa" or model.branches in ("global", "none")):
         raise ValueError("guide.focus needs local branches: model.kind dsa and model.branches both or local")

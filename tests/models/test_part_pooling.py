@@ -19,6 +19,7 @@ from dsa_fast.models import DSALoss, DSAReID, GuideConfig, Guides, ModelConfig, 
 from dsa_fast.models.guides import part_share_loss, part_shares
 from dsa_fast.models.mf_stream import MFStream, part_averages
 from dsa_fast.training import fit
+from dsa_fast.training.module import ReIDTask, check_guides
 from tests.deploy.deployed import SMALL, as_arrays, save_checkpoint, smooth_images
 from tests.models.test_guides import IDS, inputs, network, some_map
 from tests.training.small import AUGMENT, MODEL, TRAINER, config
@@ -29,17 +30,21 @@ PARTS = replace(SMALL, pooling="parts", dsag=False)
 def test_averages_by_a_loop() -> None:
     generator = torch.Generator().manual_seed(0)
     whole, local = (torch.rand(2, channels, 4, 3, generator=generator) for channels in (5, 16))
-    parts = 3 * torch.randn(2, 9, 4, 3, generator=generator)
+    parts = 3 * torch.randn(2, 9, 16, 12, generator=generator)
     got = part_averages(whole, local, parts)
     assert got.whole is not None and got.local is not None and got.local.shape == (2, 8, 2)
-    shares = parts.double().softmax(dim=1)
+    fine = parts.double().softmax(dim=1)
+    shares = torch.zeros(2, 9, 4, 3, dtype=torch.float64)
+    for y in range(4):
+        for x in range(3):
+            shares[:, :, y, x] = fine[:, :, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].flatten(2).mean(dim=2)
     for b in range(2):
-        weight = (1 - shares[b, 0] + 0.05).flatten()
+        weight = (1 - shares[b, 0] + 0.02).flatten()
         for c in range(5):
             expected = (whole[b, c].flatten() * weight).sum() / weight.sum()
             assert got.whole[b, c].item() == pytest.approx(expected.item(), rel=1e-5)
         for part in range(8):
-            weight = (shares[b, 1 + part] + 0.05).flatten()
+            weight = (shares[b, 1 + part] + 0.02).flatten()
             for c in range(2):
                 expected = (local[b, 2 * part + c].flatten() * weight).sum() / weight.sum()
                 assert got.local[b, part, c].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -48,15 +53,15 @@ def test_averages_by_a_loop() -> None:
 
 
 def test_a_part_that_is_nowhere_gets_the_plain_average() -> None:
-    whole, local, parts = torch.rand(1, 4, 4, 2), torch.rand(1, 16, 4, 2), torch.full((1, 9, 4, 2), -50.0)
+    whole, local, parts = torch.rand(1, 4, 4, 2), torch.rand(1, 16, 4, 2), torch.full((1, 9, 16, 8), -50.0)
     parts[:, 0] = 50.0  # background everywhere
     got = part_averages(whole, local, parts)
     torch.testing.assert_close(got.whole, whole.mean(dim=(2, 3)))
     torch.testing.assert_close(got.local, local.mean(dim=(2, 3)).view(1, 8, 2))
-    parts[:, 3, 1, 0] = 200.0  # one position certainly belongs to the third part
+    parts[:, 3, 4:8, :4] = 200.0  # one position of F certainly belongs to the third part
     got = part_averages(whole, local, parts)
     own = local[0, 4:6].flatten(1)
-    torch.testing.assert_close(got.local[0, 2], (0.05 * own.sum(dim=1) + own[:, 2]) / (0.05 * 8 + 1))
+    torch.testing.assert_close(got.local[0, 2], (0.02 * own.sum(dim=1) + own[:, 2]) / (0.02 * 8 + 1))
 
 
 def test_losses_on_features_do_not_move_the_prediction() -> None:
@@ -65,13 +70,13 @@ def test_losses_on_features_do_not_move_the_prediction() -> None:
     assert find is not None
     output = model(inputs()[0])
     DSALoss()(output, torch.arange(6) % IDS)[0].backward(retain_graph=True)
-    assert find.weight.grad is None
+    assert find[0].weight.grad is None
     guides = Guides(GuideConfig(), model.mf_stream.backbone.out_channels)
     model.zero_grad()
     total, terms = guides(output, iuv=some_map())
     assert total is not None and set(terms) == {"pooling"}
     total.backward()
-    assert find.weight.grad is not None and bool(find.weight.grad.any())
+    assert find[0].weight.grad is not None and bool(find[0].weight.grad.any())
     first = next(model.mf_stream.backbone.parameters())
     assert first.grad is not None and bool(first.grad.any())
     assert Guides(GuideConfig(pooling=0.0), 8)(output) == (None, {})
@@ -120,7 +125,7 @@ def test_it_learns_where_the_parts_are() -> None:
     maps = model.mf_stream.maps(images)
     assert maps.parts is not None
     share = maps.parts.softmax(dim=1)[:, 1:]
-    assert (share - part_shares(iuv, (4, 2))).abs().mean() < 0.03
+    assert (share - part_shares(iuv, (16, 8))).abs().mean() < 0.03
 
 
 def test_the_other_stream_and_a_neck_go_with_it() -> None:
@@ -129,7 +134,7 @@ def test_the_other_stream_and_a_neck_go_with_it() -> None:
     plain = network(bnneck=True)
     assert output.z_local is not None and output.z_local.shape == plain(*inputs()).z_local.shape
     extra = set(model.state_dict()) - set(plain.state_dict())
-    assert extra == {"mf_stream.find_parts.weight", "mf_stream.find_parts.bias"}
+    assert extra == {"mf_stream.find_parts.0.weight", "mf_stream.find_parts.0.bias"}
     plain.load_state_dict({name: value for name, value in model.state_dict().items() if name not in extra})
     assert not torch.equal(plain.eval()(*inputs()).f_local, model.eval()(*inputs()).f_local)
 
@@ -152,6 +157,8 @@ def test_the_stream_refuses_it_too() -> None:
         MFStream("resnet18", width=0.125, pooling="max")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="pooling parts needs last_stride 1"):
         MFStream("resnet18", width=0.125, pooling="parts", last_stride=2)
+    with pytest.raises(ValueError, match="guide.dense_scale must be at least 4 with model.pooling parts, got 2"):
+        check_guides(GuideConfig(dense_scale=2), replace(SMALL, pooling="parts"))
     with pytest.raises(ValueError, match="guide.pooling must be finite and at least 0"):
         GuideConfig(pooling=math.nan)
 
@@ -182,8 +189,10 @@ def test_training_needs_maps_and_keeps_the_prediction(people: Path, tmp_path: Pa
         init=result.checkpoint,
         guide=GuideConfig(pooling=0.0),
     )
+    task = ReIDTask(4, model, augment=AUGMENT, guide=GuideConfig(pooling=0.0))
+    assert task.model.mf_stream.find_parts is not None and not task.model.mf_stream.find_parts[0].weight.requires_grad
     again = load_model(tuned.checkpoint).model.mf_stream.find_parts
-    assert isinstance(again, nn.Conv2d) and torch.equal(again.weight, loaded.mf_stream.find_parts.weight)
+    assert again is not None and torch.equal(again[0].weight, loaded.mf_stream.find_parts[0].weight)
 
 
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("fp16", 0.999), ("int8", 0.97)])
@@ -198,3 +207,10 @@ def test_exports_agree_with_the_checkpoint(precision: Any, least: float, backend
     vectors = torch.from_numpy(np.asarray(Encoder.load(out, backend=backend)(as_arrays(images))))
     exact = nn.functional.normalize(load_model(checkpoint).model.embed(images), dim=1)
     assert nn.functional.cosine_similarity(vectors, exact).min() >= least
+
+
+def test_tensorrt_rtx_builds_an_engine(tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path / "x.ckpt", PARTS)
+    more: dict[str, Any] = {"format": "tensorrt-rtx", "precision": "bf16", "batch": BatchRange(1, 4, 8)}
+    export(checkpoint, tmp_path / "x.engine", images=NamedImages(smooth_images(4), "p"), **more)
+    assert (tmp_path / "x.engine").stat().st_size > 10_000
