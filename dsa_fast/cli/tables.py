@@ -71,7 +71,7 @@ def tables(
         dsa-fast tables --rows two_branches,pretrain,dsa_plus --seeds 0,1,2
         dsa-fast tables --base dsa_reid --data.root DIR --out runs/tables
     """
-    from dsa_fast.tables import PAPER_ROWS, check_rows, run_trainings, sweep_report, table_report
+    from dsa_fast.tables import PAPER_ROWS, check_rows, folder_name, run_trainings, sweep_report, table_report
     from dsa_fast.tables.rows import rows_of
 
     console = open_console()
@@ -106,8 +106,7 @@ def tables(
     people = "synthetic people"
     if root:
         tested = [training for training in trainings if training.tested]
-        name = Path((tested or trainings)[0].data.root).resolve().name
-        people = f"the data set {name.encode(errors='backslashreplace').decode()}"  # Matplotlib takes only UTF-8
+        people = f"the data set {folder_name((tested or trainings)[0].data.root)}"
     details = (
         None if root else {"synth": synth.as_dict(), "scaled_by_strength": list(MISALIGNMENTS) if strengths else []}
     )
@@ -194,7 +193,10 @@ def _training(
     start = str(model.get("pretrained"))
     if start.startswith(ROW):
         parts["model"] = replace(parts["model"], pretrained=start)
-    check_guides(parts["guide"], parts["model"])
+    try:
+        check_guides(parts["guide"], parts["model"])
+    except ValueError as error:
+        raise ValueError(f"{error} (in the row {name})") from None
     return Training(name, seed, out, strength=strength, **parts)
 
 

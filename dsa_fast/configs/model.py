@@ -102,7 +102,8 @@ class GuideConfig:
             ID losses. It needs IUV maps but no DSAG-Stream.
         stripes: the same with 8 horizontal stripes of the image instead of parts. It needs no maps. It is the control
             of `parts`: it shows what ID losses on regions of F do without semantics.
-        pooling: weight of the part prediction of `model.pooling` parts; 0 keeps it as it is, and needs no maps.
+        pooling: weight of the part prediction of `model.pooling` parts. 0 needs no maps: it keeps the weights of the
+            prediction, for fine-tuning (`init`).
         distil: weight of the distillation: f learns from a teacher's fused features. The teacher gets no gradient.
         distil_teacher: `self`, the running network; `ema`, its moving average; or the path of a checkpoint that was
             trained on the same people. f learns from the checkpoint's fused features, or from its MF-Stream's features

@@ -1,8 +1,9 @@
 """Activation maps: where the MF-Stream responds. `dsa_fast.visual.activation` draws them.
 
 A map's value at a position is the length (L2 norm over the channels) of the feature vector there. Every layer ends with
-a ReLU and is averaged over positions, so long vectors contribute most to the test vector. Each image's map is scaled to
-0..255 separately: maps show *where* the network responds to an image, not which image it responds to most.
+a ReLU and is averaged over positions, so long vectors contribute most to the test vector (with `model.pooling` parts,
+the positions also have weights). Each image's map is scaled to 0..255 separately: maps show *where* the network
+responds to an image, not which image it responds to most.
 
 Position (i, j) of a map is centered on pixel (16 i, 16 j) of the network's input, not on the middle of that 16 x 16
 square: each strided layer of the backbone reads symmetrically around every second position, starting with the first.

@@ -80,22 +80,23 @@ PARTS_SCALE = 4
 
 
 def part_averages(whole: Tensor | None, local: Tensor | None, parts: Tensor) -> Features:
-    """Averages maps over the parts that the network finds itself, in float32.
+    """Averages maps over the parts that the network finds itself, in float32 or better.
 
     Each local branch weights the positions of its map by the probability of its part. The global branch weights them by
-    the probability that they belong to the person. Losses on the features do not move the probabilities.
+    the probability that they belong to the person. Losses on the features have no gradient through the probabilities.
 
     Args:
         whole: [B, C, h, w], the global head's map, or None.
         local: [B, 8 * C', h, w], the local head's map, or None.
         parts: [B, 9, 4 * h, 4 * w], logits of background and the merged parts.
     """
-    shares = functional.avg_pool2d(parts.detach().float().softmax(dim=1), PARTS_SCALE)
+    dtype = torch.promote_types(parts.dtype, torch.float32)
+    shares = functional.avg_pool2d(parts.detach().to(dtype).softmax(dim=1), PARTS_SCALE)
 
     def average(x: Tensor, share: Tensor) -> Tensor:  # [B, G, C, h, w] and [B, G, h, w] -> [B, G, C]
         weight = share + _LEAST
         weight = weight / weight.sum(dim=(2, 3), keepdim=True)
-        return (x.float() * weight[:, :, None]).sum(dim=(3, 4))
+        return (x.to(dtype) * weight[:, :, None]).sum(dim=(3, 4))
 
     return Features(
         None if whole is None else average(whole[:, None], 1 - shares[:, :1])[:, 0],

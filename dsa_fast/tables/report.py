@@ -240,12 +240,17 @@ def describe(runs: Sequence[TrainingScores]) -> str:
     )
 
 
+def folder_name(root: str) -> str:
+    """Returns a folder's own name, in characters that Matplotlib and UTF-8 have."""
+    return Path(root).resolve().name.encode(errors="backslashreplace").decode()
+
+
 def describe_alone(runs: Sequence[TrainingScores]) -> list[str]:
     """Describes the training of each backbone alone, in a line each."""
     lines = {}
     for run in runs:
         if not run.scores:
-            name = Path(run.options["data"]["root"]).name
+            name = folder_name(run.options["data"]["root"])
             epochs = counted(run.options["trainer"]["max_epochs"], "epoch")
             lines[run.config] = f"`{run.config}`: {run.images['train']} images with maps of {name}, {epochs}, no test."
     return list(lines.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -21,16 +20,26 @@ from dsa_fast.data.verify import verify_files
 from dsa_fast.device import pick_device
 from dsa_fast.evaluation import protocol_scores
 from dsa_fast.evaluation.embedding import Embedded, ModelEmbedder, as_tested, branch_slice, embed_people
-from dsa_fast.files import atomic_path, read_json
+from dsa_fast.files import atomic_path, read_json, write_json
 from dsa_fast.models import GuideConfig, LoadedModel, ModelConfig, load_model
 from dsa_fast.training import DataConfig, LossConfig, OptimConfig, TrainerConfig, fit
 from dsa_fast.training.data import read_people, read_unlabeled
 from dsa_fast.version import __version__
 
 _SCORES = "scores.json"
+_MADE_FROM = "made_from.json"  # the options of the rows that a training run began from
 #: Prefix of a row's name in `guide.distil_teacher` and `model.pretrained`.
 ROW = "row:"
-_SECTIONS = ("data", "model", "loss", "optim", "augment", "trainer", "guide")
+_KINDS: dict[str, Any] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "loss": LossConfig,
+    "optim": OptimConfig,
+    "augment": AugmentConfig,
+    "trainer": TrainerConfig,
+    "guide": GuideConfig,
+}
+_SECTIONS = tuple(_KINDS)
 
 
 @dataclass(frozen=True)
@@ -127,13 +136,46 @@ def _is_finished(checkpoint: Path) -> bool:
     return checkpoint.is_file() and (checkpoint.parent.parent / _SCORES).is_file()
 
 
-def _made_from(training: Training) -> dict[str, str]:
-    """Returns a digest of the options of each row that a run needs."""
-    digests = {}
-    for name, checkpoint in training.sources.items():
-        options = read_json(checkpoint.parent.parent / _SCORES)["options"]
-        digests[name] = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
-    return digests
+def _options_of(checkpoint: Path) -> dict[str, Any]:
+    """Returns the options of a finished row's training run."""
+    path = checkpoint.parent.parent / _SCORES
+    try:
+        options = read_json(path)["options"]
+        return {section: dict(options[section]) for section in _SECTIONS} | {"seed": options["seed"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} must be the scores of a training run, got: {type(error).__name__} {error}") from error
+
+
+def _check_made_from(training: Training, *, keep: bool) -> None:
+    """Checks that the rows that a run needs have the options with which it began, and notes them if it begins now."""
+    if not training.sources:
+        return
+    path = training.out / _MADE_FROM
+    now = {name: _options_of(checkpoint) for name, checkpoint in training.sources.items()}
+    before = read_json(path) if keep and path.exists() else {}
+    for name, options in now.items():
+        changed = _changes(before[name], options) if name in before else []
+        if changed:
+            raise ValueError(
+                f"out must be another folder when options change: {training.out} has a training run that began from a "
+                f"{name} in which " + "; ".join(changed)
+            )
+    if not keep:
+        write_json(path, now)
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Lists the options that differ. An earlier version without an option behaved like its current default."""
+    changed = [] if before["seed"] == now["seed"] else [f"seed was {before['seed']} and is {now['seed']}"]
+    for section, kind in _KINDS.items():
+        defaults = {item.name: item.default for item in fields(kind)}
+        old = json.loads(json.dumps(defaults, default=str)) | before.get(section, {})
+        changed += [
+            f"{section}.{name} was {old[name]!r} and is {value!r}"
+            for name, value in now[section].items()
+            if old[name] != value
+        ]
+    return changed
 
 
 def check_rows(trainings: Sequence[Training]) -> None:
@@ -145,26 +187,29 @@ def check_rows(trainings: Sequence[Training]) -> None:
     earlier: dict[Path, Training] = {}
     for training in trainings:
         for name, checkpoint in training.sources.items():
-            source = earlier.get(checkpoint)
             if name == training.config:
                 raise ValueError(f"row:NAME must be the name of another row, got row:{name} for {training.config}")
-            if source is None:
-                if not _is_finished(checkpoint):
-                    raise ValueError(
-                        f"rows must have {name} before {training.config}, which needs it, got no {name} before it, and "
-                        f"no finished training run of {name} in {checkpoint.parent.parent}"
-                    )
-                continue
-            if training.guide.distil_teacher == ROW + name and not source.tested:
+            if checkpoint not in earlier and not _is_finished(checkpoint):
+                raise ValueError(
+                    f"rows must have {name} before {training.config}, which needs it, got no {name} before it, and "
+                    f"no finished training run of {name} in {checkpoint.parent.parent}"
+                )
+            model = (earlier[checkpoint].options if checkpoint in earlier else _options_of(checkpoint))["model"]
+            if training.guide.distil_teacher == ROW + name and model["branches"] == "none":
                 raise ValueError(f"guide.distil_teacher must be a row with features, got row:{name}")
-            same = ["backbone"] if training.model.backbone.startswith("timm/") else ["backbone", "width"]
-            for option in same if training.model.pretrained == ROW + name else []:
-                ours, theirs = getattr(training.model, option), getattr(source.model, option)
-                if ours != theirs:
+            if training.model.pretrained != ROW + name:
+                continue
+            for option in ("backbone",) if training.model.backbone.startswith("timm/") else ("backbone", "width"):
+                if getattr(training.model, option) != model[option]:
                     raise ValueError(
                         f"model.{option} must be that of {name}, whose backbone {training.config} starts from, "
-                        f"{theirs}, got {ours}"
+                        f"{model[option]}, got {getattr(training.model, option)}"
                     )
+            if training.model.pretrained_heads:
+                raise ValueError(
+                    f"model.pretrained_heads must be false for {training.config}, which takes only the backbone of "
+                    f"{name}, got true"
+                )
         earlier[training.out / "checkpoints" / "last.ckpt"] = training
 
 
@@ -205,6 +250,8 @@ def _finished(training: Training) -> TrainingScores | None:
     path = training.out / _SCORES
     if not path.exists():
         return None
+    if all(map(_is_finished, training.sources.values())):
+        _check_made_from(training, keep=True)
     about = read_json(path)
     try:
         return _kept(path, about, training)
@@ -213,26 +260,7 @@ def _finished(training: Training) -> TrainingScores | None:
 
 
 def _kept(path: Path, about: Any, training: Training) -> TrainingScores:
-    if "made_from" in about and all(map(_is_finished, training.sources.values())):
-        for name, digest in _made_from(training).items():
-            if about["made_from"].get(name) != digest:
-                raise ValueError(
-                    f"out must be another folder when options change: {path} has the scores of a training run that "
-                    f"needed {name} with other options than it has now"
-                )
-    before, now = about["options"], training.options
-    changed = [] if before["seed"] == now["seed"] else [f"seed was {before['seed']} and is {now['seed']}"]
-    for section in _SECTIONS:
-        # An earlier version without an option behaved like the option's current default.
-        kind = type(getattr(training, section))
-        old = json.loads(json.dumps({item.name: item.default for item in fields(kind)}, default=str)) | before.get(
-            section, {}
-        )
-        changed += [
-            f"{section}.{name} was {old[name]!r} and is {value!r}"
-            for name, value in now[section].items()
-            if old[name] != value
-        ]
+    changed = _changes(about["options"], training.options)
     if changed:
         raise ValueError(
             f"out must be another folder when options change: {path} has the scores of a training run in which "
@@ -299,6 +327,7 @@ def _train_and_test(training: Training, advance: Callable[[int], None]) -> Train
             guide = replace(guide, distil_teacher=str(checkpoint))
     start = time.perf_counter()
     resume = (training.out / "checkpoints" / "last.ckpt").exists()
+    _check_made_from(training, keep=resume)
     result = fit(
         replace(data, verify=False),
         model,
@@ -329,9 +358,9 @@ def _train_and_test(training: Training, advance: Callable[[int], None]) -> Train
     about = TrainingScores(
         training.config, training.seed, training.strength, scores, seconds, images, training.options, flops.total
     )
-    more = {"made_from": _made_from(training), "versions": {"dsa_fast": __version__, "torch": torch.__version__}}
+    versions = {"dsa_fast": __version__, "torch": torch.__version__}
     with atomic_path(training.out / _SCORES) as temporary:
-        temporary.write_text(json.dumps({**asdict(about), **more}, indent=2) + "\n")
+        temporary.write_text(json.dumps({**asdict(about), "versions": versions}, indent=2) + "\n")
     return about
 
 

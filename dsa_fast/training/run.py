@@ -135,6 +135,11 @@ def _fit(
     people = ReIDData(
         data, augment.size, seed, stamp=stamp, folder=out, progress=trainer.progress, identities=identities
     )
+    if model.pooling == "parts" and not guide.pooling and init is None and not resume:
+        raise ValueError(
+            "guide.pooling must be above 0 with model.pooling parts, got 0: the prediction of the parts would stay "
+            "random. To train without maps, start from a checkpoint with init, or set model.pooling mean"
+        )
     _check_maps(people, data, model, guide)
     people.check_batches()
     _check_pairs(people, loss)
@@ -265,9 +270,10 @@ def _check_maps(people: ReIDData, data: DataConfig, model: ModelConfig, guide: G
         raise ValueError(f"data.iuv must hold maps of the training images, got none in {data.iuv}")
     for name in guide.map_readers(model):
         if maps == 0:
+            without = "model.pooling=mean" if name == "pooling" else f"guide.{name}=0"
             raise ValueError(
                 f"guide.{name} needs IUV maps of the training images, got none ({people.people.name}): make them "
-                f"with dsa-fast prepare {data.root}, or train without this guide: guide.{name}=0"
+                f"with dsa-fast prepare {data.root}, or train without this guide: {without}"
             )
     if model.kind == "dsa" and model.dsag and maps == 0:
         raise ValueError(

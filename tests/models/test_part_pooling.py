@@ -152,6 +152,12 @@ def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> 
         ModelConfig(pooling="parts", **options)
 
 
+def test_double_stays_double() -> None:
+    model = network(dsag=False, pooling="parts").double().eval()
+    features = model.mf_stream(inputs()[0].double())
+    assert features.whole is not None and features.whole.dtype == torch.float64
+
+
 def test_the_stream_refuses_it_too() -> None:
     with pytest.raises(ValueError, match="pooling must be mean or parts, got 'max'"):
         MFStream("resnet18", width=0.125, pooling="max")  # type: ignore[arg-type]
@@ -177,8 +183,11 @@ def test_training_needs_maps_and_keeps_the_prediction(people: Path, tmp_path: Pa
     bare.mkdir()
     for folder in ("bounding_box_train", "bounding_box_test", "query"):
         (bare / folder).symlink_to(people / folder)
-    with pytest.raises(ValueError, match=r"guide.pooling needs IUV maps .* guide.pooling=0"):
+    with pytest.raises(ValueError, match=r"guide.pooling needs IUV maps .* model.pooling=mean"):
         fit(config(bare), model, augment=AUGMENT, trainer=TRAINER, out=tmp_path / "no_maps")
+    none = GuideConfig(pooling=0.0)
+    with pytest.raises(ValueError, match="guide.pooling must be above 0 .* would stay random"):
+        fit(config(bare), model, augment=AUGMENT, trainer=TRAINER, out=tmp_path / "random", guide=none)
     # Without its loss, it needs none: fine-tuning on photos alone keeps the convolution's weights.
     tuned = fit(
         config(bare),
@@ -187,7 +196,7 @@ def test_training_needs_maps_and_keeps_the_prediction(people: Path, tmp_path: Pa
         trainer=TRAINER,
         out=tmp_path / "tuned",
         init=result.checkpoint,
-        guide=GuideConfig(pooling=0.0),
+        guide=none,
     )
     task = ReIDTask(4, model, augment=AUGMENT, guide=GuideConfig(pooling=0.0))
     assert task.model.mf_stream.find_parts is not None and not task.model.mf_stream.find_parts[0].weight.requires_grad
@@ -199,14 +208,20 @@ def test_training_needs_maps_and_keeps_the_prediction(people: Path, tmp_path: Pa
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_exports_agree_with_the_checkpoint(precision: Any, least: float, backend: Any, tmp_path: Path) -> None:
     checkpoint = save_checkpoint(tmp_path / "x.ckpt", PARTS)
-    find = load_model(checkpoint).model.mf_stream.find_parts
-    assert find is not None
+    # Certain parts, so that the vectors are far from those of plain averages.
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["state_dict"]["model.mf_stream.find_parts.0.weight"] *= 20
+    torch.save(saved, checkpoint)
     images, out = smooth_images(12, seed=5), tmp_path / "x.onnx"
     more = {"calibration": NamedImages(smooth_images(16, seed=3), "patches")} if precision == "int8" else {}
     export(checkpoint, out, precision=precision, batch=BatchRange(1, 4, 8), images=NamedImages(images, "p"), **more)
     vectors = torch.from_numpy(np.asarray(Encoder.load(out, backend=backend)(as_arrays(images))))
     exact = nn.functional.normalize(load_model(checkpoint).model.embed(images), dim=1)
-    assert nn.functional.cosine_similarity(vectors, exact).min() >= least
+    nearest = nn.functional.cosine_similarity(vectors, exact).min()
+    assert nearest >= least
+    plain = load_model(checkpoint).model
+    plain.mf_stream.find_parts = None
+    assert nn.functional.cosine_similarity(plain.embed(images), exact).min() < nearest
 
 
 def test_tensorrt_rtx_builds_an_engine(tmp_path: Path) -> None:

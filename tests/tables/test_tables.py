@@ -164,15 +164,20 @@ def test_a_row_trains_the_backbone_of_another(
     assert f"weights {start}," in text
     assert main([*once, "--rows", "plus"]) == 0  # its backbone exists
     assert capsys.readouterr().out.count("(kept)") == 2
+    assert main([*once, "--rows", "plus", "--model.width", "0.5"]) == 1  # also of a row that is not in the list
+    assert "model.width must be that of pretrain" in capsys.readouterr().err
     assert "weights of the row pretrain," in (out / "table.md").read_text()
 
     # A backbone of other options is not the one that the kept scores are of.
     path = out / "pretrain" / "seed0" / "scores.json"
     scores = json.loads(path.read_text())
+    del scores["options"]["model"]["pooling"]  # as an earlier version wrote it
+    path.write_text(json.dumps(scores))
+    assert main([*once, "--rows", "plus"]) == 0
     scores["options"]["optim"]["lr"] *= 2
     path.write_text(json.dumps(scores))
     assert main([*once, "--rows", "plus"]) == 1
-    assert "needed pretrain with other options than it has now" in capsys.readouterr().err
+    assert re.search(r"began from a pretrain in which --optim.lr was 0\.001 and is 0\.002", capsys.readouterr().err)
     # One whose training has not ended is refused: `fit` writes a checkpoint after each epoch.
     path.unlink()
     assert main([*once, "--rows", "plus"]) == 1
@@ -247,7 +252,12 @@ def test_held_out_people_are_not_pretrained_on(with_pretraining: Path, tmp_path:
         ),
         ("model: {pretrained: 'row:own'}", [], "row:NAME must be the name of another row, got row:own for own"),
         ("model: {pretrained: 'row:'}", [], "row:NAME must have the name of a row"),
-        ("model: {dsag: false}", ["--guide.drop", "0.5"], "guide.drop needs fused features"),
+        ("model: {dsag: false}", ["--guide.drop", "0.5"], r"guide.drop needs fused features.*\(in the row own\)"),
+        (
+            "model: {dsag: false, pretrained: 'row:pretrain', pretrained_heads: true}",
+            [],
+            "model.pretrained_heads must be false for own",
+        ),
         ("model: {dsag: false}", ["--unlabeled_iuv", "x"], "unlabeled_iuv must be the maps of unlabeled"),
         ("model: {dsag: false}", ["--unlabeled", "nowhere"], "no such folder"),
     ],
