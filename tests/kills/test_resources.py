@@ -153,7 +153,14 @@ def test_what_is_missing_is_a_word(
         for path in (out, *out.rglob("*")):
             os.chown(path, limits["user"], limits["user"])
     before = contents(out)
-    end, _ = zygote.run(case.arguments(public / "in", out), **limits)
+    for _ in range(3):
+        end, _ = zygote.run(case.arguments(public / "in", out), **limits)
+        # Where memory ends inside PyTorch's backward pass, PyTorch itself may crash: in about a fifth of fit's tries.
+        if not ("memory" in limits and end == "signal 11"):
+            break
+        shutil.rmtree(out)
+        out.mkdir()
+        case.before(public / "in", out)
     said = zygote.log.read_text()
     about = f"{name}, {what}: {end}: {said[-2000:]}"
     failed = f"exit {ERROR_STATUS.get(name, 1)}"
