@@ -7,6 +7,7 @@ that number is answered with the child's end (`exit STATUS` or `signal NUMBER`) 
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import json
 import os
@@ -66,6 +67,7 @@ def main() -> None:
                 os.dup2(place, stream)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             status = 99
+            faulthandler.enable()  # a crash says where
             try:
                 _limit(limits)
                 status = run(arguments)
