@@ -28,8 +28,8 @@ from dsa_fast.version import __version__
 
 _SCORES = "scores.json"
 _MADE_FROM = "made_from.json"  # the options of the rows that a training run began from
-#: Prefix of a row's name in `guide.distil_teacher` and `model.pretrained`.
 ROW = "row:"
+"""Prefix of a row's name in `model.pretrained` and `guide.distil_teacher`, as in `row:pretrain`."""
 _KINDS: dict[str, Any] = {
     "data": DataConfig,
     "model": ModelConfig,
