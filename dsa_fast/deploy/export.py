@@ -245,6 +245,7 @@ def _describe(loaded: LoadedModel, network: EmbeddingNetwork, checkpoint: str | 
         "backbone": stream.backbone.name,
         "width": stream.backbone.width,
         "branches": loaded.model.branches,
+        "pooling": "mean" if stream.find_parts is None else "parts",
         "halves": [size for size in loaded.model.embed_dims if size],
         "parameters": sum(parameter.numel() for parameter in network.stream.parameters()),
         "checkpoint": Path(checkpoint).name,

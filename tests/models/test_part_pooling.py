@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -215,6 +216,7 @@ def test_exports_agree_with_the_checkpoint(precision: Any, least: float, backend
     images, out = smooth_images(12, seed=5), tmp_path / "x.onnx"
     more = {"calibration": NamedImages(smooth_images(16, seed=3), "patches")} if precision == "int8" else {}
     export(checkpoint, out, precision=precision, batch=BatchRange(1, 4, 8), images=NamedImages(images, "p"), **more)
+    assert json.loads((tmp_path / "x.onnx.json").read_text())["model"]["pooling"] == "parts"
     vectors = torch.from_numpy(np.asarray(Encoder.load(out, backend=backend)(as_arrays(images))))
     exact = nn.functional.normalize(load_model(checkpoint).model.embed(images), dim=1)
     nearest = nn.functional.cosine_similarity(vectors, exact).min()
