@@ -219,6 +219,14 @@ class Page:
     def run(self, script: str) -> Any:
         return self.browser.execute_script(f"return {script}")
 
+    def wait(self, script: str, value: Any) -> None:
+        """Waits for a value that an event sets. The browser fires events, such as close, a bit later."""
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        WebDriverWait(self.browser, 60, poll_frequency=0.02).until(
+            lambda _: self.run(script) == value, f"{script} is not {value}"
+        )
+
     def press(self, *keys: str) -> None:
         from selenium.webdriver.common.action_chains import ActionChains
 
@@ -338,7 +346,8 @@ def test_browser_keys(browser: Any, tmp_path: Path) -> None:
     page.press(Keys.ENTER)
     assert page.run("$('zoom').open") and page.run("$('zoom').querySelectorAll('img').length") == 2
     page.press(Keys.ARROW_RIGHT, Keys.ESCAPE)
-    assert not page.run("$('zoom').open") and page.run(at) == [1, 2]
+    page.wait(at, [1, 2])
+    assert not page.run("$('zoom').open")
     page.press(Keys.END)
     assert page.run("document.activeElement.nextElementSibling?.tagName !== 'BUTTON'")
     page.press("n")
@@ -356,6 +365,7 @@ def test_browser_keys(browser: Any, tmp_path: Path) -> None:
     page.press(Keys.ESCAPE, "?")
     assert page.run("$('keys').open")
     page.press(Keys.ESCAPE)
+    page.wait("$('keys').open", False)
     # One stop of the tab key a row, also where it was an image that is now hidden.
     page.put("find", "")
     page.run("toggle('out', true)")
