@@ -8,8 +8,8 @@
 # epochs, the same for every row. Two branches get three learning rates, and 2.5 times as many epochs, which is more
 # wall time than the guided row takes with its teacher. The guided rows get the configuration's learning rate.
 # OUT/NAME_SEED/ROW/seedSEED/scores.json has the scores. Unfinished runs are stopped; the same command with EPOCHS set to
-# the number in OUT/epochs.txt resumes them. `dsa_plus` starts from the backbone of the row `pretrain`, which was trained
-# with the maps of the training images before, without identities, for as many epochs.
+# the number in OUT/epochs.txt resumes them. `dsa_plus` and `part_pooling` start from the backbone of the row `pretrain`,
+# which was trained with the maps of the training images before, without identities, for as many epochs.
 set -uo pipefail
 data=$1 iuv=$2 weights=$3 out=$4 limit=${5:-240}
 start=$SECONDS
@@ -44,7 +44,7 @@ if [[ -z ${EPOCHS:-} ]]; then
   rm -rf "$out/probe" && mkdir -p "$out/probe"
   probe first dsa 1 || { tail -3 "$out/probe/first.log"; exit 1; } # makes the store's file
   one=$(all 1) three=$(all 3)
-  # A chain of teacher and student costs about three times the epochs of a probe, two starts and two tests.
+  # The longest chains cost about three times the epochs of a probe, two or three starts and two tests.
   EPOCHS=$(((limit - (SECONDS - start) - 2 * one - 45) * 2 / (3 * (three - one > 1 ? three - one : 1))))
   EPOCHS=$((EPOCHS < 4 ? 4 : EPOCHS > 24 ? 24 : EPOCHS))
   log "one epoch with start: $one s; three: $three s; epochs: $EPOCHS"
@@ -62,7 +62,7 @@ table() { # NAME ROWS SEED OPTIONS...
 }
 
 for seed in 0 1 2; do
-  table plus pretrain,dsa_plus "$seed" &
+  table plus pretrain,dsa_plus,part_pooling "$seed" &
   table guided dsa,dsa_taught_dense "$seed" &
   table control two_branches,two_branches_taught "$seed" &
   table long two_branches "$seed" --trainer.max_epochs $((EPOCHS * 5 / 2)) &

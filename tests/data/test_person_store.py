@@ -177,7 +177,7 @@ def test_of_two_processes_one_reads_the_files(
 
     def slowly(path: Path) -> torch.Tensor:
         begun.set()
-        assert waiting.wait(10)
+        assert waiting.wait(60)
         images.append(path)
         return read(path)
 
@@ -190,7 +190,7 @@ def test_of_two_processes_one_reads_the_files(
     # A lock belongs to an open file, so that threads stand for processes here.
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(open_store, people, tmp_path)
-        assert begun.wait(10)
+        assert begun.wait(60)
         second = pool.submit(open_store, people, tmp_path)
         stores = [first.result(), second.result()]
     assert len(images) == len(people) and len(bins(tmp_path)) == 1

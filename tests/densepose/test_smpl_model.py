@@ -191,7 +191,7 @@ def test_the_documented_program_converts_smpls_pickles(file: Path, tmp_path: Pat
     (program,) = re.findall(r"```python\n(# smpl_to_npz\.py.*?)```", DOCS.read_text(), re.DOTALL)
     (tmp_path / "smpl_to_npz.py").write_text(program)
     subprocess.run(
-        [sys.executable, "smpl_to_npz.py", "SMPL_NEUTRAL.pkl", "smpl.npz"], cwd=tmp_path, check=True, timeout=60
+        [sys.executable, "smpl_to_npz.py", "SMPL_NEUTRAL.pkl", "smpl.npz"], cwd=tmp_path, check=True, timeout=300
     )
     for ours, theirs in zip(read_smpl_model(tmp_path / "smpl.npz"), read_smpl_model(file), strict=True):
         assert np.array_equal(ours, theirs)

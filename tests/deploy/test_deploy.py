@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
@@ -616,6 +616,7 @@ def test_threads_share_an_encoder(encoders: dict[str, Encoder], backend: str) ->
 # A GPU's part, with stand-ins for torch.cuda and TensorRT
 
 
+@settings(deadline=None)
 @given(st.integers(0, 500), st.integers(1, 64))
 def test_chunks_cover_all_in_order(count: int, most: int) -> None:
     pieces = chunks(count, most)
@@ -623,6 +624,7 @@ def test_chunks_cover_all_in_order(count: int, most: int) -> None:
     assert all(0 < stop - start <= most for start, stop in pieces)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(1, 64), st.integers(0, 100))
 def test_graph_sizes_hold_the_batch_and_fit_the_profile(count: int, least: int, more: int) -> None:
     batch = BatchRange(least, least, least + more)

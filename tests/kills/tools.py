@@ -88,7 +88,10 @@ def contents(folder: Path) -> dict[str, str]:
         elif path.name in ("table.md", "verified.json"):
             found[name] = "text"  # these tell the seconds, or when the images were made
         elif path.suffix == ".json":
-            found[name] = json.dumps(_plain(json.loads(path.read_text())), sort_keys=True)
+            try:
+                found[name] = json.dumps(_plain(json.loads(path.read_text())), sort_keys=True)
+            except json.JSONDecodeError:  # half-written, in a folder that a killed process left
+                found[name] = "broken"
         elif path.suffix == ".ckpt":
             state = torch.load(path, weights_only=True)
             weights = sorted(state["state_dict"].items())

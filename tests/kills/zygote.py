@@ -73,6 +73,8 @@ def main() -> None:
                 status = run(arguments)
             except SystemExit as error:
                 status = error.code if isinstance(error.code, int) else 1
+            except KeyboardInterrupt:  # before the command handles it, or after
+                status = 130
             except BaseException:
                 import traceback
 

@@ -243,6 +243,7 @@ def test_other_backbones(backbone: str, dims: tuple[int, int]) -> None:
     assert count == parameters(plain) - (dims[0] + 1)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4096), st.floats(1e-3, 4))
 def test_scaled(channels: int, width: float) -> None:
     result = scaled(channels, width)

@@ -171,8 +171,9 @@ def browser() -> Iterator[Any]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = found
-        flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-        for flag in (*flags.split(), "disable-component-update", "disable-sync", "window-size=1300,900"):
+        flags = "headless no-sandbox disable-gpu disable-dev-shm-usage disable-quic no-first-run disable-sync"
+        flags += " disable-background-networking disable-component-update window-size=1300,900"
+        for flag in flags.split():
             options.add_argument(f"--{flag}")
         options.add_argument(f"--user-data-dir={profile}")
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -241,8 +242,10 @@ class Page:
             value,
         )
 
+    ROWS = "[...document.querySelectorAll('.row')].map(r => Number(r.dataset.query))"
+
     def listed(self) -> list[int]:
-        numbers: list[int] = self.run("[...document.querySelectorAll('.row')].map(r => Number(r.dataset.query))")
+        numbers: list[int] = self.run(self.ROWS)
         return numbers
 
     def seen(self) -> tuple[int, int]:
@@ -301,7 +304,7 @@ def test_browser_filters_sorts_and_pages(browser: Any, tmp_path: Path) -> None:
     address = browser.current_url
     assert Page(browser, report.path).listed() == list(range(20))
     browser.get(address)  # the address holds all of it
-    assert page.listed() == [i for i in worst if queries[i]["first"] > 1 and i % 3 == 1]
+    page.wait(Page.ROWS, [i for i in worst if queries[i]["first"] > 1 and i % 3 == 1])
     page = Page(browser, report.path)
     page.put("per", "100")
     page.put("find", "3")
@@ -413,7 +416,7 @@ def test_browser_page_is_readable_in_light_and_dark_and_fits_a_phone(browser: An
         assert (page.run("getComputedStyle(document.documentElement).colorScheme") == "dark") == (scheme == "light")
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
         page = Page(browser, make_report(tmp_path).path)
-        assert page.run("document.documentElement.scrollWidth") == 390
+        page.wait("document.documentElement.scrollWidth", 390)
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
