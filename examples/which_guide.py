@@ -22,13 +22,14 @@ from dsa_fast.models import GuideConfig, ModelConfig
 from dsa_fast.training import DataConfig, TrainerConfig, fit
 
 MAPS_FIRST = "a backbone trained with maps first"
-FOUND_PARTS = "the same, averages over found parts"
+BOTH = "both: maps first and found parts"
 #: The rows to compare: options of the network, guides, and how many times the epochs.
 ROWS: dict[str, tuple[dict[str, Any], GuideConfig, int]] = {
     "no guidance": ({}, GuideConfig(), 1),
     "no guidance, twice the epochs": ({}, GuideConfig(), 2),
+    "averages over found parts": ({"pooling": "parts"}, GuideConfig(dense=0.5), 1),
     MAPS_FIRST: ({}, GuideConfig(), 1),
-    FOUND_PARTS: ({"pooling": "parts"}, GuideConfig(dense=0.5), 1),
+    BOTH: ({"pooling": "parts"}, GuideConfig(dense=0.5), 1),
     "the paper's fusion": ({"dsag": True}, GuideConfig(), 1),
     "ID losses on body parts": ({}, GuideConfig(parts=1.0), 1),
     "their control, stripes": ({}, GuideConfig(stripes=1.0), 1),
@@ -63,7 +64,7 @@ def main() -> None:
             seed=options.seed,
         )
         for name, (network, guide, times) in ROWS.items():
-            start = str(alone.checkpoint) if name in (MAPS_FIRST, FOUND_PARTS) else None
+            start = str(alone.checkpoint) if name in (MAPS_FIRST, BOTH) else None
             epochs = times * options.epochs
             result = fit(
                 data,
