@@ -4,8 +4,8 @@
     python examples/which_guide.py --root DIR --epochs 40 --held-out 100
 
 The comparison never looks at the test set: it holds training identities out (`validation_ids`). Decide by several
-seeds (`--seed`), because the scores of two trainings differ by a point or more. Compare rows that start from maps with
-twice the epochs of no guidance: they take about as long. `dsa-fast tables` does this for many rows.
+seeds (`--seed`), because the scores of two trainings differ by a point or more. Compare the two rows with maps first
+with twice the epochs of no guidance: they take about as long. `dsa-fast tables` does this for many rows.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from dsa_fast.models import GuideConfig, ModelConfig
 from dsa_fast.training import DataConfig, TrainerConfig, fit
 
 MAPS_FIRST = "a backbone trained with maps first"
-BOTH = "both: maps first and found parts"
+BOTH = "maps first and found parts"
 #: The rows to compare: options of the network, guides, and how many times the epochs.
 ROWS: dict[str, tuple[dict[str, Any], GuideConfig, int]] = {
     "no guidance": ({}, GuideConfig(), 1),
     "no guidance, twice the epochs": ({}, GuideConfig(), 2),
-    "averages over found parts": ({"pooling": "parts"}, GuideConfig(dense=0.5), 1),
+    "averages over parts that it finds": ({"pooling": "parts"}, GuideConfig(dense=0.5), 1),
     MAPS_FIRST: ({}, GuideConfig(), 1),
     BOTH: ({"pooling": "parts"}, GuideConfig(dense=0.5), 1),
     "the paper's fusion": ({"dsag": True}, GuideConfig(), 1),

@@ -27,7 +27,7 @@ HEIGHT, WIDTH, DIM = 48, 24, 32
 
 def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     parts = [str(part) for part in command]
-    return subprocess.run(parts, capture_output=True, text=True, check=False, timeout=3600, **options)
+    return subprocess.run(parts, capture_output=True, text=True, check=False, timeout=1800, **options)
 
 
 def output(result: subprocess.CompletedProcess[str]) -> str:

@@ -69,7 +69,8 @@ def test_workers_of_a_killed_synth_end(tmp_path: Path) -> None:
         [*command, "--identities=200"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and not list(tmp_path.glob(".people.*/new/*/*.jpg")):
+    while not list(tmp_path.glob(".people.*/new/*/*.jpg")):
+        assert time.monotonic() < deadline and process.poll() is None, "no image was made"
         time.sleep(0.1)
     process.kill()
     process.wait()

@@ -90,8 +90,10 @@ def contents(folder: Path) -> dict[str, str]:
         elif path.suffix == ".json":
             try:
                 found[name] = json.dumps(_plain(json.loads(path.read_text())), sort_keys=True)
-            except json.JSONDecodeError:  # half-written, in a folder that a killed process left
-                found[name] = "broken"
+            except ValueError:  # cut off, also within a character
+                if not any(part.startswith(".") for part in Path(name).parts[:-1]):
+                    raise
+                found[name] = "broken"  # in the temporary folder of a killed process
         elif path.suffix == ".ckpt":
             state = torch.load(path, weights_only=True)
             weights = sorted(state["state_dict"].items())

@@ -73,8 +73,13 @@ def main() -> None:
                 status = run(arguments)
             except SystemExit as error:
                 status = error.code if isinstance(error.code, int) else 1
-            except KeyboardInterrupt:  # before the command handles it, or after
-                status = 130
+            except KeyboardInterrupt as error:
+                import traceback
+
+                if any(frame.name == "guarded" for frame in traceback.extract_tb(error.__traceback__)):
+                    traceback.print_exc()  # the command must handle it: the status stays 99
+                else:
+                    status = 130  # it came before the command's own handler, or after
             except BaseException:
                 import traceback
 

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -221,12 +222,11 @@ class Page:
         return self.browser.execute_script(f"return {script}")
 
     def wait(self, script: str, value: Any) -> None:
-        """Waits for a value that an event sets. The browser fires events, such as close, a bit later."""
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        WebDriverWait(self.browser, 60, poll_frequency=0.02).until(
-            lambda _: self.run(script) == value, f"{script} is not {value}"
-        )
+        """Waits until a script has a value. The browser closes dialogs, fires events and lays out a bit later."""
+        until = time.monotonic() + 60
+        while (found := self.run(script)) != value:
+            assert time.monotonic() < until, f"{script} must become {value}, got {found}"
+            time.sleep(0.02)
 
     def press(self, *keys: str) -> None:
         from selenium.webdriver.common.action_chains import ActionChains
@@ -341,7 +341,7 @@ def test_browser_keys(browser: Any, tmp_path: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     page = Page(browser, make_report(tmp_path).path)
-    at = "[Number(document.activeElement.closest('.row').dataset.query), Number(document.activeElement.dataset.item)]"
+    at = "[Number(document.activeElement.closest('.row')?.dataset.query), Number(document.activeElement.dataset.item)]"
     page.press("j")
     assert page.run(at) == [0, -1]
     page.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_DOWN)
