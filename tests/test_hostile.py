@@ -431,7 +431,7 @@ def test_term_is_handled_as_an_interrupt(monkeypatch: pytest.MonkeyPatch, capsys
 
     before = signal.getsignal(signal.SIGTERM)
     assert guarded("dsa-fast x", wait) == 143
-    assert re.match(r"dsa-fast x: terminated after [0-4]\.", capsys.readouterr().err), "it must not sleep to the end"
+    assert capsys.readouterr().err.startswith("dsa-fast x: terminated after 0")
     assert signal.getsignal(signal.SIGTERM) is before
 
 

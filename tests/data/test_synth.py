@@ -275,7 +275,7 @@ def test_any_pose_and_view_gives_a_sound_map(seed, yaw, pitch, height):
     picture, iuv = render_person(make_identity(seed % 7), _pose(seed), Camera(yaw, pitch, 6), height=height, width=24)
     assert picture.shape == iuv.shape == (height, 24, 3) and picture.dtype == iuv.dtype == np.uint8
     assert iuv[..., 0].max() <= 24 and not iuv[iuv[..., 0] == 0].any()
-    assert (iuv[..., 0] > 0).mean() > 0.03  # 16 rows, seen from the side: 0.044
+    assert (iuv[..., 0] > 0).mean() > 0.04  # the least of 14,000 random tries: 0.044, with 16 rows from the side
 
 
 def test_render_person_errors():

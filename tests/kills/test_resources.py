@@ -153,7 +153,7 @@ def test_what_is_missing_is_a_word(
         for path in (out, *out.rglob("*")):
             os.chown(path, limits["user"], limits["user"])
     before = contents(out)
-    for _ in range(5):
+    for _ in range(3):
         end, _ = zygote.run(case.arguments(public / "in", out), **limits)
         # Where memory ends inside PyTorch's backward pass, PyTorch itself may crash: in about a fifth of fit's tries. A
         # crash anywhere else fails.

@@ -14,6 +14,7 @@ import os
 import pkgutil
 import resource
 import sys
+import traceback
 
 
 def _limit(limits: dict[str, int]) -> None:
@@ -73,17 +74,12 @@ def main() -> None:
                 status = run(arguments)
             except SystemExit as error:
                 status = error.code if isinstance(error.code, int) else 1
-            except KeyboardInterrupt as error:
-                import traceback
-
-                if any(frame.name == "guarded" for frame in traceback.extract_tb(error.__traceback__)):
-                    traceback.print_exc()  # the command must handle it: the status stays 99
-                else:
+            except BaseException as error:
+                in_command = any(frame.name == "guarded" for frame in traceback.extract_tb(error.__traceback__))
+                if isinstance(error, KeyboardInterrupt) and not in_command:
                     status = 130  # it came before the command's own handler, or after
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
+                else:
+                    traceback.print_exc()
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -213,6 +212,9 @@ CONTRAST = """(() => {
 class Page:
     """A report in the browser."""
 
+    #: The queries of the rows.
+    ROWS = "[...document.querySelectorAll('.row')].map(r => Number(r.dataset.query))"
+
     def __init__(self, browser: Any, path: Path) -> None:
         self.browser = browser
         browser.get("about:blank")
@@ -223,10 +225,11 @@ class Page:
 
     def wait(self, script: str, value: Any) -> None:
         """Waits until a script has a value. The browser closes dialogs, fires events and lays out a bit later."""
-        until = time.monotonic() + 60
-        while (found := self.run(script)) != value:
-            assert time.monotonic() < until, f"{script} must become {value}, got {found}"
-            time.sleep(0.02)
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        WebDriverWait(self.browser, 60, 0.02).until(
+            lambda _: self.run(script) == value, f"{script} must become {value}"
+        )
 
     def press(self, *keys: str) -> None:
         from selenium.webdriver.common.action_chains import ActionChains
@@ -241,8 +244,6 @@ class Page:
             field,
             value,
         )
-
-    ROWS = "[...document.querySelectorAll('.row')].map(r => Number(r.dataset.query))"
 
     def listed(self) -> list[int]:
         numbers: list[int] = self.run(self.ROWS)
